@@ -1,0 +1,1 @@
+"""In what a run is executed."""

@@ -1,0 +1,1 @@
+"""Findings, tables, splits, prompts, images, the phantom, and the Dataset on disk."""

@@ -1,0 +1,1 @@
+"""Model presets, Stable Diffusion folders and classifiers."""

@@ -1,0 +1,1 @@
+"""Plans, shards, receipts, atomic commits, attempts and the run folder."""

@@ -1,0 +1,1 @@
+"""Objectives, data order, EMA and the training engine."""

@@ -1,0 +1,1 @@
+"""The cxr command and the stages as batch jobs."""
