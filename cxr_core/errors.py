@@ -10,4 +10,5 @@ class UserError(ValueError):
 
     def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
         self.what, self.where, self.mend = what, where, mend
-        super().__init__("\n".join(line for line in (f"{where}: {what}" if where else what, mend and f"  -> {mend}") if line))
+        first = f"{where}: {what}" if where else what
+        super().__init__(f"{first}\n  -> {mend}" if mend else first)

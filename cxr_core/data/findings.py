@@ -23,7 +23,7 @@ NIH_FINDINGS: tuple[str, ...] = (
     "Pleural_Thickening",
     "Hernia",
 )
-"""The 14 findings of ChestX-ray14 in the order of NIH's read-me (Wang et al., CVPR 2017); with `NO_FINDING` 15 classes."""
+"""The 14 findings of ChestX-ray14 in NIH's order (Wang et al., CVPR 2017); with `NO_FINDING` 15 classes."""
 
 NIH_ALIASES = {"Infiltrate": "Infiltration"}
 """BBox_List_2017.csv writes "Infiltrate" for what Data_Entry calls "Infiltration"."""

@@ -1,0 +1,42 @@
+"""Lossless grey PNG, read by OpenCV and written fast."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+from isal import isal_zlib
+
+from cxr_core.errors import UserError
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FILTER_SUB, _FILTER_UP = 1, 2
+
+
+def encode_grey(pixels: np.ndarray) -> bytes:
+    """PNG bytes of a uint8 (height, width) image.
+
+    Every row is filtered "up" (difference to the row above), which suits smooth radiographs, and deflated by ISA-L at
+    its fastest level that still compresses: about 5 times as fast as the default of common writers for a few per cent
+    more bytes (`make bench ROW=C2`). PNG specification: https://www.w3.org/TR/png-3/.
+    """
+    height, width = pixels.shape
+    rows = np.empty((height, width + 1), np.uint8)
+    rows[:, 0] = _FILTER_UP
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = isal_zlib.compress(rows, 1)
+    return b"".join((_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", data), _chunk(b"IEND", b"")))
+
+
+def decode_grey(png: bytes, *, where: str) -> np.ndarray:
+    """uint8 (height, width) of a PNG that this project wrote. Raises UserError naming `where` if it does not decode."""
+    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
+    if pixels is None or pixels.ndim != 2 or pixels.dtype != np.uint8:
+        raise UserError("not an 8-bit grey PNG", where=where, mend="the shard is damaged: make it again")
+    return pixels
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", isal_zlib.crc32(data, zlib.crc32(kind)))

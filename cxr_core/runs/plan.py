@@ -1,0 +1,75 @@
+"""Plans: the frozen list of a stage's shards, and the fingerprint of all that their contents depend on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cxr_core.errors import UserError
+from cxr_core.runs.files import canonical_json, sha256_text, write_atomic
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An id and a slice `[start, stop)` of the stage's items; `extra` holds what else defines its work (plain JSON).
+
+    Ids and contents never depend on how many tasks or devices run.
+    """
+
+    id: str
+    start: int
+    stop: int
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_items(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage will do, frozen once in `plan.jsonl`.
+
+    `chain` says that shard k needs shard k-1 (training). `files` are the side files of the plan (in `<stage>/plan/`)
+    with their sha256. The fingerprint covers settings, seed, upstream digests, side files and shards.
+    """
+
+    stage: str
+    shards: tuple[Shard, ...]
+    fingerprint: str
+    chain: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def write(self, path: Path) -> None:
+        header = {name: value for name, value in asdict(self).items() if name != "shards"}
+        lines = [header | {"num_shards": len(self.shards)}, *(asdict(shard) for shard in self.shards)]
+        write_atomic(path, "".join(canonical_json(line) + "\n" for line in lines))
+
+    @classmethod
+    def read(cls, path: Path) -> "Plan":
+        """Read a plan. Raises UserError if it is truncated or of another format."""
+        first, *rest = path.read_text().splitlines()
+        header = json.loads(first)
+        num_shards = header.pop("num_shards")
+        if header["format"] != FORMAT or num_shards != len(rest):
+            raise UserError(
+                f"format {header['format']}, {len(rest)} of {num_shards} shards",
+                where=str(path),
+                mend="the plan is damaged or of another version: start the run under another name",
+            )
+        return cls(shards=tuple(Shard(**json.loads(line)) for line in rest), **header)
+
+
+def slices(num_items: int, shard_size: int, *, prefix: str = "") -> tuple[Shard, ...]:
+    """Contiguous shards of at most `shard_size` items, with ids that sort: `00000`, `00001` ..."""
+    starts = range(0, num_items, shard_size)
+    return tuple(Shard(f"{prefix}{i:05d}", a, min(a + shard_size, num_items)) for i, a in enumerate(starts))
+
+
+def fingerprint(**parts: Any) -> str:
+    """sha256 of the canonical JSON of everything that a stage's contents are a function of."""
+    return sha256_text(canonical_json(parts))
