@@ -1,0 +1,22 @@
+"""What all settings share: strict pydantic models whose field docstrings are the documentation of the config."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class Settings(BaseModel):
+    """Unknown keys are errors, values are immutable, and the docstring under a field is its description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class StageSettings(Settings):
+    """What every stage of a config has; each kind adds `kind`, `inputs` and its own fields."""
+
+    name: Name
+    """Unique name of the stage; its folder in the run has this name."""
+    threads: int = Field(default=2, ge=1, le=256)
+    """CPU threads that compute. Part of the plan: on a CPU, sums depend on how they are split."""
