@@ -1,10 +1,14 @@
 """What all settings share: strict pydantic models whose field docstrings are the documentation of the config."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+"""A path of the user's, relative to the working directory; resolved at once, since jobs start elsewhere."""
 
 
 class Settings(BaseModel):

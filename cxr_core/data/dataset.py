@@ -118,7 +118,7 @@ def member_key(image_id: str) -> str:
 def pixel_sha256(pixels: np.ndarray) -> str:
     """sha256 of the decoded pixels (uint8, row by row) with their shape: equal for equal images, whatever the file."""
     digest = hashlib.sha256(f"{pixels.shape}".encode())
-    digest.update(memoryview(np.ascontiguousarray(pixels)))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 

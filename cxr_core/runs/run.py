@@ -1,0 +1,135 @@
+"""The run folder. Every command is a function of it: plan minus receipts is what is left to do."""
+
+import difflib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cxr_core.errors import UserError
+from cxr_core.runs.files import read_json, sha256_text, write_atomic, write_json
+from cxr_core.runs.plan import Plan
+from cxr_core.runs.provenance import provenance
+from cxr_core.runs.receipt import Receipt
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """The part of a run folder that belongs to one stage."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def plan_path(self) -> Path:
+        return self.path / "plan.jsonl"
+
+    def plan(self) -> Plan | None:
+        """The frozen plan, or None before it is frozen."""
+        return Plan.read(self.plan_path) if self.plan_path.exists() else None
+
+    def done(self) -> set[str]:
+        """Ids of the shards that have a receipt: one listing, no file is opened."""
+        folder = self.path / "receipts"
+        if not folder.is_dir():
+            return set()
+        with os.scandir(folder) as entries:
+            return {entry.name[:-5] for entry in entries if entry.name.endswith(".json") and entry.name[0] != "."}
+
+    def receipt(self, shard: str) -> Receipt:
+        return Receipt.read(self.path / "receipts" / f"{shard}.json")
+
+    def receipts(self) -> list[Receipt]:
+        """All receipts, by shard id."""
+        return [self.receipt(shard) for shard in sorted(self.done())]
+
+    def facts(self) -> dict[str, Any] | None:
+        """What `finalize` recorded in stage.json, or None while the stage is not finished."""
+        path = self.path / "stage.json"
+        return read_json(path) if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: `root` is its folder, `config` the fully resolved config as plain data."""
+
+    root: Path
+    config: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, root: Path) -> "Run":
+        """Open an existing run. Raises UserError if `root` is none."""
+        path = root / "config.yaml"
+        if not path.is_file():
+            raise UserError("not a run: it has no config.yaml", where=str(root), mend="`cxr run CONFIG` makes one")
+        return cls(root, yaml.safe_load(path.read_text()))
+
+    @classmethod
+    def create_or_open(cls, root: Path, config: Mapping[str, Any]) -> "Run":
+        """Open the run at `root`, or create it there. Another config under the same name is an error with the diff."""
+        if (root / "config.yaml").exists():
+            run = cls.open(root)
+            run._refuse_another(config)
+            return run
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            write_json(root / "run.json", {"format": FORMAT, **provenance(root, config)})
+            write_atomic(root / "config.yaml", dump_config(config))
+        except OSError as error:
+            raise UserError(
+                f"cannot create the run folder ({error.strerror})",
+                where=str(root),
+                mend="choose a folder that you may write to with --runs DIR",
+            ) from error
+        return cls(root, config)
+
+    def stage(self, name: str) -> StageFolder:
+        return StageFolder(self.root / name)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for one launcher. Raises UserError if another holds it; a killed one lets go by itself."""
+        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode())
+            yield
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode().strip()
+            raise UserError(
+                f"another cxr works in this run ({holder or 'unknown process'})",
+                where=str(self.root),
+                mend="wait until it ends, or use another name: `cxr run CONFIG name=other`",
+            ) from None
+        finally:
+            os.close(descriptor)
+
+    def _refuse_another(self, config: Mapping[str, Any]) -> None:
+        old, new = dump_config(self.config), dump_config(config)
+        if old != new:
+            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "this run", "your config", "", "", 0, "")
+            raise UserError(
+                "this run was made with another config:\n" + "\n".join(f"    {line}" for line in lines),
+                where=str(self.root),
+                mend="give the changed config another `name:`, or run the old one",
+            )
+
+
+def dump_config(config: Mapping[str, Any]) -> str:
+    """The one spelling of a resolved config."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    return sha256_text(dump_config(config))
