@@ -1,0 +1,57 @@
+"""Every word that a prompt of ours can hold: the vocabulary on which the tiny text encoder's tokenizer is trained."""
+
+from cxr_core.data.findings import NIH_FINDINGS, NO_FINDING
+
+STUDY_PREFIX = "ChestXRay"
+"""First word of every caption of the 2023 study (Malik and Humair, arXiv 2305.18927)."""
+
+CLINICAL_PREFIX = "frontal chest x-ray"
+
+VIEW_WORDS = {"PA": "PA view", "AP": "AP view"}
+"""Posteroanterior and anteroposterior projection; an unknown view is left out of a prompt."""
+
+SEX_WORDS = {"M": "male", "F": "female"}
+
+AGE_WORDS = ("year", "old")
+"""Of "57 year old"; the numbers themselves are left to a tokenizer's bytes."""
+
+PLAIN_WORDS = {
+    "Effusion": "pleural effusion",
+    "Edema": "pulmonary edema",
+    "Fibrosis": "pulmonary fibrosis",
+}
+"""Findings whose name alone is no clear word; any other name is written small and with spaces."""
+
+GRID_WORDS = ("upper", "middle", "lower", "left", "center", "right")
+"""Rows and columns of a 3 x 3 grid over the image."""
+
+ZONE_WORDS = ("upper", "mid", "lower", "lung", "zone", "perihilar", "costophrenic", "angle", "retrocardiac", "apical")
+"""Where a radiologist says that something is, with a side from `SIDE_WORDS`."""
+
+SIDE_WORDS = ("left", "right", "both", "bilateral", "side", "lungs", "midline")
+"""Sides of the patient, not of the picture."""
+
+SIZE_WORDS = ("tiny", "small", "medium", "large", "size")
+
+SEVERITY_WORDS = ("mild", "moderate", "severe", "slight", "marked")
+
+JOINING_WORDS = ("with", "in", "the", "of", "and", "at", "on", "a", "no")
+
+
+def study_words(finding: str) -> str:
+    """A finding as the study's trainer read it from file names: `Pleural_Thickening` is "Pleural Thickening"."""
+    return finding.replace("_", " ")
+
+
+def plain_words(finding: str) -> str:
+    """A finding in plain words: `Effusion` is "pleural effusion", `Pleural_Thickening` is "pleural thickening"."""
+    return PLAIN_WORDS.get(finding, finding.replace("_", " ").lower())
+
+
+def prompt_words() -> tuple[str, ...]:
+    """All words, sorted, each once, as prompts spell them: NIH's findings in both styles, views, places, sizes."""
+    findings = (*NIH_FINDINGS, NO_FINDING)
+    phrases = [STUDY_PREFIX, CLINICAL_PREFIX, *VIEW_WORDS.values(), *SEX_WORDS.values()]
+    phrases += [*map(study_words, findings), *map(plain_words, findings), *findings]
+    phrases += [*AGE_WORDS, *GRID_WORDS, *ZONE_WORDS, *SIDE_WORDS, *SIZE_WORDS, *SEVERITY_WORDS, *JOINING_WORDS]
+    return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
