@@ -1,0 +1,86 @@
+"""Settings of the evaluate stage: what is looked at, and which utility experiments are run."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from cxr_core.data.findings import NO_FINDING
+from cxr_core.settings import Settings, StageSettings
+
+
+class EvaluateInputs(Settings):
+    """The two Datasets that are compared."""
+
+    real: str
+    """The real Dataset with its patient split: a stage or a folder."""
+    synthetic: str
+    """The synthetic Dataset: a stage or a folder."""
+
+
+class Grids(Settings):
+    """Pictures of real beside synthetic images."""
+
+    findings: tuple[str, ...] = ()
+    """Findings shown, one picture each; empty: those with the most synthetic images."""
+    num_columns: int = Field(default=6, ge=1, le=16)
+    """Real images, and as many synthetic ones, of each finding."""
+
+
+class Utility(Settings):
+    """One utility experiment: a classifier for one finding, trained on real and on synthetic images.
+
+    The arms are n real images; n/2 real and n/2 synthetic; and the same n/2 real alone: the value of synthetic images
+    is the difference between the last two. Every arm has as many images with the finding as without, and is judged on
+    the same real images of official-test patients.
+    """
+
+    finding: str
+    """The finding to tell, e.g. Edema."""
+    negatives: str = NO_FINDING
+    """What it is told from."""
+    num_images: int = Field(ge=4, multiple_of=4)
+    """n: training images, both classes together; a multiple of 4, since each half is half positive."""
+    num_test: int = Field(default=300, ge=2, multiple_of=2)
+    """Test images at most, both classes together and equally many of each."""
+    min_test: int = Field(default=40, ge=2, multiple_of=2)
+    """With fewer test images than this the experiment is not run, and the output says so."""
+    rule: Literal["any", "only"] = "any"
+    """Which images have the finding: `any` with it among others, or those with it `only`."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
+    """Pixels a side that the classifier sees (the study: 224); by default the real Dataset's size."""
+    augment: Literal["study", "none"] = "study"
+    """Of training images only. `study`: random flips left-right and up-down, and zoom by up to 20 %."""
+    epochs: PositiveInt = 20
+    """Passes over the training images."""
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    """One classifier is trained per seed (its start, order and augmentation); the images stay the same."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.finding == NO_FINDING or self.finding == self.negatives:
+            raise ValueError(f"cannot tell {self.finding} from {self.negatives}: name a finding and other negatives")
+        if self.min_test > self.num_test:
+            raise ValueError(f"min_test {self.min_test} is above num_test {self.num_test}: lower it")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} repeat one: a seed twice is not two experiments")
+        return self
+
+
+class EvaluateStage(StageSettings):
+    """Measure a synthetic Dataset against the real one."""
+
+    kind: Literal["evaluate"]
+    """The kind of this stage."""
+    inputs: EvaluateInputs
+    """The Datasets compared."""
+    grids: Grids = Grids()
+    """Pictures of real beside synthetic images."""
+    utility: tuple[Utility, ...] = ()
+    """Utility experiments (the study's Table I), any number of findings."""
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        repeated = {entry.model_dump_json() for entry in self.utility}
+        if len(repeated) != len(self.utility):
+            raise ValueError("utility lists the same experiment twice: remove one")
+        return self
