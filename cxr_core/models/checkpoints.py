@@ -1,0 +1,89 @@
+"""Checkpoints of a train stage: full diffusers folders, listed in `checkpoints.json`, thinned by a keep rule."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cxr_core.errors import UserError
+from cxr_core.runs.files import read_json, sha256_file, sha256_text, walk_files, write_json
+
+FORMAT = 1
+INDEX = "checkpoints.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint of a train stage; paths are relative to the stage's folder.
+
+    `path` and `sha256` are None once the keep rule has removed the weights. `preview` is the folder with preview.png
+    and preview.json, `metrics` the JSON lines of the interval's steps; these always stay.
+    """
+
+    step: int
+    shard: str
+    path: str | None
+    sha256: str | None
+    preview: str
+    metrics: str
+    validation_loss: float | None = None
+
+
+def write_checkpoints(stage_folder: Path, checkpoints: Sequence[Checkpoint]) -> None:
+    """Write `checkpoints.json`; the last of `checkpoints` is the final one."""
+    listed = [asdict(checkpoint) for checkpoint in checkpoints]
+    write_json(stage_folder / INDEX, {"format": FORMAT, "checkpoints": listed, "final": checkpoints[-1].path})
+
+
+def read_checkpoints(stage_folder: Path) -> list[Checkpoint]:
+    """All checkpoints of a finished train stage, in order of steps. Raises UserError if it is none."""
+    path = stage_folder / INDEX
+    if not path.is_file():
+        raise UserError("not a finished train stage: it has no checkpoints.json", where=str(stage_folder))
+    value = read_json(path)
+    if value.get("format") != FORMAT:
+        raise UserError(f"format {value.get('format')!r}, but this version reads {FORMAT}", where=str(path))
+    return [Checkpoint(**checkpoint) for checkpoint in value["checkpoints"]]
+
+
+def final_checkpoint(path: Path) -> Path:
+    """The diffusers folder that `path` stands for: a train stage's final checkpoint, or the folder itself.
+
+    Raises UserError where `path` is neither.
+    """
+    if (path / INDEX).is_file():
+        return path / str(read_checkpoints(path)[-1].path)
+    if (path / "model_index.json").is_file():
+        return path
+    raise UserError(
+        "neither a finished train stage nor a Stable Diffusion folder (it has no model_index.json)",
+        where=str(path),
+        mend="give the folder that holds model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/",
+    )
+
+
+def weights_sha256(folder: Path) -> str:
+    """Digest of a diffusers folder: sha256 over `model_index.json` and all files of the components that it names.
+
+    Other files beside them (a README, a download cache, a preview) do not count. Lines as in `sha256_path`.
+    """
+    index = read_json(folder / "model_index.json")
+    components = [folder / name for name in sorted(index) if (folder / name).is_dir()]
+    files = [folder / "model_index.json", *(file for component in components for file in walk_files(component))]
+    return sha256_text("".join(f"{file.relative_to(folder).as_posix()}\0{sha256_file(file)}\n" for file in files))
+
+
+def verify_base(folder: Path, expected: str) -> None:
+    """Raises UserError unless the diffusers folder has the digest `expected`."""
+    found = weights_sha256(folder)
+    if found != expected:
+        raise UserError(
+            f"the weights have sha256 {found}, but base_sha256 is {expected}",
+            where=str(folder),
+            mend="get the weights that were meant, or set base_sha256 to the digest above if these are the right ones",
+        )
+
+
+def is_kept(step: int, newest: int, *, interval: int, last: int, every: int | None) -> bool:
+    """The keep rule: the `last` newest of the checkpoints at every `interval` steps, and multiples of `every`."""
+    younger = -(-(newest - step) // interval)
+    return younger < last or (every is not None and step % every == 0)

@@ -1,0 +1,170 @@
+"""Settings of the stages that train: latents (what training reads), and train with its models."""
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from cxr_core.settings import Settings, StageSettings
+
+Sha256 = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class LatentsInputs(Settings):
+    """What is encoded, and by which model."""
+
+    dataset: str
+    """The Dataset whose training and validation images are encoded: a stage or a folder."""
+    base: str
+    """The model whose VAE and tokenizer encode: a train stage (its final checkpoint) or a diffusers folder."""
+
+
+class LatentsStage(StageSettings):
+    """Encode images and prompts once, so that training never decodes a PNG or runs the VAE."""
+
+    kind: Literal["latents"]
+    """The kind of this stage."""
+    inputs: LatentsInputs
+    """What is encoded, and by which model."""
+    base_sha256: str | None = Sha256
+    """Lock on a `base` that is a folder: it must have this digest (see `weights_sha256`)."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Number format of the stored moments. Half precision is far finer than the VAE's own reconstruction error."""
+    batch_size: PositiveInt = 32
+    """Images encoded together. Values drift in the last bit with it, so it is part of the plan."""
+    shard_size: PositiveInt = 4096
+    """Images per shard: a multiple of batch_size, so that no batch crosses a shard."""
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.shard_size % self.batch_size:
+            near = max(1, round(self.shard_size / self.batch_size)) * self.batch_size
+            raise ValueError(
+                f"shard_size {self.shard_size} is no multiple of batch_size {self.batch_size}: take {near}"
+            )
+        return self
+
+
+class Keep(Settings):
+    """Which checkpoints stay when newer ones are there. Previews and metrics always stay."""
+
+    last: PositiveInt = 1
+    """The newest ones."""
+    every: PositiveInt | None = None
+    """Besides, those whose step is a multiple of this (a multiple of checkpoint_every)."""
+
+
+class TrainSettings(StageSettings):
+    """What training has whatever the model. A shard of the stage is an interval between two checkpoints."""
+
+    kind: Literal["train"]
+    """The kind of this stage."""
+    steps: PositiveInt
+    """Optimiser steps in all."""
+    batch_size: PositiveInt
+    """Images per step over all devices together."""
+    checkpoint_every: PositiveInt
+    """Steps from one checkpoint to the next: what is lost at most when a job is killed."""
+    keep: Keep = Keep()
+    """Which checkpoints stay."""
+    learning_rate: float = Field(gt=0, le=1)
+    """Peak learning rate of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Learning rate after warm-up: kept, or falling to zero at the last step in a line or half a cosine."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises in a line from zero to its peak."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of AdamW's first and second moment."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients with a larger global L2 norm are scaled down to it; null leaves them."""
+    ema_decay: float | None = Field(default=0.999, gt=0, lt=1)
+    """Decay of the moving average of the weights that checkpoints export; null exports the weights themselves."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it."""
+    validation_images: int = Field(default=64, ge=0)
+    """Images of held-out patients on which the loss is measured at each checkpoint; 0 measures none."""
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}: lower it")
+        if self.keep.every is not None and self.keep.every % self.checkpoint_every:
+            raise ValueError(
+                f"keep.every {self.keep.every} is no multiple of checkpoint_every {self.checkpoint_every}: "
+                "no checkpoint would ever match some of its steps"
+            )
+        return self
+
+
+class VaeInputs(Settings):
+    """What the VAE learns from."""
+
+    dataset: str
+    """The Dataset of its images: a stage or a folder."""
+    base: str | None = None
+    """The model whose VAE is trained further: a train stage or a diffusers folder. Without it, see `preset`."""
+
+
+class VaeTrain(TrainSettings):
+    """Train the VAE of a Stable Diffusion model: images to latents and back (Rombach et al. 2022, arXiv 2112.10752)."""
+
+    model: Literal["vae"]
+    """What is trained."""
+    inputs: VaeInputs
+    """What it learns from."""
+    preset: Literal["nano", "tiny"] | None = None
+    """Start from random weights in one of these sizes (see `cxr_core.models.presets`); not together with `base`."""
+    base_sha256: str | None = Sha256
+    """Lock on a `base` that is a folder: it must have this digest (see `weights_sha256`)."""
+    edge_weight: float = Field(default=1.0, ge=0)
+    """Weight of the L1 distance between image gradients at several scales, beside that between pixels."""
+    kl_weight: float = Field(default=1e-6, ge=0)
+    """Weight of the Kullback-Leibler divergence of the latents from a normal distribution."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.preset is None) == (self.inputs.base is None):
+            raise ValueError("give either preset (random weights) or inputs.base (pretrained weights)")
+        return self
+
+
+class DiffusionInputs(Settings):
+    """What the denoiser learns from, and where it starts."""
+
+    latents: str
+    """The latents stage that encoded images and prompts."""
+    base: str
+    """The model that is fine-tuned: a train stage (its final checkpoint) or a diffusers folder."""
+
+
+class Preview(Settings):
+    """The pictures made at each checkpoint, always from the same prompts and the same noise."""
+
+    prompts: tuple[str, ...] = ()
+    """What is drawn; empty: the commonest training prompts."""
+    num_prompts: int = Field(default=8, ge=1, le=64)
+    """How many of the commonest prompts, where `prompts` is empty."""
+    images_per_prompt: int = Field(default=1, ge=1, le=16)
+    """Images of each prompt, from as many noises; the noises are the same for every prompt."""
+    steps: int = Field(default=15, ge=1, le=1000)
+    """DPM-Solver++ steps (Lu et al. 2022, arXiv 2211.01095)."""
+    guidance: float = Field(default=3.0, ge=1.0, le=30.0)
+    """Classifier-free guidance scale (Ho and Salimans 2022, arXiv 2207.12598)."""
+
+
+class DiffusionTrain(TrainSettings):
+    """Fine-tune the UNet, and the text encoder with it, of a Stable Diffusion model on cached latents."""
+
+    model: Literal["diffusion"]
+    """What is trained."""
+    inputs: DiffusionInputs
+    """What it learns from, and where it starts."""
+    base_sha256: str | None = Sha256
+    """Lock on a `base` that is a folder: it must have this digest (see `weights_sha256`)."""
+    train_text_encoder: bool = True
+    """Train the text encoder jointly with the UNet."""
+    caption_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of captions replaced by the empty one, which classifier-free guidance needs."""
+    preview: Preview = Preview()
+    """The pictures made at each checkpoint."""

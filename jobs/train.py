@@ -1,0 +1,32 @@
+"""The train job: a chain of checkpoint intervals, each a shard that continues exactly where the one before it ended."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cxr_core.runs.plan import Shard
+from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.training.settings import DiffusionTrain, VaeTrain
+
+Settings = VaeTrain | DiffusionTrain
+
+
+def estimate(settings: VaeTrain | DiffusionTrain, inputs: Mapping[str, Estimate | Path]) -> Estimate:
+    raise NotImplementedError
+
+
+def freeze(context: Context, work: Path) -> Draft:
+    raise NotImplementedError
+
+
+def run_shard(context: Context, shard: Shard, work: Path) -> Output:
+    raise NotImplementedError
+
+
+def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
+    raise NotImplementedError
+
+
+def obsolete(context: Context, done: Sequence[str]) -> Sequence[tuple[str, str]]:
+    raise NotImplementedError
