@@ -158,6 +158,13 @@ class Chest:
         floor = self.base - self.lift[left] + (0.022 if left else 0)
         return smooth([(s * w * x, floor - self.dome[left] * t - (0.022 * (1 - t) if left else 0)) for x, t in path])
 
+    def belly(self, side: str) -> Curve:
+        """Closed outline of what lies under the diaphragm, to below the film."""
+        s, w = SIDES[side], self.half_width
+        return np.concatenate(
+            [self.diaphragm(side)[::-1], [(s * 1.06 * w, self.base + 0.08), (s * 1.2 * w, 1.3), (0, 1.3)]]
+        )
+
     def inner(self, side: str) -> Curve:
         """Mediastinal border from the diaphragm up to the apex."""
         s, m, y = SIDES[side], self.mediastinum, self.down
@@ -185,19 +192,19 @@ class Chest:
         floor = self.base - 0.55 * self.dome[1] + 0.03
         return smooth(
             [
-                (-m * 0.80, y(0.40)),
-                (m * 0.6, y(0.36)),
-                (m + 0.012, y(0.42)),
-                (0.5 * left + 0.022, y(0.52)),
+                (-m * 0.70, y(0.46)),
+                (m * 0.3, y(0.41)),
+                (m + 0.010, y(0.44)),
+                (0.5 * left + 0.026, y(0.52)),
                 (0.80 * left, y(0.64)),
-                (0.985 * left, y(0.78)),
-                (0.93 * left, y(0.89)),
+                (0.99 * left, y(0.79)),
+                (0.95 * left, y(0.89)),
                 (0.60 * left, floor + 0.02),
                 (0.0, floor + 0.03),
                 (0.80 * right, floor - 0.01),
                 (1.0 * right, y(0.74)),
-                (0.93 * right, y(0.60)),
-                (0.70 * right, y(0.49)),
+                (0.90 * right, y(0.62)),
+                (0.62 * right, y(0.52)),
             ],
             closed=True,
         )
@@ -219,7 +226,7 @@ def pose_of(case: Case) -> tuple[tuple[float, float, float], tuple[float, float,
     rng = stream(case.seed, case.image_id, "pose")
     loose = 1.0 if case.view == "PA" else 1.7
     angle = math.radians(rng.normal(0, 1.1) * loose)
-    zoom = 1.0 + rng.normal(0, 0.020) * loose - (0.25 * max(0, 14 - case.age) / 14)
+    zoom = 1.0 + rng.normal(0.03, 0.028) * loose - (0.25 * max(0, 14 - case.age) / 14)
     dx, dy = (rng.normal(0, 0.010) * loose for _ in range(2))
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
     return (cos, -sin, 0.5 + dx + sin * 0.47), (sin, cos, 0.47 + dy - cos * 0.47)
@@ -241,7 +248,7 @@ def chest_of(case: Case) -> Chest:
         dome=(body.dome + 0.022 + (0.012 if ap else 0), body.dome + (0.012 if ap else 0)),
         lift=(0.0, 0.0),
         heart_ratio=body.heart_ratio * (1.11 if ap else 1.0),
-        mediastinum=0.050 * (1.14 if ap else 1.0) + 0.006 * body.habitus,
+        mediastinum=0.060 * (1.14 if ap else 1.0) + 0.006 * body.habitus,
         vessel_width=1.0,
         aeration=1.0,
     )
@@ -251,20 +258,25 @@ def chest_of(case: Case) -> Chest:
 def _shaped(chest: Chest, case: Case) -> Chest:
     large, hyper, oedema = (case.severity(f) for f in ("Cardiomegaly", "Emphysema", "Edema"))
     if large:
-        chest = replace(chest, heart_ratio=max(chest.heart_ratio, 0.47) + 0.07 + 0.14 * large)
+        chest = replace(chest, heart_ratio=max(chest.heart_ratio, 0.46) + 0.06 + 0.14 * large)
     if hyper:
-        flat = 1 - 0.45 - 0.40 * hyper
+        flat = 0.60 - 0.32 * hyper
         chest = replace(
             chest,
             half_width=chest.half_width * (1.015 + 0.03 * hyper),
             apex=chest.apex - 0.012 * hyper,
-            base=chest.base + 0.020 + 0.035 * hyper,
+            base=chest.base + 0.012 + 0.035 * hyper,
             dome=(chest.dome[0] * flat, chest.dome[1] * flat),
-            heart_ratio=chest.heart_ratio * (0.90 - 0.12 * hyper),
+            heart_ratio=chest.heart_ratio * (0.92 - 0.14 * hyper),
             vessel_width=0.80 - 0.25 * hyper,
-            aeration=1.14 + 0.16 * hyper,
+            aeration=1.05 + 0.15 * hyper,
         )
     if oedema:
-        chest = replace(chest, vessel_width=chest.vessel_width * (1.25 + 0.5 * oedema))
+        chest = replace(chest, vessel_width=chest.vessel_width * (1.2 + 0.55 * oedema))
     right, left = (case.severity("Atelectasis", side) for side in SIDES)
-    return replace(chest, lift=tuple(0.018 + 0.062 * s if s else 0.0 for s in (right, left)))
+    return replace(chest, lift=(_raised(right), _raised(left)))
+
+
+def _raised(collapse: float) -> float:
+    """How far a collapsing lung pulls up its half of the diaphragm."""
+    return 0.016 + 0.064 * collapse if collapse else 0.0

@@ -23,7 +23,7 @@ class Sign:
     y: float = 0.0
     w: float = 0.0
     h: float = 0.0
-    """Bounding box in the image's frame scaled to 1024 x 1024 px: left, top, width, height, as in BBox_List_2017.csv."""
+    """Bounding box in the image's frame scaled to 1024 x 1024 px: left, top, width, height, as NIH gives its boxes."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _response(rng: np.random.Generator, view: str) -> NDArray[np.float32]:
     power = 1.22 + rng.normal(0, 0.07)
     gain = 255 * rng.uniform(0.93, 1.04)
     lift = rng.uniform(0.0, 0.03) + (0.025 if bedside else 0)
-    top = 1 - math.exp(-steep * 1.15)
+    top = 1 - math.exp(-steep * 1.35)
     levels = (lift + (i * _TOP / _LEVELS) for i in range(_LEVELS))
     values = [min(255.0, gain * ((1 - math.exp(-steep * a)) / top) ** power) for a in levels]
     return np.array(values, np.float32)
@@ -50,7 +50,7 @@ def _noise(rng: np.random.Generator, size: int, image: Field) -> Field:
     """Quantum noise: more where fewer quanta arrive, half of it shared by neighbours as a screen blurs them."""
     white = rng.standard_normal((size + 1, size + 1), np.float32)
     mottle = white[:-1, :-1] + np.float32(0.5) * (white[1:, :-1] + white[:-1, 1:])
-    return mottle * (np.float32(rng.uniform(0.8, 1.6)) + image * np.float32(0.006))
+    return mottle * (np.float32(rng.uniform(0.6, 1.4)) + image * np.float32(0.004))
 
 
 def _devices(pen: Pen, rng: np.random.Generator) -> Field:
@@ -59,7 +59,7 @@ def _devices(pen: Pen, rng: np.random.Generator) -> Field:
     for _ in range(int(rng.integers(0, 4))):
         x, y = rng.uniform(-0.30, 0.30), rng.uniform(0.20, 0.75)
         pen.mask(ellipse(x, y, 0.012, 0.012, points=12), value=200, on=film)
-        end = (rng.choice([-0.6, 0.6]), y + rng.uniform(-0.1, 0.3))
+        end = (0.6 if rng.random() < 0.5 else -0.6, y + rng.uniform(-0.1, 0.3))
         pen.mask(
             strip(smooth([(x, y), (0.5 * (x + end[0]), y + rng.uniform(-0.05, 0.15)), end]), 0.0035), value=150, on=film
         )

@@ -124,7 +124,8 @@ def cases(table: pd.DataFrame, *, seed: int) -> list[Case]:
 
 def _images_per_patient(num_images: int, seed: int) -> list[int]:
     """57 % have one image, the rest 2 to 120 with a long tail, mean 3.6; nobody more than a twentieth of all."""
-    rng, counts, most = stream(seed, "counts"), [], max(1, num_images // 20)
+    rng, most = stream(seed, "counts"), max(1, num_images // 20)
+    counts: list[int] = []
     while (left := num_images - sum(counts)) > 0:
         many = 2 + min(int(2.2 * rng.pareto(1.15)), 118)
         counts.append(min(1 if rng.random() < 0.57 else many, most, left))
@@ -134,7 +135,8 @@ def _images_per_patient(num_images: int, seed: int) -> list[int]:
 def _test_patients(counts: list[int], seed: int) -> frozenset[int]:
     """Indices of the patients in the test list, who have more images than others, as in NIH's lists."""
     keys = stream(seed, "split").exponential(size=len(counts)) / np.sqrt(counts)
-    target, chosen, total = TEST_SHARE * sum(counts), [], 0
+    target, total = TEST_SHARE * sum(counts), 0
+    chosen: list[int] = []
     for index in np.argsort(keys, kind="stable").tolist():
         if total + counts[index] <= target or (not chosen and len(counts) > 1):
             chosen.append(index)
@@ -147,7 +149,8 @@ def _patient_rows(
 ) -> list[dict[str, object]]:
     rng = stream(seed, patient_id, "history")
     sex = "M" if rng.random() < 0.565 else "F"
-    age, signs = float(np.clip(rng.normal(46.6, 16.6), 5, 92)), ()
+    age = float(np.clip(rng.normal(46.6, 16.6), 5, 92))
+    signs: tuple[Sign, ...] = ()
     rows = []
     for follow_up in range(count):
         signs = _next_signs(signs, follow_up, rng)
@@ -180,7 +183,7 @@ def _row(case: Case, follow_up: int, split: str) -> dict[str, object]:
 def _next_signs(signs: tuple[Sign, ...], follow_up: int, rng: np.random.Generator) -> tuple[Sign, ...]:
     """Either the findings of the visit before, a little better or worse, or others; both have the same shares."""
     if follow_up and rng.random() < STAY:
-        return tuple(replace(s, severity=float(np.clip(s.severity + rng.normal(0, 0.12), 0.15, 1))) for s in signs)
+        return tuple(replace(s, severity=_severity(s.severity + rng.normal(0, 0.12))) for s in signs)
     if rng.random() < NO_FINDING_SHARE:
         return ()
     return tuple(sign for finding in _findings(rng) for sign in _new_signs(finding, follow_up, rng))
@@ -201,11 +204,15 @@ def _lift(one: str, other: str) -> float:
 
 def _new_signs(finding: str, follow_up: int, rng: np.random.Generator) -> list[Sign]:
     sides, chances = zip(*_SIDES.get(finding, (("left", 0.46), ("right", 0.54))), strict=True)
-    side, severity = str(rng.choice(sides, p=chances)), rng.uniform(0.25, 1.0)
+    side, severity = str(rng.choice(sides, p=chances)), _severity(rng.uniform(0.25, 1.0))
     if finding == "Effusion" and side == "both":
-        other = float(np.clip(severity + rng.normal(0, 0.2), 0.15, 1))
+        other = _severity(severity + rng.normal(0, 0.2))
         return [Sign(finding, severity, "right", follow_up), Sign(finding, other, "left", follow_up)]
     return [Sign(finding, severity, side, follow_up)]
+
+
+def _severity(value: float) -> float:
+    return round(min(max(value, 0.15), 1.0), 3)
 
 
 def _view(signs: tuple[Sign, ...], view_confounding: bool, rng: np.random.Generator) -> str:

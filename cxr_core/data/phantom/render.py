@@ -12,7 +12,7 @@ from cxr_core.data.phantom import skeleton
 from cxr_core.data.phantom.anatomy import SIDES, Chest, Curve, chest_of, ellipse, smooth, strip
 from cxr_core.data.phantom.case import Case, stream
 from cxr_core.data.phantom.film import develop
-from cxr_core.data.phantom.pen import Field, Pen
+from cxr_core.data.phantom.pen import Field, Mask, Pen
 from cxr_core.data.phantom.signs import Layer, place
 from cxr_core.data.phantom.vessels import vessel_tree
 
@@ -25,7 +25,9 @@ def draw(case: Case, size: int = 256) -> NDArray[np.uint8]:
     drawn = size * -(-MIN_DRAWN // size)
     pen = Pen(drawn, chest_of(case))
     image = develop(case, _attenuation(case, pen), pen)
-    return image if drawn == size else cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return (
+        image if drawn == size else np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    )
 
 
 def read_bytes(case: Case, size: int = 256) -> bytes:
@@ -39,10 +41,11 @@ def read_bytes(case: Case, size: int = 256) -> bytes:
 def _attenuation(case: Case, pen: Pen) -> Field:
     """Attenuation along each ray: 0 is bare film, about 0.2 lung, 0.55 chest wall, 1 mediastinum."""
     chest = pen.chest
-    lungs = {side: pen.mask(chest.lung(side)) for side in SIDES}
+    belly = pen.mask(*(chest.belly(side) for side in SIDES))
+    lungs = {side: pen.mask(chest.lung(side)) & ~belly for side in SIDES}
     air, vessels = _air(pen, lungs), vessel_tree(case, pen)
     heart = pen.mask(chest.heart())
-    solid = _soft_tissue(pen) + _mediastinum(pen, heart)
+    solid = _soft_tissue(case, pen, belly) + _mediastinum(pen, heart)
     solidity = pen.soften(heart, 0.004)
     air, vessels = air * (1 - 0.80 * solidity), vessels * (1 - 0.75 * solidity)
     gas = np.zeros_like(air)
@@ -54,10 +57,10 @@ def _attenuation(case: Case, pen: Pen) -> Field:
             air, gas, vessels = air * (1 + effect), gas + 0.10 * effect, vessels * (1 - np.minimum(effect * 8, 1))
         else:
             solid = solid + (effect if layer.effect == "tissue" else -effect)
-    return solid - 0.42 * chest.aeration * air + vessels - gas + skeleton.attenuation(pen)
+    return solid - 0.42 * chest.aeration * air + vessels - gas + skeleton.attenuation(pen, belly)
 
 
-def _strength(case: Case, pen: Pen, layer: Layer, lungs: dict[str, NDArray[np.uint8]]) -> Field:
+def _strength(case: Case, pen: Pen, layer: Layer, lungs: dict[str, Mask]) -> Field:
     field = pen.soften(pen.mask(*layer.outlines), layer.blur)
     if layer.grain:
         patches = pen.patches(stream(case.seed, case.image_id, "grain", layer.cells), layer.cells)
@@ -69,27 +72,23 @@ def _strength(case: Case, pen: Pen, layer: Layer, lungs: dict[str, NDArray[np.ui
     return field * np.float32(layer.strength)
 
 
-def _air(pen: Pen, lungs: dict[str, NDArray[np.uint8]]) -> Field:
+def _air(pen: Pen, lungs: dict[str, Mask]) -> Field:
     """Air along each ray, 0 to 1: a lung is thin at its edges."""
     both = np.maximum(lungs["right"], lungs["left"])
     return pen.soften(both, 0.0025) * (0.45 + 0.55 * pen.soften(both, 0.030))
 
 
-def _soft_tissue(pen: Pen) -> Field:
+def _soft_tissue(case: Case, pen: Pen, belly: Mask) -> Field:
     """Chest wall, shoulders, arms, neck, breasts and what lies under the diaphragm."""
     chest, body = pen.chest, pen.chest.body
     torso, arms = pen.mask(_torso(chest)), pen.mask(*(_arm(chest, s) for s in SIDES.values()))
     fat = 0.03 * body.habitus
     tissue = (0.30 + fat) * pen.soften(torso, 0.004) + 0.24 * pen.soften(torso, 0.060)
     tissue = tissue + 0.34 * pen.soften(arms, 0.004) * (1 - pen.soften(torso, 0.004))
-    below = [
-        np.concatenate([chest.diaphragm(s)[::-1], [(1.1 * d * chest.half_width, 1.3), (0, 1.3)]])
-        for s, d in SIDES.items()
-    ]
-    tissue = tissue + 0.27 * pen.soften(pen.mask(*below), 0.0035) * pen.soften(torso, 0.030)
-    stomach = ellipse(0.115, chest.base - chest.lift[1] - chest.dome[1] + 0.058, 0.050, 0.024 + 0.014 * body.bubble)
-    tissue = tissue - 0.15 * body.bubble * pen.soften(pen.mask(stomach), 0.006)
-    return tissue + (0.11 * body.breast * _breasts(pen) if body.breast > 0.1 else 0)
+    tissue = tissue + (0.17 * pen.soften(belly, 0.0035) + 0.11 * pen.soften(belly, 0.030)) * pen.soften(torso, 0.030)
+    stomach = ellipse(0.135, chest.base - chest.lift[1] - chest.dome[1] + 0.062, 0.048, 0.020 + 0.014 * body.bubble)
+    tissue = tissue - 0.24 * body.bubble * pen.soften(pen.mask(stomach), 0.006)
+    return tissue + (0.10 * body.breast * _breasts(pen) if case.sex == "F" else 0)
 
 
 def _torso(chest: Chest) -> Curve:
@@ -117,12 +116,12 @@ def _arm(chest: Chest, s: int) -> Curve:
 def _breasts(pen: Pen) -> Field:
     """Soft above, with a fold below."""
     y = pen.chest.down(0.80)
-    shapes = [ellipse(s * 0.205, y - 0.02, 0.135, 0.115) for s in SIDES.values()]
-    hidden = [ellipse(s * 0.205, y - 0.115, 0.20, 0.11) for s in SIDES.values()]
-    return pen.soften(pen.mask(*shapes), 0.006) * (1 - pen.soften(pen.mask(*hidden), 0.045))
+    shapes = [ellipse(s * 0.235, y - 0.03, 0.150, 0.125) for s in SIDES.values()]
+    hidden = [ellipse(s * 0.225, y - 0.135, 0.21, 0.11) for s in SIDES.values()]
+    return pen.soften(pen.mask(*shapes), 0.009) * (1 - pen.soften(pen.mask(*hidden), 0.045))
 
 
-def _mediastinum(pen: Pen, heart: NDArray[np.uint8]) -> Field:
+def _mediastinum(pen: Pen, heart: Mask) -> Field:
     """Great vessels, aortic knob, heart, hila; the windpipe dark among them."""
     chest = pen.chest
     m, y = chest.mediastinum, chest.down
@@ -131,9 +130,9 @@ def _mediastinum(pen: Pen, heart: NDArray[np.uint8]) -> Field:
     column = np.concatenate([smooth(half), right[::-1]])
     knob = ellipse(m - 0.002, y(0.31), chest.body.knob, chest.body.knob * 1.1)
     aorta = strip(smooth([(m + 0.010, y(0.31)), (m + 0.004, y(0.55)), (0.030, y(1.0)), (0.026, 1.2)]), 0.040)
-    field = 0.20 * pen.soften(pen.mask(column, knob), 0.005)
+    field = 0.17 * pen.soften(pen.mask(column, knob), 0.005)
     field = field + 0.055 * pen.soften(pen.mask(aorta), 0.004)
-    field = field + 0.10 * pen.soften(heart, 0.003) + 0.10 * pen.soften(heart, 0.030)
+    field = field + 0.08 * pen.soften(heart, 0.003) + 0.10 * pen.soften(heart, 0.030)
     return field - 0.13 * pen.soften(pen.mask(*_airways(chest)), 0.0035)
 
 

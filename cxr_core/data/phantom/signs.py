@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cxr_core.data.phantom.anatomy import SIDES, Chest, Curve, chest_of, smooth, strip
 from cxr_core.data.phantom.case import Case, Sign, stream
@@ -111,7 +112,7 @@ def _effusion(chest: Chest, severity: float, side: str, rng: np.random.Generator
     fluid = np.concatenate([curve, [(0.0, low + 0.03), (s * w * 1.04, low + 0.03)]])
     layers = (
         Layer((fluid,), "opacity", 0.95, blur=0.008, within=side),  # type: ignore[arg-type]
-        Layer((fluid,), "tissue", 0.07, blur=0.012, within=side),  # type: ignore[arg-type]
+        Layer((fluid,), "tissue", 0.24, blur=0.010, within=side),  # type: ignore[arg-type]
     )
     inner = np.array([(s * w * 0.10, lateral), (s * w * 1.0, low)])
     return Placed(layers, _padded(inner, 0.012))
@@ -125,13 +126,13 @@ def _edema(chest: Chest, severity: float, side: str, rng: np.random.Generator) -
         wing = blob(rng, x + s * 0.075, y + 0.055, 0.115 + 0.03 * severity, 0.165 + 0.03 * severity)
         core = blob(rng, x + s * 0.02, y + 0.03, 0.060, 0.095)
         layers += [
-            Layer((wing,), "opacity", 0.26 + 0.48 * severity, blur=0.030, grain=0.45, cells=40),
-            Layer((core,), "opacity", 0.20 + 0.35 * severity, blur=0.018, grain=0.25, cells=40),
+            Layer((wing,), "opacity", 0.16 + 0.52 * severity, blur=0.042, grain=0.45, cells=40),
+            Layer((core,), "opacity", 0.14 + 0.38 * severity, blur=0.018, grain=0.25, cells=40),
             Layer(tuple(_kerley(chest, lung, rng)), "tissue", 0.10 + 0.10 * severity, blur=0.0012),
         ]
     whole = np.concatenate([chest.lung("right"), chest.lung("left")])
     layers.append(
-        Layer((whole[: len(whole) // 2], whole[len(whole) // 2 :]), "opacity", 0.08 + 0.14 * severity, blur=0.02)
+        Layer((whole[: len(whole) // 2], whole[len(whole) // 2 :]), "opacity", 0.05 + 0.16 * severity, blur=0.02)
     )
     return Placed(tuple(layers), whole)
 
@@ -172,7 +173,7 @@ def _nodule(chest: Chest, severity: float, side: str, rng: np.random.Generator) 
 def _pneumothorax(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
     """A dark rim without vessels from the apex down, behind the fine white line of the visceral pleura."""
     s, m = SIDES[side], chest.mediastinum
-    gap = 0.030 + 0.115 * severity * rng.uniform(0.9, 1.1)
+    gap = 0.024 + 0.110 * severity * rng.uniform(0.9, 1.1)
     end = chest.down(0.45 + 0.52 * severity)
     wall = _above(chest.outer(side), end)
     reach = np.clip((end - wall[:, 1]) / (0.30 * chest.height), 0, 1)
@@ -195,24 +196,27 @@ def _hull_to(path: Curve, point: Curve) -> Curve:
 
 
 def _atelectasis(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
-    """Volume loss: the diaphragm stands high (of the chest's shape) under two to four plates of collapsed lung."""
+    """Volume loss: the diaphragm stands high (of the chest's shape) under long plates of collapsed lung."""
     s, dome = SIDES[side], chest.diaphragm(side)
     top = dome[:, 1].min()
-    plates = []
-    for i in range(2 + round(2 * severity)):
-        y = top - 0.020 - 0.034 * i - rng.uniform(0, 0.010)
-        wall = abs(chest.width_at(side, y))
-        start, end = wall * rng.uniform(0.28, 0.42), wall * rng.uniform(0.78, 0.95)
-        tilt = rng.uniform(-0.05, 0.02)
-        path = smooth([(s * start, y), (s * (start + end) / 2, y + 0.4 * tilt - 0.004), (s * end, y + tilt)])
-        plates.append(strip(path, 0.007 + 0.009 * severity * rng.uniform(0.6, 1)))
-    cloud = blob(rng, s * 0.17, top + 0.01, 0.13, 0.045 + 0.02 * severity)
+    plates = [_plate(chest, side, top - 0.022 - 0.045 * i, severity, rng) for i in range(1 + round(1.6 * severity))]
+    cloud = blob(rng, s * 0.19, top - 0.005, 0.13, 0.05 + 0.03 * severity)
     layers = (
-        Layer(tuple(plates), "opacity", 0.62 + 0.25 * severity, blur=0.0025),
-        Layer((cloud,), "opacity", 0.20 + 0.25 * severity, blur=0.018, grain=0.2),
+        Layer(tuple(plates), "opacity", 0.60 + 0.28 * severity, blur=0.0035),
+        Layer((cloud,), "opacity", 0.25 + 0.35 * severity, blur=0.020, grain=0.2),
     )
-    region = np.concatenate([*plates, [(s * 0.06, top), (s * chest.half_width, chest.base + 0.01)]])
+    region = np.concatenate([*plates, [(s * 0.06, top - 0.04), (s * chest.half_width, chest.base + 0.01)]])
     return Placed(layers, _padded(region, 0.008))
+
+
+def _plate(chest: Chest, side: str, y: float, severity: float, rng: np.random.Generator) -> Curve:
+    s, y = SIDES[side], y - rng.uniform(0, 0.015)
+    wall = abs(chest.width_at(side, y))
+    start, end = wall * rng.uniform(0.22, 0.40), wall * rng.uniform(0.80, 0.97)
+    tilt = rng.uniform(-0.075, 0.015)
+    path = smooth([(s * start, y), (s * 0.5 * (start + end), y + 0.35 * tilt - 0.004), (s * end, y + tilt)])
+    taper = np.linspace(0.6, 1.15, len(path))
+    return strip(path, (0.008 + 0.010 * severity) * rng.uniform(0.75, 1.1) * taper)
 
 
 def _consolidation(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
@@ -263,7 +267,7 @@ def _infiltration(chest: Chest, severity: float, side: str, rng: np.random.Gener
     """A faint streaky veil without an edge, wide in the lower zones."""
     layers, extents = [], []
     for lung in _sides(side):
-        x, y = _spot(chest, lung, rng, down=(0.52, 0.72), across=(0.45, 0.60))
+        x, y = _spot(chest, lung, rng, down=(0.56, 0.74), across=(0.52, 0.68))
         veil = blob(rng, x, y, 0.115, 0.115 + 0.04 * severity)
         streaks = [_streak(x, y, SIDES[lung], rng) for _ in range(9)]
         layers += [
@@ -290,37 +294,44 @@ def _emphysema(chest: Chest, severity: float, side: str, rng: np.random.Generato
             bullae.append(blob(rng, x, y, *rng.uniform(0.030, 0.055, 2), rough=0.1))
     walls = tuple(strip(np.concatenate([b, b[:1]]), 0.0035) for b in bullae)
     layers = (
-        Layer(tuple(bullae), "collapse", 0.06 + 0.14 * severity, blur=0.006),
+        Layer(tuple(bullae), "collapse", 0.05 + 0.12 * severity, blur=0.006),
         Layer(walls, "tissue", 0.05 + 0.05 * severity, blur=0.0012),
     )
     return Placed(layers, np.concatenate([chest.lung("right"), chest.lung("left")]))
 
 
 def _fibrosis(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
-    """A net of coarse lines at the bases and along the chest wall."""
+    """A net of coarse lines with small cysts at the bases and along the chest wall."""
     layers, extents = [], []
     for lung in _sides(side):
-        cells = []
-        for _ in range(34 + round(56 * severity)):
-            t = 1 - (0.50 + 0.15 * severity) * rng.random() ** 1.5
-            y = chest.down(t - 0.05)
-            x = chest.width_at(lung, y) * (0.97 - 0.55 * rng.random() ** 1.4 * max(t, 0.55))
-            cells.append(blob(rng, x, y, *rng.uniform(0.008, 0.016, 2), rough=0.3))
-        walls = tuple(strip(np.concatenate([c, c[:1]]), 0.0045) for c in cells)
-        net = np.concatenate(cells)
+        spots = _basal_spots(chest, lung, 60 + round(70 * severity), rng)
+        angles = rng.uniform(0, math.pi, len(spots))
+        half = np.stack([np.cos(angles), np.sin(angles)], axis=-1) * rng.uniform(0.010, 0.022, len(spots))[:, None]
+        middle = spots + rng.normal(0, 0.003, spots.shape)
+        lines = strip(smooth(np.stack([spots - half, middle, spots + half], axis=1), steps=2), 0.0032)
+        cysts = [blob(rng, x, y, 0.008, 0.008, rough=0.3) for x, y in spots[::5]]
+        walls = [strip(np.concatenate([c, c[:1]]), 0.0034) for c in cysts]
         layers += [
-            Layer(walls, "tissue", 0.14 + 0.14 * severity, blur=0.0014),
-            Layer((_around(cells),), "opacity", 0.12 + 0.18 * severity, blur=0.02),
+            Layer((*lines, *walls), "tissue", 0.10 + 0.12 * severity, blur=0.0018),
+            Layer((_around(spots),), "opacity", 0.12 + 0.22 * severity, blur=0.020),
         ]
-        extents.append(_padded(net, 0.006))
+        extents.append(_padded(np.concatenate([*lines, *walls]), 0.006))
     return Placed(tuple(layers), np.concatenate(extents))
 
 
-def _around(cells: list[Curve]) -> Curve:
-    centres = np.array([c.mean(axis=0) for c in cells])
-    middle = centres.mean(axis=0)
-    order = np.argsort(np.arctan2(centres[:, 1] - middle[1], centres[:, 0] - middle[0]), kind="stable")
-    return centres[order]
+def _basal_spots(chest: Chest, side: str, count: int, rng: np.random.Generator) -> Curve:
+    """Points that crowd towards the base and the chest wall of a lung, the uppermost in its middle third."""
+    down = 1 - 0.55 * rng.random(count) ** 1.4
+    y = chest.apex + (down - 0.04) * chest.height
+    wall = np.array([chest.width_at(side, v) for v in y])
+    return np.stack([wall * (0.98 - 0.50 * rng.random(count) ** 1.3 * np.maximum(down, 0.5)), y], axis=1)
+
+
+def _around(spots: Curve) -> Curve:
+    """The outline of some points as seen from their middle."""
+    middle = spots.mean(axis=0)
+    order = np.argsort(np.arctan2(spots[:, 1] - middle[1], spots[:, 0] - middle[0]), kind="stable")
+    return spots[order[:: max(1, len(order) // 24)]]
 
 
 def _pleural_thickening(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
@@ -331,11 +342,8 @@ def _pleural_thickening(chest: Chest, severity: float, side: str, rng: np.random
         wall = chest.outer(lung)
         wall = _below(_above(wall[np.abs(wall[:, 0]) > 0.5 * chest.half_width], end), start)
         along = (wall[:, 1] - start) / (end - start)
-        thick = (
-            (0.020 + 0.030 * severity)
-            * np.clip(4 * along * (1.25 - along), 0.2, 1)
-            * rng.uniform(0.85, 1.15, len(wall))
-        )
+        profile = np.clip(6 * along * (1 - along), 0, 1) * _uneven(rng, along)
+        thick = (0.020 + 0.030 * severity) * profile
         inner = wall - np.stack([SIDES[lung] * thick, np.zeros(len(wall))], axis=1)
         outer = wall + np.array([SIDES[lung] * 0.012, 0])
         band = np.concatenate([outer, inner[::-1]])
@@ -345,6 +353,11 @@ def _pleural_thickening(chest: Chest, severity: float, side: str, rng: np.random
         ]
         extents.append(_padded(np.concatenate([wall, inner]), 0.008))
     return Placed(tuple(layers), np.concatenate(extents))
+
+
+def _uneven(rng: np.random.Generator, along: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slow variation about 1 along a path."""
+    return np.interp(along, np.linspace(0, 1, 6), rng.uniform(0.7, 1.3, 6))
 
 
 def _hernia(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
@@ -366,7 +379,7 @@ def _hernia(chest: Chest, severity: float, side: str, rng: np.random.Generator) 
     layers = (
         Layer((sac,), "opacity", 0.9, blur=0.003, within="film"),
         Layer((sac,), "tissue", 0.16, blur=0.004, within="film"),
-        Layer((air,), "lucency", 0.34 + 0.10 * severity, blur=0.003, within="film"),
+        Layer((air,), "lucency", 0.27 + 0.08 * severity, blur=0.003, within="film"),
         Layer((fluid_line,), "tissue", 0.05, blur=0.001, within="film"),
     )
     return Placed(layers, _padded(sac, 0.008))

@@ -3,18 +3,18 @@
 import numpy as np
 
 from cxr_core.data.phantom.anatomy import SIDES, Chest, Curve, ellipse, smooth, strip
-from cxr_core.data.phantom.pen import Field, Pen
+from cxr_core.data.phantom.pen import Field, Mask, Pen
 
-NUM_RIBS = 11
+NUM_RIBS = 12
 NUM_VERTEBRAE = 17
 
 
-def attenuation(pen: Pen) -> Field:
-    """Attenuation that the skeleton adds, shape (size, size)."""
-    return _ribs(pen) + _shoulder_girdle(pen) + _spine(pen)
+def attenuation(pen: Pen, belly: Mask) -> Field:
+    """Attenuation that the skeleton adds, shape (size, size); ribs fade over the `belly`."""
+    return _ribs(pen, belly) + _shoulder_girdle(pen) + _spine(pen)
 
 
-def _ribs(pen: Pen) -> Field:
+def _ribs(pen: Pen, belly: Mask) -> Field:
     """Ribs as tubes: a bright cortex round a paler core, so that front and back ribs cross as on a film."""
     back, front = pen.blank(), pen.blank()
     for side in SIDES:
@@ -23,10 +23,12 @@ def _ribs(pen: Pen) -> Field:
             _tube(pen, back, back_rib(pen.chest, side, number), width)
             if 0 < number < 7:
                 _tube(pen, front, front_rib(pen.chest, side, number), width * 1.15, core=170)
-    return 0.125 * pen.soften(back, 0.0018) + 0.075 * pen.soften(front, 0.0030)
+    return (1 - 0.55 * pen.soften(belly, 0.010)) * (
+        0.120 * pen.soften(back, 0.0018) + 0.070 * pen.soften(front, 0.0030)
+    )
 
 
-def _tube(pen: Pen, film: np.ndarray, path: Curve, width: float, *, core: int = 150) -> None:
+def _tube(pen: Pen, film: Mask, path: Curve, width: float, *, core: int = 150) -> None:
     pen.mask(strip(path, width), on=film)
     pen.mask(strip(path, width * 0.62), value=core, on=film)
 
@@ -74,7 +76,7 @@ def _shoulder_girdle(pen: Pen) -> Field:
         pen.mask(_head(chest, s), value=190, on=film)
         pen.mask(_blade(chest, s), value=150, on=blades)
         _tube(pen, blades, _blade_spine(chest, s), 0.014, core=200)
-    return 0.115 * pen.soften(film, 0.0022) + 0.070 * pen.soften(blades, 0.0025)
+    return 0.150 * pen.soften(film, 0.0022) + 0.075 * pen.soften(blades, 0.0025)
 
 
 def _lift(chest: Chest) -> float:
@@ -132,12 +134,10 @@ def _spine(pen: Pen) -> Field:
         half, x = 0.027 + 0.0009 * number, float(chest.spine(y + height / 2))
         _vertebra(pen, bodies, details, x, y, half, height)
         y += height + 0.0075
-    return 0.090 * pen.soften(bodies, 0.0022) + 0.060 * pen.soften(details, 0.0018)
+    return 0.075 * pen.soften(bodies, 0.0022) + 0.065 * pen.soften(details, 0.0018)
 
 
-def _vertebra(
-    pen: Pen, bodies: np.ndarray, details: np.ndarray, x: float, y: float, half: float, height: float
-) -> None:
+def _vertebra(pen: Pen, bodies: Mask, details: Mask, x: float, y: float, half: float, height: float) -> None:
     waist = half * 0.90
     outline = [(x - half, y), (x + half, y), (x + waist, y + height / 2), (x + half, y + height)]
     outline += [(x - half, y + height), (x - waist, y + height / 2)]

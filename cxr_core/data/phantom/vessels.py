@@ -13,7 +13,7 @@ _TRUNKS = (-1.40, -1.05, -0.62, -0.12, 0.34, 0.70, 1.02, 1.35)
 """Directions of the first branches: 0 is sideways, +pi/2 is down."""
 _FORKS = ((0.35, 1, 0.60), (0.65, -1, 0.50), (0.85, 1, 0.36))
 """Where along a branch the next ones leave it, to which side, and how long they are in lengths of their parent."""
-_TINTS = (255, 205, 145)
+_TINTS = (255, 195, 130)
 """Brightness of the three generations."""
 
 
@@ -36,9 +36,9 @@ def vessel_tree(case: Case, pen: Pen) -> Field:
     for generation in (2, 1, 0):
         for tree in trees:
             _draw(pen, film, tree[generation], tint=_TINTS[generation])
-    tree = pen.soften(film, 0.0016 + 0.0014 * max(0.0, chest.vessel_width - 1))
+    calibre = pen.soften(film, 0.0018 + 0.0014 * max(0.0, chest.vessel_width - 1))
     lungs = pen.soften(pen.mask(*(chest.lung(side) for side in SIDES)), 0.008)
-    return 0.120 * tree * lungs + 0.085 * pen.soften(pen.mask(*_hila(chest)), 0.012)
+    return 0.095 * calibre * lungs + 0.105 * pen.soften(pen.mask(*_hila(chest)), 0.011)
 
 
 def _draw(pen: Pen, film: NDArray[np.uint8], branches: Branches, *, tint: int) -> None:
@@ -62,7 +62,7 @@ def _tree(chest: Chest, side: str, rng: np.random.Generator) -> list[Branches]:
     s, count = SIDES[side], len(_TRUNKS)
     angle = np.array(_TRUNKS) + rng.normal(0, 0.09, count)
     reach = (0.18 + 0.12 * np.abs(np.sin(angle))) * rng.uniform(0.8, 1.15, count) * chest.height / 0.70
-    width = np.where(angle > 0.3, 0.0125, 0.0090) * rng.uniform(0.8, 1.1, count)
+    width = np.where(angle > 0.3, 0.0130, 0.0085) * rng.uniform(0.8, 1.1, count)
     start = np.tile(np.array(chest.hilum(side)), (count, 1))
     tree = [_grow(start, angle, reach, width, s, rng)]
     for _ in range(2):
@@ -78,7 +78,7 @@ def _grow(
     s: int,
     rng: np.random.Generator,
 ) -> Branches:
-    bend = rng.normal(0, 0.16, (len(angle), 3)).cumsum(axis=1) + angle[:, None]
+    bend = rng.normal(0, 0.20, (len(angle), 3)).cumsum(axis=1) + angle[:, None]
     steps = np.stack([s * np.cos(bend), np.sin(bend)], axis=-1) * (reach[:, None, None] / 3)
     knots = np.concatenate([start[:, None], start[:, None] + steps.cumsum(axis=1)], axis=1)
     return Branches(smooth(knots, steps=3), bend[:, 1], reach, width)
@@ -92,4 +92,5 @@ def _fork(parent: Branches, s: int, rng: np.random.Generator) -> Branches:
         angles.append(parent.angle + sign * rng.uniform(0.35, 0.85, count))
         reaches.append(parent.reach * length * rng.uniform(0.7, 1.15, count))
         widths.append(parent.width * 0.58)
-    return _grow(*(np.concatenate(part) for part in (starts, angles, reaches, widths)), s=s, rng=rng)
+    start, angle, reach, width = (np.concatenate(part) for part in (starts, angles, reaches, widths))
+    return _grow(start, angle, reach, width, s, rng)
