@@ -1,5 +1,7 @@
 """The one exception a user is meant to see."""
 
+import errno
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: in a config, a file, a folder or a command.
@@ -12,3 +14,24 @@ class UserError(ValueError):
         self.what, self.where, self.mend = what, where, mend
         first = f"{where}: {what}" if where else what
         super().__init__(f"{first}\n  -> {mend}" if mend else first)
+
+
+_FULL = (
+    "The shards committed so far are safe; free some room (`df -h`, `df -i`, `quota`) and run the same command again"
+)
+
+_MENDS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: "The file system is read-only: choose another folder with --runs DIR",
+    errno.EACCES: "You may not write there: choose another folder with --runs DIR, or ask for the right",
+    errno.EPERM: "You may not do this there: choose another folder with --runs DIR, or ask for the right",
+    errno.ENAMETOOLONG: "Shorten the name of the run or of the folder",
+    errno.EMFILE: "Raise the limit of open files: ulimit -n 4096",
+}
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """What to do about a refusal of the operating system that a user can mend; None for any other."""
+    mend = _MENDS.get(error.errno or 0)
+    return str(UserError(str(error.strerror), where=str(error.filename or ""), mend=mend)) if mend else None

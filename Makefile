@@ -1,0 +1,43 @@
+# The two commands are `make demo` and `make test`; both set up .venv on a fresh machine. `make help` lists the rest.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TODAY := $(shell date +%Y-%m-%d)
+
+.PHONY: help demo test lint bench proof coverage clean
+.DEFAULT_GOAL := help
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## Phantoms to report on this machine; run it again to resume
+	$(BIN)/cxr demo
+
+test: $(READY)  ## All tests but the long proofs, with the coverage of cxr_core
+	$(BIN)/python -m pytest --cov=cxr_core --cov-report=term:skip-covered --cov-fail-under=85 $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## The benchmark table; ROW=C1 for one row
+	$(BIN)/python -m tests.bench $(if $(ROW),ROW=$(ROW))
+
+proof: $(READY)  ## A long proof, e.g. make proof TARGET=kill; its output is kept under tests/proof/results/
+	@test -n "$(TARGET)" || { echo "TARGET is one of:"; ls tests/proof/test_*.py | sed 's/.*test_//; s/\.py//'; exit 2; }
+	@mkdir -p tests/proof/results
+	set -o pipefail; $(BIN)/python -m pytest -m proof -s --timeout=0 tests/proof/test_$(TARGET).py $(ARGS) 2>&1 \
+		| tee tests/proof/results/$(TODAY)-$(TARGET).txt
+
+clean:  ## Remove what was built, not the runs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+SHELL := /bin/bash

@@ -1,0 +1,104 @@
+"""Work on a run in this process: its stages in order, each frozen, run, finalized. What is done is not done again."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cxr_core.errors import UserError
+from cxr_core.runs.files import read_json, sha256_text, walk_files
+from cxr_core.runs.pack import Work, finalize, freeze, run_pack
+from cxr_core.runs.run import Run
+from cxr_core.runs.stage import Context, Job
+from cxr_core.seeds import derive_seed
+from jobs.config import RunConfig, inputs_of, resolved
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How one stage went: what was made now (0 where it was done before) and the seconds that took."""
+
+    name: str
+    kind: str
+    num_shards: int
+    num_made: int
+    seconds: float
+
+
+def job_of(stage: Any) -> Job:
+    """The module that does the work of a stage, by its kind."""
+    return import_module(f"jobs.{stage.kind}")  # type: ignore[return-value]
+
+
+def open_run(config: RunConfig, runs: Path) -> Run:
+    """The run of a config: `<runs>/<name>`, made if it is not there."""
+    return Run.create_or_open(runs / config.name, resolved(config))
+
+
+def run_stages(config: RunConfig, runs: Path, only: str | None = None) -> list[StageResult]:
+    """Do all stages that are not done (or the one named), under the run's lock."""
+    stages = [config.stage(only)] if only else config.stages
+    run = open_run(config, runs)
+    with run.lock():
+        return [_run_stage(prepare(run, config, stage.name)) for stage in stages]
+
+
+def prepare(run: Run, config: RunConfig, name: str) -> Work:
+    """One stage of a run ready to be worked on. Raises UserError if a stage that it needs is not finished."""
+    stage = config.stage(name)
+    folder = run.stage(name)
+    folder.path.mkdir(exist_ok=True)
+    names = {other.name for other in config.stages}
+    given = inputs_of(stage)
+    inputs = {role: run.root / value if value in names else Path(value).absolute() for role, value in given.items()}
+    upstream = {role: _digest(run, value, inputs[role], names) for role, value in given.items()}
+    context = Context(stage, inputs, derive_seed(config.seed, name), folder.path)
+    return Work(folder, job_of(stage), context, upstream)
+
+
+def _digest(run: Run, name: str, path: Path, names: set[str]) -> str:
+    if name not in names:
+        return path_digest(path)
+    facts = run.stage(name).facts()
+    if facts is None:
+        raise UserError(
+            f"stage {name!r} is not finished, and this stage needs it",
+            where=str(run.root),
+            mend=f"`cxr run CONFIG` does all stages in order; `--stage {name}` does that one",
+        )
+    return str(facts["digest"])
+
+
+def path_digest(path: Path) -> str:
+    """What stands for the content of a folder of the user's: a Dataset's digest, else the names and sizes of its files.
+
+    Weights of many gigabytes are not hashed at every start; `base_sha256` in the config locks them.
+    """
+    dataset = path / "dataset.json"
+    if dataset.is_file():
+        return str(read_json(dataset)["digest"])
+    return sha256_text("".join(f"{file.relative_to(path)}\0{file.stat().st_size}\n" for file in walk_files(path)))
+
+
+def _run_stage(work: Work) -> StageResult:
+    start = time.monotonic()
+    plan = freeze(work)
+    todo = [shard.id for shard in plan.shards if shard.id not in work.folder.done()]
+    facts = work.folder.facts()
+    if todo or facts is None:
+        if todo:
+            run_pack(work, plan, todo)
+        finalize(work, plan)
+    seconds = time.monotonic() - start
+    return StageResult(work.folder.name, work.context.settings.kind, len(plan.shards), len(todo), seconds)
+
+
+def estimates(config: RunConfig) -> Mapping[str, Any]:
+    """Stage name -> `Estimate`, computed in order from settings alone."""
+    found: dict[str, Any] = {}
+    for stage in config.stages:
+        inputs = {role: found.get(value, Path(value)) for role, value in inputs_of(stage).items()}
+        found[stage.name] = job_of(stage).estimate(stage, inputs)
+    return found

@@ -1,0 +1,143 @@
+"""The commit protocol under two real writers: any interleaving, and a kill -9 between any two file operations."""
+
+import os
+import signal
+import sys
+import tempfile
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxr_core.runs.commit import Commit, commit, place, sweep
+from cxr_core.runs.files import sha256_path
+from cxr_core.runs.receipt import Receipt
+
+FILE_OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
+
+
+def write_shard(stage: Path, attempt: str, content: bytes) -> Commit:
+    """What every attempt does with the shard it has made: one file and one folder, placed, then committed."""
+    work = stage / "attempts" / attempt / "work"
+    (work / "x.state").mkdir(parents=True)
+    (work / "x.tar").write_bytes(content)
+    (work / "x.state" / "part").write_bytes(content)
+    data = place(stage, "00000", attempt, {"tar": work / "x.tar", "state": work / "x.state"})
+    receipt = Receipt("00000", digest=content.hex(), data=data, plan="p", attempt=attempt, seed=0)
+    return commit(stage, receipt, is_alive=lambda other: False)
+
+
+def gated_writer(stage: Path, attempt: str, content: bytes, gate: Connection, no_links: bool) -> None:
+    """A writer that stops before each file operation below `stage` until it is let on, or killed."""
+
+    def before(event: str, arguments: tuple[object, ...]) -> None:
+        if event in FILE_OPERATIONS and str(arguments[0]).startswith(str(stage)):
+            gate.send(event)
+            gate.recv()
+            if no_links and event == "os.link":
+                raise PermissionError(1, "this file system has no hard links")
+
+    sys.addaudithook(before)
+    write_shard(stage, attempt, content)
+    os._exit(0)
+
+
+class Writer:
+    """A gated writer in a process of its own."""
+
+    def __init__(self, stage: Path, attempt: str, content: bytes, no_links: bool) -> None:
+        context = get_context("fork")
+        self.gate, theirs = context.Pipe()
+        self.process = context.Process(
+            target=gated_writer, args=(stage, attempt, content, theirs, no_links), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def step(self) -> bool:
+        """Let it do one file operation. False once it has ended."""
+        try:
+            self.gate.recv()
+            self.gate.send("go")
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def finish(self) -> None:
+        while self.step():
+            pass
+        self.process.join()
+        assert self.process.exitcode in (0, -signal.SIGKILL)
+
+
+def check_invariants(stage: Path) -> Receipt | None:
+    """A receipt is whole, and all that it names is there with the recorded content."""
+    path = stage / "receipts" / "00000.json"
+    if not path.exists():
+        return None
+    receipt = Receipt.read(path)
+    for data in receipt.data:
+        assert sha256_path(stage / "shards" / data.name) == data.sha256
+    return receipt
+
+
+SCHEDULES = st.lists(st.tuples(st.integers(0, 1), st.sampled_from(["step"] * 9 + ["kill"])), max_size=60)
+
+
+@pytest.mark.parametrize("no_links", [False, True], ids=["links", "no links"])
+@settings(max_examples=60, deadline=None)
+@given(schedule=SCHEDULES, same=st.booleans(), everyone_dies=st.booleans())
+def test_given_two_writers_and_crashes_anywhere_then_one_whole_receipt_stands(
+    no_links: bool, schedule: list[tuple[int, str]], same: bool, everyone_dies: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Path(folder)
+        writers = [
+            Writer(stage, "one", b"content", no_links),
+            Writer(stage, "two", b"content" if same else b"other", no_links),
+        ]
+        for who, action in schedule:
+            writers[who].step() if action == "step" else writers[who].kill()
+            check_invariants(stage)
+        for writer in writers:
+            writer.kill() if everyone_dies else writer.finish()
+        standing = check_invariants(stage)
+
+        resumed = write_shard(stage, "three", b"content")
+
+        receipt = check_invariants(stage)
+        assert receipt is not None
+        if standing is None:
+            assert resumed.outcome == "committed"
+            assert receipt.attempt == "three"
+        else:
+            assert receipt == standing
+            assert resumed.outcome == ("duplicate" if standing.digest == b"content".hex() else "differs")
+        sweep(stage, [receipt])
+        assert {entry.name for entry in (stage / "shards").iterdir()} == {data.name for data in receipt.data}
+
+
+def test_given_every_single_crash_point_then_a_rerun_commits(tmp_path: Path) -> None:
+    """One writer, killed before its k-th file operation, for every k until it ends by itself."""
+    k = 0
+    while True:
+        stage = tmp_path / str(k)
+        stage.mkdir()
+        writer = Writer(stage, "one", b"content", no_links=False)
+        ended = not all(writer.step() for _ in range(k))
+        writer.kill()
+        before = check_invariants(stage)
+        outcome = write_shard(stage, "two", b"content").outcome
+        assert outcome == ("committed" if before is None else "duplicate")
+        assert check_invariants(stage) is not None
+        if ended:
+            break
+        k += 1
+    assert k > 10, "the writer was expected to do more than ten file operations"
