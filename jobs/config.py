@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -62,7 +63,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _inputs_fit(self) -> "RunConfig":
-        mistakes = list(_input_mistakes(self.stages))
+        mistakes = list(_input_mistakes([(stage.name, stage.kind, inputs_of(stage)) for stage in self.stages]))
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
@@ -81,15 +82,16 @@ def inputs_of(stage: Any) -> dict[str, str]:
     return {role: value for role, value in stage.inputs.model_dump().items() if value is not None}
 
 
-def _input_mistakes(stages: Sequence[Any]) -> Iterator[str]:
+def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Iterator[str]:
+    """Of (name, kind, inputs) in order: names used twice, and roles that cannot be filled as they say."""
     earlier: dict[str, str] = {}
-    later = {stage.name: stage.kind for stage in stages}
-    for stage in stages:
-        for role, name in inputs_of(stage).items():
-            yield from (f"stage {stage.name!r}: {text}" for text in _role_mistake(role, name, earlier, later))
-        if stage.name in earlier:
-            yield f"two stages are named {stage.name!r}"
-        earlier[stage.name] = stage.kind
+    later = {name: kind for name, kind, _ in stages}
+    for name, kind, inputs in stages:
+        for role, given in inputs.items():
+            yield from (f"stage {name!r}: {text}" for text in _role_mistake(role, given, earlier, later))
+        if name in earlier:
+            yield f"two stages are named {name!r}"
+        earlier[name] = kind
 
 
 def _role_mistake(role: str, name: str, earlier: dict[str, str], later: dict[str, str]) -> Iterator[str]:
@@ -116,7 +118,12 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(value)
     except ValidationError as error:
-        raise UserError(_explain(error, path, text), mend="`cxr config schema` lists every key") from None
+        lines = [
+            *_explain(error, path, text, value),
+            *(f"{path}: {text}" for text in _raw_input_mistakes(value)),
+        ]
+        count = f"{len(lines)} mistake{'s' * (len(lines) > 1)} in the config"
+        raise UserError("\n  ".join((count, *lines)), mend="`cxr config schema` lists every key") from None
 
 
 def find_config(source: str) -> Path:
@@ -158,17 +165,17 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 def _substitute(text: str, path: Path) -> str:
-    def value(match: re.Match[str]) -> str:
+    def value(number: int, match: re.Match[str]) -> str:
         name, default = match.groups()
         found = os.environ.get(name, default)
         if found is None:
-            line = text.count("\n", 0, match.start()) + 1
-            raise UserError(f"{name} is not set", where=f"{path}:{line}", mend=f"export {name}=...")
+            raise UserError(f"{name} is not set", where=f"{path}:{number}", mend=f"export {name}=...")
         return found
 
     # Comments are left alone: they may speak of variables.
+    lines = enumerate(text.splitlines(keepends=True), 1)
     return "".join(
-        line if line.lstrip().startswith("#") else _VARIABLE.sub(value, line) for line in text.splitlines(keepends=True)
+        line if line.lstrip().startswith("#") else _VARIABLE.sub(partial(value, number), line) for number, line in lines
     )
 
 
@@ -182,6 +189,8 @@ def _apply(config: dict[str, Any], override: str) -> None:
         place = _step(place, name, override)
     if isinstance(place, list):
         raise UserError(f"{override!r} does not say which key of the stage", mend="stages.NAME.KEY=VALUE")
+    if not isinstance(place, dict):
+        raise UserError(f"{override!r}: {parents[-1]!r} has no parts")
     place[last] = yaml.safe_load(text)
 
 
@@ -199,11 +208,10 @@ def _step(place: Any, name: str, override: str) -> Any:
     return place.setdefault(name, {})
 
 
-def _explain(error: ValidationError, path: Path, text: str) -> str:
-    """All mistakes, a line each: file, line, key, what is wrong."""
-    lines = []
+def _explain(error: ValidationError, path: Path, text: str, value: dict[str, Any]) -> Iterator[str]:
+    """A line for each mistake: file, line, key, what is wrong."""
     tree = yaml.compose(text)
-    for mistake in error.errors():
+    for mistake in (each for each in error.errors() if each["loc"]):
         keys = [part for part in mistake["loc"] if part not in _TAGS]
         message = mistake["msg"].removeprefix("Value error, ")
         if mistake["type"] == "extra_forbidden":
@@ -212,9 +220,26 @@ def _explain(error: ValidationError, path: Path, text: str) -> str:
             message = _unknown_kind(mistake)
         elif mistake["type"] not in ("missing", "value_error"):
             message += f", not {mistake['input']!r}"
-        key = ".".join(map(str, keys)) or "(the whole)"
-        lines.append(f"{path}:{_line_of(tree, keys)}: {key}: {message}")
-    return f"{len(lines)} mistake{'s' * (len(lines) > 1)} in the config\n" + "\n".join(f"  {line}" for line in lines)
+        yield f"{path}:{_line_of(tree, keys)}: {'.'.join(_names(keys, value))}: {message}"
+
+
+def _raw_input_mistakes(value: dict[str, Any]) -> Iterator[str]:
+    """The mistakes between stages, told apart, and also where pydantic stopped at the stages themselves."""
+    stages = [stage for stage in value.get("stages") or [] if isinstance(stage, dict)]
+    plain = [(str(s.get("name")), str(s.get("kind")), s.get("inputs") or {}) for s in stages]
+    yield from _input_mistakes([(name, kind, _texts(inputs)) for name, kind, inputs in plain])
+
+
+def _texts(inputs: Any) -> dict[str, str]:
+    """The roles that exist and are filled with text; the others pydantic has named."""
+    return {k: v for k, v in inputs.items() if k in ROLES and isinstance(v, str)} if isinstance(inputs, dict) else {}
+
+
+def _names(keys: Sequence[str | int], value: dict[str, Any]) -> Iterator[str]:
+    """Keys for people: a stage by its name instead of its number."""
+    for i, key in enumerate(keys):
+        stage = value["stages"][key] if i == 1 and keys[0] == "stages" and isinstance(key, int) else None
+        yield str(stage["name"]) if isinstance(stage, dict) and "name" in stage else str(key)
 
 
 _TAGS = {"preprocess", "latents", "train.vae", "train.diffusion", "generate", "evaluate"}

@@ -1,0 +1,92 @@
+"""The config: ready ones are valid, and every mistake is named with file, line and key, all at once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cxr_core.errors import UserError
+from jobs.config import RunConfig, load_config, resolved
+from tests.conftest import REPOSITORY
+
+READY = sorted(path.stem for path in (REPOSITORY / "jobs" / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def _write(text: str) -> str:
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return _write
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_config_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXR_SD21", str(tmp_path))
+    config = load_config(name)
+    assert config.name == name
+    assert RunConfig.model_validate(resolved(config)) == config
+
+
+def test_given_several_mistakes_then_all_are_listed_with_line_and_key() -> None:
+    changes = ["name=7/8", "stages.vae.stepz=4", "stages.real.size=abc", "stages.study.inputs.real=vae"]
+    with pytest.raises(UserError) as error:
+        load_config("demo", changes)
+    text = str(error.value)
+    assert text.startswith("4 mistakes in the config")
+    for line in (
+        r"demo.yaml:3: name: String should match pattern",
+        r": stages.vae.stepz: unknown key",
+        r"demo.yaml:9: stages.real.size: Input should be a valid integer",
+        r"stage 'study': input 'real' wants a generate or preprocess stage, but 'vae' is 'train'",
+    ):
+        assert line in text
+
+
+def test_given_an_input_that_comes_later_then_the_mend_is_to_move_it_up(write) -> None:
+    stages = "\n".join(
+        f"  - {{name: {name}, kind: latents, inputs: {{dataset: {dataset}, base: .}}}}"
+        for name, dataset in (("a", "b"), ("b", "."))
+    )
+    with pytest.raises(UserError, match="names 'b', which comes later: move that stage up"):
+        load_config(write(f"name: x\nstages:\n{stages}\n"))
+
+
+def test_given_an_unknown_kind_then_the_known_ones_are_listed(write) -> None:
+    with pytest.raises(UserError, match=r"run\.yaml:3: stages\.a: unknown kind 'paint'; known are 'preprocess'"):
+        load_config(write("name: x\nstages:\n  - {name: a, kind: paint}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "not YAML"),
+        ("- a", "not a mapping"),
+        ("name: ${CXR_NOT_SET}\n", r"run\.yaml:1: CXR_NOT_SET is not set\n  -> export CXR_NOT_SET="),
+        ("name: x\nstages: []\n", "stages: List should have at least 1 item"),
+    ],
+)
+def test_given_a_file_that_is_no_config_then_the_error_says_why(write, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(write(text))
+
+
+def test_given_a_name_that_is_no_file_then_the_ready_configs_are_named() -> None:
+    with pytest.raises(UserError, match="ready configs: demo, "):
+        load_config("nothing")
+
+
+@pytest.mark.parametrize("change", ["seed", "=3", "stages.nobody.steps=3", "stages=3=4", "seed.deep=3"])
+def test_given_a_bad_override_then_it_is_quoted(change: str) -> None:
+    with pytest.raises(UserError, match=f"{change.split('=')[0]}|key=value"):
+        load_config("demo", [change])
+
+
+def test_the_schema_describes_every_key() -> None:
+    schema = RunConfig.model_json_schema()
+    assert json.dumps(schema)
+    for name, definition in schema["$defs"].items():
+        for key, value in definition.get("properties", {}).items():
+            assert "description" in value or "$ref" in value or "const" in value, f"{name}.{key} has no description"
