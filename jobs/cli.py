@@ -197,3 +197,7 @@ def main() -> None:
             raise
         typer.echo(f"cxr: {text}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

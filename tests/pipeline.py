@@ -1,0 +1,116 @@
+"""A whole pipeline small enough for tests, driven by the real command in processes of its own."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cxr_core.runs.run import Run, StageFolder
+
+NANO = """\
+name: nano
+seed: 5
+stages:
+  - name: real
+    kind: preprocess
+    data: {kind: phantom, images: 240, seed: 3, size: 64}
+    size: 32
+    shard_size: 20
+  - name: vae
+    kind: train
+    model: vae
+    preset: nano
+    inputs: {dataset: real}
+    steps: 24
+    batch_size: 8
+    checkpoint_every: 8
+    learning_rate: 1.0e-3
+    validation_images: 8
+  - name: latents
+    kind: latents
+    inputs: {dataset: real, base: vae}
+    batch_size: 16
+    shard_size: 64
+  - name: diffusion
+    kind: train
+    model: diffusion
+    inputs: {latents: latents, base: vae}
+    steps: 160
+    batch_size: 8
+    checkpoint_every: 16
+    keep: {last: 2, every: 80}
+    learning_rate: 1.0e-3
+    validation_images: 8
+    preview: {num_prompts: 2, steps: 2}
+  - name: synthetic
+    kind: generate
+    inputs: {model: diffusion, like: real}
+    request: {balanced: [No Finding, Effusion], num_images: 192}
+    steps: 4
+    batch_size: 8
+    shard_size: 8
+"""
+"""The stages that must survive a kill; small models, many shards."""
+
+
+def cxr(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the real command to its end."""
+    command = [sys.executable, "-m", "jobs.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **options)
+
+
+def run_nano(config: Path, runs: Path, *words: str) -> None:
+    """Run a config and insist that it ends well."""
+    done = cxr("run", config, "--runs", runs, *words)
+    assert done.returncode == 0, done.stderr
+
+
+def stage_folder(runs: Path, stage: str) -> StageFolder:
+    return Run.open(runs / "nano").stage(stage)
+
+
+def losses(folder: StageFolder) -> list[str]:
+    """All lines of the metrics of a train stage in order of steps, to the last bit of each number."""
+    return [line for r in folder.receipts() for line in r.path(folder.path, "metrics").read_text().splitlines()]
+
+
+def copy_until(runs: Path, target: Path, stage: str) -> None:
+    """A run folder that holds all stages before `stage`."""
+    run = Run.open(runs / "nano")
+    names = [entry["name"] for entry in run.config["stages"]]
+    later = set(names[names.index(stage) :])
+    shutil.copytree(run.root, target / "nano", ignore=lambda folder, found: later & set(found))
+
+
+def kill_at_random_moments(config: Path, runs: Path, stage: str, *, num_kills: int, seed: int) -> list[int]:
+    """Start the stage and kill -9 its process, `num_kills` times; return the receipts that were there each time.
+
+    The moments are drawn from `seed`: a number of receipts to wait for, and a time after that.
+    """
+    draw = random.Random(seed)
+    folder = StageFolder(runs / "nano" / stage)
+    seen = []
+    for _ in range(num_kills):
+        wanted = len(folder.done()) + draw.randint(0, 2)
+        delay = draw.uniform(0, 0.4)
+        command = [sys.executable, "-m", "jobs.cli", "run", str(config), "--runs", str(runs), "--stage", stage]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+            _wait_for_work(process, folder, wanted)
+            time.sleep(delay)
+            process.kill()
+        seen.append(len(folder.done()))
+    return seen
+
+
+def _wait_for_work(process: subprocess.Popen[bytes], folder: StageFolder, wanted: int) -> None:
+    attempts = folder.path / "attempts"
+    before = {entry.name for entry in attempts.iterdir()} if attempts.is_dir() else set()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        started = attempts.is_dir() and {entry.name for entry in attempts.iterdir()} > before
+        if started and len(folder.done()) >= wanted:
+            return
+        time.sleep(0.01)
