@@ -41,6 +41,11 @@ class Request(Settings):
             raise ValueError(f"{given[0]} needs num_images, e.g. num_images: 1000")
         return self
 
+    @property
+    def total(self) -> int:
+        """Images in all."""
+        return self.num_images if self.num_images is not None else sum((self.counts or {}).values())
+
 
 class GenerateStage(StageSettings):
     """Draw a labelled synthetic Dataset from a trained model."""

@@ -1,0 +1,166 @@
+"""From a request to the exact list of images: allocated without chance, shuffled once, seeded each."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxr_core.data.findings import NO_FINDING, Findings
+from cxr_core.errors import UserError
+from cxr_core.generation.settings import Request
+from cxr_core.seeds import derive_seed
+
+JOIN = "|"
+"""Between the findings of a combination, as in Data_Entry_2017.csv."""
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("labels", pa.int64()),  # bits, see Findings
+        ("view", pa.string()),  # PA, AP or "" when unknown
+        ("prompt", pa.dictionary(pa.int32(), pa.string())),
+        ("seed", pa.int64()),  # of the image's noise
+    ]
+)
+
+
+def largest_remainder(weights: Sequence[int], total: int) -> np.ndarray:
+    """Share `total` in proportion to `weights`: int64 of the same length that sums to `total`.
+
+    Every share is its exact quota rounded down or up; the largest remainders go up, the earlier one where two are
+    equal (Hamilton's method). Computed in integers, so nothing depends on rounding. At least one weight is positive.
+    """
+    whole = sum(map(int, weights))
+    quotas = [divmod(total * int(weight), whole) for weight in weights]
+    shares = np.array([floor for floor, _ in quotas], np.int64)
+    left = total - int(shares.sum())
+    shares[sorted(range(len(quotas)), key=lambda i: -quotas[i][1])[:left]] += 1
+    return shares
+
+
+def allocate(request: Request, real: pd.DataFrame, findings: Findings, *, where: str = "request") -> pd.DataFrame:
+    """How many images of which labels and view: a row (labels, view, num_images) each, num_images > 0.
+
+    `real` is a Dataset's rows; only its training images are looked at. Raises UserError naming `where` for an unknown
+    finding, a combination asked for twice, or one that no real training image has where the view is to be like theirs.
+    """
+    train = real.loc[real["split"] == "train", ["labels", "view"]]
+    if request.like is not None:
+        assert request.num_images is not None
+        cells = _like_train(train, request, where)
+    else:
+        wanted = _wanted(request, findings, where)
+        cells = [cell for name, num in wanted for cell in _by_view(train, findings, name, num, request.view, where)]
+    table = pd.DataFrame(cells, columns=["labels", "view", "num_images"])
+    return table[table["num_images"] > 0].reset_index(drop=True)
+
+
+def _wanted(request: Request, findings: Findings, where: str) -> list[tuple[str, int]]:
+    """(combination, images) of `counts` or `balanced`."""
+    if request.counts is not None:
+        names, numbers = list(request.counts), list(request.counts.values())
+    else:
+        names = list(request.balanced or ())
+        numbers = largest_remainder([1] * len(names), request.num_images or 0).tolist()
+    seen: dict[int, str] = {}
+    for name in names:
+        bits = combination(name, findings, where=where)
+        if bits in seen:
+            raise UserError(f"{seen[bits]!r} and {name!r} are the same images", where=where, mend="name them once")
+        seen[bits] = name
+    return list(zip(names, numbers, strict=True))
+
+
+def combination(name: str, findings: Findings, *, where: str) -> int:
+    """Bits of "Effusion|Cardiomegaly". Raises UserError for an unknown finding, or No Finding beside another."""
+    parts = [part.strip() for part in name.split(JOIN)]
+    if NO_FINDING in parts and len(parts) > 1:
+        raise UserError(f"{name!r} contradicts itself", where=where, mend=f"ask for {NO_FINDING!r} by itself")
+    try:
+        return findings.encode(parts)
+    except UserError as error:
+        raise UserError(error.what, where=where, mend=error.mend) from None
+
+
+def _like_train(train: pd.DataFrame, request: Request, where: str) -> list[tuple[int, str, int]]:
+    if train.empty:
+        raise UserError("nothing to be like: the real Dataset has no training images", where=where, mend="use counts")
+    if request.view != "real":
+        train = train.assign(view=request.view)
+    real = train.value_counts(sort=False).sort_index()
+    shares = largest_remainder(real.tolist(), request.num_images or 0)
+    return [(labels, view, num) for (labels, view), num in zip(real.index, shares.tolist(), strict=True)]
+
+
+def _by_view(
+    train: pd.DataFrame, findings: Findings, name: str, num_images: int, view: str, where: str
+) -> Iterable[tuple[int, str, int]]:
+    """Images of one combination over the views of the real training images that have all of its findings."""
+    bits = combination(name, findings, where=where)
+    if view != "real":
+        return [(bits, view, num_images)]
+    has = train["labels"] & bits == bits if bits else train["labels"] == 0
+    views = train.loc[has, "view"].value_counts().sort_index()
+    if views.empty:
+        raise UserError(
+            f"nothing to be like: no real training image has {name!r}, so its views are unknown",
+            where=where,
+            mend="set request.view to PA or AP, or ask for something else",
+        )
+    shares = largest_remainder(views.tolist(), num_images).tolist()
+    return [(bits, view, num) for view, num in zip(views.index, shares, strict=True)]
+
+
+def exact_list(cells: pd.DataFrame, prompt: Callable[[int, str], str], seed: int) -> pa.Table:
+    """The images of an allocation, one row each (`SCHEMA`), by image id.
+
+    Their order is shuffled once by `seed`, so that batches mix prompts and any first part is like the whole.
+    `prompt` makes the text of (labels, view). An image's seed is a function of `seed` and its id alone.
+    """
+    which = np.repeat(np.arange(len(cells)), cells["num_images"])
+    which = np.random.default_rng(derive_seed(seed, "order")).permutation(which)
+    prompts = [prompt(int(labels), view) for labels, view in zip(cells["labels"], cells["view"], strict=True)]
+    ids = [f"syn-{i:08d}" for i in range(len(which))]
+    columns = {
+        "image_id": ids,
+        "labels": cells["labels"].to_numpy(np.int64)[which],
+        "view": pa.array(cells["view"].tolist(), pa.string()).take(pa.array(which)),
+        "prompt": pa.DictionaryArray.from_arrays(pa.array(which, pa.int32()), pa.array(prompts, pa.string())),
+        "seed": [image_seed(seed, image_id) for image_id in ids],
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def image_seed(seed: int, image_id: str, draw: int = 0) -> int:
+    """Seed of the noise of one image's draw; a re-draw is draw 1, 2 ..."""
+    return derive_seed(seed, image_id, draw)
+
+
+def write_list(path: Path, images: pa.Table, shard_size: int) -> None:
+    """Parquet with one row group per shard, so that a shard reads its own rows only."""
+    pq.write_table(images, path, row_group_size=shard_size, compression="zstd")
+
+
+def read_list(path: Path, shard: int) -> pa.Table:
+    """The rows of the shard of this number."""
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(shard)
+
+
+def describe(cells: pd.DataFrame, findings: Findings, *, most: int = 12) -> list[str]:
+    """The exact distribution in lines for people, the largest first: `100 Edema (AP 85, PA 15)`."""
+    views: dict[int, dict[str, int]] = {}
+    for labels, view, num in cells.itertuples(index=False):
+        views.setdefault(labels, {})[view or "unknown view"] = num
+    ranked = sorted(views.items(), key=lambda item: -sum(item[1].values()))
+    lines = [
+        f"{sum(nums.values())} {JOIN.join(findings.decode(labels))} ({', '.join(f'{v} {n}' for v, n in nums.items())})"
+        for labels, nums in ranked[:most]
+    ]
+    rest = ranked[most:]
+    if rest:
+        lines.append(f"{sum(sum(nums.values()) for _, nums in rest)} of {len(rest)} rarer combinations")
+    return lines

@@ -1,0 +1,79 @@
+"""Small Datasets with a known answer: grey noise, and a bright square where an image has the planted finding."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr_core.data.dataset import Dataset, ShardWriter, pixel_sha256, write_index
+from cxr_core.data.findings import NIH, Findings
+from cxr_core.data.png import encode_grey
+from cxr_core.runs.files import sha256_file
+
+ABOUT = {"prompts": {"style": "clinical"}}
+
+
+def planted_row(image_id: str, **values: Any) -> dict[str, Any]:
+    """A row of the Dataset's schema with everything that a test does not care for."""
+    return {
+        "image_id": image_id,
+        "patient_id": image_id,
+        "split": "train",
+        "view": "PA",
+        "age": 50.0,
+        "sex": "F",
+        "follow_up": 0,
+        "labels": 0,
+        "boxes": [],
+        "prompt": "",
+        "seed": None,
+        "generation": "",
+        "source_sha256": "",
+        **values,
+    }
+
+
+def planted_rows(num_images: int, *, finding: str = "Effusion", split: str = "train", start: int = 0) -> list[dict]:
+    """Every other image has the finding; two images a patient; one in three is AP."""
+    rows = []
+    for i in range(start, start + num_images):
+        labels = NIH.bit(finding) if i % 2 else 0
+        view = "AP" if i % 3 == 0 else "PA"
+        patient = f"{split}{i // 2:05d}"
+        rows.append(planted_row(f"{split}-{i:05d}", patient_id=patient, split=split, view=view, labels=labels))
+    return rows
+
+
+def planted_image(row: Mapping[str, Any], size: int) -> np.ndarray:
+    """Noise from the image's id; a bright square at a random place if it has any finding."""
+    noise = np.random.default_rng(list(row["image_id"].encode()))
+    pixels = noise.integers(60, 120, (size, size), dtype=np.uint8)
+    if row["labels"]:
+        side = size // 4
+        y, x = noise.integers(0, size - side, 2)
+        pixels[y : y + side, x : x + side] = 240
+    return pixels
+
+
+def write_planted(
+    folder: Path, rows: list[dict], *, size: int = 32, findings: Findings = NIH, synthetic: bool = False
+) -> Dataset:
+    """Draw the images of `rows` and write them as a Dataset of one shard."""
+    (folder / "shards").mkdir(parents=True)
+    tar = folder / "shards" / "00000.tar"
+    with ShardWriter(tar, findings) as writer:
+        for row in rows:
+            pixels = planted_image(row, size)
+            facts = {"width": size, "height": size, "pixel_sha256": pixel_sha256(pixels)}
+            writer.add(encode_grey(pixels), {**row, **facts})
+    table: pd.DataFrame = writer.rows().to_pandas().assign(shard="shards/00000.tar")
+    shard = {
+        "name": "shards/00000.tar",
+        "bytes": tar.stat().st_size,
+        "sha256": sha256_file(tar),
+        "num_images": len(rows),
+    }
+    write_index(folder, table, [shard], findings=findings, size=size, synthetic=synthetic, about=ABOUT)
+    return Dataset.open(folder)
