@@ -1,0 +1,175 @@
+"""The form of metrics.json: what an evaluate stage found, for the report and for programs.
+
+Where a number could not be had, its place holds null and `not_run` says why, e.g. "real training images with Edema: 49
+of 500". Accuracy and AUROC lie in 0..1.
+"""
+
+from typing import Literal
+
+from cxr_core.settings import Settings
+
+FILE = "metrics.json"
+
+Arm = Literal["real", "mixed", "half"]
+"""Training images: n real; n/2 real and n/2 synthetic; the same n/2 real alone."""
+
+
+class Interval(Settings):
+    """A number with its 95 % bootstrap interval."""
+
+    value: float
+    """The number itself, on all test images."""
+    low: float
+    """2.5th percentile of the resamples."""
+    high: float
+    """97.5th percentile of the resamples."""
+
+
+class Scores(Settings):
+    """How well something tells the finding on the test images."""
+
+    accuracy: Interval
+    """Share of test images told rightly; half of them have the finding."""
+    auroc: Interval
+    """Area under the ROC curve."""
+
+
+class SeedScores(Scores):
+    """One trained classifier. Its intervals are over test patients."""
+
+    seed: int
+    """Of the classifier's start, order and augmentation."""
+    final_loss: float
+    """Mean cross-entropy of the last epoch's training images."""
+
+
+class ArmResult(Settings):
+    """One row of the utility table."""
+
+    arm: Arm
+    """Which training images."""
+    num_real: int
+    """Real training images, both classes together."""
+    num_synthetic: int
+    """Synthetic training images, both classes together."""
+    num_real_patients: int
+    """Patients of the real training images."""
+    not_run: str | None = None
+    """Why there are no numbers."""
+    classifier: Scores | None = None
+    """Mean over the seeds; intervals over training seeds and test patients (two-level bootstrap)."""
+    seeds: tuple[SeedScores, ...] = ()
+    """Each seed by itself."""
+    view_only: Scores | None = None
+    """The same from the view alone, fitted on this arm's training images: what the classifier must beat."""
+
+
+class TestSet(Settings):
+    """The real official-test images that every arm of an experiment is judged on."""
+
+    num_images: int
+    """Both classes together, equally many of each."""
+    num_patients: int
+    """Patients of these images; none is in training."""
+    views: dict[str, dict[str, int]]
+    """View -> {"with": images with the finding, "without": images without}."""
+
+
+class UtilityResult(Settings):
+    """One experiment: can a classifier learn the finding from synthetic images?"""
+
+    finding: str
+    """The finding told."""
+    negatives: str
+    """What it was told from."""
+    rule: Literal["any", "only"]
+    """Which images have the finding: `any` with it among others, or those with it `only`."""
+    num_images: int
+    """n."""
+    image_size: int
+    """Pixels a side that the classifier saw."""
+    augment: Literal["study", "none"]
+    """Of training images; test images are never augmented."""
+    epochs: int
+    """Passes over the training images."""
+    available: dict[str, int]
+    """Images that the cohorts were drawn from, e.g. {"real train with": 1378}."""
+    not_run: str | None = None
+    """Why there is no arm at all: too few test images."""
+    test: TestSet | None = None
+    """What all arms are judged on."""
+    arms: tuple[ArmResult, ...] = ()
+    """In the order real, mixed, half."""
+    value_of_synthetic: Scores | None = None
+    """Mixed minus half, paired by seed and patient: what n/2 synthetic images added to n/2 real ones."""
+
+
+class Grid(Settings):
+    """A picture: real images in the upper row, synthetic ones in the lower."""
+
+    finding: str
+    """What they all have; alone, where there are enough such images."""
+    path: str | None
+    """PNG, relative to the stage's folder; null if there was nothing to show."""
+    num_columns: int
+    """Images in each row."""
+
+
+class Published(Settings):
+    """A row of the study's table, to be read beside ours and not against it."""
+
+    arm: Arm
+    """Which training images."""
+    finding: str
+    """The finding told from No Finding."""
+    num_real: int
+    """Real training images."""
+    num_synthetic: int
+    """Synthetic training images."""
+    num_test: int
+    """Test images."""
+    accuracy: float
+    """As printed, of one run, without an interval."""
+
+
+STUDY_SOURCE = "Malik and Humair (2023), arXiv 2305.18927, Table I"
+STUDY_CAVEAT = (
+    "One run each; its code takes the test images from the training list, splits by listing order and not by patient, "
+    "and augments the test images too, so these rows are likely too high."
+)
+STUDY = (
+    Published(arm="real", finding="Edema", num_real=1000, num_synthetic=0, num_test=300, accuracy=0.81),
+    Published(arm="mixed", finding="Edema", num_real=500, num_synthetic=500, num_test=300, accuracy=0.73),
+)
+
+
+class Compared(Settings):
+    """One of the Datasets compared."""
+
+    digest: str
+    """Its digest."""
+    num_images: int
+    """Its images."""
+    size: int
+    """Pixels a side."""
+
+
+class Metrics(Settings):
+    """The whole of metrics.json."""
+
+    format: Literal[1] = 1
+    """Version of this form."""
+    real: Compared
+    """The real Dataset."""
+    synthetic: Compared
+    """The synthetic Dataset."""
+    utility: tuple[UtilityResult, ...] = ()
+    """In the order of the settings."""
+    grids: tuple[Grid, ...] = ()
+    """In the order of the settings."""
+    published: tuple[Published, ...] = STUDY
+    """The study's rows."""
+    published_source: str = STUDY_SOURCE
+    """Where they are from."""
+    published_caveat: str = STUDY_CAVEAT
+    """What to know before comparing."""
