@@ -35,7 +35,31 @@ SIZE_WORDS = ("tiny", "small", "medium", "large", "size")
 
 SEVERITY_WORDS = ("mild", "moderate", "severe", "slight", "marked")
 
+UNKNOWN = "unknown"
+"""What a template says of a view, an age or a sex that is not known."""
+
 JOINING_WORDS = ("with", "in", "the", "of", "and", "at", "on", "a", "no")
+
+CLIP_TOKENS = {
+    "apical": 2,
+    "atelectasis": 4,
+    "cardiomegaly": 4,
+    "chestxray": 3,
+    "costophrenic": 5,
+    "edema": 2,
+    "effusion": 2,
+    "emphysema": 3,
+    "hernia": 2,
+    "infiltration": 2,
+    "midline": 2,
+    "nodule": 3,
+    "perihilar": 3,
+    "pleural": 2,
+    "pneumothorax": 4,
+    "retrocardiac": 2,
+    "thickening": 2,
+}
+"""Tokens of those words that CLIP's vocabulary does not hold whole."""
 
 
 def study_words(finding: str) -> str:
@@ -53,5 +77,14 @@ def prompt_words() -> tuple[str, ...]:
     findings = (*NIH_FINDINGS, NO_FINDING)
     phrases = [STUDY_PREFIX, CLINICAL_PREFIX, *VIEW_WORDS.values(), *SEX_WORDS.values()]
     phrases += [*map(study_words, findings), *map(plain_words, findings), *findings]
-    phrases += [*AGE_WORDS, *GRID_WORDS, *ZONE_WORDS, *SIDE_WORDS, *SIZE_WORDS, *SEVERITY_WORDS, *JOINING_WORDS]
+    phrases += [
+        *AGE_WORDS,
+        *GRID_WORDS,
+        *ZONE_WORDS,
+        *SIDE_WORDS,
+        *SIZE_WORDS,
+        *SEVERITY_WORDS,
+        *JOINING_WORDS,
+        UNKNOWN,
+    ]
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))

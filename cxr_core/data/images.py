@@ -1,0 +1,160 @@
+"""A radiograph's file to grey pixels, strictly: what is damaged is said to be, never guessed.
+
+PNG specification: https://www.w3.org/TR/png-3/.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
+
+MAX_PIXELS = 100_000_000
+"""More are refused before anything is decompressed; NIH's have a million, the largest detectors below 20."""
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_STORED = 65535
+"""Largest block that deflate stores as it is."""
+
+
+class UnusableImageError(Exception):
+    """A file that gives no image: `kind` is unreadable, truncated or too_large."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """uint8 (height, width) pixels, and what had to be converted to get them: pairs (kind, detail)."""
+
+    pixels: np.ndarray
+    oddities: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """IHDR of a PNG."""
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    interlaced: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all rows before compression, each with its filter byte."""
+        bits = self.depth * _CHANNELS[self.colour]
+        passes = _ADAM7 if self.interlaced else ((0, 0, 1, 1),)
+        sizes = [(-(-(self.width - x) // dx), -(-(self.height - y) // dy)) for x, y, dx, dy in passes]
+        return sum(h * (1 + -(-w * bits // 8)) for w, h in sizes if w > 0 and h > 0)
+
+
+def read_radiograph(png: bytes) -> Radiograph:
+    """Decode a PNG of any depth and colour type to 8-bit grey. Raises UnusableImageError.
+
+    Everything is checked: each chunk's CRC, the end mark, the checksum and the length of the pixel data. These are
+    inflated by ISA-L and handed to OpenCV stored, which undoes the filters: a third faster than OpenCV alone
+    (`make bench ROW=C1b`), and nothing is decompressed that the header does not announce.
+    """
+    header = read_header(png)
+    data, palette = _chunks(png)
+    raw = _inflate(data, header)
+    pixels = cv2.imdecode(np.frombuffer(_stored_png(png, palette, raw), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise UnusableImageError("unreadable", "damaged pixel data")
+    return _grey(pixels)
+
+
+def read_header(png: bytes) -> Header:
+    """The header of a PNG. Raises UnusableImageError for what is none and for more than `MAX_PIXELS`."""
+    if not png:
+        raise UnusableImageError("truncated", "an empty file")
+    if png[:8] != _SIGNATURE[: len(png)]:
+        raise UnusableImageError("unreadable", f"not a PNG file: it begins with {png[:8]!r}")
+    if len(png) < 33:
+        raise UnusableImageError("truncated", f"ends after {len(png)} bytes")
+    length, kind, width, height, depth, colour, _, _, interlace = struct.unpack(">I4sIIBBBBB", png[8:29])
+    if (length, kind) != (13, b"IHDR") or depth not in _DEPTHS.get(colour, ()) or not width or not height:
+        raise UnusableImageError("unreadable", "damaged header")
+    if width * height > MAX_PIXELS:
+        raise UnusableImageError("too_large", f"{width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels")
+    return Header(width, height, depth, colour, interlace == 1)
+
+
+def _chunks(png: bytes) -> tuple[bytes, bytes]:
+    """Compressed pixel data, and the chunks that say what their values mean (palette, transparency)."""
+    view, at = memoryview(png), len(_SIGNATURE)
+    data: list[memoryview] = []
+    palette: list[memoryview] = []
+    while at + 12 <= len(png):
+        (length,), kind = struct.unpack_from(">I", png, at), png[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(png):
+            break
+        if isal_zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise UnusableImageError("unreadable", f"damaged at bytes {at} to {end}: wrong checksum of {kind!r}")
+        if kind == b"IEND":
+            return b"".join(data), b"".join(palette)
+        if kind == b"IDAT":
+            data.append(view[at + 8 : end - 4])
+        elif kind in (b"PLTE", b"tRNS"):
+            palette.append(view[at:end])
+        at = end
+    raise UnusableImageError("truncated", f"ends after {len(png)} bytes without its end mark")
+
+
+def _inflate(data: bytes, header: Header) -> bytes:
+    inflater = isal_zlib.decompressobj()
+    try:
+        raw: bytes = inflater.decompress(data, header.num_bytes + 1)
+    except IsalError as error:
+        raise UnusableImageError("unreadable", f"damaged pixel data ({error})") from error
+    if len(raw) > header.num_bytes:
+        raise UnusableImageError("unreadable", f"more pixel data than {header.width} x {header.height} pixels need")
+    if len(raw) < header.num_bytes or not inflater.eof:
+        raise UnusableImageError("truncated", f"pixel data end after {len(raw)} of {header.num_bytes} bytes")
+    return raw
+
+
+def _stored_png(png: bytes, palette: bytes, raw: bytes) -> bytes:
+    """A PNG with the same header whose pixel data are deflated without compression."""
+    view = memoryview(raw)
+    parts: list[bytes | memoryview] = [b"\x78\x01"]
+    for at in range(0, len(raw), _STORED):
+        block = view[at : at + _STORED]
+        parts += [struct.pack("<BHH", at + _STORED >= len(raw), len(block), len(block) ^ 0xFFFF), block]
+    parts.append(struct.pack(">I", isal_zlib.adler32(raw)))
+    body = b"".join((b"IDAT", *parts))
+    chunk = (struct.pack(">I", len(body) - 4), body, struct.pack(">I", isal_zlib.crc32(body)))
+    return b"".join((png[:33], palette, *chunk, struct.pack(">I", 0), b"IEND", struct.pack(">I", zlib.crc32(b"IEND"))))
+
+
+def _grey(pixels: np.ndarray) -> Radiograph:
+    """To one 8-bit channel; OpenCV's order of channels is blue, green, red, alpha."""
+    oddities = []
+    if pixels.dtype == np.uint16:
+        oddities.append(("sixteen_bit", f"16 bits, values up to {int(pixels.max())} of 65535"))
+        pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
+    if pixels.ndim == 2:
+        return Radiograph(pixels, tuple(oddities))
+    blue, green, red, *alpha = cv2.split(pixels)
+    apart = max(int(cv2.absdiff(blue, green).max()), int(cv2.absdiff(blue, red).max()))
+    grey = cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2GRAY) if apart else blue
+    if alpha:
+        least = int(alpha[0].min())
+        oddities.append(("rgba", f"an alpha channel, {least} to 255 of 255"))
+        grey = grey if least == 255 else cv2.multiply(grey, alpha[0], scale=1 / 255)
+    if apart:
+        oddities.append(("colour", f"channels differ by up to {apart} of 255"))
+    elif not alpha:
+        oddities.append(("rgb", "three equal channels"))
+    return Radiograph(grey, tuple(oddities))

@@ -1,0 +1,153 @@
+"""The work of the preprocess stage: radiographs of any source to a Dataset of grey squares of one size."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxr_core.data.dataset import BOX, ShardWriter, dataset_digest, write_index, write_parquet
+from cxr_core.data.duplicates import drop_duplicates
+from cxr_core.data.findings import NIH, Findings
+from cxr_core.data.prepare import prepare
+from cxr_core.data.problems import read_problems, write_problems
+from cxr_core.data.settings import PhantomData, PreprocessStage, TableData
+from cxr_core.data.sources import plan_source
+from cxr_core.data.threads import in_order
+from cxr_core.errors import UserError
+from cxr_core.runs.plan import Shard, slices
+from cxr_core.runs.progress import bar
+from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.stage import Context, Draft, Estimate, Output
+
+SOURCE = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("view", pa.string()),
+        ("age", pa.float64()),
+        ("sex", pa.string()),
+        ("follow_up", pa.int64()),
+        ("labels", pa.int64()),
+        ("boxes", pa.list_(BOX)),  # in the frame of the source's box list, see `box_frame` of its settings
+        ("prompt", pa.string()),
+        ("file", pa.string()),
+        ("signs", pa.string()),  # of a phantom, JSON
+    ]
+)
+"""Columns of plan/source.parquet: what each image is made from. A row group is a shard."""
+
+
+def estimate(settings: PreprocessStage) -> Estimate:
+    """Size of the Dataset: PNG of radiographs takes about half a byte a pixel, a row of metadata about 3 kB."""
+    data = settings.data
+    num_items = data.images if isinstance(data, PhantomData) else len(plan_source(settings).rows)
+    num_items = min(num_items, settings.num_images or num_items)
+    num_shards = len(slices(num_items, settings.shard_size))
+    return Estimate(num_items, num_shards, 3 * num_shards + 6, num_items * (settings.size**2 // 2 + 3000))
+
+
+def freeze(settings: PreprocessStage, work: Path) -> Draft:
+    """Plan the source; write source.parquet and problems.csv into `work`."""
+    plan = plan_source(settings)
+    table = pa.Table.from_pandas(plan.rows[SOURCE.names], schema=SOURCE, preserve_index=False)
+    pq.write_table(table, work / "source.parquet", row_group_size=settings.shard_size, compression="zstd")
+    write_problems(work / "problems.csv", plan.problems)
+    return Draft(slices(len(plan.rows), settings.shard_size))
+
+
+def run_shard(context: Context, shard: Shard, work: Path) -> Output:
+    """Prepare the images of one shard. Raises UserError for an oddity whose policy is "fail"."""
+    settings: PreprocessStage = context.settings
+    start = time.monotonic()
+    source = pq.ParquetFile(context.plan_folder / "source.parquet")
+    rows = source.read_row_group(shard.start // settings.shard_size).to_pylist()
+    problems: list[dict[str, str]] = []
+    num_enlarged = 0
+    cv2.setNumThreads(1)  # the pool below is what uses the threads
+    with (
+        ShardWriter(work / "images.tar", findings_of(settings)) as writer,
+        bar(f"shard {shard.id}", len(rows)) as progress,
+    ):
+        for prepared in in_order(partial(prepare, settings), rows, settings.threads):
+            problems += prepared.problems
+            num_enlarged += prepared.enlarged
+            if prepared.row is not None:
+                writer.add(prepared.png, prepared.row)
+            progress.advance()
+    table = writer.rows()
+    write_parquet(work / "rows.parquet", table)
+    counts = {"images": len(table), "left_out": len(rows) - len(table), "enlarged": num_enlarged}
+    return Output(
+        paths={"tar": work / "images.tar", "rows": work / "rows.parquet"},
+        digest=dataset_digest(table.to_pandas()),
+        counts=counts,
+        problems=problems,
+        seconds={"images": round(time.monotonic() - start, 3)},
+    )
+
+
+def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """Drop duplicates, write problems.csv, index.parquet and, last, dataset.json. Returns the facts of stage.json."""
+    settings: PreprocessStage = context.settings
+    files = pq.read_table(context.plan_folder / "source.parquet", columns=["image_id", "file"]).to_pandas()
+    rows = pd.concat([_committed_rows(receipt, context.folder) for receipt in receipts], ignore_index=True)
+    rows, duplicates = drop_duplicates(
+        rows, settings.policies, dict(zip(files["image_id"], files["file"], strict=True))
+    )
+    planned = read_problems(context.plan_folder / "problems.csv")
+    of_shards = (found for receipt in receipts for found in receipt.problems)
+    num_problems = write_problems(context.folder / "problems.csv", planned, of_shards, duplicates)
+    if rows.empty:
+        raise UserError(
+            f"no image is left of {len(files)}; problems: {num_problems}",
+            where=str(context.folder / "problems.csv"),
+            mend="correct `expect_size` or `policies`, and start a run under another name",
+        )
+    info = write_index(
+        context.folder,
+        rows,
+        [_shard_facts(receipt) for receipt in receipts],
+        findings=findings_of(settings),
+        size=settings.size,
+        about={
+            "source": settings.data.model_dump(mode="json"),
+            "prompts": settings.prompts.model_dump(mode="json"),
+            "problems": num_problems,
+        },
+    )
+    splits = {str(split): int(num) for split, num in rows["split"].value_counts().sort_index().items()}
+    num_enlarged = sum(receipt.counts["enlarged"] for receipt in receipts)
+    return {
+        "digest": info.digest,
+        "num_images": info.num_images,
+        "num_patients": int(rows["patient_id"].nunique()),
+        "num_enlarged": num_enlarged,
+        "splits": splits,
+        "problems": num_problems,
+    }
+
+
+def findings_of(settings: PreprocessStage) -> Findings:
+    return Findings(settings.data.findings) if isinstance(settings.data, TableData) else NIH
+
+
+def _committed_rows(receipt: Receipt, folder: Path) -> pd.DataFrame:
+    rows = pq.read_table(receipt.path(folder, "rows")).to_pandas()
+    return rows.assign(shard=f"shards/{receipt.path(folder, 'tar').name}")
+
+
+def _shard_facts(receipt: Receipt) -> dict[str, Any]:
+    tar = next(data for data in receipt.data if data.role == "tar")
+    return {
+        "name": f"shards/{tar.name}",
+        "bytes": tar.bytes,
+        "sha256": tar.sha256,
+        "num_images": receipt.counts["images"],
+    }

@@ -1,0 +1,132 @@
+"""Images in words, and the count of a text's tokens."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from cxr_core.data.findings import Findings
+from cxr_core.data.settings import PromptSettings
+from cxr_core.data.words import (
+    CLINICAL_PREFIX,
+    CLIP_TOKENS,
+    SEX_WORDS,
+    STUDY_PREFIX,
+    UNKNOWN,
+    VIEW_WORDS,
+    plain_words,
+    prompt_words,
+    study_words,
+)
+from cxr_core.errors import UserError
+
+MAX_TOKENS = 77
+"""Of CLIP's text encoder, the begin and the end mark included."""
+
+_PIECE = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
+"""What CLIP's tokenizer splits a text into before it looks for pairs: words, single digits, runs of signs."""
+
+
+class PromptWriter:
+    """Writes the prompt of an image from its labels; training and sampling use the same one."""
+
+    def __init__(self, settings: PromptSettings, findings: Findings) -> None:
+        self.settings, self.findings = settings, findings
+        self._write = {"study": self._study, "clinical": self._clinical, "template": self._template}[settings.style]
+
+    def __call__(self, labels: int, view: str = "", age: float | None = None, sex: str = "") -> str:
+        """`labels` as bits, `view` PA, AP or "", `age` in years or None (NaN), `sex` M, F or ""."""
+        known = None if age is None or math.isnan(age) else int(age)
+        return self._write(self.findings.decode(labels), view, known, sex)
+
+    def _study(self, names: tuple[str, ...], view: str, age: int | None, sex: str) -> str:
+        return " ".join((STUDY_PREFIX, *map(study_words, names)))
+
+    def _clinical(self, names: tuple[str, ...], view: str, age: int | None, sex: str) -> str:
+        who = [f"{age} year old"] if self.settings.age and age is not None else []
+        who += [SEX_WORDS[sex]] if self.settings.sex and sex else []
+        seen = [VIEW_WORDS[view]] if self.settings.view and view else []
+        return ", ".join((CLINICAL_PREFIX, *seen, *filter(None, [" ".join(who)]), *map(plain_words, names)))
+
+    def _template(self, names: tuple[str, ...], view: str, age: int | None, sex: str) -> str:
+        return str(self.settings.template).format(
+            findings=", ".join(map(plain_words, names)),
+            names=", ".join(names),
+            view=view or UNKNOWN,
+            age=UNKNOWN if age is None else age,
+            sex=SEX_WORDS.get(sex, UNKNOWN),
+        )
+
+
+def token_counter(tokenizer: Path | None) -> Callable[[str], int]:
+    """A function that counts a prompt's tokens with begin and end mark, by the tokenizer in a folder or by `estimate`.
+
+    Raises UserError where the folder holds no tokenizer.
+    """
+    if tokenizer is None:
+        return estimate_tokens
+    encoder = _load(tokenizer)
+    return lambda text: len(encoder.encode(text, add_special_tokens=False).ids) + 2
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens of CLIP: exact for the words of `prompt_words`, one for every two letters of any other word."""
+    return 2 + sum(_tokens_of(piece.lower()) for piece in _PIECE.findall(text))
+
+
+def _tokens_of(piece: str) -> int:
+    if piece in CLIP_TOKENS:
+        return CLIP_TOKENS[piece]
+    if piece in _KNOWN:
+        return 1
+    return -(-len(piece) // 2) if piece.isascii() and piece.isalpha() else len(piece.encode())
+
+
+_KNOWN = frozenset(piece.lower() for word in prompt_words() for piece in _PIECE.findall(word)) | {",", "."}
+
+
+def check_lengths(prompts: dict[str, str], tokenizer: Path | None) -> None:
+    """Raise UserError for the longest prompt over `MAX_TOKENS`. `prompts` maps each distinct prompt to an image."""
+    count = token_counter(tokenizer)
+    num, text = max(((count(text), text) for text in prompts), default=(0, ""))
+    if num > MAX_TOKENS:
+        raise UserError(
+            f"a prompt has {num} tokens, CLIP reads {MAX_TOKENS}: {text!r}",
+            where=f"image {prompts[text]}",
+            mend="shorten the template, or turn age, sex or view off",
+        )
+
+
+def _load(folder: Path):  # type: ignore[no-untyped-def]
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+
+    folder = folder if not (folder / "tokenizer").is_dir() else folder / "tokenizer"
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    if not (vocabulary.is_file() and merges.is_file()):
+        raise UserError(
+            "no tokenizer: it has neither tokenizer.json nor vocab.json and merges.txt",
+            where=str(folder),
+            mend="name the `tokenizer` folder of a Stable Diffusion model, or leave prompts.tokenizer out",
+        )
+    model = BPE.from_file(str(vocabulary), str(merges), end_of_word_suffix="</w>", unk_token="<|endoftext|>")
+    return _as_clip(Tokenizer(model))
+
+
+def _as_clip(tokenizer):  # type: ignore[no-untyped-def]
+    """CLIP's way to cut a text, which vocab.json does not tell."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    return tokenizer

@@ -1,0 +1,237 @@
+"""Settings of the preprocess stage: where radiographs come from, what is done to them, and what an oddity leads to."""
+
+import string
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from cxr_core.data.findings import Findings
+from cxr_core.settings import Settings, StageSettings
+
+Missing = Literal["fail", "subset"]
+FailOrExclude = Literal["fail", "exclude"]
+Convert = Literal["fail", "exclude", "convert"]
+Keep = Literal["fail", "exclude", "keep"]
+
+
+class ChestXray14Data(Settings):
+    """NIH ChestX-ray14 as NIH publishes it (Wang et al., CVPR 2017; https://nihcc.app.box.com/v/ChestXray-NIHCC)."""
+
+    box_frame: ClassVar[int | None] = 1024
+    """BBox_List_2017.csv is in the frame of NIH's 1024-px files, whatever the size of the copy at hand."""
+
+    kind: Literal["chestxray14"]
+    """The kind of this source."""
+    metadata: Path
+    """Folder of Data_Entry_2017*.csv (with the header of 2017 or of v2020), the two lists and BBox_List_2017.csv."""
+    images: tuple[Path, ...] = ()
+    """Folders that hold the images, at any depth (`images_001/images` ...); none: they lie below `metadata`."""
+    missing: Missing = "fail"
+    """A row without an image: an error, or `subset`: go on with the images that are there."""
+    exclude_lists: tuple[Path, ...] = ()
+    """Text files of image names to leave out, e.g. known rotated or lateral images: pixels do not tell these."""
+    expect_size: PositiveInt | None = 1024
+    """Width and height that every image file has; null: any."""
+    data_entry: Path | None = None
+    """The table, where it lies elsewhere or has another name than Data_Entry_2017*.csv."""
+    train_val_list: Path | None = None
+    """The official list of training images, where it is not `metadata`/train_val_list.txt."""
+    test_list: Path | None = None
+    """The official list of test images, where it is not `metadata`/test_list.txt."""
+    boxes: Path | None = None
+    """The list of boxes, where it is not `metadata`/BBox_List_2017.csv."""
+    use_boxes: bool = True
+    """Read the list of boxes."""
+
+
+class Columns(Settings):
+    """Names of the columns of a table of one's own; null: there is no such column."""
+
+    image: str = "image"
+    """File name of the image; folders in it are ignored."""
+    patient: str = "patient"
+    """Whose image it is. Splits are by patient, so every table must have it."""
+    labels: str = "labels"
+    """Findings joined by `label_separator`, or "No Finding"."""
+    view: str | None = "view"
+    """PA or AP; empty: unknown."""
+    age: str | None = None
+    """Years ("57", "057Y"), months ("011M") or days ("004D")."""
+    sex: str | None = None
+    """M or F; empty: unknown."""
+    follow_up: str | None = None
+    """Number of the visit."""
+    split: str | None = None
+    """train, val or test. Null: split by a hash of the patient, see `test`."""
+    box: tuple[str, str, str, str, str] | None = None
+    """Columns of one box: finding, x, y, width, height, in pixels of the image file. An image with several boxes has
+    a row for each; rows without a box leave the five empty."""
+
+
+class TableData(Settings):
+    """Radiographs of one's own: one CSV and PNG files."""
+
+    box_frame: ClassVar[int | None] = None
+
+    kind: Literal["table"]
+    """The kind of this source."""
+    csv: Path
+    """The table, a row an image."""
+    images: tuple[Path, ...] = Field(min_length=1)
+    """Folders that hold the images, at any depth."""
+    findings: tuple[str, ...] = Field(min_length=1)
+    """The label vocabulary, in the order of its bits. "No Finding" is not one of them."""
+    columns: Columns = Columns()
+    """Names of the columns."""
+    label_separator: str = Field(default="|", min_length=1)
+    """What stands between two findings."""
+    test: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the patients that is test, where there is no split column."""
+    missing: Missing = "fail"
+    """A row without an image: an error, or `subset`: go on with the images that are there."""
+    exclude_lists: tuple[Path, ...] = ()
+    """Text files of image names to leave out."""
+    expect_size: PositiveInt | None = None
+    """Width and height that every image file has; null: any."""
+
+    @field_validator("findings")
+    @classmethod
+    def _vocabulary(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return Findings(names).names
+
+
+class PhantomData(Settings):
+    """Procedural radiographs, drawn on demand: no data are needed to try everything else."""
+
+    box_frame: ClassVar[int | None] = 1024
+
+    kind: Literal["phantom"]
+    """The kind of this source."""
+    images: PositiveInt
+    """How many are drawn."""
+    seed: int = 0
+    """Who is drawn: the same seed gives the same people, findings and pixels in every run."""
+    size: int = Field(default=256, ge=32, le=2048)
+    """Width and height as drawn, before `size` of the stage."""
+    view_confounding: bool = True
+    """Whether the sick are more often imaged lying (AP), as in ChestX-ray14."""
+    exclude_lists: ClassVar[tuple[Path, ...]] = ()
+    expect_size: ClassVar[int | None] = None
+
+
+Data = Annotated[ChestXray14Data | TableData | PhantomData, Field(discriminator="kind")]
+
+TEMPLATE_FIELDS = ("findings", "names", "view", "age", "sex")
+
+
+class PromptSettings(Settings):
+    """How an image is put into words. CLIP reads at most 77 tokens; a longer prompt is an error of the plan."""
+
+    style: Literal["study", "clinical", "template"] = "clinical"
+    """`study`: "ChestXRay Edema Effusion", as Malik and Humair (2023) trained. `clinical`: "frontal chest x-ray,
+    PA view, pulmonary edema, pleural effusion". `template`: your own."""
+    template: str | None = None
+    """Text with the fields {findings} ("pulmonary edema, pleural effusion"), {names} ("Edema, Effusion"),
+    {view} ("PA"), {age} ("57") and {sex} ("female"); what is not known reads "unknown"."""
+    view: bool = True
+    """`clinical` says the view, where it is known."""
+    age: bool = False
+    """`clinical` says the age. Off: demographics cost tokens and, in one reproduction, image quality."""
+    sex: bool = False
+    """`clinical` says the sex."""
+    tokenizer: Path | None = None
+    """Folder of the tokenizer that counts tokens (tokenizer.json, or vocab.json and merges.txt). Null: a count that is
+    exact for our own words and rarely too low for others."""
+
+    @model_validator(mode="after")
+    def _fits_style(self) -> Self:
+        if (self.template is not None) != (self.style == "template"):
+            raise ValueError("`template` and `style: template` go together: give both or neither")
+        if self.style != "clinical" and (self.age or self.sex):
+            raise ValueError(
+                f"age and sex belong to `style: clinical`, not {self.style}: in a template use {{age}}, {{sex}}"
+            )
+        if self.template is not None:
+            _check_template(self.template)
+        return self
+
+
+def _check_template(template: str) -> None:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"template {template!r}: {error}; write {{{{ for a brace that is no field") from error
+    fields = [(name, spec, conversion) for _, name, spec, conversion in parts if name is not None]
+    odd = [name for name, spec, conversion in fields if name not in TEMPLATE_FIELDS or spec or conversion]
+    if odd:
+        raise ValueError(f"template has {odd}; its fields are {', '.join(f'{{{name}}}' for name in TEMPLATE_FIELDS)}")
+    if not {"findings", "names"} & {name for name, _, _ in fields}:
+        raise ValueError("template says nothing of the findings: put {findings} or {names} into it")
+
+
+class Policies(Settings):
+    """What each kind of oddity leads to: `fail` stops, `exclude` leaves the image out, `convert` mends it, `keep` only
+    counts it. Every case is named in problems.csv."""
+
+    unreadable: FailOrExclude = "exclude"
+    """No PNG, or a damaged one."""
+    truncated: FailOrExclude = "exclude"
+    """A PNG whose end is missing."""
+    too_large: FailOrExclude = "exclude"
+    """More than 100 megapixels: refused before it is decompressed."""
+    wrong_size: Convert = "exclude"
+    """Another size than `expect_size`; converted, it is resized like any other."""
+    sixteen_bit: Convert = "convert"
+    """16 bits a sample: 0..65535 is scaled to 0..255."""
+    rgba: Convert = "convert"
+    """An alpha channel: laid over black."""
+    rgb: Convert = "convert"
+    """Three equal channels: one is taken."""
+    colour: Convert = "convert"
+    """Channels that differ: luminance is taken."""
+    nearly_black: Keep = "keep"
+    """Mean below 70 of 255."""
+    nearly_white: Keep = "keep"
+    """Mean above 200 of 255."""
+    box_outside: Convert = "convert"
+    """A box that leaves its image: cut at the border, or left out if nothing remains."""
+    duplicate_pixels: Keep = "exclude"
+    """Equal pixels under several names: one is kept, from the test split before val before train."""
+    contradicting_duplicates: Keep = "exclude"
+    """Equal pixels under several names with different labels: none is kept."""
+    listed: Keep = "exclude"
+    """Named in one of `exclude_lists`."""
+    other_view: Keep = "exclude"
+    """A view other than PA and AP, e.g. lateral; kept, its view counts as unknown."""
+    image_without_row: Literal["fail", "keep"] = "keep"
+    """An image file that the table does not name; it is never used."""
+    impossible_age: Convert = "convert"
+    """Over 120 years (ChestX-ray14 of 2017 has 411): the age is removed."""
+
+
+class PreprocessInputs(Settings):
+    """Preprocessing starts from `data`, not from an earlier stage."""
+
+
+class PreprocessStage(StageSettings):
+    """Verify radiographs, make them grey, square and equal in size, write prompts, split patients: a Dataset."""
+
+    kind: Literal["preprocess"]
+    """The kind of this stage."""
+    inputs: PreprocessInputs = PreprocessInputs()
+    """None."""
+    data: Data
+    """Where the radiographs come from."""
+    size: int = Field(default=512, ge=16, le=2048)
+    """Width and height in pixels. Images are padded to a square with black, then resized by area averaging."""
+    prompts: PromptSettings = PromptSettings()
+    """How images are put into words."""
+    policies: Policies = Policies()
+    """What each kind of oddity leads to."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the training patients that becomes `val`, by a hash of the patient: the same patients in every run."""
+    num_images: PositiveInt | None = None
+    """At most so many images, whole patients at a time by a hash of the patient: for quick runs."""
+    shard_size: PositiveInt = 1000
+    """Images per shard."""
