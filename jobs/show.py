@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cxr_core.data.findings import NO_FINDING
 from cxr_core.runs.run import Run, StageFolder
 
 
@@ -92,8 +93,9 @@ def show_summary(dataset: Any) -> None:
     patients = [rows.loc[rows["split"] == split, "patient_id"].nunique() for split in splits]
     lines.append(("patients", *(f"{n:,}" for n in patients), f"{rows['patient_id'].nunique():,}"))
     lines += [line(f"view {view or 'unknown'}", rows["view"] == view) for view in sorted(rows["view"].unique())]
-    lines += [line("No Finding", rows["labels"] == 0)]
-    lines += [line(name, rows["labels"] >> i & 1 == 1) for i, name in enumerate(info.findings)]
+    has = dataset.label_matrix(rows) == 1
+    lines += [line(NO_FINDING, ~has.any(axis=1))]
+    lines += [line(name, has[:, i]) for i, name in enumerate(info.findings)]
     _table(["", *splits, "all"], lines, right=1)
 
 
