@@ -1,12 +1,19 @@
-"""Contact sheets: many X-rays on one dark sheet, like films on a light box."""
+"""X-rays as pictures: contact sheets like films on a light box, and images embedded in the page."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
 
+from cxr_core.data.png import encode_grey
 from cxr_core.errors import UserError
+from cxr_core.report.blocks import Picture
+
+LARGEST = 512
+"""Pixels a side that an embedded image has at most: what a page can show, at a third of a megabyte."""
 
 _GAP = 6
 _SHEET, _INK = 18, 214
@@ -74,3 +81,17 @@ def _length(text: str) -> int:
 def _font() -> cv2.FontFace:
     """The sans serif built into OpenCV, which has letters of most scripts: the same on every machine."""
     return cv2.FontFace("sans")
+
+
+def as_picture(pixels: np.ndarray, alt: str, *, largest: int = LARGEST, **words: Any) -> Picture:
+    """A uint8 (h, w) image as a picture of the page, made smaller by area averaging if a side is above `largest`."""
+    height, width = pixels.shape
+    if max(height, width) > largest:
+        factor = largest / max(height, width)
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return Picture(data_uri(encode_grey(pixels)), width, height, alt, **words)
+
+
+def data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(png).decode()}"

@@ -1,0 +1,182 @@
+"""Charts as SVG whose colours are the page's CSS variables, so that they follow its light and dark theme.
+
+Figures are explicit objects (no pyplot, no global state); salts are fixed, so equal data give equal bytes.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from cxr_core.report.blocks import Chart
+
+_THEME = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--muted)",
+    "#030303": "var(--line)",
+    "#040404": "var(--real)",
+    "#050505": "var(--synthetic)",
+    "#060606": "var(--held-out)",
+}
+INK, MUTED, LINE, REAL, SYNTHETIC, HELD_OUT = _THEME
+"""Colours as figures use them; `_svg` replaces each by the variable of its theme."""
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.size": 12,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 12,
+    "axes.titlesize": 13,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 12,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "lines.solid_capstyle": "round",
+}
+
+
+def share_bars(
+    key: str, names: Sequence[str], groups: Sequence[tuple[str, str, Sequence[int], int]], alt: str
+) -> Chart:
+    """Horizontal bars of shares, one row a name and one bar a group, each labelled with its count.
+
+    `groups` are (label, colour, counts per name, whole of which they are shares). Shares are percentages.
+    """
+    height = 46 + len(names) * (11 * len(groups) + 10)
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(880, height)
+        thick = 0.8 / max(len(groups), 1)
+        for i, (label, colour, counts, whole) in enumerate(groups):
+            shares = [100 * number / whole if whole else 0.0 for number in counts]
+            places = np.arange(len(names)) - 0.4 + (i + 0.5) * thick
+            axes.barh(places, shares, height=thick * 0.86, color=colour, label=label)
+            for place, share, number in zip(places, shares, counts, strict=True):
+                axes.annotate(
+                    f"{number:,}", (share, place), (4, 0), textcoords="offset points", va="center",
+                    fontsize=10, color=MUTED,
+                )  # fmt: skip
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.margins(x=0.08)
+        axes.grid(axis="x")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        axes.spines["left"].set_visible(False)
+        axes.legend(loc="lower right")
+        return Chart(_svg(figure, key), alt)
+
+
+def curve(
+    key: str,
+    title: str,
+    raw: tuple[np.ndarray, np.ndarray],
+    smooth: np.ndarray | None,
+    alt: str,
+    *,
+    colour: str = REAL,
+    marks: bool = False,
+    log: bool = False,
+) -> Chart:
+    """One quantity over training steps: the values faint with their smoothing on top, or the values alone.
+
+    `raw` is (steps, values), `smooth` has a value per step; `marks` draws a dot a value.
+    """
+    steps, values = raw
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 250)
+        faint = 0.3 if smooth is not None else 1.0
+        axes.plot(
+            steps, values, color=colour, alpha=faint, lw=1.0 if smooth is not None else 1.6, marker="o" if marks else ""
+        )
+        if smooth is not None:
+            axes.plot(steps, smooth, color=colour, lw=1.8)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        if log:
+            _log_scale(axes, values)
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="y")
+        return Chart(_svg(figure, key), alt)
+
+
+def intervals(
+    key: str, rows: Sequence[tuple[str, float, float, float, str]], marks: Sequence[tuple[str, float]], alt: str, *,
+    axis: str
+) -> Chart:  # fmt: skip
+    """A dot with its interval per row (name, value, low, high, colour); dashed lines at `marks` (name, value)."""
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(880, 70 + 34 * len(rows))
+        for i, (_, value, low, high, colour) in enumerate(rows):
+            axes.plot([low, high], [i, i], color=colour, lw=2)
+            axes.plot([value], [i], "o", color=colour, ms=6)
+            axes.annotate(
+                f"{value:.2f}", (value, i), (0, 7), textcoords="offset points", ha="center", fontsize=10, color=INK
+            )
+        for name, value in marks:
+            axes.axvline(value, color=MUTED, lw=1, ls=(0, (4, 3)))
+            axes.annotate(
+                name, (value, -0.75), (4, 0), textcoords="offset points", fontsize=10, color=MUTED, va="center"
+            )
+        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.set_ylim(len(rows) - 0.5, -1)
+        axes.set_xlabel(axis)
+        axes.grid(axis="x")
+        axes.spines["left"].set_visible(False)
+        return Chart(_svg(figure, key), alt)
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure whose user units are CSS pixels: matplotlib writes SVG at 72 units an inch."""
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    return figure, axes
+
+
+def _log_scale(axes: Axes, values: np.ndarray) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(NullLocator())
+    spread = np.nanmax(values) / np.nanmin(values)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if spread > 100 else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def _svg(figure: Figure, key: str) -> str:
+    """The <svg> element alone: no declaration, no metadata, no own style; names prefixed by `key`, themed colours."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"', r'\1 style="max-width:\2px"', text, count=1)
+    text = re.sub(r'xlink:href="#', 'href="#', text)
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{key}-", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"<svg ", '<svg aria-hidden="true" focusable="false" ', text, count=1)
+    for marker, variable in _THEME.items():
+        text = text.replace(marker, variable)
+    return text.strip()

@@ -1,0 +1,179 @@
+"""The run folder as the report sees it. What is damaged is an error that names the file; what is not there is None."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.data.problems import COLUMNS
+from cxr_core.errors import UserError
+from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.run import Run, StageFolder
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One stage of the config with what its folder holds so far."""
+
+    settings: Mapping[str, Any]
+    folder: StageFolder
+
+    @property
+    def name(self) -> str:
+        return str(self.settings["name"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.settings["kind"])
+
+    @property
+    def model(self) -> str:
+        """Which model a train stage trains; empty for other kinds."""
+        return str(self.settings.get("model", ""))
+
+    @property
+    def is_done(self) -> bool:
+        return self.facts is not None
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any] | None:
+        """stage.json, or None while the stage is not finished."""
+        path = self.folder.path / "stage.json"
+        return read_object(path) if path.exists() else None
+
+    @cached_property
+    def num_planned(self) -> int | None:
+        """Shards of the frozen plan, or None before it is frozen."""
+        return len(self._plan.shards) if self._plan else None
+
+    @cached_property
+    def num_items(self) -> int:
+        """Items (images, steps) of the shards that have a receipt."""
+        done = self.folder.done()
+        return sum(shard.num_items for shard in self._plan.shards if shard.id in done) if self._plan else 0
+
+    @cached_property
+    def receipts(self) -> list[Receipt]:
+        """Receipts of all committed shards, by shard id."""
+        return self.folder.receipts()
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of work on shards, summed over their receipts, and of finalize."""
+        shards = sum(r.seconds.get("make", 0.0) + r.seconds.get("place", 0.0) for r in self.receipts)
+        recorded = (self.facts or {}).get("seconds", {})
+        return {"shards": shards, "finalize": float(recorded.get("finalize", 0.0))}
+
+    @cached_property
+    def attempts(self) -> list[str]:
+        """How each attempt ended, in the order of their ids: "finished", a cause, or "no end recorded"."""
+        folders = sorted((self.folder.path / "attempts").glob("*/"))
+        ends = [folder / "ended.json" for folder in folders]
+        return [str(read_object(end).get("cause")) if end.exists() else "no end recorded" for end in ends]
+
+    @property
+    def state(self) -> str:
+        """ "done", how many shards are, or "not run yet"."""
+        if self.is_done:
+            return "done"
+        if self.num_planned is None:
+            return "not run yet"
+        return f"{len(self.folder.done()):,} of {self.num_planned:,} shards"
+
+    @cached_property
+    def dataset(self) -> Dataset | None:
+        """The Dataset that a finished preprocess or generate stage is."""
+        return Dataset.open(self.folder.path) if self.is_done and self.kind in ("preprocess", "generate") else None
+
+    @cached_property
+    def problems(self) -> pd.DataFrame | None:
+        """problems.csv as texts, or None if the stage wrote none."""
+        path = self.folder.path / "problems.csv"
+        return read_problems(path) if path.exists() else None
+
+    def data(self, role: str) -> Iterator[Path]:
+        """The data of `role` of each committed shard, in the plan's order, without those that a keep rule removed."""
+        for receipt in self.receipts:
+            if any(data.role == role for data in receipt.data):
+                path = receipt.path(self.folder.path, role)
+                if path.exists():
+                    yield path
+
+    @cached_property
+    def _plan(self) -> Any:
+        return self.folder.plan()
+
+
+@dataclass(frozen=True)
+class RunView:
+    """All that the report is a function of."""
+
+    root: Path
+    provenance: Mapping[str, Any]
+    config: Mapping[str, Any]
+    config_text: str
+    stages: tuple[StageView, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.provenance.get("name", self.root.name))
+
+    def of_kind(self, kind: str) -> tuple[StageView, ...]:
+        return tuple(stage for stage in self.stages if stage.kind == kind)
+
+    def input_of(self, stage: StageView, role: str) -> StageView | None:
+        """The stage of this run that `stage` takes in `role`; None where the input is a folder elsewhere."""
+        wanted = stage.settings.get("inputs", {}).get(role)
+        return next((other for other in self.stages if other.name == wanted), None)
+
+
+def read_run(root: Path) -> RunView:
+    """Open a run folder. Raises UserError if `root` is none, or if its config or run.json is damaged."""
+    path = root / "config.yaml"
+    try:
+        run = Run.open(root)
+        stages = tuple(StageView(stage, run.stage(stage["name"])) for stage in run.config["stages"])
+        kinds = [stage.kind for stage in stages]  # noqa: F841 - a stage without one is damage too
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"not the config of a run ({error})", where=str(path), mend="restore the file") from error
+    return RunView(root, read_object(root / "run.json"), run.config, path.read_text(), stages)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError naming `path` if there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read as JSON ({error})", where=str(path), mend="run its stage again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"holds {type(value).__name__}, not an object", where=str(path), mend="run its stage again")
+    return value
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a .jsonl file. Raises UserError naming file and line if one is damaged."""
+    values = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            values.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"not JSON ({error})", where=f"{path}:{number}", mend="run its stage again") from error
+    return values
+
+
+def read_problems(path: Path) -> pd.DataFrame:
+    """The rows of a problems.csv as texts. Raises UserError if a column is missing."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:
+        raise UserError(f"cannot be read as CSV ({error})", where=str(path), mend="run its stage again") from error
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise UserError(f"lacks the columns {', '.join(missing)}", where=str(path), mend="run its stage again")
+    return table

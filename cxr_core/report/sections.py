@@ -1,0 +1,26 @@
+"""The sections of the page, in the order in which a reader asks."""
+
+from cxr_core.report.blocks import Section
+from cxr_core.report.datasets import dataset_section, examples_section, histogram_section, problems_section
+from cxr_core.report.evaluation import pictures_section, utility_section
+from cxr_core.report.provenance import glossary_section, provenance_section, time_section
+from cxr_core.report.read import RunView
+from cxr_core.report.summary import summary
+from cxr_core.report.training import training_section
+
+
+def sections(run: RunView) -> list[Section]:
+    """All sections; each renders what is finished and names what is not."""
+    return [
+        summary(run),
+        dataset_section(run),
+        histogram_section(run),
+        problems_section(run),
+        examples_section(run),
+        training_section(run),
+        pictures_section(run),
+        utility_section(run),
+        time_section(run),
+        provenance_section(run),
+        glossary_section(),
+    ]

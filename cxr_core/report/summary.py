@@ -1,0 +1,54 @@
+"""What was run, in one paragraph and one list."""
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.report.blocks import Column, Section, Table, Text
+from cxr_core.report.read import RunView, StageView
+from cxr_core.report.spell import count, duration, listed, several
+
+_MODELS = {"vae": "autoencoder (VAE)", "diffusion": "diffusion model"}
+
+
+def summary(run: RunView) -> Section:
+    """What the run is, and how far each stage has come."""
+    return Section("summary", "Summary", (Text(_paragraph(run)), _stage_table(run)))
+
+
+def _paragraph(run: RunView) -> str:
+    done = [stage for stage in run.stages if stage.is_done]
+    sentences = [f"{len(done)} of {several(len(run.stages), 'stage')} {'is' if len(done) == 1 else 'are'} finished."]
+    sentences += [sentence for stage in done if (sentence := _sentence(stage))]
+    waiting = [stage.name for stage in run.stages if not stage.is_done]
+    if waiting:
+        sentences.append(f"Not run yet, or not finished: {listed(waiting)}.")
+    return " ".join(sentences)
+
+
+def _sentence(stage: StageView) -> str:
+    """The headline of one finished stage; empty where it has none."""
+    if stage.dataset is not None:
+        return _dataset_sentence(stage.name, stage.dataset)
+    if stage.kind == "train":
+        steps, batch = stage.settings.get("steps"), stage.settings.get("batch_size")
+        if steps and batch:
+            model = _MODELS.get(stage.model, stage.model)
+            return f"“{stage.name}” trained the {model} for {several(steps, 'step')} of {several(batch, 'image')}."
+    return ""
+
+
+def _dataset_sentence(name: str, dataset: Dataset) -> str:
+    images = several(dataset.info.num_images, "image")
+    size = f"{dataset.info.size} × {dataset.info.size} pixels"
+    if dataset.info.synthetic:
+        return f"“{name}” holds {count(dataset.info.num_images)} synthetic images of {size}."
+    patients = several(dataset.rows["patient_id"].nunique(), "patient")
+    return f"“{name}” holds {images} of {patients}, {size}."
+
+
+def _stage_table(run: RunView) -> Table:
+    columns = [Column("stage"), Column("kind"), Column("state"), Column("time of its shards", numeric=True)]
+    rows = [[stage.name, f"{stage.kind} {stage.model}".strip(), stage.state, _time(stage)] for stage in run.stages]
+    return Table("Stages of the run, in the order of its config.", columns, rows)
+
+
+def _time(stage: StageView) -> str:
+    return duration(sum(stage.seconds.values())) if stage.folder.done() else "–"

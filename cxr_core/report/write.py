@@ -1,0 +1,41 @@
+"""From a run folder to report.html."""
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cxr_core.report.read import read_run
+from cxr_core.report.sections import sections
+from cxr_core.runs.files import write_atomic
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into a run folder, atomically, and return its path.
+
+    One file that needs no network and runs no script; a function of the folder alone, so equal folders give equal
+    bytes. Stages that are not finished are named as such. Raises UserError naming the file that is damaged.
+    """
+    path = run_folder / "report.html"
+    write_atomic(path, render(run_folder))
+    return path
+
+
+def render(run_folder: Path) -> str:
+    """The HTML of a run's report."""
+    run = read_run(run_folder)
+    made = str(run.provenance.get("created", ""))[:10]
+    subtitle = f"Run of {made}, seed {run.config.get('seed')}. X-ray images and numbers; not for clinical use."
+    return _template().render(title=run.name, subtitle=subtitle, sections=sections(run), css=_packaged("page.css"))
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_packaged("page.html"))
+
+
+def _packaged(name: str) -> str:
+    return (files("cxr_core.report") / name).read_text(encoding="utf-8")
