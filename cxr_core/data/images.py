@@ -116,7 +116,7 @@ def _inflate(data: bytes, header: Header) -> bytes:
     inflater = isal_zlib.decompressobj()
     try:
         raw: bytes = inflater.decompress(data, header.num_bytes + 1)
-    except IsalError as error:
+    except IsalError as error:  # type: ignore[misc]  # its stub calls the class an instance
         raise UnusableImageError("unreadable", f"damaged pixel data ({error})") from error
     if len(raw) > header.num_bytes:
         raise UnusableImageError("unreadable", f"more pixel data than {header.width} x {header.height} pixels need")

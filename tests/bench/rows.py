@@ -1,0 +1,20 @@
+"""Which function makes which row. Rows import what they measure when they are made, one process a row."""
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from tests.bench.harness import Row
+
+ROWS = {
+    "C1": "tests.bench.images:c1",
+    "C1b": "tests.bench.images:c1b",
+    "C2": "tests.bench.images:c2",
+}
+
+
+def make(row_id: str) -> AbstractContextManager[Row]:
+    """The row as a context manager: what it prepared on disk is gone afterwards."""
+    module, name = ROWS[row_id].split(":")
+    maker: Callable[[], AbstractContextManager[Row]] = getattr(importlib.import_module(module), name)
+    return maker()
