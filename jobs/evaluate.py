@@ -9,20 +9,110 @@ from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 
-Settings = EvaluateStage
+_PICTURES = "pictures"
+_PICTURE_BYTES = 300_000
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
-    raise NotImplementedError
+    """Classifiers to train and pictures to draw; experiments with too few images are left out when this is frozen."""
+    num_classifiers = [3 * len(entry.seeds) for entry in settings.utility]
+    num_pictures = len(settings.grids.findings) or 6
+    num_bytes = num_pictures * _PICTURE_BYTES
+    notes = []
+    for num, entry in zip(num_classifiers, settings.utility, strict=True):
+        num_bytes += num * (entry.num_test * 40 + 2000)
+        half = entry.num_images // 2
+        arms = f"{entry.num_images} real, {half} real + {half} synthetic, {half} real"
+        notes.append(f"{entry.finding}: {num} classifiers ({arms}; {len(entry.seeds)} seeds), {entry.epochs} epochs")
+    total = sum(num_classifiers) + 1
+    return Estimate(total, total, 3 * total + num_pictures + 6, num_bytes, notes)
 
 
 def freeze(context: Context, work: Path) -> Draft:
-    raise NotImplementedError
+    """Choose every experiment's images; one shard per classifier, and one for the pictures."""
+    from cxr_core.evaluation.cohort import check_findings, choose_cohort, write_cohorts
+    from cxr_core.evaluation.pictures import findings_shown
+    from cxr_core.runs.files import write_json
+
+    settings: EvaluateStage = context.settings
+    datasets = _datasets(context)
+    named = [
+        *settings.grids.findings,
+        *(name for entry in settings.utility for name in (entry.finding, entry.negatives)),
+    ]
+    check_findings(named, datasets["real"], datasets["synthetic"], where=f"stage {settings.name!r}")
+    cohorts = [choose_cohort(entry, **datasets, seed=context.seed) for entry in settings.utility]
+    write_cohorts(work, cohorts)
+    write_json(work / "grids.json", {"format": 1, "findings": findings_shown(settings.grids, datasets["synthetic"])})
+    tasks: list[tuple[str, dict[str, Any]]] = [(_PICTURES, {})]
+    for i, (entry, cohort) in enumerate(zip(settings.utility, cohorts, strict=True)):
+        for arm in cohort.arms:
+            tasks += [(_shard_id(i, arm, seed), {"entry": i, "arm": arm, "seed": seed}) for seed in entry.seeds]
+    return Draft([Shard(name, i, i + 1, extra) for i, (name, extra) in enumerate(tasks)])
 
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
-    raise NotImplementedError
+    """Draw the pictures, or train and score one classifier."""
+    from cxr_core.evaluation.cohort import read_cohorts
+    from cxr_core.evaluation.pictures import draw_grids
+    from cxr_core.evaluation.utility import run_arm
+    from cxr_core.runs.files import read_json
+    from cxr_core.seeds import derive_seed
+
+    settings: EvaluateStage = context.settings
+    datasets = _datasets(context)
+    if shard.id == _PICTURES:
+        names = read_json(context.plan_folder / "grids.json")["findings"]
+        return draw_grids(names, settings.grids, **datasets, seed=context.seed, work=work)
+    i, arm, seed = (shard.extra[key] for key in ("entry", "arm", "seed"))
+    cohort = read_cohorts(context.plan_folder)[i]
+    # The same start and order in every arm, so that arms differ in their images alone.
+    seed = derive_seed(context.seed, seed)
+    return run_arm(settings.utility[i], cohort, arm, seed, datasets, work, threads=settings.threads)
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
-    raise NotImplementedError
+    """Join all scores into tables with intervals and write metrics.json."""
+    from cxr_core.evaluation.cohort import read_cohorts
+    from cxr_core.evaluation.metrics import FILE, Metrics
+    from cxr_core.evaluation.pictures import committed_grids
+    from cxr_core.evaluation.utility import join, read_scores
+    from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
+
+    settings: EvaluateStage = context.settings
+    datasets = _datasets(context)
+    by_id = {receipt.shard: receipt for receipt in receipts}
+    utility = []
+    for i, (entry, cohort) in enumerate(zip(settings.utility, read_cohorts(context.plan_folder), strict=True)):
+        scored = {
+            (arm, seed): read_scores(by_id[_shard_id(i, arm, seed)], context.folder)
+            for arm in cohort.arms
+            for seed in entry.seeds
+        }
+        utility.append(join(entry, cohort, scored, datasets["real"], context.seed))
+    pictures = by_id[_PICTURES]
+    listed = read_json(pictures.path(context.folder, "list"))["grids"]
+    metrics = Metrics(
+        **{name: _compared(dataset) for name, dataset in datasets.items()},
+        utility=tuple(utility),
+        grids=committed_grids(listed, pictures),
+    )
+    write_json(context.folder / FILE, metrics.model_dump(mode="json"))
+    digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
+    return {"digest": sha256_text(digests), "num_classifiers": len(receipts) - 1}
+
+
+def _shard_id(entry: int, arm: str, seed: int) -> str:
+    return f"utility{entry:02d}-{arm}-{seed}"
+
+
+def _datasets(context: Context) -> dict[str, Any]:
+    from cxr_core.data.dataset import Dataset
+
+    return {name: Dataset.open(context.inputs[name]) for name in ("real", "synthetic")}
+
+
+def _compared(dataset: Any) -> Any:
+    from cxr_core.evaluation.metrics import Compared
+
+    return Compared(digest=dataset.info.digest, num_images=dataset.info.num_images, size=dataset.info.size)

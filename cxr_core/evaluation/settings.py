@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.settings import Settings, StageSettings
@@ -21,7 +21,7 @@ class Grids(Settings):
     """Pictures of real beside synthetic images."""
 
     findings: tuple[str, ...] = ()
-    """Findings shown, one picture each; empty: those with the most synthetic images."""
+    """Findings shown, one picture each; empty: the six with the most synthetic images."""
     num_columns: int = Field(default=6, ge=1, le=16)
     """Real images, and as many synthetic ones, of each finding."""
 
@@ -52,7 +52,7 @@ class Utility(Settings):
     """Of training images only. `study`: random flips left-right and up-down, and zoom by up to 20 %."""
     epochs: PositiveInt = 20
     """Passes over the training images."""
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
     """One classifier is trained per seed (its start, order and augmentation); the images stay the same."""
 
     @model_validator(mode="after")

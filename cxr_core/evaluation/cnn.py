@@ -1,0 +1,97 @@
+"""The study's classifier: a small CNN from scratch (Malik and Humair 2023, arXiv 2305.18927)."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cxr_core.evaluation.settings import Utility
+from cxr_core.runs.progress import bar
+from cxr_core.seeds import derive_seed
+
+_FILTERS = (1, 128, 128, 64, 32)
+_WIDTHS = (256, 128, 64, 2)
+_BATCH = 64
+_ZOOM = 0.2
+
+
+def study_cnn(image_size: int, seed: int) -> nn.Sequential:
+    """Four 3x3 convolutions with 128, 128, 64, 32 filters, each with 2x2 max pooling, then 256-128-64-2.
+
+    Input float32 (n, 1, image_size, image_size) in 0..1, output (n, 2) logits. The first dense layer fits the pooled
+    size. Pooling stands before ReLU, which gives the same values from a quarter of the memory. Weights start as in
+    Keras (Glorot uniform, zero biases), from a generator of `seed`.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(_FILTERS):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
+    widths = (_FILTERS[-1] * (image_size // 2 ** (len(_FILTERS) - 1)) ** 2, *_WIDTHS)
+    layers.append(nn.Flatten())
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    source = torch.Generator().manual_seed(derive_seed(seed, "weights"))
+    for weights in model.parameters():
+        if weights.ndim > 1:
+            nn.init.xavier_uniform_(weights, generator=source)
+        else:
+            nn.init.zeros_(weights)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def train(images: np.ndarray, labels: np.ndarray, entry: Utility, seed: int, *, label: str) -> tuple[nn.Module, float]:
+    """Train the CNN on uint8 images (n, size, size) and labels 0 or 1. Returns it and the last epoch's mean loss.
+
+    Adam at 0.001, batches of 64, as the study. Start, order and augmentation are functions of `seed`; `label` names
+    the work in its progress bar.
+    """
+    device = _device()
+    model = study_cnn(images.shape[-1], seed).to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    pixels, targets = _as_input(images).to(device), torch.from_numpy(labels).long().to(device)
+    source = torch.Generator().manual_seed(derive_seed(seed, "order"))
+    loss = float("nan")
+    with bar(label, entry.epochs) as progress:
+        for _ in range(entry.epochs):
+            loss = 0.0
+            for batch in _batches(len(images), source):
+                inputs = augment(pixels[batch], source) if entry.augment == "study" else pixels[batch]
+                error = F.cross_entropy(model(inputs), targets[batch])
+                optimizer.zero_grad(set_to_none=True)
+                error.backward()
+                optimizer.step()
+                loss += error.item() * len(batch) / len(images)
+            progress.advance(loss=loss)
+    return model, loss
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    """Probability of the finding for uint8 images (n, size, size): float64 (n,). Images are not augmented."""
+    model.eval()
+    parts = [model(part.to(_device())).softmax(dim=1)[:, 1] for part in _as_input(images).split(_BATCH)]
+    return torch.cat(parts).cpu().double().numpy()
+
+
+def augment(images: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+    """Each image flipped left-right and up-down with chance 1/2 each and zoomed by 0.8 to 1.2, as the study did."""
+    num = len(images)
+    flips = torch.randint(2, (num, 2), generator=source) * 2 - 1
+    zoom = 1 + _ZOOM * (2 * torch.rand(num, 1, generator=source) - 1)
+    grids = F.affine_grid(F.pad(torch.diag_embed(flips / zoom), (0, 1)), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grids.to(images.device), padding_mode="border", align_corners=False)
+
+
+def _batches(num: int, source: torch.Generator) -> Iterator[torch.Tensor]:
+    yield from torch.randperm(num, generator=source).split(_BATCH)
+
+
+def _as_input(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).unsqueeze(1).float().div(255)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
