@@ -44,9 +44,9 @@ def body_of(seed: int, patient_id: str, *, sex: str, age: int) -> Body:
     """The same body for the same (seed, patient): only the aortic knob grows with age."""
     rng = stream(seed, patient_id, "body")
     female = sex == "F"
-    habitus = float(np.clip(rng.normal(0, 0.45), -1, 1))
+    habitus = float(np.clip(rng.normal(0, 0.55), -1.2, 1.6))
     return Body(
-        half_width=(0.345 if female else 0.365) + rng.normal(0, 0.013),
+        half_width=(0.345 if female else 0.365) + rng.normal(0, 0.016),
         apex=0.115 + rng.normal(0, 0.012),
         base=0.815 + rng.normal(0, 0.018) - 0.02 * habitus,
         dome=0.095 + rng.normal(0, 0.010) + 0.012 * habitus,
@@ -134,7 +134,9 @@ class Chest:
         """Body frame to film frame; written out since a matrix product may round differently elsewhere."""
         (a, b, c), (d, e, f) = self.matrix
         x, y = curve[..., 0], curve[..., 1]
-        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
+        film = np.empty_like(curve)
+        film[..., 0], film[..., 1] = a * x + b * y + c, d * x + e * y + f
+        return film
 
     def outer(self, side: str) -> Curve:
         """Lateral border of the lung from near the midline over the apex to the costophrenic angle."""
@@ -209,7 +211,7 @@ class Chest:
             closed=True,
         )
 
-    def spine(self, y: float | NDArray[np.float64]) -> float | NDArray[np.float64]:
+    def spine(self, y: float) -> float:
         """x of the spine's axis at y."""
         bend = (y - 0.15) * (y - 0.55) * (y - 0.95) * 20
         return self.body.scoliosis * bend
@@ -233,7 +235,7 @@ def pose_of(case: Case) -> tuple[tuple[float, float, float], tuple[float, float,
 
 
 def chest_of(case: Case) -> Chest:
-    """The chest of one case. Only Cardiomegaly, Emphysema, Atelectasis, Fibrosis and Edema change its shape."""
+    """The chest of one case. Cardiomegaly, Emphysema, Atelectasis and Edema change its shape."""
     body = body_of(case.seed, case.patient_id, sex=case.sex, age=case.age)
     rng = stream(case.seed, case.image_id, "breath")
     ap = case.view == "AP"

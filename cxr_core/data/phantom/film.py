@@ -13,7 +13,7 @@ _LEVELS = 1024
 _TOP = 1.6
 """Attenuation at the end of the film's response table."""
 
-_GLYPHS = {
+_GLYPHS: dict[str, list[list[tuple[float, float]]]] = {
     "L": [[(0, 0), (0, 1), (0.7, 1)]],
     "R": [[(0, 1), (0, 0), (0.6, 0.05), (0.65, 0.4), (0, 0.5)], [(0.3, 0.5), (0.7, 1)]],
     "A": [[(0, 1), (0.35, 0), (0.7, 1)], [(0.15, 0.65), (0.55, 0.65)]],
@@ -30,7 +30,7 @@ def develop(case: Case, attenuation: Field, pen: Pen) -> NDArray[np.uint8]:
     image = table[np.clip(attenuation * (_LEVELS / _TOP), 0, _LEVELS - 1).astype(np.int32)]
     noisy = image + _noise(rng, pen.size, image)
     lettered = np.maximum(noisy, _marker(pen, rng, case.view))
-    return np.clip(lettered * _border(pen, rng, case.view) + np.float32(0.5), 0, 255).astype(np.uint8)
+    return np.clip(lettered * _border(pen, rng) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def _response(rng: np.random.Generator, view: str) -> NDArray[np.float32]:
@@ -82,21 +82,18 @@ def _marker(pen: Pen, rng: np.random.Generator, view: str) -> Field:
     y, height = rng.uniform(0.03, 0.075), rng.uniform(0.028, 0.04)
     strokes = _letter(letter, x, y, height)
     if view == "AP" and rng.random() < 0.6:
-        strokes += _letter("A", x - 0.02, y + 1.3 * height, 0.6 * height) + _letter(
-            "P", x + 0.01, y + 1.3 * height, 0.6 * height
-        )
+        for glyph, shift in (("A", -0.02), ("P", 0.01)):
+            strokes += _letter(glyph, x + shift, y + 1.3 * height, 0.6 * height)
     return 245 * pen.soften(pen.mask(*strokes), 0.0008)
 
 
 def _letter(glyph: str, x: float, y: float, height: float) -> list[Curve]:
-    return [
-        strip(np.array([(x + height * a, y + height * b) for a, b in path]), 0.17 * height) for path in _GLYPHS[glyph]
-    ]
+    return [strip(np.array(path) * height + (x, y), 0.17 * height) for path in _GLYPHS[glyph]]
 
 
-def _border(pen: Pen, rng: np.random.Generator, view: str) -> Field:
+def _border(pen: Pen, rng: np.random.Generator) -> Field:
     """Collimation: 1 inside, 0 beyond the blades' edges; many films are open to their edge."""
     keep = np.zeros((pen.size, pen.size), np.float32)
-    left, right, top, bottom = (round(pen.size * max(0.0, rng.uniform(-0.05, 0.035))) for _ in range(4))
+    left, right, top, bottom = (round(pen.size * max(0.0, rng.uniform(-0.07, 0.035))) for _ in range(4))
     keep[top : pen.size - bottom, left : pen.size - right] = 1
     return keep

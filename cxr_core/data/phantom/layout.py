@@ -1,11 +1,11 @@
 """A phantom dataset on disk, in the very layout in which NIH publishes ChestX-ray14."""
 
 import csv
-import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ from cxr_core.data.phantom.case import Case, stream
 from cxr_core.data.phantom.population import cases, population
 from cxr_core.data.phantom.render import read_bytes
 from cxr_core.errors import UserError
+from cxr_core.runs.files import atomic_path
 
 DATA_ENTRY, BBOX_LIST, TRUTH = "Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "phantom_truth.csv"
 DATA_ENTRY_HEADER = (
@@ -64,16 +65,10 @@ def write_layout(
     _refuse_used(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     table = population(num_images, seed=seed, view_confounding=view_confounding)
-    part = out.with_name(f".{out.name}.part{os.getpid()}")
-    try:
+    with atomic_path(out) as part:
         part.mkdir()
         _write_tables(part, table, seed)
         _write_images(part, table, seed=seed, size=size, processes=processes, progress=progress)
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _refuse_used(out: Path) -> None:
@@ -134,7 +129,9 @@ def _write_images(
     ]
     for parent in dict.fromkeys(path.parent for path in paths):
         parent.mkdir(parents=True)
-    with ProcessPoolExecutor(processes, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    # Not "fork": a child of a process in which OpenCV has started threads waits for them for ever.
+    context = get_context("forkserver")
+    with ProcessPoolExecutor(processes, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         for done, _ in enumerate(pool.map(partial(_write_image, size=size), todo, paths, chunksize=16), start=1):
             if progress:
                 progress(done, len(todo))

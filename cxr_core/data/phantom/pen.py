@@ -34,8 +34,9 @@ class Pen:
     def mask(self, *curves: Curve, value: int = 255, on: Mask | None = None) -> Mask:
         """The union of some closed curves as an antialiased mask."""
         film = self.blank() if on is None else on
-        for curve in curves:
-            cv2.fillPoly(film, [self.pixels(curve)], value, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS)
+        corners = np.cumsum([len(curve) for curve in curves])[:-1]
+        for outline in np.split(self.pixels(np.concatenate(curves)), corners):
+            cv2.fillPoly(film, [outline], value, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS)
         return film
 
     def soften(self, mask: Mask, blur: float) -> Field:

@@ -25,9 +25,7 @@ def draw(case: Case, size: int = 256) -> NDArray[np.uint8]:
     drawn = size * -(-MIN_DRAWN // size)
     pen = Pen(drawn, chest_of(case))
     image = develop(case, _attenuation(case, pen), pen)
-    return (
-        image if drawn == size else np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-    )
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def read_bytes(case: Case, size: int = 256) -> bytes:
@@ -42,7 +40,7 @@ def _attenuation(case: Case, pen: Pen) -> Field:
     """Attenuation along each ray: 0 is bare film, about 0.2 lung, 0.55 chest wall, 1 mediastinum."""
     chest = pen.chest
     belly = pen.mask(*(chest.belly(side) for side in SIDES))
-    lungs = {side: pen.mask(chest.lung(side)) & ~belly for side in SIDES}
+    lungs = {side: np.minimum(pen.mask(chest.lung(side)), 255 - belly) for side in SIDES}
     air, vessels = _air(pen, lungs), vessel_tree(case, pen)
     heart = pen.mask(chest.heart())
     solid = _soft_tissue(case, pen, belly) + _mediastinum(pen, heart)
@@ -82,7 +80,7 @@ def _soft_tissue(case: Case, pen: Pen, belly: Mask) -> Field:
     """Chest wall, shoulders, arms, neck, breasts and what lies under the diaphragm."""
     chest, body = pen.chest, pen.chest.body
     torso, arms = pen.mask(_torso(chest)), pen.mask(*(_arm(chest, s) for s in SIDES.values()))
-    fat = 0.03 * body.habitus
+    fat = 0.045 * body.habitus
     tissue = (0.30 + fat) * pen.soften(torso, 0.004) + 0.24 * pen.soften(torso, 0.060)
     tissue = tissue + 0.34 * pen.soften(arms, 0.004) * (1 - pen.soften(torso, 0.004))
     tissue = tissue + (0.17 * pen.soften(belly, 0.0035) + 0.11 * pen.soften(belly, 0.030)) * pen.soften(torso, 0.030)
@@ -94,7 +92,7 @@ def _soft_tissue(case: Case, pen: Pen, belly: Mask) -> Field:
 def _torso(chest: Chest) -> Curve:
     """Outline of neck, shoulders and trunk."""
     b, w = chest.body, chest.half_width
-    wall = w + 0.045 + 0.030 * b.habitus
+    wall = w + 0.045 + 0.032 * b.habitus
     slope = b.shoulder + (-0.025 if chest.view == "AP" else 0)
     half = [(0.085, -0.3), (0.085, 0.0), (0.105, 0.055), (0.20, 0.088 + slope), (0.33, 0.110 + slope)]
     half += [(0.42, 0.155 + slope), (0.445, 0.25), (wall + 0.035, 0.36), (wall + 0.008, 0.46), (wall + 0.004, 0.65)]

@@ -235,7 +235,8 @@ def _consolidation(chest: Chest, severity: float, side: str, rng: np.random.Gene
         Layer((lobe,), "opacity", 0.55 + 0.33 * severity, blur=0.0065, grain=0.12, within=side),  # type: ignore[arg-type]
         Layer(tuple(_bronchi(x, y, s, far, rng)), "lucency", 0.09, blur=0.002, within=side),  # type: ignore[arg-type]
     )
-    return Placed(layers, _padded(np.clip(lobe, -chest.half_width, chest.half_width), 0.010))
+    corner = (chest.half_width, chest.base)
+    return Placed(layers, _padded(np.clip(lobe, (-chest.half_width, chest.apex), corner), 0.010))
 
 
 def _bronchi(x: float, y: float, s: int, far: float, rng: np.random.Generator) -> list[Curve]:

@@ -1,12 +1,19 @@
 """The bones of a frontal chest film."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cxr_core.data.phantom.anatomy import SIDES, Chest, Curve, ellipse, smooth, strip
 from cxr_core.data.phantom.pen import Field, Mask, Pen
 
 NUM_RIBS = 12
+FRONT = slice(1, 7)
+"""Ribs whose anterior part has bone enough to be seen."""
 NUM_VERTEBRAE = 17
+_BODY = np.array([(-1, 0), (1, 0), (0.90, 0.5), (1, 1), (-1, 1), (-0.90, 0.5)])
+"""A vertebral body in half widths and heights."""
+_PROCESS = np.array([(-0.004, 0.50), (0.004, 0.50), (0.006, 0.98), (-0.006, 0.98)])
+"""A spinous process in film widths and vertebral heights."""
 
 
 def attenuation(pen: Pen, belly: Mask) -> Field:
@@ -16,21 +23,30 @@ def attenuation(pen: Pen, belly: Mask) -> Field:
 
 def _ribs(pen: Pen, belly: Mask) -> Field:
     """Ribs as tubes: a bright cortex round a paler core, so that front and back ribs cross as on a film."""
-    back, front = pen.blank(), pen.blank()
+    chest, back, front = pen.chest, pen.blank(), pen.blank()
+    widths = chest.body.rib_width * np.minimum(1.0, 0.75 + 0.06 * np.arange(NUM_RIBS))
     for side in SIDES:
-        for number in range(NUM_RIBS):
-            width = pen.chest.body.rib_width * min(1.0, 0.75 + 0.06 * number)
-            _tube(pen, back, back_rib(pen.chest, side, number), width)
-            if 0 < number < 7:
-                _tube(pen, front, front_rib(pen.chest, side, number), width * 1.15, core=170)
+        ribs = np.stack([back_rib(chest, side, number) for number in range(NUM_RIBS)])
+        _tubes(pen, back, ribs, widths)
+        _tubes(
+            pen,
+            front,
+            np.stack([front_rib(chest, side, number, ribs[number]) for number in range(NUM_RIBS)[FRONT]]),
+            1.15 * widths[FRONT],
+        )
     return (1 - 0.55 * pen.soften(belly, 0.010)) * (
         0.120 * pen.soften(back, 0.0018) + 0.070 * pen.soften(front, 0.0030)
     )
 
 
-def _tube(pen: Pen, film: Mask, path: Curve, width: float, *, core: int = 150) -> None:
-    pen.mask(strip(path, width), on=film)
-    pen.mask(strip(path, width * 0.62), value=core, on=film)
+def _tubes(pen: Pen, film: Mask, paths: Curve, widths: NDArray[np.float64], *, core: int = 155) -> None:
+    """Tubes along paths of shape (n, points, 2)."""
+    pen.mask(*strip(paths, widths[:, None]), on=film)
+    pen.mask(*strip(paths, 0.62 * widths[:, None]), value=core, on=film)
+
+
+def _tube(pen: Pen, film: Mask, path: Curve, width: float, *, core: int) -> None:
+    _tubes(pen, film, path[None], np.array([width]), core=core)
 
 
 def back_rib(chest: Chest, side: str, number: int) -> Curve:
@@ -50,10 +66,9 @@ def back_rib(chest: Chest, side: str, number: int) -> Curve:
     return smooth([(s * x, y) for x, y in points])
 
 
-def front_rib(chest: Chest, side: str, number: int) -> Curve:
-    """Axis of an anterior rib from the chest wall down towards the breastbone, ending at its cartilage."""
+def front_rib(chest: Chest, side: str, number: int, rib: Curve) -> Curve:
+    """Axis of the anterior part of `rib` from the chest wall down towards the breastbone, ending at its cartilage."""
     s = SIDES[side]
-    rib = back_rib(chest, side, number)
     wall, y = abs(rib[-1, 0]), rib[-1, 1]
     reach = (0.50 - 0.035 * abs(number - 3)) * wall
     fall = 0.050 + 0.010 * number
@@ -127,27 +142,14 @@ def _blade_spine(chest: Chest, s: int) -> Curve:
 
 def _spine(pen: Pen) -> Field:
     """Vertebral bodies with the discs between them, pedicles and spinous processes."""
-    bodies, details = pen.blank(), pen.blank()
-    chest, y = pen.chest, -0.02
+    bodies, pedicles, processes = [], [], []
+    y = -0.02
     for number in range(NUM_VERTEBRAE):
-        height = 0.044 + 0.0016 * number
-        half, x = 0.027 + 0.0009 * number, float(chest.spine(y + height / 2))
-        _vertebra(pen, bodies, details, x, y, half, height)
+        height, half = 0.044 + 0.0016 * number, 0.027 + 0.0009 * number
+        x = pen.chest.spine(y + height / 2)
+        bodies.append(np.array([x, y]) + _BODY * (half, height))
+        pedicles += [ellipse(x + s * 0.62 * half, y + 0.36 * height, 0.0050, 0.0085, points=10) for s in (-1, 1)]
+        processes.append(np.array([x, y]) + _PROCESS * (1, height))
         y += height + 0.0075
-    return 0.075 * pen.soften(bodies, 0.0022) + 0.065 * pen.soften(details, 0.0018)
-
-
-def _vertebra(pen: Pen, bodies: Mask, details: Mask, x: float, y: float, half: float, height: float) -> None:
-    waist = half * 0.90
-    outline = [(x - half, y), (x + half, y), (x + waist, y + height / 2), (x + half, y + height)]
-    outline += [(x - half, y + height), (x - waist, y + height / 2)]
-    pen.mask(np.array(outline), on=bodies)
-    for s in (-1, 1):
-        pen.mask(ellipse(x + s * 0.62 * half, y + 0.36 * height, 0.0050, 0.0085, points=10), value=170, on=details)
-    process = [
-        (x - 0.004, y + 0.50 * height),
-        (x + 0.004, y + 0.50 * height),
-        (x + 0.006, y + 0.98 * height),
-        (x - 0.006, y + 0.98 * height),
-    ]
-    pen.mask(np.array(process), on=details)
+    details = pen.mask(*processes, on=pen.mask(*pedicles, value=170))
+    return 0.075 * pen.soften(pen.mask(*bodies), 0.0022) + 0.065 * pen.soften(details, 0.0018)
