@@ -34,7 +34,8 @@ class Layer:
     """0 is even, 1 is all patches."""
     cells: int = 24
     """Patches across the film."""
-    within: Literal["film", "lungs", "right", "left"] = "lungs"
+    within: str = "lungs"
+    """"film", "lungs", or one lung: "right" or "left"."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def box_of(case: Case, sign: Sign) -> tuple[float, float, float, float]:
     """x, y, w, h of the sign's bounding box in the 1024-px frame, cut at the film's edge."""
     chest = chest_of(case)
     points = np.clip(chest.project(place(case, sign, chest).extent), 0, 1) * BOX_FRAME
-    (x, y), (right, bottom) = points.min(axis=0), points.max(axis=0)
-    return tuple(round(float(v), 3) for v in (x, y, right - x, bottom - y))  # type: ignore[return-value]
+    (x, y), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return round(x, 3), round(y, 3), round(right - x, 3), round(bottom - y, 3)
 
 
 def blob(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, *, rough: float = 0.15) -> Curve:
@@ -111,8 +112,8 @@ def _effusion(chest: Chest, severity: float, side: str, rng: np.random.Generator
     curve = smooth([(s * w * x, y) for x, y in meniscus])
     fluid = np.concatenate([curve, [(0.0, low + 0.03), (s * w * 1.04, low + 0.03)]])
     layers = (
-        Layer((fluid,), "opacity", 0.95, blur=0.008, within=side),  # type: ignore[arg-type]
-        Layer((fluid,), "tissue", 0.24, blur=0.010, within=side),  # type: ignore[arg-type]
+        Layer((fluid,), "opacity", 0.95, blur=0.008, within=side),
+        Layer((fluid,), "tissue", 0.24, blur=0.010, within=side),
     )
     inner = np.array([(s * w * 0.10, lateral), (s * w * 1.0, low)])
     return Placed(layers, _padded(inner, 0.012))
@@ -184,9 +185,9 @@ def _pneumothorax(chest: Chest, severity: float, side: str, rng: np.random.Gener
     pleura = wall + away / length * np.minimum(gap * reach * deep, 0.85 * length[:, 0])[:, None]
     pocket = np.concatenate([wall + (wall - target) * 0.08, pleura[::-1]])
     layers = (
-        Layer((pocket,), "collapse", 0.24 + 0.10 * severity, blur=0.0015, within=side),  # type: ignore[arg-type]
-        Layer((strip(pleura, 0.0055),), "tissue", 0.20, blur=0.0012, within=side),  # type: ignore[arg-type]
-        Layer((_hull_to(pleura, target[0]),), "opacity", 0.06 + 0.16 * severity, blur=0.01, within=side),  # type: ignore[arg-type]
+        Layer((pocket,), "collapse", 0.24 + 0.10 * severity, blur=0.0015, within=side),
+        Layer((strip(pleura, 0.0055),), "tissue", 0.20, blur=0.0012, within=side),
+        Layer((_hull_to(pleura, target[0]),), "opacity", 0.06 + 0.16 * severity, blur=0.01, within=side),
     )
     return Placed(layers, np.concatenate([wall, pleura]))
 
@@ -232,8 +233,8 @@ def _consolidation(chest: Chest, severity: float, side: str, rng: np.random.Gene
     lobe = np.concatenate([edge, smooth([(outer, far), (outer * 0.55, far + (far - fissure) * 0.12), (inner, far)])])
     x, y = chest.hilum(side)
     layers = (
-        Layer((lobe,), "opacity", 0.55 + 0.33 * severity, blur=0.0065, grain=0.12, within=side),  # type: ignore[arg-type]
-        Layer(tuple(_bronchi(x, y, s, far, rng)), "lucency", 0.09, blur=0.002, within=side),  # type: ignore[arg-type]
+        Layer((lobe,), "opacity", 0.55 + 0.33 * severity, blur=0.0065, grain=0.12, within=side),
+        Layer(tuple(_bronchi(x, y, s, far, rng)), "lucency", 0.09, blur=0.002, within=side),
     )
     corner = (chest.half_width, chest.base)
     return Placed(layers, _padded(np.clip(lobe, (-chest.half_width, chest.apex), corner), 0.010))
@@ -349,8 +350,8 @@ def _pleural_thickening(chest: Chest, severity: float, side: str, rng: np.random
         outer = wall + np.array([SIDES[lung] * 0.012, 0])
         band = np.concatenate([outer, inner[::-1]])
         layers += [
-            Layer((band,), "opacity", 0.85, blur=0.0028, within=lung),  # type: ignore[arg-type]
-            Layer((band,), "tissue", 0.05 + 0.06 * severity, blur=0.003, within=lung),  # type: ignore[arg-type]
+            Layer((band,), "opacity", 0.85, blur=0.0028, within=lung),
+            Layer((band,), "tissue", 0.05 + 0.06 * severity, blur=0.003, within=lung),
         ]
         extents.append(_padded(np.concatenate([wall, inner]), 0.008))
     return Placed(tuple(layers), np.concatenate(extents))
