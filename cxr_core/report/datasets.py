@@ -120,9 +120,15 @@ def _people(dataset: Dataset, parts: Mapping[str, pd.DataFrame]) -> Table:
     rows += _ages(parts)
     if any(len(boxes) for boxes in dataset.rows["boxes"]):
         rows.append(["with boxes", *(count(sum(len(b) > 0 for b in part["boxes"])) for part in parts.values())])
-    notes = [] if dataset.info.synthetic else ["Splits are by patient: no patient is in two of them."]
+    notes = [] if dataset.info.synthetic else [_overlap(dataset.rows)]
     what = "Images" if dataset.info.synthetic else "Images and patients by split"
     return Table(f"{what}.", _columns("", parts), rows, frozenset({0}), notes)
+
+
+def _overlap(rows: pd.DataFrame) -> str:
+    """Whether splits share patients: counted, not assumed."""
+    shared = int((rows.groupby("patient_id")["split"].nunique() > 1).sum())
+    return f"{several(shared, 'patient')} in more than one split." if shared else "No patient is in two splits."
 
 
 def _shares(parts: Mapping[str, pd.DataFrame], column: str, names: Mapping[str, str]) -> list[list[str]]:

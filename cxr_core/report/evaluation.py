@@ -76,9 +76,9 @@ def _pictures(stage: StageView, metrics: Metrics) -> Iterator[Block]:
     absent = [plain(grid.finding) for grid in metrics.grids if grid.path is None]
     if shown:
         caption = (
-            "Upper row: real images. Lower row: synthetic images asked for with the same finding. Images are drawn by "
-            f"chance, not chosen. Real: {metrics.real.size} pixels a side, of {several(metrics.real.num_images, 'image')}; "
-            f"synthetic: {metrics.synthetic.size} pixels, of {count(metrics.synthetic.num_images)}."
+            "Upper row: real images. Lower row: synthetic images asked for with the same finding. Drawn by "
+            f"chance, not chosen, from {several(metrics.real.num_images, 'real image')} of {metrics.real.size} pixels "
+            f"a side and {count(metrics.synthetic.num_images)} synthetic ones of {metrics.synthetic.size}."
         )
         yield Gallery([_grid_picture(stage.folder.path, grid) for grid in shown], caption, wide=True)
     if absent:
@@ -108,6 +108,7 @@ def _utility(stage: StageView, metrics: Metrics) -> Iterator[Block]:
         "half synthetic images, and one on that half of real images alone. All are judged on the same real images of "
         "patients that no training saw."
     )
+    yield Text(f"The study’s rows stand beside ours as published. {metrics.published_caveat}", "note", STUDY)
     for i, result in enumerate(metrics.utility):
         yield Heading(f"{plain(result.finding)} from {plain(result.negatives)}, n = {count(result.num_images)}")
         yield from _experiment(f"utility-{stage.name}-{i}", result, metrics)
@@ -116,12 +117,15 @@ def _utility(stage: StageView, metrics: Metrics) -> Iterator[Block]:
 def _experiment(key: str, result: UtilityResult, metrics: Metrics) -> Iterator[Block]:
     if result.not_run is not None:
         yield Text(f"Not run: {result.not_run}.", "absent")
+        return
     if result.test is not None:
         yield Text(_setting(result, result.test))
     if any(arm.classifier for arm in result.arms):
-        yield Charts([_chart(key, result, metrics)], "Accuracy with its 95 % interval; a point without one has none.")
+        yield Charts(
+            [_chart(key, result, metrics)],
+            "Accuracy with its 95 % interval. Open circles: as published, of one run, without an interval.",
+        )
     yield _table(result, metrics)
-    yield Text(metrics.published_caveat + " " + _difference(result, metrics.published), "note", STUDY)
     if result.value_of_synthetic is not None:
         yield Text(_worth(result, result.value_of_synthetic))
     if any(arm.seeds for arm in result.arms):
@@ -129,54 +133,57 @@ def _experiment(key: str, result: UtilityResult, metrics: Metrics) -> Iterator[B
 
 
 def _setting(result: UtilityResult, test: TestSet) -> str:
-    views = listed(
-        [f"{view or 'unknown view'} {n['with']} with and {n['without']} without" for view, n in test.views.items()]
+    views = "; ".join(
+        f"{view or 'unknown'} {num['with']} with, {num['without']} without" for view, num in test.views.items()
     )
-    rule = "among others" if result.rule == "any" else "alone"
+    rule = "alone or among others" if result.rule == "any" else "and nothing else"
     augmented = "flips and zoom" if result.augment == "study" else "none"
     return (
         f"Judged on {several(test.num_images, 'real image')} of {several(test.num_patients, 'patient')}, half of them "
-        f"with {plain(result.finding)} ({rule} on the label; by view: {views}). The classifier saw {result.image_size} "
+        f"with {plain(result.finding)} ({rule}; by view: {views}). The classifier saw {result.image_size} "
         f"pixels a side for {several(result.epochs, 'epoch')}; augmentation of training images: {augmented}."
     )
 
 
+_HEADS = ("real images", "their patients", "synthetic images", "accuracy", "AUROC")
+
+
 def _table(result: UtilityResult, metrics: Metrics) -> Table:
-    heads = (
-        "real images",
-        "their patients",
-        "synthetic images",
-        "accuracy",
-        "AUROC",
-        "view-only accuracy",
-        "view-only AUROC",
-    )
-    columns = [Column("trained on"), *(Column(name, numeric=True) for name in heads)]
-    rows = [_arm_row(arm) for arm in result.arms]
-    rows += [
-        [f"study, {plain(row.finding)}: {ARMS[row.arm]}", count(row.num_real), "–", count(row.num_synthetic),
-         f"{row.accuracy:.2f}", "–", "–", "–"]
+    columns = [Column("trained on"), *(Column(name, numeric=True) for name in _HEADS)]
+    ours = [row for arm in result.arms for row in _arm_rows(arm)]
+    published = [
+        [_study(row), count(row.num_real), "–", count(row.num_synthetic), f"{row.accuracy:.2f}", "–"]
         for row in metrics.published
-    ]  # fmt: skip
-    notes = [f"{ARMS[arm.arm].capitalize()}: not run: {arm.not_run}." for arm in result.arms if arm.not_run]
-    notes += list(_warnings(result))
+    ]
+    strong = frozenset(i for i, row in enumerate(ours) if row[0] != _VIEW_ONLY)
+    notes = [f"{ARMS[arm.arm].capitalize()}, not run: {arm.not_run}." for arm in result.arms if arm.not_run]
+    notes += [*_warnings(result), _difference(result, metrics.published)]
     notes.append(
-        "In brackets: 95 % interval by a bootstrap over training seeds and test patients. View-only: the finding guessed "
-        "from the projection (PA or AP) alone. Accuracy of chance is 0.50, since half of the test images have the finding."
+        "In brackets: 95 % interval by a bootstrap over training seeds and test patients. “The view alone”: the "
+        "finding guessed from the projection (PA or AP) alone. Chance is 0.50: half of the test images have the finding."
     )
-    caption = (
-        f"Telling {plain(result.finding)} from {plain(result.negatives)}, by training images, beside the study’s rows."
-    )
-    return Table(caption, columns, rows, frozenset(range(len(result.arms))), notes)
+    what = f"{plain(result.finding)} from {plain(result.negatives)}"
+    caption = f"Telling {what}, by what the classifier was trained on, with the study’s rows below."
+    return Table(caption, columns, [*ours, *published], strong, notes)
 
 
-def _arm_row(arm: ArmResult) -> list[str]:
+_VIEW_ONLY = "the view alone"
+
+
+def _arm_rows(arm: ArmResult) -> Iterator[list[str]]:
+    """The classifier's row and, below it, what the view alone would give."""
     row = [ARMS[arm.arm], count(arm.num_real), count(arm.num_real_patients), count(arm.num_synthetic)]
-    if arm.classifier is None:
-        return [*row, "not run", "–", "–", "–"]
-    view = arm.view_only
-    view_cells = [_interval(view.accuracy), _interval(view.auroc)] if view else ["–", "–"]
-    return [*row, _interval(arm.classifier.accuracy), _interval(arm.classifier.auroc), *view_cells]
+    yield [*row, *_cells(arm.classifier)] if arm.classifier else [*row, "not run", "–"]
+    if arm.view_only:
+        yield [_VIEW_ONLY, "", "", "", *_cells(arm.view_only)]
+
+
+def _cells(scores: Scores) -> list[str]:
+    return [_interval(scores.accuracy), _interval(scores.auroc)]
+
+
+def _study(row: Published) -> str:
+    return f"study, {plain(row.finding)}: {ARMS[row.arm]}"
 
 
 def _interval(number: Interval) -> str:
@@ -188,8 +195,8 @@ def _warnings(result: UtilityResult) -> Iterator[str]:
     for arm in result.arms:
         if arm.classifier and arm.view_only and arm.classifier.auroc.low <= arm.view_only.auroc.value:
             yield (
-                f"{ARMS[arm.arm].capitalize()}: the interval of its AUROC reaches down to the view-only AUROC, so it is "
-                "not shown to know more than the view."
+                f"{ARMS[arm.arm].capitalize()}: the interval of its AUROC reaches down to that of the view alone, so "
+                "it is not shown to know more than the view."
             )
 
 
@@ -204,21 +211,17 @@ def _difference(result: UtilityResult, published: tuple[Published, ...]) -> str:
         reasons.append("another number of training images")
     if ours and {row.num_test for row in published} != {ours}:
         reasons.append("another number of test images")
-    return f"Not comparable with ours: {listed(reasons)}."
+    return f"The study’s rows are not comparable with ours: {listed(reasons)}."
 
 
 def _worth(result: UtilityResult, change: Scores) -> str:
     added = count(result.num_images // 2)
-    verdict = "An effect is shown" if _is_clear(change.auroc) else "No effect is shown"
-    reason = "excludes" if _is_clear(change.auroc) else "includes"
+    clear = change.auroc.low > 0 or change.auroc.high < 0
+    verdict = "The latter interval excludes 0." if clear else "The latter interval includes 0: no effect is shown."
     return (
         f"What the synthetic images added: {added} of them beside {added} real ones changed accuracy by "
-        f"{_change(change.accuracy)} and AUROC by {_change(change.auroc)}. {verdict}: the interval of the AUROC {reason} 0."
+        f"{_change(change.accuracy)} and AUROC by {_change(change.auroc)}. {verdict}"
     )
-
-
-def _is_clear(change: Interval) -> bool:
-    return change.low > 0 or change.high < 0
 
 
 def _change(number: Interval) -> str:
@@ -234,10 +237,10 @@ def _chart(key: str, result: UtilityResult, metrics: Metrics) -> Chart:
         if arm.classifier:
             rows.append((ARMS[arm.arm], arm.classifier.accuracy, colours[arm.arm]))
         if arm.view_only:
-            rows.append((f"{ARMS[arm.arm]}: view only", arm.view_only.accuracy, figures.MUTED))
+            rows.append((_VIEW_ONLY, arm.view_only.accuracy, figures.MUTED))
     for row in metrics.published:
         number = Interval(value=row.accuracy, low=row.accuracy, high=row.accuracy)
-        rows.append((f"study, {plain(row.finding)}: {ARMS[row.arm]}", number, colours[row.arm]))
+        rows.append((_study(row), number, colours[row.arm]))
     alt = "Accuracy. " + "; ".join(f"{name}: {_interval(number)}" for name, number, _ in rows) + "."
     points = [(name, number.value, number.low, number.high, colour) for name, number, colour in rows]
     return figures.intervals(key, points, [("chance", 0.5)], alt, axis="accuracy on real test images")

@@ -124,12 +124,16 @@ def intervals(
     key: str, rows: Sequence[tuple[str, float, float, float, str]], marks: Sequence[tuple[str, float]], alt: str, *,
     axis: str
 ) -> Chart:  # fmt: skip
-    """A dot with its interval per row (name, value, low, high, colour); dashed lines at `marks` (name, value)."""
+    """A dot with its interval per row (name, value, low, high, colour); dashed lines at `marks` (name, value).
+
+    A value without an interval (low == high) is an open circle.
+    """
     with rc_context(_STYLE | {"svg.hashsalt": key}):
         figure, axes = _axes(880, 70 + 34 * len(rows))
         for i, (_, value, low, high, colour) in enumerate(rows):
-            axes.plot([low, high], [i, i], color=colour, lw=2)
-            axes.plot([value], [i], "o", color=colour, ms=6)
+            if low < high:
+                axes.plot([low, high], [i, i], color=colour, lw=2)
+            axes.plot([value], [i], "o", color=colour, ms=6, mfc=colour if low < high else "none")
             axes.annotate(
                 f"{value:.2f}", (value, i), (0, 7), textcoords="offset points", ha="center", fontsize=10, color=INK
             )

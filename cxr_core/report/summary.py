@@ -1,9 +1,11 @@
 """What was run, in one paragraph and one list."""
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.evaluation.metrics import UtilityResult
 from cxr_core.report.blocks import Column, Section, Table, Text
+from cxr_core.report.evaluation import ARMS, read_metrics
 from cxr_core.report.read import RunView, StageView
-from cxr_core.report.spell import count, duration, listed, several
+from cxr_core.report.spell import count, duration, listed, plain, several
 
 _MODELS = {"vae": "autoencoder (VAE)", "diffusion": "diffusion model"}
 
@@ -32,7 +34,17 @@ def _sentence(stage: StageView) -> str:
         if steps and batch:
             model = _MODELS.get(stage.model, stage.model)
             return f"“{stage.name}” trained the {model} for {several(steps, 'step')} of {several(batch, 'image')}."
+    if stage.kind == "evaluate":
+        return " ".join(_utility_sentence(result) for result in read_metrics(stage).utility)
     return ""
+
+
+def _utility_sentence(result: UtilityResult) -> str:
+    """The mean accuracies of one experiment, or why there are none."""
+    what = f"Telling {plain(result.finding)} from {plain(result.negatives)} (n = {count(result.num_images)})"
+    found = [f"{arm.classifier.accuracy.value:.2f} on {ARMS[arm.arm]}" for arm in result.arms if arm.classifier]
+    reason = result.not_run or next((arm.not_run for arm in result.arms if arm.not_run), "")
+    return f"{what}: accuracy {listed(found)}." if found else f"{what} was not run: {reason}."
 
 
 def _dataset_sentence(name: str, dataset: Dataset) -> str:
@@ -45,7 +57,7 @@ def _dataset_sentence(name: str, dataset: Dataset) -> str:
 
 
 def _stage_table(run: RunView) -> Table:
-    columns = [Column("stage"), Column("kind"), Column("state"), Column("time of its shards", numeric=True)]
+    columns = [Column("stage"), Column("kind"), Column("state"), Column("time", numeric=True)]
     rows = [[stage.name, f"{stage.kind} {stage.model}".strip(), stage.state, _time(stage)] for stage in run.stages]
     return Table("Stages of the run, in the order of its config.", columns, rows)
 
