@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline import NANO, run_nano
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -23,3 +25,19 @@ def nih_data() -> Path:
     folder = Path(os.environ.get("CXR_TEST_DATA", REPOSITORY.parent / "shared" / "data" / "nih14"))
     require("data", (folder / "metadata").is_dir(), f"no ChestX-ray14 files at {folder} (set CXR_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def nano_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config of all stages with models so small that it runs in seconds."""
+    path = tmp_path_factory.mktemp("config") / "nano.yaml"
+    path.write_text(NANO)
+    return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(nano_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of a nano run that nothing happened to."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    run_nano(nano_config, runs)
+    return runs

@@ -52,8 +52,15 @@ stages:
     steps: 4
     batch_size: 8
     shard_size: 8
+  - name: study
+    kind: evaluate
+    inputs: {real: real, synthetic: synthetic}
+    grids: {findings: [Effusion], num_columns: 2}
+    utility:
+      - {finding: Effusion, num_images: 16, num_test: 20, min_test: 4, epochs: 1, seeds: [0]}
+      - {finding: Edema, num_images: 1000}
 """
-"""The stages that must survive a kill; small models, many shards."""
+"""All stages; small models, many shards."""
 
 
 def cxr(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
