@@ -46,7 +46,12 @@ def nano_pipeline(seed: int = 0, prediction: str = "epsilon") -> Any:
         )
         text_encoder = CLIPTextModel(config)
     scheduler = DDPMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=prediction, steps_offset=1
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=prediction,
+        steps_offset=1,
+        clip_sample=False,
     )
     return StableDiffusionPipeline(
         vae=vae,

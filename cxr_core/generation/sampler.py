@@ -67,10 +67,14 @@ def load_model(folder: Path, dtype: str) -> Model:
 def make_scheduler(config: Mapping[str, Any], name: str) -> Any:
     """A sampler with the noise schedule and prediction type that the model was trained with.
 
-    Clipping is off: it is meant for pixels in [-1, 1] and is the default of DDIM and DDPM, but latents exceed 1.
+    Two defaults of diffusers are set here, so that pixels never hang on which of them a saved config spells out.
+    Clipping is off: it is meant for pixels in [-1, 1] and is on by default in DDIM and DDPM, but latents exceed 1.
+    DPM-Solver++ spaces its steps evenly over all timesteps (its own default); "leading" would never see pure noise.
     """
     if name == "dpmsolver++":
-        return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
+        return DPMSolverMultistepScheduler.from_config(
+            config, algorithm_type="dpmsolver++", timestep_spacing="linspace"
+        )
     kind = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[name]
     return kind.from_config(config, clip_sample=False)
 

@@ -1,0 +1,199 @@
+"""The generate stage with a real, very small Stable Diffusion model, frozen, run and finalized as a run does it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jobs.generate
+from cxr_core.data.dataset import Dataset
+from cxr_core.errors import UserError
+from cxr_core.generation.settings import GenerateStage
+from cxr_core.runs.files import remove
+from cxr_core.runs.pack import Work, finalize, freeze, run_pack
+from cxr_core.runs.run import StageFolder
+from cxr_core.runs.stage import Context
+from tests.nano import SIZE, nano_pipeline, save_nano
+from tests.planted import planted_rows, write_planted
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_planted(tmp_path_factory.mktemp("real") / "real", planted_rows(30)).folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_nano(tmp_path_factory.mktemp("model") / "model")
+
+
+def stage(folder: Path, model: Path, real: Path, **values: Any) -> Work:
+    """A generate stage of 11 images in `folder`, ready to be worked on."""
+    defaults: dict[str, Any] = {
+        "request": {"counts": {"Effusion": 6, "No Finding": 5}},
+        "steps": 3,
+        "batch_size": 4,
+        "shard_size": 8,
+        "threads": 1,
+    }
+    settings = GenerateStage(name="syn", kind="generate", inputs={"model": "m", "like": "r"}, **{**defaults, **values})
+    folder.mkdir()
+    return Work(StageFolder(folder), jobs.generate, Context(settings, {"model": model, "like": real}, 5, folder), {})
+
+
+def finish(work: Work) -> Dataset:
+    plan = freeze(work)
+    run_pack(work, plan, [shard.id for shard in plan.shards])
+    finalize(work, plan)
+    return Dataset.open(work.folder.path)
+
+
+def test_given_a_request_the_result_is_a_whole_dataset_with_its_provenance(
+    tmp_path: Path, model: Path, real: Path
+) -> None:
+    dataset = finish(stage(tmp_path / "syn", model, real))
+    assert list(dataset.verify()) == []
+    assert (dataset.info.synthetic, dataset.info.num_images, dataset.info.size) == (True, 11, SIZE)
+    assert dataset.rows["labels"].map(lambda bits: dataset.findings.decode(bits)[0]).value_counts().to_dict() == {
+        "Effusion": 6,
+        "No Finding": 5,
+    }
+    row = dataset.rows.iloc[0]
+    assert row["prompt"].startswith("frontal chest x-ray, ")
+    assert (row["split"], row["patient_id"]) == ("synthetic", "")
+    assert dataset.info.about["prompts"]["style"] == "clinical"
+    assert dataset.info.about["model"] in row["generation"]
+    assert dataset.info.about["like"] == Dataset.open(real).info.digest
+
+
+@pytest.mark.parametrize("shard_size", [4, 16])
+def test_given_another_shard_size_batches_and_so_pixels_stay_the_same(
+    tmp_path: Path, model: Path, real: Path, shard_size: int
+) -> None:
+    digests = {
+        finish(stage(tmp_path / str(size), model, real, shard_size=size)).info.digest for size in (8, shard_size)
+    }
+    assert len(digests) == 1
+
+
+def test_given_another_batch_size_pixels_drift_by_at_most_one_grey_level(
+    tmp_path: Path, model: Path, real: Path
+) -> None:
+    one, other = (finish(stage(tmp_path / str(size), model, real, batch_size=size)) for size in (1, 8))
+    difference = one.images(one.rows).astype(int) - other.images(other.rows)
+    assert np.abs(difference).max() <= 1
+
+
+def test_given_a_lost_shard_it_is_made_again_with_the_same_digest(tmp_path: Path, model: Path, real: Path) -> None:
+    work = stage(tmp_path / "syn", model, real)
+    before = finish(work)
+    receipt = work.folder.receipt("00001")
+    remove(work.folder.path / "receipts" / "00001.json")
+    for data in receipt.data:
+        remove(work.folder.path / "shards" / data.name)
+    after = finish(work)
+    assert work.folder.receipt("00001").digest == receipt.digest
+    assert after.info == before.info
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", ["dpmsolver++", "ddim", "ddpm"])
+def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
+    tmp_path: Path, name: str, prediction: str
+) -> None:
+    import torch
+
+    from cxr_core.generation.noise import generators
+    from cxr_core.generation.sampler import decode, encode_prompts, load_model, make_scheduler, sample
+    from cxr_core.generation.shard import to_uint8
+
+    torch.set_num_threads(1)
+    pipeline = nano_pipeline(prediction=prediction)
+    pipeline.save_pretrained(tmp_path / "model")
+    pipeline.scheduler = make_scheduler(pipeline.scheduler.config, name)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts, seeds = ["chest, edema", "chest", "chest, no finding"], [11, 22, 33]
+    theirs = pipeline(
+        prompts, num_inference_steps=5, guidance_scale=4.0, generator=generators(seeds), output_type="np"
+    ).images
+    model = load_model(tmp_path / "model", "float32")
+    texts = encode_prompts(model, ["", *prompts])
+    embeddings = torch.cat([texts[prompt] for prompt in prompts])
+    latents = sample(model, embeddings, texts[""], seeds, scheduler=name, steps=5, guidance=4.0)
+    ours = to_uint8(decode(model, latents))
+    assert ours.std() > 1
+    assert np.abs(ours - (theirs * 255).mean(axis=-1)).max() <= 1
+
+
+def test_given_guidance_one_the_unconditional_half_is_not_computed_and_pixels_equal_the_pipeline(
+    tmp_path: Path,
+) -> None:
+    from cxr_core.generation.noise import generators
+    from cxr_core.generation.sampler import decode, encode_prompts, load_model, make_scheduler, sample
+
+    pipeline = nano_pipeline()
+    pipeline.save_pretrained(tmp_path / "model")
+    pipeline.scheduler = make_scheduler(pipeline.scheduler.config, "ddim")
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        ["chest"], num_inference_steps=4, guidance_scale=1.0, generator=generators([7]), output_type="np"
+    ).images
+    model = load_model(tmp_path / "model", "float32")
+    texts = encode_prompts(model, ["", "chest"])
+    ours = decode(model, sample(model, texts["chest"], texts[""], [7], scheduler="ddim", steps=4, guidance=1.0))
+    assert np.abs(ours - (theirs * 255).mean(axis=-1)).max() <= 1
+
+
+def with_last_layer(folder: Path, value: float) -> Path:
+    """A model whose VAE gives `value` for every pixel."""
+    import torch
+
+    pipeline = nano_pipeline()
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_out.weight.fill_(0)
+        pipeline.vae.decoder.conv_out.bias.fill_(value)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def test_given_a_model_that_gives_nan_the_shard_fails_and_names_the_images(tmp_path: Path, real: Path) -> None:
+    broken = with_last_layer(tmp_path / "broken", float("nan"))
+    work = stage(tmp_path / "syn", broken, real)
+    with pytest.raises(UserError, match="NaN for 4 of 4 images: syn-00000000, syn-00000001"):
+        finish(work)
+    assert not work.folder.done()
+    assert not (work.folder.path / "index.parquet").exists()
+
+
+def test_given_a_model_that_gives_blank_images_each_is_named_in_problems_csv(tmp_path: Path, real: Path) -> None:
+    dataset = finish(stage(tmp_path / "syn", with_last_layer(tmp_path / "blank", 0.0), real))
+    lines = (dataset.folder / "problems.csv").read_text().splitlines()
+    assert lines[1].startswith("blank,syn-00000000,,grey values spread by only 0.00 of 255")
+    assert len(lines) == 12
+
+
+def test_given_a_dataset_without_prompt_settings_freezing_is_refused(tmp_path: Path, model: Path, real: Path) -> None:
+    from cxr_core.runs.files import read_json, write_json
+
+    like = tmp_path / "like"
+    like.mkdir()
+    (like / "index.parquet").write_bytes((real / "index.parquet").read_bytes())
+    write_json(like / "dataset.json", {**read_json(real / "dataset.json"), "about": {}})
+    with pytest.raises(UserError, match="does not say how its prompts were written"):
+        freeze(stage(tmp_path / "syn", model, like))
+
+
+def test_given_a_real_dataset_the_estimate_states_the_exact_distribution(real: Path, model: Path) -> None:
+    settings = GenerateStage(
+        name="syn",
+        kind="generate",
+        inputs={"model": "m", "like": "r"},
+        request={"counts": {"No Finding": 300}},
+        batch_size=50,
+        shard_size=100,
+    )
+    found = jobs.generate.estimate(settings, {"model": model, "like": real})
+    assert (found.num_items, found.num_shards, found.num_files) == (300, 3, 16)
+    assert found.notes == ["300 No Finding (AP 100, PA 200)"]
+    assert found.num_bytes > 300 * SIZE * SIZE / 2

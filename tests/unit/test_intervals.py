@@ -1,0 +1,77 @@
+"""Accuracy, AUROC and their bootstrap intervals, against scikit-learn and closed forms."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, roc_auc_score
+
+from cxr_core.evaluation.intervals import NUM_RESAMPLES, Bootstrap, accuracy, auroc, patient_weights, view_rule
+
+
+@given(st.integers(0, 2**32), st.integers(4, 60), st.integers(1, 5))
+def test_given_weights_and_ties_both_metrics_equal_scikit_learn(seed: int, num: int, levels: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = np.arange(num) % 2
+    scores = generator.integers(0, levels + 1, num) / levels * 0.9
+    weights = generator.integers(1, 4, num)
+    assert auroc(scores, labels, weights) == pytest.approx(roc_auc_score(labels, scores, sample_weight=weights))
+    decided = scores != 0.5
+    if decided.any():
+        expected = accuracy_score(labels[decided], scores[decided] > 0.5, sample_weight=weights[decided])
+        assert accuracy(scores[decided], labels[decided], weights[decided]) == pytest.approx(expected)
+
+
+def test_given_resamples_whole_patients_are_drawn() -> None:
+    weights = patient_weights(np.array(["a", "b", "a", "c"]), seed=1)
+    assert weights.shape == (NUM_RESAMPLES, 4)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
+    np.testing.assert_array_equal(weights[:, [0, 1, 3]].sum(axis=1), 3)
+
+
+def test_given_a_classifier_without_knowledge_the_interval_holds_one_half() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    found = Bootstrap(labels, np.arange(400).astype(str), 1, seed=0).one(generator.random(400))
+    for interval in (found.accuracy, found.auroc):
+        assert interval.low < 0.5 < interval.high
+        assert 0.05 < interval.high - interval.low < 0.15  # of 400 images: 4 standard errors of 0.025
+
+
+def test_given_images_of_few_patients_the_interval_is_wider_than_for_as_many_patients() -> None:
+    labels = np.arange(400) % 2
+    scores = np.repeat(np.random.default_rng(0).random(20) < 0.8, 20) == labels  # right or wrong by patient
+    few = Bootstrap(labels, np.repeat(np.arange(20), 20).astype(str), 1, seed=0).one(scores * 1.0)
+    many = Bootstrap(labels, np.arange(400).astype(str), 1, seed=0).one(scores * 1.0)
+    assert few.accuracy.high - few.accuracy.low > 2 * (many.accuracy.high - many.accuracy.low)
+
+
+def test_given_equal_arms_their_difference_is_exactly_zero() -> None:
+    labels = np.arange(100) % 2
+    scores = [np.random.default_rng(i).random(100) for i in range(3)]
+    found = Bootstrap(labels, np.arange(100).astype(str), 3, seed=0).difference(scores, scores)
+    assert (found.accuracy.low, found.accuracy.value, found.accuracy.high) == (0, 0, 0)
+
+
+def test_given_seeds_that_disagree_the_pooled_interval_covers_their_spread() -> None:
+    labels = np.arange(200) % 2
+    right, wrong = labels.astype(float), 1.0 - labels
+    found = Bootstrap(labels, np.arange(200).astype(str), 2, seed=0).mean([right, wrong])
+    assert found.accuracy.value == pytest.approx(0.5)
+    assert (found.accuracy.low, found.accuracy.high) == (0, 1)
+
+
+def test_given_views_the_view_rule_has_its_closed_form() -> None:
+    # 8 of 10 positives and 2 of 10 negatives are AP: P(finding | AP) = 0.8, P(finding | PA) = 0.2.
+    views = np.array(["AP"] * 8 + ["PA"] * 2 + ["AP"] * 2 + ["PA"] * 8)
+    labels = np.array([1] * 10 + [0] * 10)
+    scores = view_rule(views, labels, np.array(["AP", "PA", "", "AP"]))
+    np.testing.assert_allclose(scores, [0.8, 0.2, 0.5, 0.8])
+    found = Bootstrap(labels, np.arange(20).astype(str), 1, seed=0).one(view_rule(views, labels, views))
+    assert found.accuracy.value == pytest.approx(0.8)  # (8 + 8) of 20
+    assert found.auroc.value == pytest.approx(0.8)  # 0.8 * 0.8 + (0.8 * 0.2 + 0.2 * 0.8) / 2
+
+
+def test_given_a_view_without_preference_the_view_rule_is_a_coin() -> None:
+    views, labels = np.array(["AP", "AP", "PA", "PA"]), np.array([0, 1, 0, 1])
+    assert accuracy(view_rule(views, labels, views), labels, np.ones(4)) == 0.5
