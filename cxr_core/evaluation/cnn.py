@@ -51,7 +51,7 @@ def train(images: np.ndarray, labels: np.ndarray, entry: Utility, seed: int, *, 
     device = _device()
     model = study_cnn(images.shape[-1], seed).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    pixels, targets = _as_input(images).to(device), torch.from_numpy(labels).long().to(device)
+    pixels, targets = _as_input(images).to(device), torch.tensor(labels, dtype=torch.long, device=device)
     source = torch.Generator().manual_seed(derive_seed(seed, "order"))
     loss = float("nan")
     with bar(label, entry.epochs) as progress:
