@@ -160,7 +160,7 @@ def _table(result: UtilityResult, metrics: Metrics) -> Table:
     notes += [*_warnings(result), _difference(result, metrics.published)]
     notes.append(
         "In brackets: 95 % interval by a bootstrap over training seeds and test patients. “The view alone”: the "
-        "finding guessed from the projection (PA or AP) alone. Chance is 0.50: half of the test images have the finding."
+        "finding guessed from the projection (PA or AP) alone. Chance is 0.50: half of the test images have it."
     )
     what = f"{plain(result.finding)} from {plain(result.negatives)}"
     caption = f"Telling {what}, by what the classifier was trained on, with the study’s rows below."

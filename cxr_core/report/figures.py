@@ -30,6 +30,7 @@ INK, MUTED, LINE, REAL, SYNTHETIC, HELD_OUT = _THEME
 
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.size": 12,
     "text.color": INK,
     "axes.edgecolor": LINE,
@@ -171,7 +172,7 @@ def _log_scale(axes: Axes, values: np.ndarray) -> None:
 
 def _svg(figure: Figure, key: str) -> str:
     """The <svg> element alone: no declaration, no metadata, no own style; names prefixed by `key`, themed colours."""
-    buffer = io.StringIO()
+    key, buffer = re.sub(r"[^\w-]", "-", key), io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

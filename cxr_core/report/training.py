@@ -50,6 +50,7 @@ def _curves(stage: StageView) -> Iterator[Charts]:
     charts.append(_loss(stage.name, values, window))
     if "lr" in values:
         charts.append(_line(f"lr-{stage.name}", "learning rate", values["step"], values["lr"]))
+    charts += _validation(stage)
     yield Charts(charts, _curve_caption(stage, values, window))
 
 
@@ -138,6 +139,20 @@ def _is_wide(values: pd.Series) -> bool:
     return bool(values.min() > 0 and values.max() / values.min() > 20)
 
 
+def _validation(stage: StageView) -> list[Chart]:
+    """The loss on held-out patients at each checkpoint, where it was measured."""
+    from cxr_core.report import figures
+
+    if not stage.is_done:
+        return []
+    points = read_object(stage.folder.path / "checkpoints.json").get("checkpoints", ())
+    found = [(point["step"], point["validation_loss"]) for point in points if point["validation_loss"] is not None]
+    if not found:
+        return []
+    steps, values = zip(*found, strict=True)
+    return [_line(f"validation-{stage.name}", "validation loss", steps, values, colour=figures.HELD_OUT, marks=True)]
+
+
 def _curve_caption(stage: StageView, values: pd.DataFrame, window: int) -> str:
     drawn = _thinned(len(values))
     thinning = "" if len(drawn) == len(values) else f" (one in {count(drawn[1] - drawn[0])} is drawn)"
@@ -145,5 +160,5 @@ def _curve_caption(stage: StageView, values: pd.DataFrame, window: int) -> str:
     images = f", {several(batch, 'image')} a step" if batch else ""
     return (
         f"{several(len(values), 'step')}{images}. Loss: each step faint{thinning}; in full colour a running mean over "
-        f"{several(window, 'step')}."
+        f"{several(window, 'step')}. Validation loss: at each checkpoint, on held-out patients."
     )

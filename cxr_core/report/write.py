@@ -25,7 +25,7 @@ def render(run_folder: Path) -> str:
     """The HTML of a run's report."""
     run = read_run(run_folder)
     made = str(run.provenance.get("created", ""))[:10]
-    subtitle = f"Run of {made}, seed {run.config.get('seed')}. X-ray images and numbers; not for clinical use."
+    subtitle = f"Run of {made}, seed {run.config.get('seed')}. Research data, not for clinical use."
     return _template().render(title=run.name, subtitle=subtitle, sections=sections(run), css=_packaged("page.css"))
 
 

@@ -1,0 +1,202 @@
+"""Builds small run folders through the writers that real runs use, for the tests of the report."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from cxr_core.data.dataset import ShardWriter, pixel_sha256, write_index
+from cxr_core.data.findings import Findings
+from cxr_core.data.png import encode_grey
+from cxr_core.data.problems import problem, write_problems
+from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.models.checkpoints import Checkpoint, write_checkpoints
+from cxr_core.runs.attempt import Attempt
+from cxr_core.runs.commit import commit, place
+from cxr_core.runs.files import write_json
+from cxr_core.runs.plan import Plan, Shard, slices
+from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.run import Run, StageFolder
+
+SIZE = 32
+PROMPTS = ["frontal chest x-ray, PA view, no finding", "frontal chest x-ray, AP view, edema"]
+
+CONFIG = {
+    "format": 1,
+    "name": "tiny",
+    "seed": 7,
+    "stages": [
+        {"name": "real", "kind": "preprocess", "inputs": {}, "size": SIZE},
+        {"name": "fine", "kind": "train", "model": "diffusion", "inputs": {}, "steps": 40, "batch_size": 4},
+        {"name": "drawn", "kind": "generate", "inputs": {"model": "fine", "like": "real"}},
+        {"name": "study", "kind": "evaluate", "inputs": {"real": "real", "synthetic": "drawn"}},
+    ],
+}
+
+
+def empty_run(root: Path, **changes: Any) -> Run:
+    """A run of which nothing has been worked on."""
+    return Run.create_or_open(root, CONFIG | changes)
+
+
+def add_real(run: Run, findings: Findings, *, file: str = "images/00000001_000.png") -> None:
+    """36 images of 12 patients; image i has finding i modulo their number, every twelfth none; one has a box."""
+    rows = [_row(f"{i // 3:08d}_{i % 3:03d}", i, findings) for i in range(36)]
+    rows[0]["boxes"] = [{"finding": findings.names[0], "x": 4.0, "y": 6.0, "w": 10.0, "h": 12.0}]
+    folder = run.stage("real")
+    _add_dataset(folder, rows, findings, synthetic=False, about={"source": {"kind": "table", "csv": file}})
+    found = [problem("rgba", f"image{i}", file, "alpha 255 everywhere", "converted") for i in range(23)]
+    write_problems(folder.path / "problems.csv", found)
+
+
+def add_training(run: Run, *, num_done: int = 4) -> None:
+    """`num_done` of 4 checkpoint intervals of 10 steps; with all of them the stage is finished."""
+    folder, shards = run.stage("fine"), slices(40, 10)
+    Plan("fine", shards, "f" * 64, chain=True).write(_made(folder) / "plan.jsonl")
+    with Attempt(folder.path, "pid1-0-aaaaaa") as attempt:
+        receipts = [_train(folder, attempt, shard) for shard in shards[:num_done]]
+    if num_done == len(shards):
+        points = [Checkpoint(shard.stop, shard.id, None, None, "shards", "shards", 1 / shard.stop) for shard in shards]
+        write_checkpoints(folder.path, points)
+        _finish(folder, receipts[-1].digest)
+
+
+def add_synthetic(run: Run, findings: Findings) -> None:
+    """12 synthetic images, all with the first finding."""
+    change = {"patient_id": "", "split": "synthetic", "age": None, "sex": "", "follow_up": None, "boxes": []}
+    made = {"labels": 1, "seed": 5, "generation": '{"steps":15}', "source_sha256": ""}
+    rows = [_row(f"drawn-{i}", i, findings) | change | made for i in range(12)]
+    _add_dataset(run.stage("drawn"), rows, findings, synthetic=True, about={"steps": 15})
+
+
+def add_study(run: Run, *, finding: str = "Edema") -> None:
+    """One experiment with numbers, one without, one picture and one finding without a picture."""
+    folder = run.stage("study")
+    (_made(folder) / "shards").mkdir()
+    (folder.path / "shards" / "grid.png").write_bytes(encode_grey(_film(3, 3 * SIZE)))
+    write_json(folder.path / FILE, metrics(finding).model_dump(mode="json"))
+    _finish(folder, "e" * 64)
+
+
+def full_run(root: Path, findings: Findings) -> Run:
+    """A run with every stage finished."""
+    run = empty_run(root)
+    add_real(run, findings)
+    add_training(run)
+    add_synthetic(run, findings)
+    add_study(run, finding=findings.names[0])
+    return run
+
+
+def metrics(finding: str) -> Metrics:
+    """What an evaluate stage of two experiments found."""
+    views = {"PA": {"with": 10, "without": 30}, "AP": {"with": 40, "without": 20}}
+    common = {"negatives": "No Finding", "rule": "any", "image_size": SIZE, "augment": "study", "epochs": 3}
+    common |= {"finding": finding, "available": {"real train with": 49}}
+    arms = [_arm("real", 128, 0, 0.78), _arm("mixed", 64, 64, 0.74), _arm("half", 64, 0, 0.66)]
+    lacking = {"arm": "real", "num_real": 0, "num_synthetic": 0, "num_real_patients": 0, "not_run": "49 of 500"}
+    test = {"num_images": 100, "num_patients": 61, "views": views}
+    value = {
+        "format": 1,
+        "real": {"digest": "a" * 64, "num_images": 36, "size": SIZE},
+        "synthetic": {"digest": "b" * 64, "num_images": 12, "size": SIZE},
+        "grids": [
+            {"finding": finding, "path": "shards/grid.png", "num_columns": 3},
+            {"finding": "Hernia", "path": None, "num_columns": 0},
+        ],
+        "utility": [
+            common | {"num_images": 128, "test": test, "arms": arms, "value_of_synthetic": _scores(0.08, 0.1)},
+            common | {"num_images": 1000, "test": test, "arms": [lacking]},
+        ],
+    }
+    return Metrics.model_validate(value)
+
+
+def _scores(accuracy: float, half_width: float = 0.05) -> dict[str, Any]:
+    interval = {"value": accuracy, "low": accuracy - half_width, "high": accuracy + half_width}
+    return {"accuracy": interval, "auroc": interval}
+
+
+def _arm(name: str, num_real: int, num_synthetic: int, accuracy: float) -> dict[str, Any]:
+    seeds = [_scores(accuracy + 0.01 * seed) | {"seed": seed, "final_loss": 0.2} for seed in range(2)]
+    counts = {"num_real": num_real, "num_synthetic": num_synthetic, "num_real_patients": num_real // 2}
+    return {"arm": name, **counts, "classifier": _scores(accuracy), "seeds": seeds, "view_only": _scores(0.65)}
+
+
+def _film(seed: int, width: int = SIZE) -> np.ndarray:
+    """uint8 (SIZE, width): a smooth random picture."""
+    noise = np.random.default_rng(seed).normal(size=(SIZE, width))
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 4), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def _row(image_id: str, i: int, findings: Findings) -> dict[str, Any]:
+    pixels = _film(i)
+    return {
+        "image_id": image_id,
+        "patient_id": f"{i // 3:08d}",
+        "split": ("train", "train", "val", "test")[i // 3 % 4],
+        "view": ("PA", "AP")[i % 2],
+        "age": 30.0 + i,
+        "sex": ("F", "M")[i // 3 % 2],
+        "follow_up": i % 3,
+        "labels": 0 if i % 12 == 11 else 1 << i % len(findings.names),
+        "boxes": [],
+        "prompt": f"frontal chest x-ray of {findings.names[i % len(findings.names)]}",
+        "seed": None,
+        "generation": "",
+        "width": SIZE,
+        "height": SIZE,
+        "pixel_sha256": pixel_sha256(pixels),
+        "source_sha256": "0" * 64,
+        "pixels": pixels,
+    }
+
+
+def _add_dataset(
+    folder: StageFolder, rows: list[dict[str, Any]], findings: Findings, *, synthetic: bool, about: Mapping[str, Any]
+) -> None:
+    shard = Shard("00000", 0, len(rows))
+    Plan(folder.name, (shard,), "f" * 64).write(_made(folder) / "plan.jsonl")
+    with Attempt(folder.path, "pid1-0-aaaaaa") as attempt:
+        attempt.work.mkdir()
+        with ShardWriter(attempt.work / "images.tar", findings) as tar:
+            for row in rows:
+                tar.add(encode_grey(row["pixels"]), {key: value for key, value in row.items() if key != "pixels"})
+        receipt = _commit(folder, attempt, shard, {"tar": attempt.work / "images.tar"})
+    data = receipt.data[0]
+    name = f"shards/{data.name}"
+    table: pd.DataFrame = tar.rows().to_pandas().assign(shard=name)
+    shards = [{"name": name, "bytes": data.bytes, "sha256": data.sha256, "num_images": len(rows)}]
+    info = write_index(folder.path, table, shards, findings=findings, size=SIZE, synthetic=synthetic, about=about)
+    _finish(folder, info.digest)
+
+
+def _train(folder: StageFolder, attempt: Attempt, shard: Shard) -> Receipt:
+    work = attempt.work / shard.id
+    (work / "preview").mkdir(parents=True)
+    lines = [{"step": step, "loss": 1 / step, "lr": 1e-3} for step in range(shard.start + 1, shard.stop + 1)]
+    (work / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (work / "preview" / "preview.png").write_bytes(encode_grey(_film(shard.stop, len(PROMPTS) * SIZE)))
+    write_json(work / "preview" / "preview.json", {"format": 1, "step": shard.stop, "prompts": PROMPTS})
+    return _commit(folder, attempt, shard, {"metrics": work / "metrics.jsonl", "preview": work / "preview"})
+
+
+def _commit(folder: StageFolder, attempt: Attempt, shard: Shard, paths: Mapping[str, Path]) -> Receipt:
+    data = place(folder.path, shard.id, attempt.id, paths)
+    seconds = {"read": 1.0, "make": 3.5, "place": 0.5}
+    receipt = Receipt(shard.id, "d" * 64, data, "f" * 64, attempt.id, 7, seconds=seconds, device="x86_64")
+    return commit(folder.path, receipt, is_alive=lambda _: False).receipt
+
+
+def _made(folder: StageFolder) -> Path:
+    folder.path.mkdir()
+    return folder.path
+
+
+def _finish(folder: StageFolder, digest: str) -> None:
+    record = {"format": 1, "status": "done", "fingerprint": "f" * 64, "seconds": {"shards": 4.0, "finalize": 0.5}}
+    write_json(folder.path / "stage.json", record | {"digest": digest})

@@ -1,0 +1,287 @@
+"""The report: one page that is a function of the run folder, whatever of it is finished."""
+
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxr_core.data.findings import NIH, Findings
+from cxr_core.errors import UserError
+from cxr_core.evaluation.metrics import FILE
+from cxr_core.report.picture import contact_sheet
+from cxr_core.report.read import read_run
+from cxr_core.report.sections import sections
+from cxr_core.report.write import write_report
+from tests.unit import report_run
+
+CITATION = "https://arxiv.org/abs/2305.18927"
+HOSTILE = "<script>alert('1')</script> & \"x\" $y$"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """The page as a browser would read it: tags with attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run's folder and its page."""
+    root = report_run.full_run(tmp_path_factory.mktemp("runs") / "tiny", NIH).root
+    return root, write_report(root).read_text()
+
+
+def test_given_an_empty_run_when_reported_then_every_stage_is_named_as_not_run(tmp_path: Path) -> None:
+    run = report_run.empty_run(tmp_path / "tiny")
+    page = Page(write_report(run.root).read_text())
+    for stage in run.config["stages"]:
+        assert f"Stage “{stage['name']}” ({stage['kind']}): not run yet." in page.text
+    assert "0 of 4 stages are finished" in page.text
+    assert not page.all("img")
+
+
+def test_given_only_preprocess_when_reported_then_its_numbers_stand_there_and_the_rest_is_not_run(
+    tmp_path: Path,
+) -> None:
+    run = report_run.empty_run(tmp_path / "tiny")
+    report_run.add_real(run, NIH)
+    page = Page(write_report(run.root).read_text())
+    assert "“real” holds 36 images of 12 patients, 32 × 32 pixels." in page.text
+    assert "No patient is in two splits." in page.text
+    assert "Stage “fine” (train): not run yet." in page.text
+    assert len(page.all("img")) == len(NIH.names) + 1, "one example a class that occurs, with No Finding"
+    box = {"x": "4.0", "y": "6.0", "width": "10.0", "height": "12.0"}
+    assert page.all("rect").count(box) == 1
+
+
+def test_given_many_problems_of_a_kind_when_reported_then_all_are_counted_and_twenty_are_shown(
+    full: tuple[Path, str],
+) -> None:
+    text = Page(full[1]).text
+    assert "rgba: 23 cases" in text
+    assert "The first 20 of 23 cases" in text
+    assert text.count("alpha 255 everywhere") == 20
+
+
+def test_given_training_in_progress_when_reported_then_its_curve_and_previews_so_far_are_there(tmp_path: Path) -> None:
+    run = report_run.empty_run(tmp_path / "tiny")
+    report_run.add_training(run, num_done=2)
+    page = Page(write_report(run.root).read_text())
+    assert "Stage “fine” (train): not finished yet (2 of 4 shards are committed)." in page.text
+    assert "20 steps, 4 images a step" in page.text
+    assert "step 10" in page.text
+    assert "step 20" in page.text
+    assert "step 30" not in page.text
+
+
+def test_given_a_finished_run_when_reported_then_its_headline_numbers_are_there(full: tuple[Path, str]) -> None:
+    text = Page(full[1]).text
+    for expected in (
+        "4 of 4 stages are finished",
+        "“drawn” holds 12 synthetic images",
+        "0.78 (0.73–0.83)",  # accuracy of the real arm with its interval
+        "0.65 (0.60–0.70)",  # of the view alone
+        "Real alone, not run: 49 of 500.",
+        "The latter interval includes 0: no effect is shown.",
+        "No picture for Hernia",
+        "in full colour a running mean",
+    ):
+        assert expected in text
+    assert text.count("0.81") >= 2, "the study's accuracy stands in each table"
+    assert "validation loss" in full[1]
+
+
+def test_given_a_finished_run_when_reported_then_nothing_in_it_is_fetched(full: tuple[Path, str]) -> None:
+    page = Page(full[1])
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
+            value = attributes.get(name)
+            if value is not None:
+                assert value.startswith(("data:image/png;base64,", "#")) or (tag, value) == ("a", CITATION)
+    assert not re.findall(r"url\((?!#)", full[1]), "CSS and SVG refer only to parts of the page"
+    assert "@import" not in full[1]
+    assert not page.all("script")
+    assert page.all("meta")[2]["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_given_a_finished_run_when_reported_then_it_can_be_read_without_seeing_it(full: tuple[Path, str]) -> None:
+    page = Page(full[1])
+    assert page.open == []
+    assert all(image["alt"] for image in page.all("img"))
+    charts = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
+    assert charts
+    assert all(chart["aria-label"] for chart in charts)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+
+
+def test_given_a_finished_run_when_reported_then_every_link_of_the_contents_has_its_one_target(
+    full: tuple[Path, str],
+) -> None:
+    page = Page(full[1])
+    ids = Counter(str(attributes["id"]) for _, attributes in page.tags if "id" in attributes)
+    assert max(ids.values()) == 1
+    links = [str(attributes["href"]) for _, attributes in page.tags if "href" in attributes]
+    wanted = {link[1:] for link in links if link.startswith("#")}
+    assert wanted <= set(ids)
+    assert {section.id for section in sections(read_run(full[0]))} <= wanted
+
+
+def test_given_charts_when_reported_then_their_colours_are_those_of_the_theme(full: tuple[Path, str]) -> None:
+    drawings = re.findall(r"<svg aria-hidden.*?</svg>", full[1], re.DOTALL)
+    coloured = [drawing for drawing in drawings if "var(--" in drawing]
+    assert len(coloured) >= 5
+    assert not [found for drawing in coloured for found in re.findall(r"#[0-9a-f]{6}\b", drawing)]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_given_a_theme_when_its_text_is_measured_then_the_contrast_is_that_of_wcag_aa(theme: str) -> None:
+    css = (files("cxr_core.report") / "page.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[0 if theme == "light" else 1]))
+    for name in ("ink", "muted", "link"):
+        for paper in ("paper", "panel"):
+            assert _contrast(colours[name], colours[paper]) >= 4.5, (name, paper)
+    for name in ("real", "synthetic", "held-out"):
+        assert _contrast(colours[name], colours["paper"]) >= 3, name
+
+
+def _contrast(first: str, second: str) -> float:
+    """Contrast ratio of two sRGB colours (WCAG 2.2, 1.4.3)."""
+    bright, dim = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (bright + 0.05) / (dim + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_given_hostile_names_when_reported_then_they_are_text_and_never_markup(tmp_path: Path) -> None:
+    findings = Findings((HOSTILE, "Edema"))
+    run = report_run.empty_run(tmp_path / "tiny")
+    report_run.add_real(run, findings, file=f"images/{HOSTILE}.png")
+    report_run.add_synthetic(run, findings)
+    report_run.add_study(run, finding=HOSTILE)
+    html = write_report(run.root).read_text()
+    page = Page(html)
+    assert "<script" not in html
+    assert page.open == []
+    assert f"images/{HOSTILE}.png" in page.text
+    assert f"Telling {HOSTILE} from No Finding" in page.text
+
+
+def test_given_the_same_folder_elsewhere_when_reported_again_then_the_bytes_are_equal(
+    full: tuple[Path, str], tmp_path: Path
+) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(full[0], copy)
+    assert write_report(full[0]).read_bytes() == write_report(copy).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (f"study/{FILE}", '{"format": 1, "utility": 3}', "not the metrics of an evaluate stage"),
+        (f"study/{FILE}", "not json", "not the metrics of an evaluate stage"),
+        ("study/shards/grid.png", "not a picture", "is no picture"),
+        ("real/stage.json", "{", "cannot be read as JSON"),
+        ("real/problems.csv", "kind,file\nrgba,a.png\n", "lacks the columns image_id, detail, action"),
+        ("run.json", "[]", "holds list, not an object"),
+        ("config.yaml", "name: tiny\n", "not the config of a run"),
+        ("fine/checkpoints.json", "[]", "holds list, not an object"),
+    ],
+)
+def test_given_a_damaged_file_when_reported_then_it_is_named_and_the_page_before_stays(
+    full: tuple[Path, str], tmp_path: Path, file: str, text: str, message: str
+) -> None:
+    root = tmp_path / "tiny"
+    shutil.copytree(full[0], root)
+    (root / file).write_text(text)
+    before = (root / "report.html").read_bytes()
+    with pytest.raises(UserError) as error:
+        write_report(root)
+    assert Path(file).name in str(error.value)
+    assert message in str(error.value)
+    assert (root / "report.html").read_bytes() == before
+    assert not list(root.glob(".*.tmp"))
+
+
+def test_given_a_damaged_line_of_metrics_when_reported_then_file_and_line_are_named(
+    full: tuple[Path, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "tiny"
+    shutil.copytree(full[0], root)
+    path = sorted((root / "fine" / "shards").glob("*.jsonl"))[0]
+    path.write_text(path.read_text().replace('{"step": 3,', '{"step": 3'))
+    with pytest.raises(UserError, match=re.escape(f"{path}:3: not JSON")):
+        write_report(root)
+
+
+def test_given_a_folder_that_is_no_run_when_reported_then_the_user_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run"):
+        write_report(tmp_path)
+
+
+def test_given_images_when_laid_on_a_sheet_then_each_stands_in_its_place_enlarged_by_whole_pixels() -> None:
+    images = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3) * 4
+    sheet = contact_sheet(images, [], columns=2, scale=3)
+    assert sheet.shape == (3 * (4 * 3 + 6) + 6, 2 * (3 * 3 + 6) + 6)
+    x, y = 6 + 9 + 6, 6 + 12 + 6
+    assert np.array_equal(sheet[y : y + 12 : 3, x : x + 9 : 3], images[3])
+    assert np.array_equal(sheet[y : y + 12, x : x + 9], np.kron(images[3], np.ones((3, 3), np.uint8)))
+
+
+def test_given_labels_when_laid_on_a_sheet_then_long_ones_stay_under_their_image() -> None:
+    images = np.zeros((2, 64, 64), np.uint8)
+    sheet = contact_sheet(images, ["Pleural Thickening, Emphysema and Infiltration", ""], columns=2)
+    assert sheet[6 + 64 :, : 6 + 64].max() > 150, "there is a label"
+    assert len(np.unique(sheet[6 + 64 :, 6 + 64 :])) == 1, "it does not reach under the second image"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "columns", "message"),
+    [
+        (np.zeros((0, 4, 4), np.uint8), [], 1, "uint8 images"),
+        (np.zeros((2, 4, 4)), [], 1, "uint8 images"),
+        (np.zeros((2, 4, 4), np.uint8), ["one"], 1, "1 labels for 2 images"),
+        (np.zeros((2, 4, 4), np.uint8), [], 0, "at least 1"),
+    ],
+)
+def test_given_no_sheet_to_make_when_asked_for_one_then_the_user_is_told_why(
+    images: np.ndarray, labels: list[str], columns: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        contact_sheet(images, labels, columns)
