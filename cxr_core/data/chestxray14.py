@@ -31,6 +31,7 @@ def read_chestxray14(data: ChestXray14Data) -> SourceTable:
     """Data_Entry joined with the official split and the boxes. Raises UserError for anything that does not fit."""
     folder = data.metadata.expanduser()
     csv = Csv.read(_data_entry(data, folder))
+    csv.refuse_empty()
     names = csv.column("Image Index")
     csv.refuse(~names.str.fullmatch(r"\d{8}_\d{3}\.png"), names, "not an image name of NIH's", "e.g. 00000001_000.png")
     ids = parse_images(csv, names)

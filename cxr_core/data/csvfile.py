@@ -1,6 +1,5 @@
 """CSV files read strictly: every mistake is named with its file, its row and its value."""
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +18,21 @@ class Csv:
 
     @classmethod
     def read(cls, path: Path) -> "Csv":
-        """Read a CSV. Raises UserError where it is missing, empty, ragged or no text."""
+        """Read a CSV. Raises UserError where it is missing, ragged or no text."""
         try:
             cells = pd.read_csv(
                 path, dtype=object, keep_default_na=False, na_filter=False, index_col=False, encoding="utf-8-sig"
             )
         except FileNotFoundError as error:
             raise UserError("there is no such file", where=str(path), mend="check the path in the config") from error
-        except (ValueError, csv.Error, OSError) as error:  # pandas' parser errors are ValueErrors
+        except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
             raise UserError(f"not a readable CSV ({str(error).strip()})", where=str(path)) from error
-        if cells.empty:
-            raise UserError("the table has no rows", where=str(path))
         return cls(path, cells.fillna(""))
+
+    def refuse_empty(self) -> None:
+        """Raise UserError where there is only a header."""
+        if self.cells.empty:
+            raise UserError("the table has no rows", where=str(self.path))
 
     def column(self, *names: str) -> pd.Series:
         """The first of the columns `names` that is there, without blanks at both ends."""

@@ -45,12 +45,13 @@ SOURCE = pa.schema(
 
 
 def estimate(settings: PreprocessStage) -> Estimate:
-    """Size of the Dataset: PNG of radiographs takes about half a byte a pixel, a row of metadata about 3 kB."""
+    """Size of the Dataset: half a byte a pixel, 3 kB of metadata an image (tar blocks of 512 bytes), 20 kB a shard."""
     data = settings.data
     num_items = data.images if isinstance(data, PhantomData) else len(plan_source(settings).rows)
     num_items = min(num_items, settings.num_images or num_items)
     num_shards = len(slices(num_items, settings.shard_size))
-    return Estimate(num_items, num_shards, 3 * num_shards + 6, num_items * (settings.size**2 // 2 + 3000))
+    num_bytes = num_items * (settings.size**2 // 2 + 3000) + num_shards * 20_000
+    return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes)
 
 
 def freeze(settings: PreprocessStage, work: Path) -> Draft:

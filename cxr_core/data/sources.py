@@ -42,7 +42,7 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
     else:
         rows, found = _locate(rows, table.path, data, policies)
         problems += found
-        rows, found = _leave_out_listed(rows, data.exclude_lists, policies)
+        rows, found = _leave_out_listed(rows, table, data.exclude_lists, policies)
         problems += found
     for step in (_views, _ages):
         rows, found = step(rows, table.path, policies)
@@ -146,11 +146,18 @@ def _row_names(rows: pd.DataFrame, path: Path) -> list[str]:
 
 
 def _leave_out_listed(
-    rows: pd.DataFrame, lists: Sequence[Path], policies: Policies
+    rows: pd.DataFrame, table: SourceTable, lists: Sequence[Path], policies: Policies
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     problems, listed = [], pd.Series(False, index=rows.index)
     for path in lists:
-        here = rows["image_id"].isin(read_names(path))
+        names = read_names(path)
+        if not names.isin(table.rows["image_id"]).any():
+            raise UserError(
+                f"none of its {len(names)} names is in {table.path.name}; the first is {names[0]!r}",
+                where=str(path),
+                mend="give one file name a line, or remove it from `exclude_lists`",
+            )
+        here = rows["image_id"].isin(names)
         listed |= here
         hit = rows[here]
         found = problem_frame("listed", hit["image_id"], hit["file"].to_list(), f"named in {path.name}", "")

@@ -82,7 +82,8 @@ def measure(row: Row) -> list[Result]:
 
 
 def _pairs(row: Row, peer: Peer, num_pairs: int) -> Result:
-    product, other = [], []
+    product: list[float] = []
+    other: list[float] = []
     for pair in range(num_pairs):
         turns = [(row.product, product), (peer.run, other)]
         for run, times in turns if pair % 2 else reversed(turns):

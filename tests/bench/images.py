@@ -86,8 +86,13 @@ def _pillow_reduce(originals: list[Path], out: Path) -> None:
 
 def _opencv(originals: list[Path], out: Path) -> None:
     for path in originals:
-        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        cv2.imwrite(str(out / path.name), cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
+        cv2.imwrite(str(out / path.name), _opencv_half(path))
+
+
+def _opencv_half(path: Path) -> np.ndarray:
+    pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    assert pixels is not None
+    return cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
 @contextmanager
@@ -134,9 +139,7 @@ def c1b() -> Iterator[Row]:
 @contextmanager
 def c2() -> Iterator[Row]:
     with _workplace() as (_, originals, kind):
-        images = [
-            cv2.resize(cv2.imread(str(path), 0), (SIZE, SIZE), interpolation=cv2.INTER_AREA) for path in originals
-        ]
+        images = [_opencv_half(path) for path in originals]
 
         def pillow(**options: int) -> int:
             return sum(len(_pillow_png(pixels, **options)) for pixels in images)

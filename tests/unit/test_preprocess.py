@@ -1,0 +1,217 @@
+"""The preprocess stage over small folders: every oddity is found, named, and treated as its policy says."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jobs.preprocess
+from cxr_core.data.dataset import Dataset
+from cxr_core.data.phantom import write_layout
+from cxr_core.data.prepare import prepare
+from cxr_core.data.prompts import PromptWriter
+from cxr_core.data.settings import PromptSettings
+from cxr_core.data.threads import in_order
+from cxr_core.errors import UserError
+from tests.radiographs import entry, grey, nih_stage, png, run_stage, stage, write_nih
+
+NAMES = [f"{i:08d}_000.png" for i in range(1, 9)]
+
+
+def with_image(folder: Path, data: bytes, **write: object) -> Path:
+    """Eight patients of one image each; the first patient's is `data`."""
+    return write_nih(folder, [entry(name) for name in NAMES], images={NAMES[0]: data}, **write)  # type: ignore[arg-type]
+
+
+def test_a_dataset_has_its_pixels_boxes_prompts_and_hashes(tmp_path: Path) -> None:
+    rows = [entry("00000001_000.png", "Mass", view="AP"), entry("00000002_000.png")]
+    wide = grey(5, 64, 32)
+    boxes = ["00000001_000.png,Mass,512,512,256,256"]
+    write_nih(tmp_path / "nih", rows, images={"00000001_000.png": png(wide)}, boxes=boxes)
+    folder, facts, problems = run_stage(nih_stage(tmp_path / "nih", size=32, validation=0), tmp_path)
+    dataset = Dataset.open(folder)
+    row = next(dataset.rows.itertuples())
+    assert list(dataset.verify()) == []
+    assert facts["digest"] == dataset.info.digest
+    assert facts["splits"] == {"train": 2}
+    assert facts["num_patients"] == 2
+    assert problems.empty
+    image = dataset.image(row)
+    assert image.shape == (32, 32)
+    assert np.all(image[:8] == 0)
+    assert np.all(image[24:] == 0)
+    halved = wide.reshape(16, 2, 32, 2).mean((1, 3))
+    assert np.abs(image[8:24] - halved).max() <= 0.5
+    # 512..768 of 1024 is 32..48 of 64 px and 16..24 of 32 px; the square adds 16 above, and halves.
+    assert dict(row.boxes[0]) == {"finding": "Mass", "x": 16.0, "y": 16.0, "w": 8.0, "h": 4.0}
+    assert row.prompt == "frontal chest x-ray, AP view, mass"
+    writer = PromptWriter(PromptSettings.model_validate(dataset.info.about["prompts"]), dataset.findings)
+    assert writer(row.labels, row.view) == row.prompt
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shard_size", [1, 3, 100])
+def test_the_digest_depends_on_neither_threads_nor_shards(threads: int, shard_size: int, tmp_path: Path) -> None:
+    folder = with_image(tmp_path / "nih", png(grey(99)))
+    _, reference, _ = run_stage(nih_stage(folder, name="reference"), tmp_path)
+    _, facts, _ = run_stage(nih_stage(folder, threads=threads, shard_size=shard_size), tmp_path)
+    assert facts["digest"] == reference["digest"]
+    assert facts["num_images"] == 8
+
+
+RED = np.zeros((32, 32, 3), np.uint8) + np.array([250, 90, 90], np.uint8)
+ODD = {
+    "unreadable": b"Patient,Age\n",
+    "truncated": png(grey(50))[:-40],
+    "wrong_size": png(grey(51, 48, 48)),
+    "sixteen_bit": png(grey(52).astype(np.uint16) * 257),
+    "rgba": png(grey(53), "RGBA"),
+    "rgb": png(grey(54), "RGB"),
+    "colour": png(RED),
+    "nearly_black": png(grey(55) // 8),
+    "nearly_white": png(255 - grey(56) // 8),
+}
+
+
+@pytest.mark.parametrize("kind", list(ODD))
+def test_an_odd_image_is_named_and_treated_by_its_policy(kind: str, tmp_path: Path) -> None:
+    folder = with_image(tmp_path / "nih", ODD[kind])
+    data = {"expect_size": 32}
+    kept_by_default = kind not in ("unreadable", "truncated", "wrong_size")
+
+    _, facts, problems = run_stage(nih_stage(folder, data=data, name="default"), tmp_path)
+    assert list(problems["kind"]) == [kind]
+    named = problems[problems["kind"] == kind].iloc[0]
+    assert named["image_id"] == "00000001_000"
+    assert named["file"].endswith("/images_001/images/00000001_000.png")
+    assert named["detail"]
+    assert facts["num_images"] == (8 if kept_by_default else 7)
+    assert facts["problems"][kind] == 1
+
+    policies = {"policies": {kind: "exclude"}}
+    _, facts, problems = run_stage(nih_stage(folder, data=data, name="excluded", **policies), tmp_path)
+    assert facts["num_images"] == 7
+    assert problems.loc[problems["kind"] == kind, "action"].item() == "left out"
+
+    with pytest.raises(UserError, match=r"00000001_000.png.*") as caught:
+        run_stage(nih_stage(folder, data=data, name="failed", policies={kind: "fail"}), tmp_path)
+    assert f"{kind}: ..." in str(caught.value)
+
+
+def test_a_wrong_size_can_be_converted(tmp_path: Path) -> None:
+    folder = with_image(tmp_path / "nih", ODD["wrong_size"])
+    policies = {"wrong_size": "convert"}
+    _, facts, problems = run_stage(nih_stage(folder, data={"expect_size": 32}, policies=policies), tmp_path)
+    assert facts["num_images"] == 8
+    assert "converted" in set(problems["action"])
+
+
+def test_small_images_are_counted_as_enlarged(tmp_path: Path) -> None:
+    _, facts, _ = run_stage(nih_stage(with_image(tmp_path / "nih", png(grey(101, 8, 8))), size=32), tmp_path)
+    assert facts["num_enlarged"] == 1
+
+
+def test_a_box_that_leaves_its_image_is_cut_or_left_out(tmp_path: Path) -> None:
+    name = NAMES[0]
+    boxes = [f"{name},Mass,512,0,600,512", f"{name},Nodule,1024,0,10,10", f"{name},Edema,0,0,1024,1024"]
+    folder = with_image(tmp_path / "nih", png(grey(101)), boxes=boxes)
+    stage_folder, _, problems = run_stage(nih_stage(folder), tmp_path)
+    assert list(problems["action"]) == ["cut", "box left out"]
+    kept = [dict(box) for box in Dataset.open(stage_folder).rows["boxes"][0]]
+    assert kept == [
+        {"finding": "Mass", "x": 8.0, "y": 0.0, "w": 8.0, "h": 8.0},
+        {"finding": "Edema", "x": 0.0, "y": 0.0, "w": 16.0, "h": 16.0},
+    ]
+    _, facts, problems = run_stage(nih_stage(folder, name="out", policies={"box_outside": "exclude"}), tmp_path)
+    assert facts["num_images"] == 7
+    assert set(problems["action"]) == {"left out"}
+
+
+def test_identical_pixels_under_two_names_are_kept_once_and_from_the_test_split(tmp_path: Path) -> None:
+    same = {NAMES[0]: png(grey(101)), NAMES[4]: png(grey(101), "RGB")}
+    folder = write_nih(tmp_path / "nih", [entry(name) for name in NAMES], images=same, test=[NAMES[4]])
+    stage_folder, facts, problems = run_stage(nih_stage(folder), tmp_path)
+    assert facts["num_images"] == 7
+    found = problems[problems["kind"] == "duplicate_pixels"]
+    assert list(found["image_id"]) == ["00000001_000"]
+    assert found["detail"].item().endswith("00000005_000.png")
+    dataset = Dataset.open(stage_folder)
+    assert "00000001_000" not in set(dataset.rows["image_id"])
+    assert list(dataset.verify()) == []
+
+
+def test_identical_pixels_with_other_labels_are_all_left_out(tmp_path: Path) -> None:
+    rows = [entry(NAMES[0], "Edema"), *(entry(name) for name in NAMES[1:])]
+    same = {NAMES[0]: png(grey(101)), NAMES[4]: png(grey(101))}
+    folder = write_nih(tmp_path / "nih", rows, images=same)
+    _, facts, problems = run_stage(nih_stage(folder), tmp_path)
+    assert facts["num_images"] == 6
+    assert list(problems["kind"]) == ["contradicting_duplicates"] * 2
+    _, facts, _ = run_stage(nih_stage(folder, name="kept", policies={"contradicting_duplicates": "keep"}), tmp_path)
+    assert facts["num_images"] == 8
+    with pytest.raises(UserError, match=r"the same pixels as .*00000005_000\.png, other labels"):
+        run_stage(nih_stage(folder, name="failed", policies={"contradicting_duplicates": "fail"}), tmp_path)
+
+
+def test_given_every_image_left_out_then_the_stage_fails_and_says_why(tmp_path: Path) -> None:
+    folder = with_image(tmp_path / "nih", png(grey(101)))
+    with pytest.raises(UserError, match=r"no image is left of 8; problems: .*'wrong_size': 8") as caught:
+        run_stage(nih_stage(folder, data={"expect_size": 1024}), tmp_path)
+    assert "correct `expect_size`" in str(caught.value)
+    assert not (tmp_path / "real" / "dataset.json").exists()
+
+
+def test_an_image_that_vanished_since_the_plan_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.png: the image was there when the plan was frozen"):
+        row = {"image_id": "gone", "file": str(tmp_path / "gone.png")}
+        prepare(nih_stage(tmp_path), row)
+
+
+def test_phantoms_drawn_on_demand_equal_those_written_in_nihs_layout(tmp_path: Path) -> None:
+    write_layout(tmp_path / "nih", 24, seed=3, size=64, processes=1)
+    _, drawn, problems = run_stage(
+        stage({"kind": "phantom", "images": 24, "seed": 3, "size": 64}, name="drawn", shard_size=7), tmp_path
+    )
+    folder, read, _ = run_stage(nih_stage(tmp_path / "nih", data={"expect_size": 64}, name="read"), tmp_path)
+    assert drawn["digest"] == read["digest"]
+    assert drawn["splits"] == read["splits"]
+    assert problems.empty
+    assert (Dataset.open(folder).rows["boxes"].str.len() > 0).any()
+
+
+def test_an_estimate_knows_the_number_of_images_and_nearly_the_bytes(tmp_path: Path) -> None:
+    folder = with_image(tmp_path / "nih", png(grey(101)))
+    cases = [
+        (nih_stage(folder, shard_size=3), 8, 3),
+        (nih_stage(folder, num_images=5), 5, 1),
+        (stage({"kind": "phantom", "images": 10}, num_images=4), 4, 1),
+        (stage({"kind": "phantom", "images": 10}, shard_size=4, size=64), 10, 3),
+    ]
+    for settings, num_items, num_shards in cases:
+        estimate = jobs.preprocess.estimate(settings, {})
+        assert (estimate.num_items, estimate.num_shards) == (num_items, num_shards)
+    made, _, _ = run_stage(cases[-1][0], tmp_path)
+    files = [path for path in made.rglob("*") if path.is_file() and "attempts" not in path.parts]
+    assert len(files) == pytest.approx(estimate.num_files, abs=3)
+    assert sum(path.stat().st_size for path in files) == pytest.approx(estimate.num_bytes, rel=0.5)
+
+
+def test_results_come_in_order_and_few_are_computed_ahead() -> None:
+    started = []
+
+    def work(item: int) -> int:
+        started.append(item)
+        time.sleep(0.002 if item % 3 else 0.02)
+        return item
+
+    taken: Iterator[int] = in_order(work, range(40), 2)
+    assert next(taken) == 0
+    assert len(started) <= 10
+    assert list(taken) == list(range(1, 40))
+
+
+def test_an_error_in_a_thread_reaches_the_caller() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda item: 1 // item, [1, 0, 1], 2))
