@@ -66,6 +66,9 @@ def token_counter(tokenizer: Path | None) -> Callable[[str], int]:
     if tokenizer is None:
         return estimate_tokens
     encoder = _load(tokenizer)
+    # A saved tokenizer.json pads and cuts every text to CLIP's length.
+    encoder.no_padding()
+    encoder.no_truncation()
     return lambda text: len(encoder.encode(text, add_special_tokens=False).ids) + 2
 
 
