@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -46,12 +45,23 @@ def _curves(stage: StageView) -> Iterator[Charts]:
     for name in ("step", "loss"):
         if name not in values:
             raise UserError(f"its lines lack {name!r}", where=str(next(stage.data("metrics"))), mend="run it again")
-    charts, window = [], max(1, len(values) // 50)
-    charts.append(_loss(stage.name, values, window))
-    if "lr" in values:
-        charts.append(_line(f"lr-{stage.name}", "learning rate", values["step"], values["lr"]))
-    charts += _validation(stage)
+    window = max(1, len(values) // 50)
+    charts = [_loss(stage.name, values, window)]
+    for key, title in _OTHERS.items():
+        if key in values and values[key].notna().any():
+            known = values[values[key].notna()]
+            charts.append(_line(f"{key}-{stage.name}", title, known["step"], known[key], held_out=key in _HELD_OUT))
     yield Charts(charts, _curve_caption(stage, values, window))
+
+
+_HELD_OUT = ("validation_loss",)
+
+_OTHERS = {
+    "validation_loss": "validation loss",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm before clipping",
+}
+"""What is drawn besides the loss, where metrics have it: column -> title."""
 
 
 def _loss(name: str, values: pd.DataFrame, window: int) -> Chart:
@@ -72,16 +82,17 @@ def _previews(stage: StageView) -> Iterator[Block]:
         previews = [_read_preview(folder) for folder in _spread(folders)]
         start, heads = _without_common_start(previews[-1].prompts)
         rows = [f"step {count(preview.step)}" for preview in previews]
-        caption = _preview_caption(len(folders), len(previews)) + (f" Every prompt starts “{start}”." if start else "")
+        caption = _preview_caption(stage, len(folders), len(previews))
+        caption += f" Every prompt starts “{start}”." if start else ""
         yield PictureGrid("", heads, rows, [preview.pictures for preview in previews], caption)
         last = previews[-1]
-        large = [replace(p, lines=(f"“{name}”",)) for p, name in zip(last.pictures, last.prompts, strict=True)]
-        yield Gallery(large, f"The pictures of step {count(last.step)} again, large, each with its prompt.")
+        large = [replace(p, lines=(name,)) for p, name in zip(last.pictures, last.prompts, strict=True)]
+        yield Gallery(large, f"The pictures of step {count(last.step)} again, large.")
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The pictures of one checkpoint, a column of them for each prompt."""
+    """The pictures of one checkpoint, a column of them for each prompt (of a VAE: for each image id)."""
 
     step: int
     prompts: tuple[str, ...]
@@ -113,20 +124,28 @@ def _without_common_start(prompts: Sequence[str]) -> tuple[str, list[str]]:
     return " ".join(words[0][:same]).rstrip(","), [" ".join(line[same:]) for line in words]
 
 
-def _preview_caption(num: int, shown: int) -> str:
+def _preview_caption(stage: StageView, num: int, shown: int) -> str:
     some = f"{shown} of {num} checkpoints" if shown < num else several(num, "checkpoint")
+    if stage.model == "vae":
+        return f"Reconstructions at {some}: each image (columns, by image id) above what the autoencoder makes of it."
     return (
         f"Previews at {some}: the same prompts (columns) and the same noise at every step, so only the model differs."
     )
 
 
-def _line(key: str, title: str, steps: Any, values: Any, *, colour: str | None = None, marks: bool = False) -> Chart:
+def _line(key: str, title: str, steps: pd.Series, values: pd.Series, *, held_out: bool) -> Chart:
     from cxr_core.report import figures
 
-    steps, values = np.asarray(steps), np.asarray(values, float)
     kept = _thinned(len(values))
-    alt = f"{title} over steps: from {values[0]:.4g} to {values[-1]:.4g}, lowest {values.min():.4g}."
-    return figures.curve(key, title, (steps[kept], values[kept]), None, alt, colour=colour or figures.REAL, marks=marks)
+    first, last = values.iloc[0], values.iloc[-1]
+    alt = f"{title} over steps: from {first:.4g} to {last:.4g}, lowest {values.min():.4g}, highest {values.max():.4g}."
+    drawn = (steps.to_numpy()[kept], values.to_numpy()[kept])
+    colour = figures.HELD_OUT if held_out else figures.REAL
+    return figures.curve(key, title, drawn, None, alt, colour=colour, marks=len(kept) <= _MOST_MARKS)
+
+
+_MOST_MARKS = 40
+"""A curve of more values has no dot for each."""
 
 
 def _thinned(number: int) -> np.ndarray:
@@ -139,20 +158,6 @@ def _is_wide(values: pd.Series) -> bool:
     return bool(values.min() > 0 and values.max() / values.min() > 20)
 
 
-def _validation(stage: StageView) -> list[Chart]:
-    """The loss on held-out patients at each checkpoint, where it was measured."""
-    from cxr_core.report import figures
-
-    if not stage.is_done:
-        return []
-    points = read_object(stage.folder.path / "checkpoints.json").get("checkpoints", ())
-    found = [(point["step"], point["validation_loss"]) for point in points if point["validation_loss"] is not None]
-    if not found:
-        return []
-    steps, values = zip(*found, strict=True)
-    return [_line(f"validation-{stage.name}", "validation loss", steps, values, colour=figures.HELD_OUT, marks=True)]
-
-
 def _curve_caption(stage: StageView, values: pd.DataFrame, window: int) -> str:
     drawn = _thinned(len(values))
     thinning = "" if len(drawn) == len(values) else f" (one in {count(drawn[1] - drawn[0])} is drawn)"
@@ -160,5 +165,5 @@ def _curve_caption(stage: StageView, values: pd.DataFrame, window: int) -> str:
     images = f", {several(batch, 'image')} a step" if batch else ""
     return (
         f"{several(len(values), 'step')}{images}. Loss: each step faint{thinning}; in full colour a running mean over "
-        f"{several(window, 'step')}. Validation loss: at each checkpoint, on held-out patients."
+        f"{several(window, 'step')}. Validation loss is measured at checkpoints, on images of held-out patients."
     )

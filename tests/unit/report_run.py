@@ -14,7 +14,6 @@ from cxr_core.data.findings import Findings
 from cxr_core.data.png import encode_grey
 from cxr_core.data.problems import problem, write_problems
 from cxr_core.evaluation.metrics import FILE, Metrics
-from cxr_core.models.checkpoints import Checkpoint, write_checkpoints
 from cxr_core.runs.attempt import Attempt
 from cxr_core.runs.commit import commit, place
 from cxr_core.runs.files import write_json
@@ -60,8 +59,6 @@ def add_training(run: Run, *, num_done: int = 4) -> None:
     with Attempt(folder.path, "pid1-0-aaaaaa") as attempt:
         receipts = [_train(folder, attempt, shard) for shard in shards[:num_done]]
     if num_done == len(shards):
-        points = [Checkpoint(shard.stop, shard.id, None, None, "shards", "shards", 1 / shard.stop) for shard in shards]
-        write_checkpoints(folder.path, points)
         _finish(folder, receipts[-1].digest)
 
 
@@ -178,7 +175,9 @@ def _add_dataset(
 def _train(folder: StageFolder, attempt: Attempt, shard: Shard) -> Receipt:
     work = attempt.work / shard.id
     (work / "preview").mkdir(parents=True)
-    lines = [{"step": step, "loss": 1 / step, "lr": 1e-3} for step in range(shard.start + 1, shard.stop + 1)]
+    steps = range(shard.start + 1, shard.stop + 1)
+    lines = [{"step": step, "loss": 1 / step, "lr": 1e-3, "grad_norm": 2.0} for step in steps]
+    lines[-1]["validation_loss"] = 2 / shard.stop
     (work / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (work / "preview" / "preview.png").write_bytes(encode_grey(_film(shard.stop, len(PROMPTS) * SIZE)))
     write_json(work / "preview" / "preview.json", {"format": 1, "step": shard.stop, "prompts": PROMPTS})

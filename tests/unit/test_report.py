@@ -221,7 +221,6 @@ def test_given_the_same_folder_elsewhere_when_reported_again_then_the_bytes_are_
         ("real/problems.csv", "kind,file\nrgba,a.png\n", "lacks the columns image_id, detail, action"),
         ("run.json", "[]", "holds list, not an object"),
         ("config.yaml", "name: tiny\n", "not the config of a run"),
-        ("fine/checkpoints.json", "[]", "holds list, not an object"),
     ],
 )
 def test_given_a_damaged_file_when_reported_then_it_is_named_and_the_page_before_stays(
