@@ -4,25 +4,89 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxr_core.runs.plan import Shard
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from cxr_core.data.dataset import Dataset, write_parquet
+from cxr_core.data.latents import COLUMNS, SPLITS, LatentsInfo, rows_to_encode, write_latents_info
+from cxr_core.errors import UserError
+from cxr_core.models.checkpoints import final_checkpoint, lock_base, vae_sha256
+from cxr_core.models.geometry import Geometry
+from cxr_core.models.tokenizer import MAX_TOKENS
+from cxr_core.runs.files import canonical_json, sha256_file, sha256_text
+from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.training.settings import LatentsStage
 
 Settings = LatentsStage
 
+ROLES = ("moments", "token_ids")
+
 
 def estimate(settings: LatentsStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
-    raise NotImplementedError
+    """Before the base is there, its latents are taken to be those of Stable Diffusion: 8 numbers per 8 x 8 pixels."""
+    dataset, base = inputs["dataset"], inputs["base"]
+    known = isinstance(base, Path)
+    side = Geometry.of(final_checkpoint(base)).latent_size if isinstance(base, Path) else 64
+    num_images = Dataset.open(dataset).info.num_images if isinstance(dataset, Path) else dataset.num_items
+    each = 8 * side**2 * np.dtype(settings.dtype).itemsize + 4 * MAX_TOKENS
+    num_shards = -(-num_images // settings.shard_size)
+    notes = ["test images are not encoded: at most this"] + ([] if known else ["latents taken to be 64 x 64"])
+    return Estimate(num_images, num_shards, 3 * num_shards + 6, num_images * each, notes)
 
 
 def freeze(context: Context, work: Path) -> Draft:
-    raise NotImplementedError
+    """Write rows.parquet (the images, in the cache's order) and base.json (which model encodes)."""
+    settings: LatentsStage = context.settings
+    dataset, folder = Dataset.open(context.inputs["dataset"]), final_checkpoint(context.inputs["base"])
+    geometry = Geometry.of(folder)
+    if dataset.info.size != geometry.image_size:
+        raise geometry.misfit(dataset.info.size, where=str(dataset.folder))
+    rows = rows_to_encode(dataset.rows)
+    if rows.empty:
+        raise UserError(f"no image is in the splits {' or '.join(SPLITS)}", where=str(dataset.folder / "index.parquet"))
+    write_parquet(work / "rows.parquet", pa.Table.from_pandas(rows[COLUMNS], preserve_index=False))
+    lock_base(folder, settings.base_sha256, work / "base.json")
+    return Draft(slices(len(rows), settings.shard_size))
 
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
-    raise NotImplementedError
+    """Encode the shard's images and prompts."""
+    from cxr_core.training.encode import encode_rows
+    from cxr_core.training.engine import threads
+
+    settings: LatentsStage = context.settings
+    dataset = Dataset.open(context.inputs["dataset"])
+    rows = rows_to_encode(dataset.rows).iloc[shard.start : shard.stop]
+    folder = final_checkpoint(context.inputs["base"])
+    with threads(settings.threads):
+        encode_rows(folder, dataset, rows, settings.batch_size, work, settings.dtype)
+    paths = {role: work / f"{role}.npy" for role in ROLES}
+    digest = sha256_text(canonical_json({role: sha256_file(path) for role, path in paths.items()}))
+    return Output(paths, digest, {"images": len(rows)})
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
-    raise NotImplementedError
+    """Write rows.parquet and latents.json."""
+    rows = pd.read_parquet(context.plan_folder / "rows.parquet")
+    write_parquet(context.folder / "rows.parquet", pa.Table.from_pandas(rows, preserve_index=False))
+    moments, token_ids = (np.load(receipts[0].path(context.folder, role), mmap_mode="r") for role in ROLES)
+    info = LatentsInfo(
+        num_images=len(rows),
+        latent_shape=(moments.shape[1] // 2, *moments.shape[2:]),
+        num_tokens=token_ids.shape[1],
+        dtype=str(moments.dtype),
+        dataset=Dataset.open(context.inputs["dataset"]).info.digest,
+        vae=vae_sha256(final_checkpoint(context.inputs["base"])),
+        digest=sha256_text(canonical_json([receipt.digest for receipt in receipts])),
+        shards=tuple(_files(context, receipt) for receipt in receipts),
+    )
+    write_latents_info(context.folder, info)
+    return {"digest": info.digest, "num_images": info.num_images, "latent_shape": info.latent_shape}
+
+
+def _files(context: Context, receipt: Receipt) -> dict[str, str | int]:
+    names = {role: receipt.path(context.folder, role).relative_to(context.folder).as_posix() for role in ROLES}
+    return {**names, "num_images": receipt.counts["images"]}

@@ -4,29 +4,154 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.data.latents import LatentCache
+from cxr_core.errors import UserError
+from cxr_core.models.checkpoints import Checkpoint, final_checkpoint, is_kept, lock_base, vae_sha256, write_checkpoints
+from cxr_core.models.geometry import Geometry
+from cxr_core.models.presets import PRESETS
+from cxr_core.runs.files import canonical_json, read_json, sha256_text, size_of, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from cxr_core.training.settings import DiffusionTrain, VaeTrain
+from cxr_core.training.settings import DiffusionTrain, TrainSettings, VaeTrain
 
 Settings = VaeTrain | DiffusionTrain
 
+_FILES_A_CHECKPOINT = 14
+_NUMBERS_A_PARAMETER = 4
+"""In a training state: the weight, two moments and the average."""
+
 
 def estimate(settings: VaeTrain | DiffusionTrain, inputs: Mapping[str, Estimate | Path]) -> Estimate:
-    raise NotImplementedError
+    """Checkpoints that stay, and one training state."""
+    intervals = _intervals(settings)
+    num_kept = sum(_stays(settings, shard) for shard in intervals)
+    base = inputs.get("base")
+    if isinstance(base, Estimate):
+        weights, notes = base.num_bytes, ["at most this: the size of the base is known once it is trained"]
+    else:
+        weights, notes = (size_of(base) if base else PRESETS[str(_preset(settings))].num_bytes), []
+    num_bytes = (num_kept + _NUMBERS_A_PARAMETER) * weights
+    num_files = num_kept * _FILES_A_CHECKPOINT + 4 * len(intervals) + 8
+    return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes)
 
 
 def freeze(context: Context, work: Path) -> Draft:
-    raise NotImplementedError
+    """Check that inputs fit together; write base.json (what is trained further) and preview.json (what is drawn)."""
+    settings: VaeTrain | DiffusionTrain = context.settings
+    if "base" in context.inputs:
+        lock_base(final_checkpoint(context.inputs["base"]), settings.base_sha256, work / "base.json")
+    if isinstance(settings, VaeTrain):
+        _check_vae(settings, context.inputs)
+    else:
+        prompts = _check_diffusion(settings, context.inputs)
+        write_json(work / "preview.json", {"format": 1, "prompts": prompts})
+    return Draft(_intervals(settings), chain=True)
 
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
-    raise NotImplementedError
+    """Train one interval."""
+    from cxr_core.training.interval import run_interval
+
+    return run_interval(context, shard, work)
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
-    raise NotImplementedError
+    """Write checkpoints.json."""
+    shards = _intervals(context.settings)
+    checkpoints = [_checkpoint(context, shard, receipt) for shard, receipt in zip(shards, receipts, strict=True)]
+    write_checkpoints(context.folder, checkpoints)
+    return {
+        "digest": sha256_text(canonical_json([receipt.digest for receipt in receipts])),
+        "steps": context.settings.steps,
+        "final": checkpoints[-1].path,
+        "validation_loss": checkpoints[-1].validation_loss,
+    }
 
 
 def obsolete(context: Context, done: Sequence[str]) -> Sequence[tuple[str, str]]:
-    raise NotImplementedError
+    """States but the newest, from which training continues, and checkpoints that the keep rule does not keep."""
+    shards = [shard for shard in _intervals(context.settings) if shard.id in set(done)]
+    newest = shards[-1].stop if shards else 0
+    states = [(shard.id, "state") for shard in shards[:-1]]
+    return states + [(shard.id, "checkpoint") for shard in shards if not _stays(context.settings, shard, newest)]
+
+
+def _intervals(settings: TrainSettings) -> tuple[Shard, ...]:
+    starts = range(0, settings.steps, settings.checkpoint_every)
+    stops = [min(start + settings.checkpoint_every, settings.steps) for start in starts]
+    return tuple(
+        Shard(f"{i:05d}", start, stop, {"after": f"{i - 1:05d}"} if i else {})
+        for i, (start, stop) in enumerate(zip(starts, stops, strict=True))
+    )
+
+
+def _stays(settings: TrainSettings, shard: Shard, newest: int | None = None) -> bool:
+    """Whether the shard's checkpoint is kept once `newest` steps are done (all of them by default)."""
+    keep, interval = settings.keep, settings.checkpoint_every
+    return is_kept(shard.stop, newest or settings.steps, interval=interval, last=keep.last, every=keep.every)
+
+
+def _preset(settings: TrainSettings) -> str | None:
+    return settings.preset if isinstance(settings, VaeTrain) else None
+
+
+def _check_vae(settings: VaeTrain, inputs: Mapping[str, Path]) -> None:
+    dataset = Dataset.open(inputs["dataset"])
+    if settings.preset is not None:
+        geometry = Geometry.of_preset(PRESETS[settings.preset])
+    else:
+        geometry = Geometry.of(final_checkpoint(inputs["base"]))
+    if dataset.info.size != geometry.image_size:
+        raise geometry.misfit(dataset.info.size, where=str(dataset.folder))
+    _check_splits(settings, dataset.rows["split"], str(dataset.folder))
+
+
+def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> list[str]:
+    """Raise UserError where cache and base do not belong together. Returns the prompts of the previews."""
+    cache, base = LatentCache.open(inputs["latents"]), final_checkpoint(inputs["base"])
+    if cache.info.vae != vae_sha256(base):
+        raise UserError(
+            "the latents were encoded by another VAE than the base's",
+            where=f"{inputs['latents']} and {base}",
+            mend="give the latents stage and this one the same base",
+        )
+    _check_splits(settings, cache.rows["split"], str(cache.folder))
+    if settings.preview.prompts:
+        return list(settings.preview.prompts)
+    # Ties in how common prompts are go by the alphabet.
+    common = cache.rows.loc[cache.rows["split"] == "train", "prompt"].value_counts().reset_index()
+    ordered = common.sort_values(["count", "prompt"], ascending=[False, True])
+    return ordered["prompt"].head(settings.preview.num_prompts).tolist()
+
+
+def _check_splits(settings: TrainSettings, splits: pd.Series, where: str) -> None:
+    found = set(splits)
+    if "train" not in found:
+        raise UserError("no image is in the split train", where=where, mend="there is nothing to train on")
+    if settings.validation_images and "val" not in found:
+        raise UserError(
+            "no image is in the split val, on which the validation loss is measured",
+            where=where,
+            mend=f"set validation_images: 0 in stage {settings.name!r}, or hold patients out in the preprocess stage",
+        )
+
+
+def _checkpoint(context: Context, shard: Shard, receipt: Receipt) -> Checkpoint:
+    def place(role: str) -> str:
+        return receipt.path(context.folder, role).relative_to(context.folder).as_posix()
+
+    stays = _stays(context.settings, shard)
+    sha256 = next(data.sha256 for data in receipt.data if data.role == "checkpoint")
+    return Checkpoint(
+        step=shard.stop,
+        shard=shard.id,
+        path=place("checkpoint") if stays else None,
+        sha256=sha256 if stays else None,
+        preview=place("preview"),
+        metrics=place("metrics"),
+        validation_loss=read_json(context.folder / place("preview") / "preview.json")["validation_loss"],
+    )

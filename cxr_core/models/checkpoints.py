@@ -72,15 +72,31 @@ def weights_sha256(folder: Path) -> str:
     return sha256_text("".join(f"{file.relative_to(folder).as_posix()}\0{sha256_file(file)}\n" for file in files))
 
 
-def verify_base(folder: Path, expected: str) -> None:
-    """Raises UserError unless the diffusers folder has the digest `expected`."""
+def vae_sha256(folder: Path) -> str:
+    """sha256 of the weights of a diffusers folder's VAE. Raises UserError if they are not in safetensors."""
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    if not path.is_file():
+        raise UserError(
+            "the VAE has no diffusion_pytorch_model.safetensors",
+            where=str(path.parent),
+            mend="take the safetensors files of the model; .bin files are pickles, which can run code",
+        )
+    return sha256_file(path)
+
+
+def lock_base(folder: Path, expected: str | None, record: Path) -> None:
+    """Write what a stage starts from into `record`, a side file of its plan, which so depends on the weights' content.
+
+    Raises UserError if `expected` is given and is not the digest of the diffusers folder.
+    """
     found = weights_sha256(folder)
-    if found != expected:
+    if expected not in (None, found):
         raise UserError(
             f"the weights have sha256 {found}, but base_sha256 is {expected}",
             where=str(folder),
             mend="get the weights that were meant, or set base_sha256 to the digest above if these are the right ones",
         )
+    write_json(record, {"format": FORMAT, "weights_sha256": found})
 
 
 def is_kept(step: int, newest: int, *, interval: int, last: int, every: int | None) -> bool:

@@ -1,0 +1,115 @@
+"""Stable Diffusion as a diffusers folder: built from a preset with random weights, opened, saved."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from cxr_core.data.words import prompt_words
+from cxr_core.errors import UserError
+from cxr_core.models.presets import Preset
+from cxr_core.models.tokenizer import MAX_TOKENS, train_bpe
+from cxr_core.runs.files import read_json
+
+_START_LOG_VARIANCE = -6.0
+
+_ORIGIN = {"_name_or_path", "is_local", "local_files_only"}
+"""What the libraries note in configs about where a part was loaded from."""
+
+
+def build(preset: Preset, seed: int) -> Any:
+    """A pipeline of a preset's size with random weights that are a function of (preset, seed), in float32.
+
+    A StableDiffusionPipeline without a safety checker, which was made for photographs.
+    """
+    tokenizer = make_tokenizer()
+    with _seeded(seed):
+        return StableDiffusionPipeline(
+            vae=_start_vae(AutoencoderKL(**preset.vae)),
+            text_encoder=CLIPTextModel(_text_config(preset, tokenizer)),
+            tokenizer=tokenizer,
+            unet=UNet2DConditionModel(**preset.unet),
+            scheduler=DDIMScheduler(**preset.scheduler),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """The tokenizer that knows the words of our prompts."""
+    bpe = train_bpe(prompt_words())
+    return CLIPTokenizer(vocab=bpe.vocab, merges=bpe.merges, model_max_length=MAX_TOKENS)  # type: ignore[arg-type]
+
+
+def load(folder: Path) -> Any:
+    """Open a diffusers folder in float32, without network. Raises UserError if it is not one or is damaged."""
+    try:
+        with _quiet():
+            return StableDiffusionPipeline.from_pretrained(
+                str(folder), dtype=torch.float32, safety_checker=None, local_files_only=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"cannot be opened as a Stable Diffusion pipeline ({error})",
+            where=str(folder),
+            mend="give a complete folder: model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/",
+        ) from error
+
+
+def save(pipeline: Any, folder: Path) -> None:
+    """Write a diffusers folder: equal weights give equal bytes, wherever they were once loaded from."""
+    with _quiet():
+        pipeline.save_pretrained(str(folder), safe_serialization=True)
+    for path in (*folder.glob("*.json"), *folder.glob("*/config.json"), *folder.glob("*/tokenizer_config.json")):
+        value = {name: entry for name, entry in read_json(path).items() if name not in _ORIGIN}
+        path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
+    """Token ids int64 (num_prompts, tokens), padded and cut as the diffusers pipeline does it."""
+    options = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
+    return tokenizer(prompts, return_tensors="pt", **options).input_ids
+
+
+def _start_vae(vae: Any) -> Any:
+    """Start as a plain path: residual branches add nothing (Goyal et al. 2017, arXiv 1706.02677), latents hardly vary.
+
+    On a CPU it learns about twice as fast so: a fresh VAE's latents have unit noise, under which all looks alike.
+    """
+    with torch.no_grad():
+        for name, parameter in vae.named_parameters():
+            if ".conv2." in name:
+                parameter.zero_()
+        spread = slice(vae.config["latent_channels"], None)
+        vae.quant_conv.weight[spread] = 0
+        vae.quant_conv.bias[spread] = _START_LOG_VARIANCE
+    return vae
+
+
+def _text_config(preset: Preset, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return CLIPTextConfig(**{"vocab_size": len(tokenizer), **ids, **preset.text_encoder})
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initialisers draw from torch's global generator: lend them a seeded one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars that the libraries draw per file: they would tear ours apart."""
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+    yield

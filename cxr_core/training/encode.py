@@ -1,0 +1,47 @@
+"""Encoding for the latent cache: images to moments by a VAE, prompts to token ids by a tokenizer."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.models import stable_diffusion
+from cxr_core.runs.progress import bar
+
+
+def to_pixels(images: np.ndarray, channels: int) -> torch.Tensor:
+    """uint8 (n, height, width) to float32 (n, channels, height, width) in [-1, 1], the grey value in every channel."""
+    pixels = torch.from_numpy(images).float().div(127.5).sub(1)
+    return pixels[:, None].expand(-1, channels, -1, -1).contiguous()
+
+
+@torch.no_grad()
+def encode_moments(vae: Any, images: np.ndarray) -> torch.Tensor:
+    """Mean and log variance of the latents of uint8 (n, size, size): float32 (n, 2 * latent channels, h, w)."""
+    pixels = to_pixels(images, vae.config["in_channels"]).to(vae.device)
+    return vae.encode(pixels).latent_dist.parameters.float().cpu()
+
+
+def encode_rows(folder: Path, dataset: Dataset, rows: pd.DataFrame, batch_size: int, work: Path, dtype: str) -> None:
+    """Write `moments.npy` and `token_ids.npy` of `rows` into `work`, encoded by the diffusers folder `folder`."""
+    pipeline = _open(folder)
+    moments = []
+    with bar("encoding", len(rows)) as progress:
+        for start in range(0, len(rows), batch_size):
+            batch = rows.iloc[start : start + batch_size]
+            moments.append(encode_moments(pipeline.vae, dataset.images(batch)).numpy().astype(dtype))
+            progress.advance(len(batch))
+    np.save(work / "moments.npy", np.concatenate(moments))
+    token_ids = stable_diffusion.tokenize(pipeline.tokenizer, rows["prompt"].tolist())
+    np.save(work / "token_ids.npy", token_ids.numpy().astype(np.int32))
+
+
+@lru_cache(maxsize=1)
+def _open(folder: Path) -> Any:
+    pipeline = stable_diffusion.load(folder)
+    pipeline.vae.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+    return pipeline

@@ -1,0 +1,185 @@
+"""The training loop: steps from one checkpoint to the next, on a state that is saved and restored exactly."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
+
+from cxr_core.errors import UserError
+from cxr_core.runs.files import read_json, write_json
+from cxr_core.runs.progress import Bar
+from cxr_core.training.ema import Ema
+from cxr_core.training.preview import Preview
+from cxr_core.training.schedule import learning_rate
+from cxr_core.training.settings import TrainSettings
+
+FORMAT = 1
+
+_LOOK_EVERY = 20
+"""Steps between two looks at the losses: on a GPU a look at every step would make it wait for the CPU."""
+
+
+class Task(Protocol):
+    """What is trained. All that it computes is a function of the weights, the step and the task's own inputs."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """Holds all parameters that are trained (`requires_grad`), and is called by `loss`."""
+
+    def loss(self, module: torch.nn.Module, step: int) -> torch.Tensor:
+        """Mean loss of the batch at `step` (from 0). `module` is `self.module` as prepared for the device."""
+
+    def image_ids(self, step: int) -> Sequence[str]:
+        """The images of the batch at `step`."""
+
+    def validation_loss(self) -> float | None:
+        """Loss on held-out patients' images, always on the same ones; None without any."""
+
+    def preview(self) -> Preview:
+        """Pictures of what the weights make, always of the same things."""
+
+    def before_export(self) -> None:
+        """Measure what belongs into the exported folder's configs."""
+
+    def export(self, folder: Path) -> None:
+        """Write the whole pipeline as a diffusers folder."""
+
+
+class Engine:
+    """Weights, AdamW's moments, the moving average and the number of steps done."""
+
+    def __init__(self, task: Task, settings: TrainSettings) -> None:
+        self.task, self.settings, self.step = task, settings, 0
+        self.parameters = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
+        self.accelerator = _accelerator(settings.precision)
+        optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        # Modules stay in evaluation mode: dropout would draw from torch's global state.
+        self.module, self.optimizer = self.accelerator.prepare(task.module.eval(), optimizer)
+        self.ema = None if settings.ema_decay is None else Ema(self.parameters, settings.ema_decay)
+
+    def train(self, stop: int, progress: Bar) -> list[dict[str, Any]]:
+        """Step until `stop` steps are done. Returns a metrics row a step, its `step` counted from 1.
+
+        Raises UserError naming the step and its images if a loss is not finite.
+        """
+        rows: list[dict[str, Any]] = []
+        while self.step < stop:
+            num = min(_LOOK_EVERY, stop - self.step)
+            rows += self._some_steps(num)
+            progress.advance(num, loss=rows[-1]["loss"], images_per_second=rows[-1]["images_per_second"])
+        return rows
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside the block the weights are those that a checkpoint exports."""
+        return self.ema.applied() if self.ema else contextlib.nullcontext()
+
+    def save(self, folder: Path) -> None:
+        """Write the whole state: `state.safetensors` and `state.json`. Equal states give equal bytes."""
+        folder.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, folder / "state.safetensors")
+        write_json(folder / "state.json", {"format": FORMAT, "step": self.step})
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, bit for bit. Raises UserError if it is of another model or another format."""
+        about, found = read_json(folder / "state.json"), load_file(folder / "state.safetensors")
+        missing = {f"weights/{name}" for name in self.parameters} ^ {name for name in found if name[:8] == "weights/"}
+        if about["format"] != FORMAT or missing or ("ema/" in {name[:4] for name in found}) != bool(self.ema):
+            raise UserError(
+                "the training state is of another model, other settings or another version",
+                where=str(folder),
+                mend="remove the stage's folder and run again, or start a run under another name",
+            )
+        self._restore(found)
+        self.step = about["step"]
+
+    def _some_steps(self, num: int) -> list[dict[str, Any]]:
+        start, first = time.monotonic(), self.step
+        values = torch.stack([self._one_step() for _ in range(num)]).tolist()
+        rate = round(num * self.settings.batch_size / (time.monotonic() - start), 2)
+        for i, (loss, _) in enumerate(values):
+            if not loss - loss == 0:
+                raise self._not_finite(first + i, loss)
+        return [
+            {
+                "step": first + i + 1,
+                "loss": loss,
+                "lr": learning_rate(self.settings, first + i),
+                "grad_norm": norm,
+                "images_per_second": rate,
+            }
+            for i, (loss, norm) in enumerate(values)
+        ]
+
+    def _one_step(self) -> torch.Tensor:
+        """One optimiser step. Returns (loss, gradient norm) without waiting for them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.step)
+        with self.accelerator.autocast():
+            loss = self.task.loss(self.module, self.step)
+        self.accelerator.backward(loss)
+        limit = self.settings.max_grad_norm or float("inf")
+        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.ema:
+            self.ema.update(self.step)
+        return torch.stack([loss.detach().float(), norm.float()])
+
+    def _not_finite(self, step: int, loss: float) -> UserError:
+        return UserError(
+            f"the loss is {loss} at step {step + 1}, on the images {', '.join(self.task.image_ids(step))}",
+            where=f"stage {self.settings.name!r}",
+            mend="look at these images, lower learning_rate or raise warmup_steps; the last checkpoint is kept",
+        )
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {f"weights/{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        tensors |= {f"ema/{name}": tensor for name, tensor in (self.ema.average if self.ema else {}).items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
+        return tensors
+
+    @torch.no_grad()
+    def _restore(self, found: dict[str, torch.Tensor]) -> None:
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in found.items():
+            kind, _, rest = name.partition("/")
+            if kind == "weights":
+                self.parameters[rest].copy_(tensor)
+            elif kind == "ema" and self.ema:
+                self.ema.average[rest].copy_(tensor)
+            else:
+                index, _, key = rest.partition("/")
+                moments.setdefault(int(index), {})[key] = tensor.clone()
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+
+
+def _accelerator(precision: str) -> Accelerator:
+    # One process may train several stages, each in its own precision; accelerate's state is shared by all objects.
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+
+
+@contextlib.contextmanager
+def threads(num: int) -> Iterator[None]:
+    """Compute with `num` CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,104 @@
+"""One shard of a train stage: from one checkpoint to the next."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.data.latents import LatentCache
+from cxr_core.models import stable_diffusion
+from cxr_core.models.checkpoints import final_checkpoint
+from cxr_core.models.presets import PRESETS
+from cxr_core.runs.files import canonical_json, read_json, sha256_file, sha256_path, sha256_text
+from cxr_core.runs.plan import Shard
+from cxr_core.runs.progress import bar
+from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.stage import Context, Output
+from cxr_core.seeds import derive_seed
+from cxr_core.training.diffusion import DiffusionTask
+from cxr_core.training.engine import Engine, Task, threads
+from cxr_core.training.settings import TrainSettings, VaeTrain
+from cxr_core.training.vae import VaeTask
+
+
+@dataclass(frozen=True)
+class _Live:
+    """The engine as the last shard of this process left it, and the sha256 of the state that it wrote."""
+
+    folder: Path
+    settings: TrainSettings
+    state_sha256: str
+    engine: Engine
+
+
+_live: _Live | None = None
+"""Spares the next shard of the same process the reading of weights and moments that are still in memory."""
+
+
+def run_interval(context: Context, shard: Shard, work: Path) -> Output:
+    """Train from `shard.start` to `shard.stop` steps; write checkpoint, state, preview and metrics into `work`."""
+    global _live
+    settings: TrainSettings = context.settings
+    with threads(settings.threads):
+        engine, _live = _engine_at(context, shard), None
+        start = time.monotonic()
+        with bar(f"{settings.name} training", shard.num_items) as progress:
+            rows = engine.train(shard.stop, progress)
+        trained = time.monotonic()
+        output = _write(engine, rows, work)
+    seconds = {"train": round(trained - start, 3), "export": round(time.monotonic() - trained, 3)}
+    if shard.stop < settings.steps:
+        _live = _Live(context.folder, settings, sha256_path(output.paths["state"]), engine)
+    counts = {"steps": shard.num_items, "images": shard.num_items * settings.batch_size}
+    return Output(output.paths, output.digest, counts, seconds=seconds)
+
+
+def _write(engine: Engine, rows: list[dict[str, Any]], work: Path) -> Output:
+    task = engine.task
+    paths = {"checkpoint": work / "model", "state": work / "training.state"}
+    paths |= {"preview": work / "preview", "metrics": work / "metrics.jsonl"}
+    engine.save(paths["state"])
+    with engine.averaged():
+        task.before_export()
+        rows[-1]["validation_loss"] = validation_loss = task.validation_loss()
+        task.preview().write(paths["preview"], {"step": engine.step, "validation_loss": validation_loss})
+        task.export(paths["checkpoint"])
+    for name in ("preview.png", "preview.json"):
+        shutil.copyfile(paths["preview"] / name, paths["checkpoint"] / name)
+    paths["metrics"].write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    return Output(paths, _digest(paths["state"], rows))
+
+
+def _digest(state: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """Of weights, moments and losses; never of times."""
+    timeless = [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+    return sha256_text(canonical_json({"state": sha256_file(state / "state.safetensors"), "metrics": timeless}))
+
+
+def _engine_at(context: Context, shard: Shard) -> Engine:
+    """The engine in the state that the shard before left: still in memory, or read from its receipt's data."""
+    if shard.start == 0:
+        return Engine(_task(context), context.settings)
+    before = Receipt.read(context.folder / "receipts" / f"{shard.extra['after']}.json")
+    state = next(data for data in before.data if data.role == "state")
+    if _live and (_live.folder, _live.settings, _live.state_sha256) == (context.folder, context.settings, state.sha256):
+        return _live.engine
+    engine = Engine(_task(context), context.settings)
+    engine.load(before.path(context.folder, "state"))
+    return engine
+
+
+def _task(context: Context) -> Task:
+    settings, inputs, seed = context.settings, context.inputs, context.seed
+    if isinstance(settings, VaeTrain) and settings.preset is not None:
+        pipeline = stable_diffusion.build(PRESETS[settings.preset], derive_seed(seed, "weights"))
+    else:
+        pipeline = stable_diffusion.load(final_checkpoint(inputs["base"]))
+    if isinstance(settings, VaeTrain):
+        return VaeTask(pipeline, Dataset.open(inputs["dataset"]), settings, seed)
+    prompts = read_json(context.plan_folder / "preview.json")["prompts"]
+    return DiffusionTask(pipeline, LatentCache.open(inputs["latents"]), settings, seed, prompts)
