@@ -64,7 +64,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step computes on: latents and noise (n, channels, h, w), steps (n,); on the CPU token ids (n, tokens)."""
+    """Latents and noise (n, channels, h, w), steps (n,), token ids (n, tokens; on the CPU)."""
 
     latents: torch.Tensor
     noise: torch.Tensor
