@@ -6,18 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-import transformers
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
-)
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from cxr_core.generation.noise import generators, initial_latents
+from cxr_core.models.stable_diffusion import load, tokenize
 
 _DECODE_AT_ONCE = 8
 """Images in one VAE decode: at 512 px it needs gigabytes each. Fixed, since the last bit of a pixel may hang on it."""
@@ -42,21 +36,11 @@ class Model:
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, side, side
 
-    @property
-    def image_size(self) -> int:
-        """Pixels a side: the VAE halves the resolution between its levels."""
-        return int(self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1))
-
 
 @lru_cache(maxsize=1)
 def load_model(folder: Path, dtype: str) -> Model:
     """Open a diffusers folder on the GPU if there is one, else on the CPU. Kept for the next shard."""
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()  # a bar per file would tear ours apart
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        str(folder), dtype=getattr(torch, dtype), safety_checker=None, local_files_only=True
-    )
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = load(folder).to("cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype))
     for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
         part.eval().requires_grad_(False)
     return Model(
@@ -89,14 +73,8 @@ def encode_prompts(model: Model, prompts: Iterable[str]) -> dict[str, torch.Tens
 
 
 def _encode(model: Model, prompt: str) -> torch.Tensor:
-    tokens = model.tokenizer(
-        prompt,
-        padding="max_length",
-        max_length=model.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    return model.text_encoder(tokens.input_ids.to(model.unet.device))[0]
+    tokens = tokenize(model.tokenizer, [prompt])
+    return model.text_encoder(tokens.to(model.unet.device))[0]
 
 
 @torch.inference_mode()

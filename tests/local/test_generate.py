@@ -1,5 +1,6 @@
 """The generate stage with a real, very small Stable Diffusion model, frozen, run and finalized as a run does it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,28 @@ import jobs.generate
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import GenerateStage
+from cxr_core.models.presets import NANO
 from cxr_core.runs.files import remove
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
-from tests.nano import SIZE, nano_pipeline, save_nano
 from tests.planted import planted_rows, write_planted
+
+SIZE = NANO.image_size
+
+
+def nano(prediction: str = "v_prediction") -> Any:
+    """A StableDiffusionPipeline with random weights: everything of the real one but the size."""
+    from cxr_core.models.stable_diffusion import build
+
+    return build(replace(NANO, scheduler={**NANO.scheduler, "prediction_type": prediction}), seed=0)
+
+
+def saved(folder: Path, pipeline: Any) -> Path:
+    from cxr_core.models.stable_diffusion import save
+
+    save(pipeline, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +42,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_nano(tmp_path_factory.mktemp("model") / "model")
+    return saved(tmp_path_factory.mktemp("model") / "model", nano())
 
 
 def stage(folder: Path, model: Path, real: Path, **values: Any) -> Work:
@@ -109,8 +126,8 @@ def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
     from cxr_core.generation.shard import to_uint8
 
     torch.set_num_threads(1)
-    pipeline = nano_pipeline(prediction=prediction)
-    pipeline.save_pretrained(tmp_path / "model")
+    pipeline = nano(prediction)
+    saved(tmp_path / "model", pipeline)
     pipeline.scheduler = make_scheduler(pipeline.scheduler.config, name)
     pipeline.set_progress_bar_config(disable=True)
     prompts, seeds = ["chest, edema", "chest", "chest, no finding"], [11, 22, 33]
@@ -132,8 +149,8 @@ def test_given_guidance_one_the_unconditional_half_is_not_computed_and_pixels_eq
     from cxr_core.generation.noise import generators
     from cxr_core.generation.sampler import decode, encode_prompts, load_model, make_scheduler, sample
 
-    pipeline = nano_pipeline()
-    pipeline.save_pretrained(tmp_path / "model")
+    pipeline = nano()
+    saved(tmp_path / "model", pipeline)
     pipeline.scheduler = make_scheduler(pipeline.scheduler.config, "ddim")
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
@@ -149,12 +166,11 @@ def with_last_layer(folder: Path, value: float) -> Path:
     """A model whose VAE gives `value` for every pixel."""
     import torch
 
-    pipeline = nano_pipeline()
+    pipeline = nano()
     with torch.no_grad():
         pipeline.vae.decoder.conv_out.weight.fill_(0)
         pipeline.vae.decoder.conv_out.bias.fill_(value)
-    pipeline.save_pretrained(folder)
-    return folder
+    return saved(folder, pipeline)
 
 
 def test_given_a_model_that_gives_nan_the_shard_fails_and_names_the_images(tmp_path: Path, real: Path) -> None:
