@@ -17,7 +17,7 @@ from cxr_core.data.transform import Square, clip_box, to_image_frame
 from cxr_core.errors import UserError
 
 NEARLY_BLACK, NEARLY_WHITE = 70, 200
-"""Bounds of the mean of 0..255; of 7,498 images of ChestX-ray14 about one in 400 is beyond each."""
+"""Bounds of the mean of 0..255; of 7,483 images of ChestX-ray14 24 are darker and 3 brighter."""
 
 
 @dataclass(frozen=True)
