@@ -1,6 +1,7 @@
 """The training loop: steps from one checkpoint to the next, on a state that is saved and restored exactly."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -77,9 +78,10 @@ class Engine:
         """
         rows: list[dict[str, Any]] = []
         while self.step < stop:
-            num = min(_LOOK_EVERY, stop - self.step)
+            num, start = min(_LOOK_EVERY, stop - self.step), time.monotonic()
             rows += self._some_steps(num)
-            progress.advance(num, loss=rows[-1]["loss"], images_per_second=rows[-1]["images_per_second"])
+            rate = num * self.settings.batch_size / (time.monotonic() - start)
+            progress.advance(num, loss=rows[-1]["loss"], images_per_second=rate)
         return rows
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -106,21 +108,14 @@ class Engine:
         self.step = about["step"]
 
     def _some_steps(self, num: int) -> list[dict[str, Any]]:
-        start, first = time.monotonic(), self.step
+        first = self.step
         values = torch.stack([self._one_step() for _ in range(num)]).tolist()
-        rate = round(num * self.settings.batch_size / (time.monotonic() - start), 2)
-        for i, (loss, _) in enumerate(values):
-            if not loss - loss == 0:
-                raise self._not_finite(first + i, loss)
+        for step, (loss, _) in enumerate(values, first):
+            if not math.isfinite(loss):
+                raise self._not_finite(step, loss)
         return [
-            {
-                "step": first + i + 1,
-                "loss": loss,
-                "lr": learning_rate(self.settings, first + i),
-                "grad_norm": norm,
-                "images_per_second": rate,
-            }
-            for i, (loss, norm) in enumerate(values)
+            {"step": step + 1, "loss": loss, "lr": learning_rate(self.settings, step), "grad_norm": norm}
+            for step, (loss, norm) in enumerate(values, first)
         ]
 
     def _one_step(self) -> torch.Tensor:

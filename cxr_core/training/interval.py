@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from cxr_core.data.latents import LatentCache
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import PRESETS
-from cxr_core.runs.files import canonical_json, read_json, sha256_file, sha256_path, sha256_text
+from cxr_core.runs.files import canonical_json, read_json, sha256_path, sha256_text
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.progress import bar
 from cxr_core.runs.receipt import Receipt
@@ -70,13 +69,8 @@ def _write(engine: Engine, rows: list[dict[str, Any]], work: Path) -> Output:
     for name in ("preview.png", "preview.json"):
         shutil.copyfile(paths["preview"] / name, paths["checkpoint"] / name)
     paths["metrics"].write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-    return Output(paths, _digest(paths["state"], rows))
-
-
-def _digest(state: Path, rows: Sequence[dict[str, Any]]) -> str:
-    """Of weights, moments and losses; never of times."""
-    timeless = [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
-    return sha256_text(canonical_json({"state": sha256_file(state / "state.safetensors"), "metrics": timeless}))
+    digests = {role: sha256_path(paths[role]) for role in ("state", "metrics")}
+    return Output(paths, sha256_text(canonical_json(digests)))
 
 
 def _engine_at(context: Context, shard: Shard) -> Engine:

@@ -1,0 +1,186 @@
+"""What training is a function of: data order, random numbers, learning rate, settings, checkpoints, words."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cxr_core.data.latents import LatentCache, Stacked
+from cxr_core.data.words import prompt_words
+from cxr_core.errors import UserError
+from cxr_core.models.checkpoints import (
+    Checkpoint,
+    final_checkpoint,
+    is_kept,
+    lock_base,
+    read_checkpoints,
+    weights_sha256,
+    write_checkpoints,
+)
+from cxr_core.models.geometry import Geometry
+from cxr_core.models.presets import PRESETS, SD21_BASE
+from cxr_core.models.tokenizer import train_bpe
+from cxr_core.training.data_order import DataOrder, some, stream
+from cxr_core.training.schedule import learning_rate
+from cxr_core.training.settings import DiffusionTrain, LatentsStage, VaeTrain
+
+TRAIN = {
+    "name": "t",
+    "kind": "train",
+    "steps": 100,
+    "batch_size": 4,
+    "checkpoint_every": 10,
+    "learning_rate": 1e-3,
+}
+
+
+def vae_settings(**values: object) -> VaeTrain:
+    return VaeTrain(**{**TRAIN, "model": "vae", "preset": "nano", "inputs": {"dataset": "d"}, **values})
+
+
+@given(num_rows=st.integers(1, 40), batch_size=st.integers(1, 17), num_epochs=st.integers(1, 4))
+def test_given_any_sizes_every_epoch_shows_each_image_once(num_rows: int, batch_size: int, num_epochs: int) -> None:
+    order = DataOrder(num_rows, batch_size, seed=3)
+    num_steps = math.ceil(num_epochs * num_rows / batch_size)
+    shown = np.concatenate([order.batch(step) for step in range(num_steps)])
+    for epoch in range(num_epochs):
+        assert sorted(shown[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(num_rows))
+
+
+def test_given_any_step_the_batch_does_not_depend_on_what_was_asked_before() -> None:
+    in_order, backwards = DataOrder(10, 4, seed=1), DataOrder(10, 4, seed=1)
+    forward = [in_order.batch(step).tolist() for step in range(9)]
+    assert [backwards.batch(step).tolist() for step in reversed(range(9))] == forward[::-1]
+    assert forward[:3] != [DataOrder(10, 4, seed=2).batch(step).tolist() for step in range(3)]
+
+
+def test_given_seed_step_and_position_the_numbers_are_fixed_and_no_two_places_share_any() -> None:
+    def draw(*place: int) -> tuple[float, ...]:
+        return tuple(stream(*place).standard_normal(1000))
+
+    assert draw(5, 2, 1) == draw(5, 2, 1)
+    places = [(seed, step, position) for seed in (5, 6) for step in range(4) for position in range(4)]
+    assert len({value for place in places for value in draw(*place)}) == 1000 * len(places)
+
+
+def test_given_fewer_rows_than_asked_for_some_gives_all_of_them() -> None:
+    assert sorted(some(3, 8, seed=0)) == [0, 1, 2]
+    assert some(100, 5, seed=0).tolist() == some(100, 7, seed=0).tolist()[:5]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        ("constant", {0: 0.25, 3: 1.0, 4: 1.0, 54: 1.0, 99: 1.0}),
+        ("linear", {0: 0.25, 3: 1.0, 4: 1.0, 52: 0.5, 99: 1 / 96}),
+        ("cosine", {0: 0.25, 3: 1.0, 4: 1.0, 52: 0.5, 28: (1 + math.cos(math.pi / 4)) / 2}),
+    ],
+)
+def test_given_a_schedule_the_rate_warms_up_and_falls_by_its_formula(schedule: str, values: dict[int, float]) -> None:
+    settings = vae_settings(schedule=schedule, warmup_steps=4, learning_rate=1.0)
+    assert {step: learning_rate(settings, step) for step in values} == pytest.approx(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"warmup_steps": 100}, "must be below steps"),
+        ({"keep": {"every": 25}}, "no multiple of checkpoint_every"),
+        ({"preset": None}, "either preset"),
+        ({"inputs": {"dataset": "d", "base": "b"}}, "either preset"),
+        ({"base_sha256": "abc"}, "match pattern"),
+    ],
+)
+def test_given_impossible_training_settings_each_is_named(values: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        vae_settings(**values)
+
+
+def test_given_a_latents_shard_that_cuts_a_batch_the_error_proposes_a_size() -> None:
+    with pytest.raises(ValidationError, match="take 96"):
+        LatentsStage(name="l", kind="latents", inputs={"dataset": "d", "base": "b"}, shard_size=100, batch_size=32)
+
+
+def test_given_a_diffusion_stage_its_base_is_required() -> None:
+    with pytest.raises(ValidationError, match="base"):
+        DiffusionTrain(**TRAIN, model="diffusion", inputs={"latents": "l"})
+
+
+@pytest.mark.parametrize(
+    ("last", "every", "kept"),
+    [(1, None, [95]), (2, None, [90, 95]), (1, 30, [30, 60, 90, 95]), (3, 50, [50, 80, 90, 95])],
+)
+def test_given_a_keep_rule_the_newest_and_the_multiples_stay(last: int, every: int | None, kept: list[int]) -> None:
+    steps = [*range(10, 91, 10), 95]
+    assert [step for step in steps if is_kept(step, 95, interval=10, last=last, every=every)] == kept
+
+
+def test_given_checkpoints_were_written_they_read_back_and_the_last_is_final(tmp_path: Path) -> None:
+    first = Checkpoint(5, "00000", None, None, "shards/p0", "shards/m0", 0.5)
+    last = Checkpoint(9, "00001", "shards/c1", "ab", "shards/p1", "shards/m1")
+    write_checkpoints(tmp_path, [first, last])
+    assert read_checkpoints(tmp_path) == [first, last]
+    assert final_checkpoint(tmp_path) == tmp_path / "shards/c1"
+
+
+def test_given_a_folder_that_is_no_model_the_error_says_what_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no model_index\.json"):
+        final_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=r"unet/config\.json"):
+        Geometry.of(tmp_path)
+
+
+def weights_folder(folder: Path) -> Path:
+    (folder / "unet").mkdir(parents=True)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["a", "b"]}))
+    (folder / "unet" / "weights").write_bytes(b"1")
+    return folder
+
+
+def test_given_other_files_beside_the_weights_the_digest_is_of_the_weights_alone(tmp_path: Path) -> None:
+    folder = weights_folder(tmp_path / "model")
+    before = weights_sha256(folder)
+    (folder / "README.md").write_text("about")
+    (folder / ".cache").mkdir()
+    assert weights_sha256(folder) == before
+    (folder / "unet" / "weights").write_bytes(b"2")
+    assert weights_sha256(folder) != before
+
+
+def test_given_weights_of_another_digest_than_locked_both_digests_are_named(tmp_path: Path) -> None:
+    folder = weights_folder(tmp_path / "model")
+    digest = weights_sha256(folder)
+    with pytest.raises(UserError, match=f"sha256 {digest}, but base_sha256 is {'0' * 64}"):
+        lock_base(folder, "0" * 64, tmp_path / "base.json")
+    assert not (tmp_path / "base.json").exists()
+    lock_base(folder, digest, tmp_path / "base.json")
+    assert digest in (tmp_path / "base.json").read_text()
+
+
+def test_given_arrays_behind_one_another_rows_are_found_in_all_of_them() -> None:
+    parts = [np.arange(3)[:, None], np.arange(3, 4)[:, None], np.arange(4, 9)[:, None]]
+    stacked = Stacked(parts)
+    assert len(stacked) == 9
+    assert [int(stacked[row][0]) for row in range(9)] == list(range(9))
+    assert stacked[np.array([8, 0, 3])].tolist() == [[8], [0], [3]]
+
+
+def test_given_no_latent_cache_the_error_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a latent cache"):
+        LatentCache.open(tmp_path)
+
+
+def test_given_the_words_in_another_order_the_tokenizer_is_the_same() -> None:
+    assert train_bpe(reversed(prompt_words())) == train_bpe([*prompt_words(), *prompt_words()])
+
+
+def test_given_the_presets_their_sizes_are_the_published_ones() -> None:
+    assert {name: Geometry.of_preset(preset).image_size for name, preset in PRESETS.items()} == {
+        name: preset.image_size for name, preset in PRESETS.items()
+    }
+    assert Geometry.of_preset(SD21_BASE) == Geometry(512, 64, 4)
