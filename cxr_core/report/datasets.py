@@ -79,12 +79,12 @@ def examples_section(run: RunView) -> Section:
     """Real images with their prompts and boxes."""
     blocks: list[Block] = []
     for stage in run.of_kind("preprocess"):
-        blocks.append(_examples(stage.dataset) if stage.dataset else not_yet(stage))
+        blocks.append(_examples(stage.origin, stage.dataset) if stage.dataset else not_yet(stage))
     return Section("examples", "Real images", blocks or [Text("This run has no real Dataset.", "absent")])
 
 
 def _title(stage: StageView) -> str:
-    return f"{'Real' if stage.kind == 'preprocess' else 'Synthetic'} images: stage “{stage.name}”"
+    return f"{stage.origin.capitalize()} images: stage “{stage.name}”"
 
 
 def _in_numbers(dataset: Dataset) -> Iterator[Block]:
@@ -105,6 +105,8 @@ def _short(value: Any) -> str:
     """A value of `about` as one line, without what is not set."""
     if isinstance(value, Mapping):
         return "; ".join(f"{plain(str(key))}: {_short(inner)}" for key, inner in value.items() if inner not in _UNSET)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return listed([_short(inner) for inner in value]) if isinstance(value, list | tuple) else str(value)
 
 
@@ -194,7 +196,7 @@ def _histogram(real: StageView, like: Sequence[StageView]) -> Charts:
     train = real.dataset.rows[real.dataset.rows["split"] == "train"]
     counts = dict(zip(class_names(real.dataset), class_counts(real.dataset, train), strict=True))
     names = sorted(counts, key=lambda name: -counts[name])
-    groups = [("real, train", figures.REAL, [counts[name] for name in names], len(train))]
+    groups = [(f"{real.origin}, train", figures.REAL, [counts[name] for name in names], len(train))]
     for stage in like:
         if stage.dataset:
             made = dict(zip(class_names(stage.dataset), class_counts(stage.dataset, stage.dataset.rows), strict=True))
@@ -204,7 +206,10 @@ def _histogram(real: StageView, like: Sequence[StageView]) -> Charts:
     alt = "; ".join(f"{plain(name)} {percent(counts[name], len(train))}" for name in names)
     ns = "; ".join([f"{label}: n = {count(whole)}" for label, _, _, whole in groups])
     chart = figures.share_bars(
-        f"classes-{real.name}", [plain(name) for name in names], groups, f"Shares among real training images: {alt}."
+        f"classes-{real.name}",
+        [plain(name) for name in names],
+        groups,
+        f"Shares among {real.origin} training images: {alt}.",
     )
     return Charts([chart], f"Share of images with each finding; the number at a bar is its count ({ns}).")
 
@@ -222,12 +227,12 @@ def _problems(name: str, table: pd.DataFrame) -> Iterator[Block]:
         yield Details(f"{plain(kind)}: {several(len(rows), 'case')}", [Table(caption, columns, cells)])
 
 
-def _examples(dataset: Dataset) -> Gallery:
+def _examples(origin: str, dataset: Dataset) -> Gallery:
     rows = pick_examples(dataset)
     pictures = [_example(dataset, row) for row in rows.itertuples()]
     size = dataset.info.size
     caption = (
-        f"n = {len(pictures)} of {count(len(dataset.rows))} real images, {size} × {size} pixels as stored: for each "
+        f"n = {len(pictures)} of {count(len(dataset.rows))} {origin} images, {size} × {size} pixels as stored: for each "
         "class one image, with a box where there is one, else drawn by a hash of its id. Below each: its prompt, "
         "and its split. Boxes (yellow) are those of the source, moved with the image."
     )

@@ -110,6 +110,7 @@ def curve(
         if smooth is not None:
             axes.plot(steps, smooth, color=colour, lw=1.8)
         axes.set_title(title)
+        axes.set_xlim(left=0)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -38,6 +38,13 @@ class StageView:
         return str(self.settings.get("model", ""))
 
     @property
+    def origin(self) -> str:
+        """Of a Dataset's images: "real", "phantom" (drawn by a procedure) or "synthetic" (drawn by a model)."""
+        if self.kind == "generate":
+            return "synthetic"
+        return "phantom" if self.settings.get("data", {}).get("kind") == "phantom" else "real"
+
+    @property
     def is_done(self) -> bool:
         return self.facts is not None
 

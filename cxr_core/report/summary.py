@@ -28,7 +28,7 @@ def _paragraph(run: RunView) -> str:
 def _sentence(stage: StageView) -> str:
     """The headline of one finished stage; empty where it has none."""
     if stage.dataset is not None:
-        return _dataset_sentence(stage.name, stage.dataset)
+        return _dataset_sentence(stage, stage.dataset)
     if stage.kind == "train":
         steps, batch = stage.settings.get("steps"), stage.settings.get("batch_size")
         if steps and batch:
@@ -47,13 +47,14 @@ def _utility_sentence(result: UtilityResult) -> str:
     return f"{what}: accuracy {listed(found)}." if found else f"{what} was not run: {reason}."
 
 
-def _dataset_sentence(name: str, dataset: Dataset) -> str:
-    images = several(dataset.info.num_images, "image")
+def _dataset_sentence(stage: StageView, dataset: Dataset) -> str:
+    images = several(dataset.info.num_images, f"{stage.origin} image")
     size = f"{dataset.info.size} × {dataset.info.size} pixels"
     if dataset.info.synthetic:
-        return f"“{name}” holds {count(dataset.info.num_images)} synthetic images of {size}."
+        return f"“{stage.name}” holds {images}, {size}."
     patients = several(dataset.rows["patient_id"].nunique(), "patient")
-    return f"“{name}” holds {images} of {patients}, {size}."
+    drawn = " Phantoms are drawn by a procedure; “real” on this page means them." if stage.origin == "phantom" else ""
+    return f"“{stage.name}” holds {images} of {patients}, {size}.{drawn}"
 
 
 def _stage_table(run: RunView) -> Table:

@@ -45,7 +45,7 @@ def _curves(stage: StageView) -> Iterator[Charts]:
     for name in ("step", "loss"):
         if name not in values:
             raise UserError(f"its lines lack {name!r}", where=str(next(stage.data("metrics"))), mend="run it again")
-    window = max(1, len(values) // 50)
+    window = max(_LEAST_WINDOW, len(values) // 50)
     charts = [_loss(stage.name, values, window)]
     for key, title in _OTHERS.items():
         if key in values and values[key].notna().any():
@@ -53,6 +53,9 @@ def _curves(stage: StageView) -> Iterator[Charts]:
             charts.append(_line(f"{key}-{stage.name}", title, known["step"], known[key], held_out=key in _HELD_OUT))
     yield Charts(charts, _curve_caption(stage, values, window))
 
+
+_LEAST_WINDOW = 5
+"""Steps over which the loss is averaged at least; in long training a fiftieth of it."""
 
 _HELD_OUT = ("validation_loss",)
 
@@ -141,11 +144,7 @@ def _line(key: str, title: str, steps: pd.Series, values: pd.Series, *, held_out
     alt = f"{title} over steps: from {first:.4g} to {last:.4g}, lowest {values.min():.4g}, highest {values.max():.4g}."
     drawn = (steps.to_numpy()[kept], values.to_numpy()[kept])
     colour = figures.HELD_OUT if held_out else figures.REAL
-    return figures.curve(key, title, drawn, None, alt, colour=colour, marks=len(kept) <= _MOST_MARKS)
-
-
-_MOST_MARKS = 40
-"""A curve of more values has no dot for each."""
+    return figures.curve(key, title, drawn, None, alt, colour=colour, marks=held_out)
 
 
 def _thinned(number: int) -> np.ndarray:

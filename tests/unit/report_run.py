@@ -42,11 +42,11 @@ def empty_run(root: Path, **changes: Any) -> Run:
     return Run.create_or_open(root, CONFIG | changes)
 
 
-def add_real(run: Run, findings: Findings, *, file: str = "images/00000001_000.png") -> None:
+def add_real(run: Run, findings: Findings, *, stage: str = "real", file: str = "images/a.png") -> None:
     """36 images of 12 patients; image i has finding i modulo their number, every twelfth none; one has a box."""
     rows = [_row(f"{i // 3:08d}_{i % 3:03d}", i, findings) for i in range(36)]
     rows[0]["boxes"] = [{"finding": findings.names[0], "x": 4.0, "y": 6.0, "w": 10.0, "h": 12.0}]
-    folder = run.stage("real")
+    folder = run.stage(stage)
     _add_dataset(folder, rows, findings, synthetic=False, about={"source": {"kind": "table", "csv": file}})
     found = [problem("rgba", f"image{i}", file, "alpha 255 everywhere", "converted") for i in range(23)]
     write_problems(folder.path / "problems.csv", found)

@@ -75,12 +75,22 @@ def test_given_only_preprocess_when_reported_then_its_numbers_stand_there_and_th
     run = report_run.empty_run(tmp_path / "tiny")
     report_run.add_real(run, NIH)
     page = Page(write_report(run.root).read_text())
-    assert "“real” holds 36 images of 12 patients, 32 × 32 pixels." in page.text
+    assert "“real” holds 36 real images of 12 patients, 32 × 32 pixels." in page.text
     assert "No patient is in two splits." in page.text
     assert "Stage “fine” (train): not run yet." in page.text
     assert len(page.all("img")) == len(NIH.names) + 1, "one example a class that occurs, with No Finding"
     box = {"x": "4.0", "y": "6.0", "width": "10.0", "height": "12.0"}
     assert page.all("rect").count(box) == 1
+
+
+def test_given_phantoms_when_reported_then_the_page_does_not_call_them_real_images(tmp_path: Path) -> None:
+    stages = [{"name": "drawings", "kind": "preprocess", "data": {"kind": "phantom"}}]
+    run = report_run.empty_run(tmp_path / "tiny", stages=stages)
+    report_run.add_real(run, NIH, stage="drawings")
+    text = Page(write_report(run.root).read_text()).text
+    assert "“drawings” holds 36 phantom images of 12 patients" in text
+    assert "Phantoms are drawn by a procedure" in text
+    assert "n = 15 of 36 phantom images" in text
 
 
 def test_given_many_problems_of_a_kind_when_reported_then_all_are_counted_and_twenty_are_shown(
