@@ -16,11 +16,13 @@ seed: 5
 stages:
   - name: real
     kind: preprocess
+    threads: 1
     data: {kind: phantom, images: 240, seed: 3, size: 64}
     size: 32
     shard_size: 20
   - name: vae
     kind: train
+    threads: 1
     model: vae
     preset: nano
     inputs: {dataset: real}
@@ -31,11 +33,13 @@ stages:
     validation_images: 8
   - name: latents
     kind: latents
+    threads: 1
     inputs: {dataset: real, base: vae}
     batch_size: 16
     shard_size: 64
   - name: diffusion
     kind: train
+    threads: 1
     model: diffusion
     inputs: {latents: latents, base: vae}
     steps: 160
@@ -47,6 +51,7 @@ stages:
     preview: {num_prompts: 2, steps: 2}
   - name: synthetic
     kind: generate
+    threads: 1
     inputs: {model: diffusion, like: real}
     request: {balanced: [No Finding, Effusion], num_images: 192}
     steps: 4
@@ -54,6 +59,7 @@ stages:
     shard_size: 8
   - name: study
     kind: evaluate
+    threads: 1
     inputs: {real: real, synthetic: synthetic}
     grids: {findings: [Effusion], num_columns: 2}
     utility:
