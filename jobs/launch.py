@@ -29,7 +29,7 @@ class StageResult:
 
 def job_of(stage: Any) -> Job:
     """The module that does the work of a stage, by its kind."""
-    return import_module(f"jobs.{stage.kind}")  # type: ignore[return-value]
+    return import_module(f"jobs.{stage.kind}")
 
 
 def open_run(config: RunConfig, runs: Path) -> Run:

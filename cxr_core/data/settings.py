@@ -1,13 +1,12 @@
 """Settings of the preprocess stage: where radiographs come from, what is done to them, and what an oddity leads to."""
 
 import string
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from cxr_core.data.findings import Findings
-from cxr_core.settings import Settings, StageSettings
+from cxr_core.settings import LocalPath, Settings, StageSettings
 
 Missing = Literal["fail", "subset"]
 FailOrExclude = Literal["fail", "exclude"]
@@ -23,23 +22,23 @@ class ChestXray14Data(Settings):
 
     kind: Literal["chestxray14"]
     """The kind of this source."""
-    metadata: Path
+    metadata: LocalPath
     """Folder of Data_Entry_2017*.csv (with the header of 2017 or of v2020), the two lists and BBox_List_2017.csv."""
-    images: tuple[Path, ...] = ()
+    images: tuple[LocalPath, ...] = ()
     """Folders that hold the images, at any depth (`images_001/images` ...); none: they lie below `metadata`."""
     missing: Missing = "fail"
     """A row without an image: an error, or `subset`: go on with the images that are there."""
-    exclude_lists: tuple[Path, ...] = ()
+    exclude_lists: tuple[LocalPath, ...] = ()
     """Text files of image names to leave out, e.g. known rotated or lateral images: pixels do not tell these."""
     expect_size: PositiveInt | None = 1024
     """Width and height that every image file has; null: any."""
-    data_entry: Path | None = None
+    data_entry: LocalPath | None = None
     """The table, where it lies elsewhere or has another name than Data_Entry_2017*.csv."""
-    train_val_list: Path | None = None
+    train_val_list: LocalPath | None = None
     """The official list of training images, where it is not `metadata`/train_val_list.txt."""
-    test_list: Path | None = None
+    test_list: LocalPath | None = None
     """The official list of test images, where it is not `metadata`/test_list.txt."""
-    boxes: Path | None = None
+    boxes: LocalPath | None = None
     """The list of boxes, where it is not `metadata`/BBox_List_2017.csv."""
     use_boxes: bool = True
     """Read the list of boxes."""
@@ -76,9 +75,9 @@ class TableData(Settings):
 
     kind: Literal["table"]
     """The kind of this source."""
-    csv: Path
+    csv: LocalPath
     """The table, a row an image."""
-    images: tuple[Path, ...] = Field(min_length=1)
+    images: tuple[LocalPath, ...] = Field(min_length=1)
     """Folders that hold the images, at any depth."""
     findings: tuple[str, ...] = Field(min_length=1)
     """The label vocabulary, in the order of its bits. "No Finding" is not one of them."""
@@ -90,7 +89,7 @@ class TableData(Settings):
     """Share of the patients that is test, where there is no split column."""
     missing: Missing = "fail"
     """A row without an image: an error, or `subset`: go on with the images that are there."""
-    exclude_lists: tuple[Path, ...] = ()
+    exclude_lists: tuple[LocalPath, ...] = ()
     """Text files of image names to leave out."""
     expect_size: PositiveInt | None = None
     """Width and height that every image file has; null: any."""
@@ -116,7 +115,7 @@ class PhantomData(Settings):
     """Width and height as drawn, before `size` of the stage."""
     view_confounding: bool = True
     """Whether the sick are more often imaged lying (AP), as in ChestX-ray14."""
-    exclude_lists: ClassVar[tuple[Path, ...]] = ()
+    exclude_lists: ClassVar[tuple[LocalPath, ...]] = ()
     expect_size: ClassVar[int | None] = None
 
 
@@ -140,7 +139,7 @@ class PromptSettings(Settings):
     """`clinical` says the age. Off: demographics cost tokens and, in one reproduction, image quality."""
     sex: bool = False
     """`clinical` says the sex."""
-    tokenizer: Path | None = None
+    tokenizer: LocalPath | None = None
     """Folder of the tokenizer that counts tokens (tokenizer.json, or vocab.json and merges.txt). Null: a count that is
     exact for our own words and rarely too low for others."""
 

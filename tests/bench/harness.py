@@ -34,6 +34,8 @@ class Row:
     peers: tuple[Peer, ...]
     check: Callable[[], None] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    seconds: tuple[float, float] | None = None
+    """For rows that promise a time and not a ratio: seconds of the product to reach, and to be ahead."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Result:
     target: float | None
     ahead: float | None
     facts: Mapping[str, Any]
+    seconds: tuple[float, float] | None = None
 
     @property
     def median(self) -> float:
@@ -56,12 +59,23 @@ class Result:
 
     @property
     def verdict(self) -> str:
+        if self.seconds is not None:
+            target, ahead = self.seconds
+            return (
+                "ahead"
+                if self.product_seconds <= ahead
+                else "target met"
+                if self.product_seconds <= target
+                else "BEHIND"
+            )
         if self.target is None or self.ahead is None:
             return "for information"
         return "ahead" if self.median >= self.ahead else "target met" if self.median >= self.target else "BEHIND"
 
     def line(self) -> str:
         wanted = "" if self.target is None else f"target {self.target:g}x, ahead {self.ahead:g}x: "
+        if self.seconds is not None:
+            wanted = f"{self.product_seconds:.3f} s, target {self.seconds[0]:g} s, ahead {self.seconds[1]:g} s: "
         spread = f"{min(self.ratios):.2f}-{max(self.ratios):.2f}, {len(self.ratios)} pairs"
         return f"{self.id:<4} {self.median:6.2f}x ({spread})  {wanted}{self.verdict}  | {self.measure} | {self.peer}"
 
@@ -90,7 +104,7 @@ def _pairs(row: Row, peer: Peer, num_pairs: int) -> Result:
             times.append(_seconds(run))
     ratios = tuple(round(b / a, 3) for a, b in zip(product, other, strict=True))
     seconds = (round(statistics.median(product), 4), round(statistics.median(other), 4))
-    return Result(row.id, row.measure, peer.name, ratios, *seconds, peer.target, peer.ahead, row.facts)
+    return Result(row.id, row.measure, peer.name, ratios, *seconds, peer.target, peer.ahead, row.facts, row.seconds)
 
 
 def _seconds(run: Callable[[], object]) -> float:
