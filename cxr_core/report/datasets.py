@@ -203,14 +203,10 @@ def _histogram(real: StageView, like: Sequence[StageView]) -> Charts:
             numbers = [made.get(name, 0) for name in names]
             label = "synthetic" if len(like) == 1 else f"synthetic, {stage.name}"
             groups.append((label, figures.SYNTHETIC, numbers, stage.dataset.info.num_images))
-    alt = "; ".join(f"{plain(name)} {percent(counts[name], len(train))}" for name in names)
+    shares = "; ".join(f"{plain(name)} {percent(counts[name], len(train))}" for name in names)
+    alt = f"Shares among {real.origin} training images: {shares}."
     ns = "; ".join([f"{label}: n = {count(whole)}" for label, _, _, whole in groups])
-    chart = figures.share_bars(
-        f"classes-{real.name}",
-        [plain(name) for name in names],
-        groups,
-        f"Shares among {real.origin} training images: {alt}.",
-    )
+    chart = figures.share_bars(f"classes-{real.name}", [plain(name) for name in names], groups, alt)
     return Charts([chart], f"Share of images with each finding; the number at a bar is its count ({ns}).")
 
 
@@ -232,8 +228,8 @@ def _examples(origin: str, dataset: Dataset) -> Gallery:
     pictures = [_example(dataset, row) for row in rows.itertuples()]
     size = dataset.info.size
     caption = (
-        f"n = {len(pictures)} of {count(len(dataset.rows))} {origin} images, {size} × {size} pixels as stored: for each "
-        "class one image, with a box where there is one, else drawn by a hash of its id. Below each: its prompt, "
+        f"n = {len(pictures)} of {count(len(dataset.rows))} {origin} images, {size} × {size} pixels as stored: for "
+        "each class one image, with a box where there is one, else drawn by a hash of its id. Below each: its prompt, "
         "and its split. Boxes (yellow) are those of the source, moved with the image."
     )
     return Gallery(pictures, caption)
