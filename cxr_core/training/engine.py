@@ -74,7 +74,7 @@ class Engine:
     def train(self, stop: int, progress: Bar) -> list[dict[str, Any]]:
         """Step until `stop` steps are done. Returns a metrics row a step, its `step` counted from 1.
 
-        Raises UserError naming the step and its images if a loss is not finite.
+        Raises UserError naming the step and its images if a loss or a gradient is not finite.
         """
         rows: list[dict[str, Any]] = []
         while self.step < stop:
@@ -110,9 +110,9 @@ class Engine:
     def _some_steps(self, num: int) -> list[dict[str, Any]]:
         first = self.step
         values = torch.stack([self._one_step() for _ in range(num)]).tolist()
-        for step, (loss, _) in enumerate(values, first):
-            if not math.isfinite(loss):
-                raise self._not_finite(step, loss)
+        for step, (loss, norm) in enumerate(values, first):
+            if not math.isfinite(loss + norm):
+                raise self._not_finite(step, f"the loss is {loss} and its gradient's norm {norm}")
         return [
             {"step": step + 1, "loss": loss, "lr": learning_rate(self.settings, step), "grad_norm": norm}
             for step, (loss, norm) in enumerate(values, first)
@@ -134,9 +134,9 @@ class Engine:
             self.ema.update(self.step)
         return torch.stack([loss.detach().float(), norm.float()])
 
-    def _not_finite(self, step: int, loss: float) -> UserError:
+    def _not_finite(self, step: int, what: str) -> UserError:
         return UserError(
-            f"the loss is {loss} at step {step + 1}, on the images {', '.join(self.task.image_ids(step))}",
+            f"{what} at step {step + 1}, on the images {', '.join(self.task.image_ids(step))}",
             where=f"stage {self.settings.name!r}",
             mend="look at these images, lower learning_rate or raise warmup_steps; the last checkpoint is kept",
         )

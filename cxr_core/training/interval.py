@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
 from cxr_core.models import stable_diffusion
@@ -92,6 +94,7 @@ def _task(context: Context) -> Task:
         pipeline = stable_diffusion.build(PRESETS[settings.preset], derive_seed(seed, "weights"))
     else:
         pipeline = stable_diffusion.load(final_checkpoint(inputs["base"]))
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(settings, VaeTrain):
         return VaeTask(pipeline, Dataset.open(inputs["dataset"]), settings, seed)
     prompts = read_json(context.plan_folder / "preview.json")["prompts"]

@@ -418,7 +418,10 @@ def test_given_a_loss_that_is_not_finite_training_stops_and_names_step_and_image
     state = next((work.folder.path / "shards").glob("*.state")) / "state.safetensors"
     poison(state)
     interval._live = None
-    with pytest.raises(UserError, match=r"loss is nan at step 3, on the images train-\d+, train-\d+, train-\d+"):
+    with pytest.raises(
+        UserError,
+        match=r"loss is nan and its gradient's norm nan at step 3, on the images train-\d+, train-\d+, train-\d+",
+    ):
         run_pack(work, plan, ["00001"])
     assert work.folder.done() == {"00000"}
     assert final_is_readable(work)
