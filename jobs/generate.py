@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxr_core.data.dataset import Dataset, write_index
+from cxr_core.data.dataset import Dataset, committed_rows, committed_tars, write_index
 from cxr_core.data.findings import Findings
 from cxr_core.data.problems import write_problems
 from cxr_core.data.prompts import PromptWriter, check_lengths
@@ -13,7 +13,6 @@ from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
 from cxr_core.generation.requests import allocate, describe, exact_list, read_list, write_list
 from cxr_core.generation.settings import GenerateStage
-from cxr_core.generation.writer import committed_rows, committed_tars
 from cxr_core.models.checkpoints import final_checkpoint, weights_sha256
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard, slices

@@ -23,6 +23,7 @@ from cxr_core.data.findings import Findings
 from cxr_core.data.png import decode_grey
 from cxr_core.errors import UserError
 from cxr_core.runs.files import atomic_path, canonical_json, read_json, sha256_file, write_json
+from cxr_core.runs.receipt import Receipt
 
 FORMAT = 1
 
@@ -158,6 +159,31 @@ def write_index(
     )
     write_json(folder / "dataset.json", asdict(info))
     return info
+
+
+def committed_rows(stage_folder: Path, receipts: Iterable[Receipt]) -> pd.DataFrame:
+    """The rows of all shards (role "rows"), each naming its committed tar relative to the stage's folder."""
+    parts = []
+    for receipt in receipts:
+        rows = pq.read_table(receipt.path(stage_folder, "rows")).to_pandas()
+        tar = receipt.path(stage_folder, "tar").relative_to(stage_folder).as_posix()
+        parts.append(rows.assign(shard=tar))
+    return pd.concat(parts, ignore_index=True)
+
+
+def committed_tars(stage_folder: Path, receipts: Iterable[Receipt]) -> list[dict[str, Any]]:
+    """What `dataset.json` says of each shard: name, bytes, sha256, num_images."""
+    return [
+        {
+            "name": f"shards/{data.name}",
+            "bytes": data.bytes,
+            "sha256": data.sha256,
+            "num_images": receipt.counts["images"],
+        }
+        for receipt in receipts
+        for data in receipt.data
+        if data.role == "tar"
+    ]
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

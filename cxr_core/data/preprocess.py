@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cxr_core.data.dataset import BOX, ShardWriter, dataset_digest, write_index, write_parquet
+from cxr_core.data.dataset import (
+    BOX,
+    ShardWriter,
+    committed_rows,
+    committed_tars,
+    dataset_digest,
+    write_index,
+    write_parquet,
+)
 from cxr_core.data.duplicates import drop_duplicates
 from cxr_core.data.findings import NIH, Findings
 from cxr_core.data.prepare import prepare
@@ -98,7 +105,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
     """Drop duplicates, write problems.csv, index.parquet and, last, dataset.json. Returns the facts of stage.json."""
     settings: PreprocessStage = context.settings
     files = pq.read_table(context.plan_folder / "source.parquet", columns=["image_id", "file"]).to_pandas()
-    rows = pd.concat([_committed_rows(receipt, context.folder) for receipt in receipts], ignore_index=True)
+    rows = committed_rows(context.folder, receipts)
     rows, duplicates = drop_duplicates(
         rows, settings.policies, dict(zip(files["image_id"], files["file"], strict=True))
     )
@@ -114,7 +121,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
     info = write_index(
         context.folder,
         rows,
-        [_shard_facts(receipt) for receipt in receipts],
+        committed_tars(context.folder, receipts),
         findings=findings_of(settings),
         size=settings.size,
         about={
@@ -137,18 +144,3 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
 
 def findings_of(settings: PreprocessStage) -> Findings:
     return Findings(settings.data.findings) if isinstance(settings.data, TableData) else NIH
-
-
-def _committed_rows(receipt: Receipt, folder: Path) -> pd.DataFrame:
-    rows = pq.read_table(receipt.path(folder, "rows")).to_pandas()
-    return rows.assign(shard=f"shards/{receipt.path(folder, 'tar').name}")
-
-
-def _shard_facts(receipt: Receipt) -> dict[str, Any]:
-    tar = next(data for data in receipt.data if data.role == "tar")
-    return {
-        "name": f"shards/{tar.name}",
-        "bytes": tar.bytes,
-        "sha256": tar.sha256,
-        "num_images": receipt.counts["images"],
-    }

@@ -1,7 +1,7 @@
 """The writer: images become PNGs in a tar shard in background threads, so that the sampler never waits for the disk."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -9,14 +9,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import ShardWriter, pixel_sha256
 from cxr_core.data.findings import Findings
 from cxr_core.data.png import encode_grey
-from cxr_core.runs.receipt import Receipt
 
 _NUM_ENCODERS = 2
 
@@ -78,28 +75,3 @@ class BackgroundWriter:
 def _encode(pixels: np.ndarray) -> tuple[bytes, dict[str, Any]]:
     height, width = pixels.shape
     return encode_grey(pixels), {"height": height, "width": width, "pixel_sha256": pixel_sha256(pixels)}
-
-
-def committed_rows(stage_folder: Path, receipts: Iterable[Receipt]) -> pd.DataFrame:
-    """The rows of all shards (role "rows"), each naming its committed tar relative to the stage's folder."""
-    parts = []
-    for receipt in receipts:
-        rows = pq.read_table(receipt.path(stage_folder, "rows")).to_pandas()
-        tar = receipt.path(stage_folder, "tar").relative_to(stage_folder).as_posix()
-        parts.append(rows.assign(shard=tar))
-    return pd.concat(parts, ignore_index=True)
-
-
-def committed_tars(stage_folder: Path, receipts: Iterable[Receipt]) -> list[dict[str, Any]]:
-    """What `dataset.json` says of each shard: name, bytes, sha256, num_images."""
-    return [
-        {
-            "name": f"shards/{data.name}",
-            "bytes": data.bytes,
-            "sha256": data.sha256,
-            "num_images": receipt.counts["images"],
-        }
-        for receipt in receipts
-        for data in receipt.data
-        if data.role == "tar"
-    ]
