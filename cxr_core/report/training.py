@@ -79,7 +79,7 @@ def _loss(name: str, values: pd.DataFrame, window: int) -> Chart:
 
 
 def _previews(stage: StageView) -> Iterator[Block]:
-    """A table of small pictures over checkpoints, and the newest checkpoint's pictures as large as there is room."""
+    """A table of pictures over checkpoints; where it makes them small, those of the newest checkpoint again, large."""
     folders = list(stage.data("preview"))
     if folders:
         previews = [_read_preview(folder) for folder in _spread(folders)]
@@ -89,8 +89,13 @@ def _previews(stage: StageView) -> Iterator[Block]:
         caption += f" Every prompt starts “{start}”." if start else ""
         yield PictureGrid("", heads, rows, [preview.pictures for preview in previews], caption)
         last = previews[-1]
-        large = [replace(p, lines=(name,)) for p, name in zip(last.pictures, last.prompts, strict=True)]
-        yield Gallery(large, f"The pictures of step {count(last.step)} again, large.")
+        if len(last.prompts) > _LARGE_IN_TABLE:
+            large = [replace(p, lines=(name,)) for p, name in zip(last.pictures, last.prompts, strict=True)]
+            yield Gallery(large, f"The pictures of step {count(last.step)} again, large.")
+
+
+_LARGE_IN_TABLE = 4
+"""Columns of a table of pictures that are as wide there as in a gallery."""
 
 
 @dataclass(frozen=True)
