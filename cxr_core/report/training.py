@@ -109,7 +109,12 @@ class Preview:
 
 def _read_preview(folder: Path) -> Preview:
     about = read_object(folder / "preview.json")
-    step, prompts = int(about["step"]), tuple(map(str, about["prompts"]))
+    try:
+        step, prompts = int(about["step"]), tuple(map(str, about["prompts"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"lacks step or prompts ({error})", where=str(folder / "preview.json"), mend="run its stage again"
+        ) from error
     path = folder / "preview.png"
     sheet = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if sheet is None or not prompts or sheet.shape[1] % len(prompts):

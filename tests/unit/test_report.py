@@ -259,6 +259,17 @@ def test_given_a_damaged_line_of_metrics_when_reported_then_file_and_line_are_na
         write_report(root)
 
 
+def test_given_a_preview_without_its_prompts_when_reported_then_it_is_named(
+    full: tuple[Path, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "tiny"
+    shutil.copytree(full[0], root)
+    path = sorted((root / "fine" / "shards").glob("*/preview.json"))[0]
+    path.write_text('{"step": 10}')
+    with pytest.raises(UserError, match=re.escape(f"{path}: lacks step or prompts ('prompts')")):
+        write_report(root)
+
+
 def test_given_a_folder_that_is_no_run_when_reported_then_the_user_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run"):
         write_report(tmp_path)
