@@ -60,7 +60,9 @@ def test_every_stage_plans_what_it_then_does(nano_config: Path, undisturbed: Pat
     for line in planned[1:7]:
         name, _, _, shards = line.split()[:4]
         facts = json.loads((undisturbed / "nano" / name / "stage.json").read_text())
-        assert facts["num_shards"] == int(shards.replace(",", "")), name
+        # How many images are for training is known only when they are split: the plan says "at most" there.
+        least = 1 if name == "latents" else int(shards)
+        assert least <= facts["num_shards"] <= int(shards), name
 
 
 def test_summary_and_verify_of_real_and_synthetic_datasets(undisturbed: Path) -> None:
