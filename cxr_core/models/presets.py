@@ -112,9 +112,9 @@ NANO = Preset(
 TINY = Preset(
     name="tiny",
     image_size=64,
-    num_parameters=5_374_235,
-    vae=_vae(64, (16, 32, 64), layers=1, groups=8, attention=False),
-    unet=_unet(16, (32, 64, 128), (False, True, True), (1, 2, 4), layers=1, groups=16, text=128),
+    num_parameters=5_072_875,
+    vae=_vae(64, (16, 16, 48), layers=1, groups=8, attention=False),
+    unet=_unet(16, (32, 64, 128), (False, True, True), (1, 2, 4), layers=1, groups=8, text=128),
     text_encoder=_text(128, 2, 4),
     scheduler=_scheduler("v_prediction"),
 )

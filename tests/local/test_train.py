@@ -412,7 +412,7 @@ def test_given_training_the_vae_reconstructs_better(tmp_path: Path, dataset: Pat
 def test_given_a_loss_that_is_not_finite_training_stops_and_names_step_and_images(
     tmp_path: Path, latents: Path, vae: Path
 ) -> None:
-    work = diffusion_stage(tmp_path / "stage", latents, vae, learning_rate=1.0, max_grad_norm=None)
+    work = diffusion_stage(tmp_path / "stage", latents, vae)
     plan = freeze(work)
     run_pack(work, plan, ["00000"])
     state = next((work.folder.path / "shards").glob("*.state")) / "state.safetensors"
