@@ -1,5 +1,6 @@
 """The command `cxr`. It only reads arguments: heavy modules are imported by the command that needs them."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,15 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the config.")]
 
 RUNS = Path("runs")
+
+_ENVIRONMENT = {
+    # No hub at run time: models are local folders, and a cluster's nodes have no network.
+    "HF_HUB_OFFLINE": "1",
+    # Their warnings (a missing torchvision, say) are not for the user of this command.
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+}
+"""Defaults for libraries that read the environment when they are imported."""
 
 
 @app.command()
@@ -186,6 +196,8 @@ def main() -> None:
     """Run the command; a user's mistake and a full disk end with a plain message and exit status 2."""
     from cxr_core.errors import UserError, explain_os_error
 
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         app()
     except UserError as error:
