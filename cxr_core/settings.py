@@ -24,3 +24,10 @@ class StageSettings(Settings):
     """Unique name of the stage; its folder in the run has this name."""
     threads: int = Field(default=2, ge=1, le=256)
     """CPU threads that compute. Part of the plan: on a CPU, sums depend on how they are split."""
+
+
+def check_whole_batches(shard_size: int, batch_size: int) -> None:
+    """Raises ValueError, with the nearest size that fits, if a batch would cross the border of a shard."""
+    if shard_size % batch_size:
+        near = max(1, round(shard_size / batch_size)) * batch_size
+        raise ValueError(f"shard_size {shard_size} is no multiple of batch_size {batch_size}: take {near}")

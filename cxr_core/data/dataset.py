@@ -206,11 +206,14 @@ class Dataset:
             raise UserError(
                 "not a Dataset: it has no dataset.json", where=str(folder), mend="give the folder of a finished stage"
             )
-        info = read_json(path)
-        if info.get("format") != FORMAT:
-            raise UserError(f"format {info.get('format')!r}, but this version reads {FORMAT}", where=str(path))
-        shards = tuple(info.pop("shards"))
-        return cls(folder, DatasetInfo(**info | {"findings": tuple(info["findings"]), "shards": shards}))
+        try:
+            info = read_json(path)
+            if info.get("format") != FORMAT:
+                raise UserError(f"format {info.get('format')!r}, but this version reads {FORMAT}", where=str(path))
+            lists = {name: tuple(info[name]) for name in ("findings", "shards")}
+            return cls(folder, DatasetInfo(**info | lists))
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"damaged ({error!r})", where=str(path), mend="make the dataset again") from error
 
     @cached_property
     def findings(self) -> Findings:

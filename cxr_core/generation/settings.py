@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from cxr_core.settings import Settings, StageSettings
+from cxr_core.settings import Settings, StageSettings, check_whole_batches
 
 
 class GenerateInputs(Settings):
@@ -71,9 +71,5 @@ class GenerateStage(StageSettings):
 
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
-        if self.shard_size % self.batch_size:
-            near = max(1, round(self.shard_size / self.batch_size)) * self.batch_size
-            raise ValueError(
-                f"shard_size {self.shard_size} is no multiple of batch_size {self.batch_size}: take {near}"
-            )
+        check_whole_batches(self.shard_size, self.batch_size)
         return self
