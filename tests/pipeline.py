@@ -72,7 +72,7 @@ stages:
 def cxr(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the real command to its end."""
     command = [sys.executable, "-m", "jobs.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, **{"timeout": 600} | options)
 
 
 def run_nano(config: Path, runs: Path, *words: str) -> None:
