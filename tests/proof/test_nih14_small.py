@@ -46,7 +46,6 @@ def _print(run: Path) -> None:
     for entry in metrics["utility"]:
         print(f"\n{entry['finding']} n = {entry['num_images']}: not run: {entry['not_run']}")
         for arm in entry["arms"]:
-            print(
-                f"  {arm['arm']}: {arm['not_run'] or arm['classifier']} view only: {(arm['view_only'] or {}).get('auroc')}"
-            )
+            view = (arm["view_only"] or {}).get("auroc")
+            print(f"  {arm['arm']}: {arm['not_run'] or arm['classifier']} view only: {view}")
         print(f"  value of synthetic: {entry['value_of_synthetic']}")
