@@ -58,12 +58,14 @@ def demo(
 def run(
     config: Config,
     overrides: Overrides = None,
-    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Only this stage, by its name (or kind, if it is the only one).")
+    ] = None,
     runs: Runs = RUNS,
 ) -> None:
     """Do a run in this process, stage after stage. Run it again to go on where it was stopped.
 
-    Example: cxr run jobs/configs/nih14_small.yaml --stage preprocess stages.real.size=128
+    Example: cxr run demo --stage real stages.real.size=128
     """
     from jobs.config import load_config
     from jobs.launch import run_stages

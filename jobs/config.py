@@ -18,17 +18,18 @@ from cxr_core.generation.settings import GenerateStage
 from cxr_core.settings import Name, Settings
 from cxr_core.training.settings import DiffusionTrain, LatentsStage, VaeTrain
 
-DATASETS, MODELS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"train"}), frozenset({"latents"})
+DATASETS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"latents"})
+MODELS, DENOISERS = frozenset({"train.vae", "train.diffusion"}), frozenset({"train.diffusion"})
 ROLES = {
     "dataset": DATASETS,
     "like": DATASETS,
     "real": DATASETS,
     "synthetic": DATASETS,
     "base": MODELS,
-    "model": MODELS,
+    "model": DENOISERS,
     "latents": LATENTS,
 }
-"""Which kinds of stage can stand in which role of `inputs`."""
+"""Which kinds of stage can stand in which role of `inputs`; a train stage's kind is told with its model."""
 
 
 def _stage_tag(value: Any) -> str:
@@ -63,16 +64,17 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _inputs_fit(self) -> "RunConfig":
-        mistakes = list(_input_mistakes([(stage.name, stage.kind, inputs_of(stage)) for stage in self.stages]))
+        mistakes = list(_input_mistakes([(stage.name, _stage_tag(stage), inputs_of(stage)) for stage in self.stages]))
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
 
     def stage(self, name: str) -> Stage:
-        """The stage of this name. Raises UserError if there is none."""
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
+        """The stage of this name, or the only one of this kind. Raises UserError if there is none."""
+        named = [stage for stage in self.stages if stage.name == name]
+        found = named or [stage for stage in self.stages if stage.kind == name]
+        if len(found) == 1:
+            return found[0]
         names = ", ".join(stage.name for stage in self.stages)
         raise UserError(f"no stage {name!r} in run {self.name!r}", mend=f"its stages are: {names}")
 
@@ -108,11 +110,12 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a config: a path, or the name of one that we ship (`demo`), with `key=value` overrides.
 
     A key is a path of names and indices; stages are addressed by name: `seed=7`, `stages.diffusion.steps=50`.
-    `${NAME}` and `${NAME:-default}` in values are replaced from the environment. Raises UserError with every mistake.
+    `${NAME}` and `${NAME:-default}` are replaced from the environment, but for lines that are comments. Raises
+    UserError with every mistake.
     """
     path = find_config(source)
-    text = _read(path)
-    value = _parse(_substitute(text, path), path)
+    text = _substitute(_read(path), path)
+    value = _parse(text, path)
     for override in overrides:
         _apply(value, override)
     try:
@@ -151,9 +154,21 @@ def _read(path: Path) -> str:
         raise UserError(f"cannot be read: {error}", where=str(path)) from error
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's plain values; a key that stands twice in a mapping is an error, not the last one wins."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key in node.value if keys.count(key[0].value) > 1]
+        if twice:
+            mark = twice[-1][0].start_mark
+            raise yaml.MarkedYAMLError(problem=f"key {twice[-1][0].value!r} stands twice", problem_mark=mark)
+        return super().construct_mapping(node, deep)
+
+
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
         raise UserError(f"not YAML: {error}", where=str(path)) from error
     if not isinstance(value, dict):
@@ -191,7 +206,10 @@ def _apply(config: dict[str, Any], override: str) -> None:
         raise UserError(f"{override!r} does not say which key of the stage", mend="stages.NAME.KEY=VALUE")
     if not isinstance(place, dict):
         raise UserError(f"{override!r}: {parents[-1]!r} has no parts")
-    place[last] = yaml.safe_load(text)
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{override!r}: the value is not YAML ({error})", mend="quote it: 'key=\"text\"'") from error
 
 
 def _step(place: Any, name: str, override: str) -> Any:
@@ -225,8 +243,9 @@ def _explain(error: ValidationError, path: Path, text: str, value: dict[str, Any
 
 def _raw_input_mistakes(value: dict[str, Any]) -> Iterator[str]:
     """The mistakes between stages, told apart, and also where pydantic stopped at the stages themselves."""
-    stages = [stage for stage in value.get("stages") or [] if isinstance(stage, dict)]
-    plain = [(str(s.get("name")), str(s.get("kind")), s.get("inputs") or {}) for s in stages]
+    listed = value.get("stages")
+    stages = [stage for stage in listed if isinstance(stage, dict)] if isinstance(listed, list) else []
+    plain = [(str(s.get("name")), _stage_tag(s), s.get("inputs") or {}) for s in stages]
     yield from _input_mistakes([(name, kind, _texts(inputs)) for name, kind, inputs in plain])
 
 

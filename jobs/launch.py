@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, sha256_text, walk_files
+from cxr_core.runs.files import sha256_text, walk_files
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import Run
 from cxr_core.runs.stage import Context, Job
@@ -32,16 +33,10 @@ def job_of(stage: Any) -> Job:
     return import_module(f"jobs.{stage.kind}")
 
 
-def open_run(config: RunConfig, runs: Path) -> Run:
-    """The run of a config: `<runs>/<name>`, made if it is not there."""
-    return Run.create_or_open(runs / config.name, resolved(config))
-
-
 def run_stages(config: RunConfig, runs: Path, only: str | None = None) -> list[StageResult]:
-    """Do all stages that are not done (or the one named), under the run's lock."""
+    """Do all stages that are not done (or the one named) of the run `<runs>/<name>`, under its lock."""
     stages = [config.stage(only)] if only else config.stages
-    run = open_run(config, runs)
-    with run.lock():
+    with Run.locked(runs / config.name, resolved(config)) as run:
         return [_run_stage(prepare(run, config, stage.name)) for stage in stages]
 
 
@@ -52,10 +47,15 @@ def prepare(run: Run, config: RunConfig, name: str) -> Work:
     folder.path.mkdir(exist_ok=True)
     names = {other.name for other in config.stages}
     given = inputs_of(stage)
-    inputs = {role: run.root / value if value in names else Path(value).absolute() for role, value in given.items()}
+    inputs = {role: run.root / value if value in names else user_path(value) for role, value in given.items()}
     upstream = {role: _digest(run, value, inputs[role], names) for role, value in given.items()}
     context = Context(stage, inputs, derive_seed(config.seed, name), folder.path)
     return Work(folder, job_of(stage), context, upstream)
+
+
+def user_path(text: str) -> Path:
+    """A folder named in `inputs`, relative to the working directory."""
+    return Path(text).expanduser().absolute()
 
 
 def _digest(run: Run, name: str, path: Path, names: set[str]) -> str:
@@ -76,9 +76,10 @@ def path_digest(path: Path) -> str:
 
     Weights of many gigabytes are not hashed at every start; `base_sha256` in the config locks them.
     """
-    dataset = path / "dataset.json"
-    if dataset.is_file():
-        return str(read_json(dataset)["digest"])
+    if (path / "dataset.json").is_file():
+        return Dataset.open(path).info.digest
+    if not path.is_dir():
+        raise UserError("no such folder", where=str(path), mend="correct `inputs` in the config")
     return sha256_text("".join(f"{file.relative_to(path)}\0{file.stat().st_size}\n" for file in walk_files(path)))
 
 
@@ -99,6 +100,6 @@ def estimates(config: RunConfig) -> Mapping[str, Any]:
     """Stage name -> `Estimate`, computed in order from settings alone."""
     found: dict[str, Any] = {}
     for stage in config.stages:
-        inputs = {role: found.get(value, Path(value)) for role, value in inputs_of(stage).items()}
+        inputs = {role: found.get(value, user_path(value)) for role, value in inputs_of(stage).items()}
         found[stage.name] = job_of(stage).estimate(stage, inputs)
     return found

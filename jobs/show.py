@@ -1,7 +1,5 @@
 """What the commands print: tables for people, on stdout."""
 
-import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,15 +60,13 @@ def _status_row(folder: StageFolder, kind: str) -> tuple[str, ...]:
 
 
 def _live_beat(folder: Path) -> str:
-    """What the attempt that was heard last is doing; empty if none was heard for two minutes."""
-    from cxr_core.runs.attempt import SILENT_AFTER
+    """What the attempt that was heard last is doing; empty if none lives."""
+    from cxr_core.runs.attempt import is_alive, read_beat
 
-    beats = []
-    for path in (folder / "attempts").glob("*/heartbeat.json"):
-        if not (path.parent / "ended.json").exists():
-            beats.append(json.loads(path.read_text()))
+    living = [path for path in (folder / "attempts").glob("*") if is_alive(folder, path.name)]
+    beats = [beat for beat in map(read_beat, living) if beat is not None]
     latest = max(beats, key=lambda beat: beat["time"], default=None)
-    if latest is None or time.time() - latest["time"] > SILENT_AFTER:
+    if latest is None:
         return ""
     return f"{latest.get('doing', '')} {latest.get('done', 0)}/{latest.get('total', '?')} (attempt on {latest['host']})"
 

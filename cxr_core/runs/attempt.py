@@ -9,7 +9,6 @@ import socket
 import time
 import traceback
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,17 +16,13 @@ from typing import Any, Self
 from cxr_core.errors import UserError
 from cxr_core.runs.files import remove, write_json
 from cxr_core.runs.progress import heartbeat
+from cxr_core.runs.provenance import code, now
 
 BEAT_EVERY = 1.0
 """Least seconds between two writes of the heartbeat."""
 
 SILENT_AFTER = 120.0
 """Seconds without a heartbeat after which an attempt that did not say how it ended counts as dead."""
-
-
-def now() -> str:
-    """The time in UTC, to the millisecond, as ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def new_attempt_id(environ: dict[str, str] | None = None) -> str:
@@ -51,7 +46,8 @@ class Attempt(AbstractContextManager["Attempt"]):
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
-        self.event("started", host=socket.gethostname(), pid=os.getpid(), cpus=len(os.sched_getaffinity(0)))
+        machine = {"host": socket.gethostname(), "pid": os.getpid(), "cpus": len(os.sched_getaffinity(0))}
+        self.event("started", **machine, code=code())
         self._token = heartbeat.set(self.beat)
         self.beat({}, force=True)
         return self
@@ -97,14 +93,23 @@ class Attempt(AbstractContextManager["Attempt"]):
             temporary.rename(path)
 
 
-def is_alive(stage_folder: Path, attempt_id: str) -> bool:
-    """Whether an attempt still runs: it has not said how it ended, and its heart was heard lately."""
-    folder = stage_folder / "attempts" / attempt_id
+def read_beat(folder: Path) -> dict[str, Any] | None:
+    """The last heartbeat of an attempt's folder; None if there is none, or a power cut left it empty."""
     try:
-        age = time.time() - (folder / "heartbeat.json").stat().st_mtime
-    except FileNotFoundError:
+        beat = json.loads((folder / "heartbeat.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return beat if isinstance(beat, dict) else None
+
+
+def is_alive(stage_folder: Path, attempt_id: str) -> bool:
+    """Whether an attempt still runs: it has not said how it ended, its heart was heard lately, and if it ran on this
+    machine its process is there."""
+    folder = stage_folder / "attempts" / attempt_id
+    beat = read_beat(folder)
+    if beat is None or (folder / "ended.json").exists() or time.time() - beat["time"] > SILENT_AFTER:
         return False
-    return not (folder / "ended.json").exists() and age < SILENT_AFTER
+    return beat["host"] != socket.gethostname() or Path(f"/proc/{beat['pid']}").exists()
 
 
 def _cause(error: BaseException) -> str:

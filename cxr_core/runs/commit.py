@@ -27,6 +27,9 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.E
 _CLAIM_POLL = 1.0
 """Seconds between two looks at the claim of another live attempt."""
 
+_EMPTY_CLAIM = 5.0
+"""Seconds after which a claim without a name is nobody's."""
+
 
 @dataclass(frozen=True)
 class Commit:
@@ -117,21 +120,33 @@ def _publish_by_claim(temporary: Path, final: Path, attempt: str, is_alive: Call
     """Without links: the holder of the last claim may rename. A claim of a dead attempt is succeeded by the next."""
     number = 0
     while not final.exists():
-        claim = final.with_name(f"{final.stem}.{number}.claim")
         try:
-            with claim.open("x") as file:
+            with _claim(final, number).open("x") as file:
                 file.write(attempt)
         except FileExistsError:
-            if claim.read_text() == attempt or not is_alive(claim.read_text()):
-                number += 1
-            else:
+            if _is_held(_claim(final, number), attempt, is_alive):
                 time.sleep(_CLAIM_POLL)
+            else:
+                number += 1
             continue
-        if final.exists():
+        if final.exists() or _claim(final, number + 1).exists():
             return False
         temporary.rename(final)
         return True
     return False
+
+
+def _claim(final: Path, number: int) -> Path:
+    return final.with_name(f"{final.stem}.{number}.claim")
+
+
+def _is_held(claim: Path, attempt: str, is_alive: Callable[[str], bool]) -> bool:
+    """Whether another attempt holds the claim and lives. One that is still empty was made a moment ago, or its maker
+    died in that moment."""
+    holder = claim.read_text()
+    if not holder:
+        return time.time() - claim.stat().st_mtime < _EMPTY_CLAIM
+    return holder != attempt and is_alive(holder)
 
 
 def sweep(stage_folder: Path, receipts: Iterable[Receipt]) -> list[str]:

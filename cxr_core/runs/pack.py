@@ -1,20 +1,29 @@
 """Work on a stage: freeze its plan, run and commit shards, finalize. The same code in process and in a batch job."""
 
+import errno
+import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import cxr_core
 from cxr_core.errors import UserError
-from cxr_core.runs.attempt import Attempt, is_alive, now
+from cxr_core.runs.attempt import Attempt, is_alive
 from cxr_core.runs.commit import commit, place, prune, sweep
-from cxr_core.runs.files import fsync_dir, remove, sha256_file, walk_files, write_json
+from cxr_core.runs.files import fsync_dir, fsync_tree, remove, sha256_file, walk_files, write_json
 from cxr_core.runs.plan import Plan, Shard, fingerprint
 from cxr_core.runs.progress import bar
+from cxr_core.runs.provenance import now
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context, Job, Output
+
+_NO_ROOM = 1 << 20
+"""Bytes of a file system below which it counts as full."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,21 @@ def freeze(work: Work) -> Plan:
         raise UserError(
             "the plan was frozen for other inputs or settings than there are now",
             where=str(work.folder.plan_path),
-            mend="an input was remade: start a run under another name, or remove this stage's folder",
+            mend="an input was remade, or this is another version of the program or image: "
+            "start a run under another name, or remove this stage's folder",
+        )
+    damaged = [name for name, sha256 in plan.files.items() if not _is(work.context.plan_folder / name, sha256)]
+    if damaged:
+        raise UserError(
+            f"side files of the plan are not as frozen: {', '.join(damaged)}",
+            where=str(work.context.plan_folder),
+            mend="remove this stage's folder and run again",
         )
     return plan
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_file(path) == sha256
 
 
 def _freeze_now(work: Work) -> Plan:
@@ -49,6 +70,7 @@ def _freeze_now(work: Work) -> Plan:
     temporary.mkdir(parents=True)
     try:
         draft = work.job.freeze(work.context, temporary)
+        fsync_tree(temporary)
         temporary.rename(final)
     except BaseException:
         remove(temporary)
@@ -63,6 +85,8 @@ def _freeze_now(work: Work) -> Plan:
 
 def _fingerprint(work: Work, shards: Iterable[Shard], files: Mapping[str, str]) -> str:
     return fingerprint(
+        version=cxr_core.__version__,
+        image=os.environ.get("CXR_IMAGE_SHA256", ""),
         settings=work.context.settings.model_dump(mode="json"),
         seed=work.context.seed,
         upstream=dict(work.upstream),
@@ -77,7 +101,7 @@ def run_pack(work: Work, plan: Plan, shard_ids: Sequence[str]) -> None:
     todo = [shard for shard in plan.shards if shard.id in wanted]
     with Attempt(work.folder.path) as attempt, bar(work.folder.name, len(todo)) as progress:
         for shard in todo:
-            if shard.id not in work.folder.done():
+            if not work.folder.is_done(shard.id):
                 _run_one(work, plan, shard, attempt)
             progress.advance()
 
@@ -87,7 +111,8 @@ def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
     folder.mkdir(parents=True)
     attempt.event("shard started", shard=shard.id)
     start = time.monotonic()
-    output = work.job.run_shard(work.context, shard, folder)
+    with _full_disks_named(folder):
+        output = work.job.run_shard(work.context, shard, folder)
     made = time.monotonic()
     data = place(work.folder.path, shard.id, attempt.id, output.paths)
     placed = time.monotonic()
@@ -105,11 +130,26 @@ def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
         device=_device(),
         ended=now(),
     )
+    attempt.beat({}, force=True)  # placing may have taken long, and a silent attempt counts as dead
     result = commit(work.folder.path, receipt, is_alive=lambda other: is_alive(work.folder.path, other))
     shutil.rmtree(folder, ignore_errors=True)
     attempt.event("shard ended", shard=shard.id, outcome=result.outcome, digest=receipt.digest)
     _count(attempt, shard, output)
     _prune(work, plan)
+
+
+@contextmanager
+def _full_disks_named(folder: Path) -> Iterator[None]:
+    """Libraries tell a full disk in words of their own; whatever failed while there was no room failed of that."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        room = os.statvfs(folder)
+        if room.f_bavail * room.f_frsize < _NO_ROOM or (room.f_files and not room.f_favail):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
 
 
 def _count(attempt: Attempt, shard: Shard, output: Output) -> None:
@@ -139,7 +179,8 @@ def _by_shard(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def finalize(work: Work, plan: Plan) -> dict[str, Any]:
     """Check that every shard has its receipt, write what readers use and, last, stage.json. Idempotent."""
-    missing = [shard.id for shard in plan.shards if shard.id not in work.folder.done()]
+    done = work.folder.done()
+    missing = [shard.id for shard in plan.shards if shard.id not in done]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(plan.shards)} shards have no receipt: {', '.join(missing[:10])}",
@@ -156,7 +197,9 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
         )
     start = time.monotonic()
     facts = dict(work.job.finalize(work.context, receipts))
+    _prune(work, plan)
     swept = sweep(work.folder.path, receipts)
+    _clear_dead_attempts(work.folder)
     record = {
         "format": 1,
         "status": "done",
@@ -168,6 +211,13 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
     }
     write_json(work.folder.path / "stage.json", record)
     return record
+
+
+def _clear_dead_attempts(folder: StageFolder) -> None:
+    """Remove what killed attempts left half-made; their events and heartbeats stay."""
+    for work in (folder.path / "attempts").glob("*/work"):
+        if not is_alive(folder.path, work.parent.name):
+            remove(work)
 
 
 def _seconds(receipts: Sequence[Receipt]) -> float:

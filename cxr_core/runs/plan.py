@@ -52,16 +52,16 @@ class Plan:
     @classmethod
     def read(cls, path: Path) -> "Plan":
         """Read a plan. Raises UserError if it is truncated or of another format."""
-        first, *rest = path.read_text().splitlines()
-        header = json.loads(first)
-        num_shards = header.pop("num_shards")
-        if header["format"] != FORMAT or num_shards != len(rest):
-            raise UserError(
-                f"format {header['format']}, {len(rest)} of {num_shards} shards",
-                where=str(path),
-                mend="the plan is damaged or of another version: start the run under another name",
-            )
-        return cls(shards=tuple(Shard(**json.loads(line)) for line in rest), **header)
+        mend = "the plan is damaged or of another version: start the run under another name"
+        try:
+            header, *shards = [json.loads(line) for line in path.read_text().splitlines()]
+            num_shards = header.pop("num_shards")
+            plan = cls(shards=tuple(Shard(**shard) for shard in shards), **header)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"damaged ({error!r})", where=str(path), mend=mend) from error
+        if plan.format != FORMAT or num_shards != len(shards):
+            raise UserError(f"format {plan.format}, {len(shards)} of {num_shards} shards", where=str(path), mend=mend)
+        return plan
 
 
 def slices(num_items: int, shard_size: int, *, prefix: str = "") -> tuple[Shard, ...]:

@@ -5,12 +5,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import cxr_core
-from cxr_core.runs.attempt import now
 from cxr_core.runs.files import canonical_json, sha256_text
 
 PACKAGES = (
@@ -25,15 +25,26 @@ PACKAGES = (
 )
 
 
+def now() -> str:
+    """The time in UTC, to the millisecond, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def code() -> dict[str, str]:
+    """Which code runs: version, commit of the checkout if it is one, sha256 of the container image if it is in one."""
+    commit = _git("rev-parse", "HEAD") or os.environ.get("CXR_GIT_SHA", "")
+    return {"version": cxr_core.__version__, "commit": commit, "image": os.environ.get("CXR_IMAGE_SHA256", "")}
+
+
 def provenance(root: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of the moment a run is created; no path or user name of the machine is among them."""
+    """Facts of the moment a run is created."""
     return {
         "name": config.get("name", root.name),
         "created": now(),
         "config_sha256": sha256_text(canonical_json(dict(config))),
         "seed": config.get("seed"),
-        "git": _git(),
-        "image": os.environ.get("CXR_IMAGE_SHA256", ""),
+        "git": {"commit": code()["commit"], "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))},
+        "image": code()["image"],
         "versions": {"cxr": cxr_core.__version__, "python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
         "command": " ".join(Path(word).name if i == 0 else word for i, word in enumerate(sys.argv)),
@@ -50,14 +61,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git() -> dict[str, Any]:
-    """Commit of the code and whether it was changed since; empty where the code is not a checkout."""
+def _git(*words: str) -> str:
+    """What git says of the code's checkout; empty where the code is not in one."""
     folder = Path(cxr_core.__file__).resolve().parents[1]
     if not (folder / ".git").exists():
-        return {"commit": os.environ.get("CXR_GIT_SHA", ""), "dirty": False}
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return ""
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

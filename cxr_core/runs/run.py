@@ -1,6 +1,7 @@
 """The run folder. Every command is a function of it: plan minus receipts is what is left to do."""
 
 import difflib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, sha256_text, write_atomic, write_json
+from cxr_core.runs.files import read_json, write_atomic, write_json
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.provenance import provenance
 from cxr_core.runs.receipt import Receipt
@@ -46,6 +47,10 @@ class StageFolder:
         with os.scandir(folder) as entries:
             return {entry.name[:-5] for entry in entries if entry.name.endswith(".json") and entry.name[0] != "."}
 
+    def is_done(self, shard: str) -> bool:
+        """Whether one shard has its receipt."""
+        return (self.path / "receipts" / f"{shard}.json").exists()
+
     def receipt(self, shard: str) -> Receipt:
         return Receipt.read(self.path / "receipts" / f"{shard}.json")
 
@@ -72,48 +77,49 @@ class Run:
         path = root / "config.yaml"
         if not path.is_file():
             raise UserError("not a run: it has no config.yaml", where=str(root), mend="`cxr run CONFIG` makes one")
-        return cls(root, yaml.safe_load(path.read_text()))
+        try:
+            config = yaml.safe_load(path.read_text())
+            return cls(root, {**config, "stages": [dict(stage) for stage in config["stages"]]})
+        except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"damaged ({error!r})", where=str(path), mend="run under another name, or put the file back"
+            ) from error
 
     @classmethod
-    def create_or_open(cls, root: Path, config: Mapping[str, Any]) -> "Run":
-        """Open the run at `root`, or create it there. Another config under the same name is an error with the diff."""
-        if (root / "config.yaml").exists():
-            run = cls.open(root)
-            run._refuse_another(config)
-            return run
+    @contextmanager
+    def locked(cls, root: Path, config: Mapping[str, Any]) -> Iterator["Run"]:
+        """Hold the run at `root` for one launcher; it is created if it is not there.
+
+        Raises UserError if another launcher holds it, or if it was made with another config (showing the difference).
+        A config with which nothing was planned yet is replaced: a first try that failed does not burn the name.
+        """
         try:
             root.mkdir(parents=True, exist_ok=True)
-            write_json(root / "run.json", {"format": FORMAT, **provenance(root, config)})
-            write_atomic(root / "config.yaml", dump_config(config))
+            lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(
                 f"cannot create the run folder ({error.strerror})",
                 where=str(root),
                 mend="choose a folder that you may write to with --runs DIR",
             ) from error
+        try:
+            _hold(lock, root)
+            yield cls._create_or_open(root, config)
+        finally:
+            os.close(lock)
+
+    @classmethod
+    def _create_or_open(cls, root: Path, config: Mapping[str, Any]) -> "Run":
+        if (root / "config.yaml").exists() and any(root.glob("*/plan.jsonl")):
+            run = cls.open(root)
+            run._refuse_another(config)
+            return run
+        write_json(root / "run.json", {"format": FORMAT, **provenance(root, config)})
+        write_atomic(root / "config.yaml", dump_config(config))
         return cls(root, config)
 
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.root / name)
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for one launcher. Raises UserError if another holds it; a killed one lets go by itself."""
-        descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode())
-            yield
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode().strip()
-            raise UserError(
-                f"another cxr works in this run ({holder or 'unknown process'})",
-                where=str(self.root),
-                mend="wait until it ends, or use another name: `cxr run CONFIG name=other`",
-            ) from None
-        finally:
-            os.close(descriptor)
 
     def _refuse_another(self, config: Mapping[str, Any]) -> None:
         old, new = dump_config(self.config), dump_config(config)
@@ -131,5 +137,20 @@ def dump_config(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=120)
 
 
-def config_sha256(config: Mapping[str, Any]) -> str:
-    return sha256_text(dump_config(config))
+def _hold(lock: int, root: Path) -> None:
+    """Take the lock without waiting. It goes by itself with its process, however that ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 200, 0).decode().strip()
+        raise UserError(
+            f"another cxr works in this run ({holder or 'unknown process'})",
+            where=str(root),
+            mend="wait until it ends, or use another name: `cxr run CONFIG name=other`",
+        ) from None
+    except OSError as error:
+        # Some parallel file systems are mounted without locks. The commit protocol is safe without this one.
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+    os.ftruncate(lock, 0)
+    os.write(lock, f"pid {os.getpid()} on {os.uname().nodename}\n".encode())

@@ -11,7 +11,7 @@ import pytest
 
 from cxr_core.data.dataset import Dataset
 from tests.conftest import require
-from tests.pipeline import cxr, run_nano, stage_folder
+from tests.pipeline import copy_until, cxr, losses, run_nano, stage_folder
 
 PREPROCESS = ("--stage", "real")
 
@@ -52,6 +52,21 @@ def test_given_a_full_disk_then_it_says_so_and_a_rerun_with_room_finishes(
     run_nano(nano_config, tmpfs, *PREPROCESS)
     assert stage_folder(tmpfs, "real").facts()["digest"] == stage_folder(undisturbed, "real").facts()["digest"]
     assert list(Dataset.open(tmpfs / "nano" / "real").verify()) == []
+
+
+def test_given_a_disk_that_fills_in_training_then_it_says_so_and_a_rerun_with_room_finishes(
+    nano_config: Path, undisturbed: Path, tmpfs: Path
+) -> None:
+    mount(tmpfs, "size=6m")
+    copy_until(undisturbed, tmpfs, "vae")
+    full = cxr("run", nano_config, "--runs", tmpfs, "--stage", "vae")
+    assert full.returncode == 2, full.stderr
+    assert "No space left on device" in full.stderr
+    assert "Traceback" not in full.stderr
+
+    subprocess.run(["mount", "-o", "remount,size=60m", tmpfs], check=True)
+    run_nano(nano_config, tmpfs, "--stage", "vae")
+    assert losses(stage_folder(tmpfs, "vae")) == losses(stage_folder(undisturbed, "vae"))
 
 
 def test_given_a_read_only_file_system_then_the_mend_is_another_folder(nano_config: Path, tmpfs: Path) -> None:

@@ -40,7 +40,7 @@ def test_given_several_mistakes_then_all_are_listed_with_line_and_key() -> None:
         r"demo.yaml:3: name: String should match pattern",
         r": stages.vae.stepz: unknown key",
         r"demo.yaml:9: stages.real.size: Input should be a valid integer",
-        r"stage 'study': input 'real' wants a generate or preprocess stage, but 'vae' is 'train'",
+        r"stage 'study': input 'real' wants a generate or preprocess stage, but 'vae' is 'train.vae'",
     ):
         assert line in text
 
@@ -66,6 +66,8 @@ def test_given_an_unknown_kind_then_the_known_ones_are_listed(write) -> None:
         ("- a", "not a mapping"),
         ("name: ${CXR_NOT_SET}\n", r"run\.yaml:1: CXR_NOT_SET is not set\n  -> export CXR_NOT_SET="),
         ("name: x\nstages: []\n", "stages: List should have at least 1 item"),
+        ("name: x\nstages: 5\n", r"run\.yaml:2: stages: Input should be a valid list"),
+        ("name: x\nseed: 1\nseed: 2\nstages: []\n", "key 'seed' stands twice"),
     ],
 )
 def test_given_a_file_that_is_no_config_then_the_error_says_why(write, text: str, message: str) -> None:
@@ -73,12 +75,26 @@ def test_given_a_file_that_is_no_config_then_the_error_says_why(write, text: str
         load_config(write(text))
 
 
+def test_given_a_vae_to_generate_with_then_it_is_refused() -> None:
+    with pytest.raises(UserError, match=r"input 'model' wants a train\.diffusion stage, but 'vae' is 'train\.vae'"):
+        load_config("demo", ["stages.synthetic.inputs.model=vae"])
+
+
+def test_a_stage_is_found_by_its_name_or_by_a_kind_that_stands_once() -> None:
+    config = load_config("demo")
+    assert config.stage("real") is config.stage("preprocess")
+    with pytest.raises(UserError, match=r"no stage 'train'.*\n.*its stages are: real, vae"):
+        config.stage("train")
+
+
 def test_given_a_name_that_is_no_file_then_the_ready_configs_are_named() -> None:
     with pytest.raises(UserError, match="ready configs: demo, "):
         load_config("nothing")
 
 
-@pytest.mark.parametrize("change", ["seed", "=3", "stages.nobody.steps=3", "stages=3=4", "seed.deep=3"])
+@pytest.mark.parametrize(
+    "change", ["seed", "=3", "stages.nobody.steps=3", "stages=3=4", "stages=3", "seed.deep=3", "seed=[1"]
+)
 def test_given_a_bad_override_then_it_is_quoted(change: str) -> None:
     with pytest.raises(UserError, match=f"{change.split('=')[0]}|key=value"):
         load_config("demo", [change])

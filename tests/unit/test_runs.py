@@ -50,6 +50,9 @@ def test_given_a_truncated_plan_then_the_error_names_the_file_and_counts(tmp_pat
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     with pytest.raises(UserError, match=r"plan\.jsonl: format 1, 2 of 3 shards"):
         Plan.read(path)
+    path.write_text("")
+    with pytest.raises(UserError, match=r"plan\.jsonl: damaged"):
+        Plan.read(path)
 
 
 def test_given_a_truncated_receipt_then_the_error_names_it(tmp_path: Path) -> None:
@@ -60,37 +63,59 @@ def test_given_a_truncated_receipt_then_the_error_names_it(tmp_path: Path) -> No
 
 
 def test_given_another_config_under_an_old_name_then_the_difference_is_shown(tmp_path: Path) -> None:
-    Run.create_or_open(tmp_path / "first", CONFIG)
-    Run.create_or_open(tmp_path / "first", CONFIG)
-    with pytest.raises(UserError, match=r"-seed: 3\n.*\+seed: 4"):
-        Run.create_or_open(tmp_path / "first", CONFIG | {"seed": 4})
+    root = tmp_path / "first"
+    with Run.locked(root, CONFIG) as run:
+        (root / "real").mkdir()
+        Plan("real", (), "f").write(run.stage("real").plan_path)
+    with Run.locked(root, CONFIG):
+        pass
+    with pytest.raises(UserError, match=r"-seed: 3\n.*\+seed: 4"), Run.locked(root, CONFIG | {"seed": 4}):
+        pass
+
+
+def test_given_a_first_try_that_planned_nothing_then_a_corrected_config_takes_its_name(tmp_path: Path) -> None:
+    with Run.locked(tmp_path / "first", CONFIG):
+        pass
+    with Run.locked(tmp_path / "first", CONFIG | {"seed": 4}) as run:
+        assert run.config["seed"] == 4
+    assert Run.open(tmp_path / "first").config["seed"] == 4
 
 
 def test_given_a_folder_that_is_no_run_then_the_error_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run"):
         Run.open(tmp_path)
+    (tmp_path / "config.yaml").write_text("stages: 5")
+    with pytest.raises(UserError, match=r"config\.yaml: damaged"):
+        Run.open(tmp_path)
 
 
 def test_given_a_run_in_use_then_a_second_launcher_is_refused_until_the_first_dies(tmp_path: Path) -> None:
-    run = Run.create_or_open(tmp_path / "first", CONFIG)
+    root = tmp_path / "first"
     code = (
-        "import sys, time; from pathlib import Path; from cxr_core.runs.run import Run\n"
-        "with Run.open(Path(sys.argv[1])).lock():\n    print('held', flush=True); time.sleep(60)"
+        "import json, sys, time; from pathlib import Path; from cxr_core.runs.run import Run\n"
+        "with Run.locked(Path(sys.argv[1]), json.loads(sys.argv[2])):\n    print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(run.root)], stdout=subprocess.PIPE, text=True) as holder:
+    command = [sys.executable, "-c", code, str(root), json.dumps(CONFIG)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"another cxr works in this run.*pid {holder.pid} on"), run.lock():
+        with (
+            pytest.raises(UserError, match=f"another cxr works in this run.*pid {holder.pid} on"),
+            Run.locked(root, CONFIG),
+        ):
             pass
         holder.kill()
         holder.wait()
-        with run.lock():
+        with Run.locked(root, CONFIG):
             pass
 
 
 def test_given_a_read_only_place_then_creating_a_run_says_where_to_go() -> None:
-    with pytest.raises(UserError, match="choose a folder that you may write to"):
-        Run.create_or_open(Path("/proc/runs"), CONFIG)
+    with (
+        pytest.raises(UserError, match="choose a folder that you may write to"),
+        Run.locked(Path("/proc/runs"), CONFIG),
+    ):
+        pass
 
 
 def test_given_an_attempt_that_fails_then_its_folder_says_how_it_ended(tmp_path: Path) -> None:
