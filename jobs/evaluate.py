@@ -68,7 +68,9 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     cohort = read_cohorts(context.plan_folder)[i]
     # The same start and order in every arm, so that arms differ in their images alone.
     seed = derive_seed(context.seed, seed)
-    return run_arm(settings.utility[i], cohort, arm, seed, datasets, work, threads=settings.threads)
+    return run_arm(
+        settings.utility[i], cohort, arm, seed, datasets, work, threads=settings.threads, stage=settings.name
+    )
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:

@@ -1,13 +1,15 @@
 """The study's classifier: a small CNN from scratch (Malik and Humair 2023, arXiv 2305.18927)."""
 
+import math
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cxr_core.errors import UserError
 from cxr_core.evaluation.settings import Utility
 from cxr_core.runs.progress import bar
 from cxr_core.seeds import derive_seed
@@ -45,25 +47,28 @@ def study_cnn(image_size: int, seed: int) -> nn.Sequential:
 def train(images: np.ndarray, labels: np.ndarray, entry: Utility, seed: int, *, label: str) -> tuple[nn.Module, float]:
     """Train the CNN on uint8 images (n, size, size) and labels 0 or 1. Returns it and the last epoch's mean loss.
 
-    Adam at 0.001, batches of 64, as the study. Start, order and augmentation are functions of `seed`; `label` names
-    the work in its progress bar.
+    Adam at 0.001, batches of 64, as the study. An epoch has as many optimiser steps as `entry.num_images` images give,
+    however few of them `images` holds. Start, order and augmentation are functions of `seed`; `label` names the work.
+    Raises UserError naming the step if the loss is not finite.
     """
     device = _device()
     model = study_cnn(images.shape[-1], seed).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     pixels, targets = _as_input(images).to(device), torch.tensor(labels, dtype=torch.long, device=device)
     source = torch.Generator().manual_seed(derive_seed(seed, "order"))
+    batches, steps_an_epoch = _batches(len(images), source), math.ceil(entry.num_images / _BATCH)
     loss = float("nan")
     with bar(label, entry.epochs) as progress:
-        for _ in range(entry.epochs):
-            loss = 0.0
-            for batch in _batches(len(images), source):
+        for epoch in range(entry.epochs):
+            total, num_shown = 0.0, 0
+            for step, batch in enumerate(islice(batches, steps_an_epoch), epoch * steps_an_epoch + 1):
                 inputs = augment(pixels[batch], source) if entry.augment == "study" else pixels[batch]
                 error = F.cross_entropy(model(inputs), targets[batch])
                 optimizer.zero_grad(set_to_none=True)
                 error.backward()
                 optimizer.step()
-                loss += error.item() * len(batch) / len(images)
+                total, num_shown = total + _finite(error.item(), label, step) * len(batch), num_shown + len(batch)
+            loss = total / num_shown
             progress.advance(loss=loss)
     return model, loss
 
@@ -86,7 +91,19 @@ def augment(images: torch.Tensor, source: torch.Generator) -> torch.Tensor:
 
 
 def _batches(num: int, source: torch.Generator) -> Iterator[torch.Tensor]:
-    yield from torch.randperm(num, generator=source).split(_BATCH)
+    """One pass over `num` images after another, without end."""
+    while True:
+        yield from torch.randperm(num, generator=source).split(_BATCH)
+
+
+def _finite(loss: float, label: str, step: int) -> float:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the classifier's loss is {loss} at step {step}",
+            where=label,
+            mend="run the same command again; if it stops here again, try another device, then other images",
+        )
+    return loss
 
 
 def _as_input(images: np.ndarray) -> torch.Tensor:

@@ -40,7 +40,7 @@ class SeedScores(Scores):
     seed: int
     """Of the classifier's start, order and augmentation."""
     final_loss: float
-    """Mean cross-entropy of the last epoch's training images."""
+    """Mean cross-entropy of the training images in the last epoch's optimiser steps."""
 
 
 class ArmResult(Settings):
@@ -91,7 +91,7 @@ class UtilityResult(Settings):
     augment: Literal["study", "none"]
     """Of training images; test images are never augmented."""
     epochs: int
-    """Passes over the training images."""
+    """Passes over n images; every arm takes as many optimiser steps as these are."""
     available: dict[str, int]
     """Images that the cohorts were drawn from, e.g. {"real train with": 1378}."""
     not_run: str | None = None

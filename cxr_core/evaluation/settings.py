@@ -30,8 +30,9 @@ class Utility(Settings):
     """One utility experiment: a classifier for one finding, trained on real and on synthetic images.
 
     The arms are n real images; n/2 real and n/2 synthetic; and the same n/2 real alone: the value of synthetic images
-    is the difference between the last two. Every arm has as many images with the finding as without, and is judged on
-    the same real images of official-test patients.
+    is the difference between the last two. Every arm has as many images with the finding as without, takes the same
+    number of optimiser steps (the n/2 images are shown about twice as often), and is judged on the same real images of
+    official-test patients.
     """
 
     finding: str
@@ -51,7 +52,7 @@ class Utility(Settings):
     augment: Literal["study", "none"] = "study"
     """Of training images only. `study`: random flips left-right and up-down, and zoom by up to 20 %."""
     epochs: PositiveInt = 20
-    """Passes over the training images."""
+    """Passes over n images; the arm of n/2 images takes as many optimiser steps, so it passes its own more often."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
     """One classifier is trained per seed (its start, order and augmentation); the images stay the same."""
 

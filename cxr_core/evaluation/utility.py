@@ -22,11 +22,20 @@ from cxr_core.seeds import derive_seed
 
 
 def run_arm(
-    entry: Utility, cohort: Cohort, arm: Arm, seed: int, datasets: Mapping[str, Dataset], work: Path, *, threads: int
+    entry: Utility,
+    cohort: Cohort,
+    arm: Arm,
+    seed: int,
+    datasets: Mapping[str, Dataset],
+    work: Path,
+    *,
+    threads: int,
+    stage: str,
 ) -> Output:
     """Train one classifier and score the test images: `scores.parquet` and `classifier.json` in `work`.
 
-    `datasets` holds "real" and "synthetic"; `seed` is the run's and one of the entry's, joined.
+    `datasets` holds "real" and "synthetic"; `seed` is the run's and one of the entry's, joined; `stage` names the
+    stage. Raises UserError naming stage and step if the classifier's loss is not finite.
     """
     import torch
 
@@ -39,7 +48,9 @@ def run_arm(
     for source, dataset in datasets.items():
         of_source = (chosen["source"] == source).to_numpy()
         images[of_source] = load_images(dataset, chosen.loc[of_source, "image_id"], size)
-    model, loss = train(images, chosen["label"].to_numpy(), entry, seed, label=f"{entry.finding}, {arm}")
+    model, loss = train(
+        images, chosen["label"].to_numpy(), entry, seed, label=f"stage {stage!r}: {entry.finding}, {arm}"
+    )
     scores = predict(model, load_images(datasets["real"], test["image_id"], size))
     return _save(test["image_id"], scores, loss, work)
 

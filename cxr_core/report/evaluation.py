@@ -105,8 +105,9 @@ def _utility(stage: StageView, metrics: Metrics) -> Iterator[Block]:
         return
     yield Text(
         "Can a classifier learn a finding from synthetic images? One is trained on real images, one on half real and "
-        "half synthetic images, and one on that half of real images alone. All are judged on the same real images of "
-        "patients that no training saw."
+        "half synthetic images, and one on that half of real images alone, for the same number of optimiser steps: the "
+        "half alone is shown about twice as often. All are judged on the same real images of patients that no training "
+        "saw."
     )
     yield Text(f"The study’s rows stand beside ours as published. {metrics.published_caveat}", "note", STUDY)
     for i, result in enumerate(metrics.utility):
@@ -141,7 +142,8 @@ def _setting(result: UtilityResult, test: TestSet) -> str:
     return (
         f"Judged on {several(test.num_images, 'real image')} of {several(test.num_patients, 'patient')}, half of them "
         f"with {plain(result.finding)} ({rule}; by view: {views}). The classifier saw {result.image_size} "
-        f"pixels a side for {several(result.epochs, 'epoch')}; augmentation of training images: {augmented}."
+        f"pixels a side for the steps of {several(result.epochs, 'epoch')} over n images; "
+        f"augmentation of training images: {augmented}."
     )
 
 

@@ -10,8 +10,9 @@ import pytest
 import jobs.evaluate
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH
+from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import FILE, Metrics
-from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.evaluation.settings import EvaluateStage, Utility
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
@@ -141,6 +142,30 @@ def test_given_no_named_findings_those_with_the_most_synthetic_images_are_shown(
 ) -> None:
     grids = finish(stage(tmp_path / "study", datasets)).grids
     assert {grid.finding for grid in grids} == {"No Finding", "Effusion"}
+
+
+EXPERIMENT = Utility(finding="Effusion", num_images=132, epochs=3, augment="none")
+
+
+@pytest.mark.parametrize("num_images", [132, 66])
+def test_given_n_images_or_half_of_them_the_classifier_takes_the_optimiser_steps_of_n(num_images: int) -> None:
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    from cxr_core.evaluation.cnn import train
+
+    steps: list[object] = []
+    hook = register_optimizer_step_post_hook(lambda *_: steps.append(_))
+    train(np.zeros((num_images, 16, 16), np.uint8), np.arange(num_images) % 2, EXPERIMENT, 0, label="arm")
+    hook.remove()
+    assert len(steps) == 3 * 3  # batches of 64, 64 and 4 of n images, three times
+
+
+def test_given_a_classifiers_loss_that_is_not_finite_stage_and_step_are_named() -> None:
+    from cxr_core.evaluation.cnn import train
+
+    images = np.full((8, 16, 16), np.nan, np.float32)
+    with pytest.raises(UserError, match=r"stage 'study': Effusion, half: the classifier's loss is nan at step 1"):
+        train(images, np.arange(8) % 2, EXPERIMENT, 0, label="stage 'study': Effusion, half")
 
 
 @pytest.mark.parametrize("size", [16, 64, 224])
