@@ -29,7 +29,7 @@ _BOX_COLUMNS = (("Finding Label",), ("Bbox [x", "x"), ("y",), ("w",), ("h]", "h"
 
 def read_chestxray14(data: ChestXray14Data) -> SourceTable:
     """Data_Entry joined with the official split and the boxes. Raises UserError for anything that does not fit."""
-    folder = data.metadata.expanduser()
+    folder = data.metadata
     csv = Csv.read(_data_entry(data, folder))
     csv.refuse_empty()
     names = csv.column("Image Index")
@@ -61,7 +61,7 @@ def read_chestxray14(data: ChestXray14Data) -> SourceTable:
 
 def _data_entry(data: ChestXray14Data, folder: Path) -> Path:
     if data.data_entry is not None:
-        return data.data_entry.expanduser()
+        return data.data_entry
     found = sorted(folder.glob("Data_Entry_2017*.csv"))
     if len(found) == 1:
         return found[0]
@@ -79,10 +79,10 @@ def _boxes(data: ChestXray14Data, folder: Path) -> pd.DataFrame:
     path = data.boxes or folder / "BBox_List_2017.csv"
     if not data.use_boxes:
         return pd.DataFrame({"image_id": [], "finding": [], "x": [], "y": [], "w": [], "h": []})
-    if not path.expanduser().is_file():
+    if not path.is_file():
         raise UserError(
             "there is no list of boxes", where=str(path), mend="name it with `boxes`, or say `use_boxes: false`"
         )
-    csv = Csv.read(path.expanduser())
+    csv = Csv.read(path)
     ids = parse_images(csv, csv.column("Image Index"))
     return parse_boxes(csv, ids, *(csv.column(*names) for names in _BOX_COLUMNS), findings=NIH)

@@ -12,10 +12,12 @@ import numpy as np
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
-MAX_PIXELS = 100_000_000
-"""More are refused before anything is decompressed; NIH's have a million, the largest detectors below 20."""
+from cxr_core.data.png import SIGNATURE
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_PIXELS = 100_000_000
+"""Of the square an image is padded to; more are refused before anything is decompressed. NIH's have a million, the
+largest detectors below 20."""
+
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -75,24 +77,25 @@ def read_radiograph(png: bytes) -> Radiograph:
 
 
 def read_header(png: bytes) -> Header:
-    """The header of a PNG. Raises UnusableImageError for what is none and for more than `MAX_PIXELS`."""
+    """The header of a PNG. Raises UnusableImageError for what is none, or too large (see `MAX_PIXELS`)."""
     if not png:
         raise UnusableImageError("truncated", "an empty file")
-    if png[:8] != _SIGNATURE[: len(png)]:
+    if png[:8] != SIGNATURE[: len(png)]:
         raise UnusableImageError("unreadable", f"not a PNG file: it begins with {png[:8]!r}")
     if len(png) < 33:
         raise UnusableImageError("truncated", f"ends after {len(png)} bytes")
     length, kind, width, height, depth, colour, _, _, interlace = struct.unpack(">I4sIIBBBBB", png[8:29])
     if (length, kind) != (13, b"IHDR") or depth not in _DEPTHS.get(colour, ()) or not width or not height:
         raise UnusableImageError("unreadable", "damaged header")
-    if width * height > MAX_PIXELS:
-        raise UnusableImageError("too_large", f"{width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels")
+    if max(width, height) ** 2 > MAX_PIXELS:
+        detail = f"{width} x {height} pixels; the square around them has more than {MAX_PIXELS // 10**6} megapixels"
+        raise UnusableImageError("too_large", detail)
     return Header(width, height, depth, colour, interlace == 1)
 
 
 def _chunks(png: bytes) -> tuple[bytes, bytes]:
     """Compressed pixel data, and the chunks that say what their values mean (palette, transparency)."""
-    view, at = memoryview(png), len(_SIGNATURE)
+    view, at = memoryview(png), len(SIGNATURE)
     data: list[memoryview] = []
     palette: list[memoryview] = []
     while at + 12 <= len(png):

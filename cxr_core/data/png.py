@@ -9,8 +9,8 @@ from isal import isal_zlib
 
 from cxr_core.errors import UserError
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_FILTER_SUB, _FILTER_UP = 1, 2
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FILTER_UP = 2
 
 
 def encode_grey(pixels: np.ndarray) -> bytes:
@@ -27,7 +27,7 @@ def encode_grey(pixels: np.ndarray) -> bytes:
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     data = isal_zlib.compress(rows, 1)
-    return b"".join((_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", data), _chunk(b"IEND", b"")))
+    return b"".join((SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", data), _chunk(b"IEND", b"")))
 
 
 def decode_grey(png: bytes, *, where: str) -> np.ndarray:

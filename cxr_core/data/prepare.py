@@ -85,6 +85,12 @@ def _read(settings: PreprocessStage, row: Mapping[str, Any]) -> bytes:
             where=row["file"],
             mend="put it back, or start a run under another name",
         ) from error
+    except OSError as error:
+        raise UserError(
+            f"the image cannot be read ({error.strerror})",
+            where=row["file"],
+            mend="check your right to read it and the state of its file system, then run again",
+        ) from error
 
 
 def _draw(data: PhantomData, row: Mapping[str, Any]) -> bytes:

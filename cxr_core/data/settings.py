@@ -178,7 +178,7 @@ class Policies(Settings):
     truncated: FailOrExclude = "exclude"
     """A PNG whose end is missing."""
     too_large: FailOrExclude = "exclude"
-    """More than 100 megapixels: refused before it is decompressed."""
+    """More than 100 megapixels once padded to a square: refused before it is decompressed."""
     wrong_size: Convert = "exclude"
     """Another size than `expect_size`; converted, it is resized like any other."""
     sixteen_bit: Convert = "convert"

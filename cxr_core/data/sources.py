@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,8 @@ def _read_phantom(data: PhantomData) -> SourceTable:
 def find_images(folders: Sequence[Path]) -> dict[str, str]:
     """Image id -> path of every PNG file below `folders`, at any depth.
 
-    Raises UserError for a folder that is missing or holds none, and for a name found twice, naming both.
+    Raises UserError for a folder that is missing, unreadable (also any below it) or holds none, and for a name found
+    twice, naming both.
     """
     found: dict[str, str] = {}
     for folder in folders:
@@ -112,16 +114,25 @@ def find_images(folders: Sequence[Path]) -> dict[str, str]:
 def _png_files(folder: Path) -> Iterable[str]:
     if not folder.is_dir():
         raise UserError("there is no such folder", where=str(folder), mend="correct `images` in the config")
-    for parent, folders, names in os.walk(folder.absolute(), followlinks=True):
+    for parent, folders, names in os.walk(folder.absolute(), onerror=refuse_folder, followlinks=True):
         folders.sort()
         yield from (f"{parent}/{name}" for name in sorted(names) if name.lower().endswith(".png"))
+
+
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raise UserError naming the folder that could not be listed; without this `os.walk` passes over it."""
+    raise UserError(
+        f"this folder cannot be listed ({error.strerror})",
+        where=str(error.filename),
+        mend="check your right to read it and the state of its file system, then run again",
+    ) from error
 
 
 def _locate(
     rows: pd.DataFrame, path: Path, data: ChestXray14Data | TableData, policies: Policies
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     folders = data.images or ((data.metadata,) if isinstance(data, ChestXray14Data) else ())
-    found = find_images([folder.expanduser() for folder in folders])
+    found = find_images(folders)
     files = rows["image_id"].map(found)
     absent = rows[files.isna()]
     if len(absent) and data.missing == "fail":

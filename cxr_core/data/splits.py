@@ -12,7 +12,7 @@ from cxr_core.seeds import unit_hash
 def read_names(path: Path) -> pd.Series:
     """Image ids of a text file with one file name a line. Raises UserError where it is missing or empty."""
     try:
-        lines = path.expanduser().read_text("utf-8-sig").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise UserError("there is no such list", where=str(path), mend="check the path in the config") from error
     except (OSError, UnicodeDecodeError) as error:

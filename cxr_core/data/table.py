@@ -95,7 +95,7 @@ def parse_visits(csv: Csv, values: pd.Series) -> pd.Series:
 
 def read_table(data: TableData) -> SourceTable:
     """A table of one's own. Raises UserError for the first mistake in it."""
-    csv, columns, findings = Csv.read(data.csv.expanduser()), data.columns, Findings(data.findings)
+    csv, columns, findings = Csv.read(data.csv), data.columns, Findings(data.findings)
     csv.refuse_empty()
     ids = parse_images(csv, csv.column(columns.image))
     boxes = _boxes(csv, ids, columns, findings)

@@ -158,6 +158,15 @@ def test_given_a_decompression_bomb_then_it_is_refused_by_its_header() -> None:
     assert kind_of(bomb) == "too_large"
 
 
+@pytest.mark.parametrize(("width", "height"), [(10**6, 1), (1, 10**6)])
+def test_given_a_line_whose_square_would_fill_the_memory_then_it_is_refused_by_its_header(
+    width: int, height: int
+) -> None:
+    assert width * height < MAX_PIXELS
+    line = rebuilt(pixel_data=zlib.compress(b""), header=struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    assert kind_of(line) == "too_large"
+
+
 def _pixel_data(data: bytes) -> bytes:
     start = data.index(b"IDAT") + 4
     return data[start : data.index(b"IEND") - 8]

@@ -1,5 +1,6 @@
 """Tables, lists and folders: what is read, and how every mistake in them is named."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from cxr_core.data.findings import NIH
 from cxr_core.data.settings import PreprocessStage
-from cxr_core.data.sources import SourcePlan, plan_source
+from cxr_core.data.sources import SourcePlan, plan_source, refuse_folder
 from cxr_core.errors import UserError
 from tests.radiographs import HEADERS, entry, grey, nih_stage, png, stage, write_nih
 
@@ -164,6 +165,25 @@ def test_empty_and_missing_image_folders_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no PNG file below this folder" in refused(nih_stage(folder, data={"images": [tmp_path / "empty"]}))
     assert "there is no such folder" in refused(nih_stage(folder, data={"images": [tmp_path / "none"]}))
+
+
+def test_given_a_folder_that_cannot_be_listed_then_the_error_of_the_walk_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError) as caught:
+        os.scandir(tmp_path / "file")
+    with pytest.raises(UserError, match=r"file: this folder cannot be listed \(Not a directory\)"):
+        refuse_folder(caught.value)
+
+
+def test_given_a_subfolder_that_cannot_be_listed_then_no_image_list_is_made(tmp_path: Path) -> None:
+    folder = write_nih(tmp_path / "nih", ROWS)
+    locked = folder / "images_002"
+    locked.mkdir(mode=0)
+    if os.access(locked, os.R_OK):
+        pytest.skip("this user may read every folder")
+    said = refused(nih_stage(folder))
+    locked.chmod(0o755)
+    assert f"{locked}: this folder cannot be listed" in said
 
 
 def test_rows_without_an_image_fail_or_are_left_out_and_named(tmp_path: Path) -> None:

@@ -169,6 +169,12 @@ def test_an_image_that_vanished_since_the_plan_is_named(tmp_path: Path) -> None:
         prepare(nih_stage(tmp_path), row)
 
 
+def test_an_image_that_the_system_refuses_to_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=r"folder\.png: the image cannot be read \(Is a directory\)\n  -> check"):
+        prepare(nih_stage(tmp_path), {"image_id": "folder", "file": str(tmp_path / "folder.png")})
+
+
 def test_phantoms_drawn_on_demand_equal_those_written_in_nihs_layout(tmp_path: Path) -> None:
     write_layout(tmp_path / "nih", 24, seed=3, size=64, processes=1)
     _, drawn, problems = run_stage(
