@@ -128,8 +128,10 @@ def phantom(
     Example: cxr phantom /tmp/phantoms --images 1000
     """
     from cxr_core.data.phantom import write_layout
+    from cxr_core.runs.progress import bar
 
-    write_layout(out, images, seed=seed, size=size)
+    with bar("phantoms", images) as progress:
+        write_layout(out, images, seed=seed, size=size, progress=lambda done, total: progress.advance())
     typer.echo(out)
 
 

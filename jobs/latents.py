@@ -10,17 +10,15 @@ import pyarrow as pa
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.latents import COLUMNS, SPLITS, LatentsInfo, rows_to_encode, write_latents_info
+from cxr_core.data.prompts import MAX_TOKENS, check_lengths
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import final_checkpoint, lock_base, vae_sha256
 from cxr_core.models.geometry import Geometry
-from cxr_core.models.tokenizer import MAX_TOKENS
 from cxr_core.runs.files import canonical_json, sha256_file, sha256_text
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.training.settings import LatentsStage
-
-Settings = LatentsStage
 
 ROLES = ("moments", "token_ids")
 
@@ -38,7 +36,10 @@ def estimate(settings: LatentsStage, inputs: Mapping[str, Estimate | Path]) -> E
 
 
 def freeze(context: Context, work: Path) -> Draft:
-    """Write rows.parquet (the images, in the cache's order) and base.json (which model encodes)."""
+    """Write rows.parquet (the images, in the cache's order) and base.json (which model encodes).
+
+    Raises UserError naming an image whose prompt the base's tokenizer would cut.
+    """
     settings: LatentsStage = context.settings
     dataset, folder = Dataset.open(context.inputs["dataset"]), final_checkpoint(context.inputs["base"])
     geometry = Geometry.of(folder)
@@ -47,6 +48,7 @@ def freeze(context: Context, work: Path) -> Draft:
     rows = rows_to_encode(dataset.rows)
     if rows.empty:
         raise UserError(f"no image is in the splits {' or '.join(SPLITS)}", where=str(dataset.folder / "index.parquet"))
+    check_lengths(dict(zip(rows["prompt"], rows["image_id"], strict=True)), folder / "tokenizer")
     write_parquet(work / "rows.parquet", pa.Table.from_pandas(rows[COLUMNS], preserve_index=False))
     lock_base(folder, settings.base_sha256, work / "base.json")
     return Draft(slices(len(rows), settings.shard_size))

@@ -8,6 +8,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
+from cxr_core.data.prompts import check_lengths
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import Checkpoint, final_checkpoint, is_kept, lock_base, vae_sha256, write_checkpoints
 from cxr_core.models.geometry import Geometry
@@ -17,8 +18,6 @@ from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.training.settings import DiffusionTrain, TrainSettings, VaeTrain
-
-Settings = VaeTrain | DiffusionTrain
 
 _FILES_A_CHECKPOINT = 14
 _NUMBERS_A_PARAMETER = 4
@@ -121,11 +120,20 @@ def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> li
         )
     _check_splits(settings, cache.rows["split"], str(cache.folder))
     if settings.preview.prompts:
+        _check_preview(settings, base)
         return list(settings.preview.prompts)
     # Ties in how common prompts are go by the alphabet.
     common = cache.rows.loc[cache.rows["split"] == "train", "prompt"].value_counts().reset_index()
     ordered = common.sort_values(["count", "prompt"], ascending=[False, True])
     return ordered["prompt"].head(settings.preview.num_prompts).tolist()
+
+
+def _check_preview(settings: DiffusionTrain, base: Path) -> None:
+    where = f"stage {settings.name!r}, preview.prompts"
+    try:
+        check_lengths(dict.fromkeys(settings.preview.prompts, where), base / "tokenizer")
+    except UserError as error:
+        raise UserError(error.what, where=where, mend="shorten it, or leave preview.prompts out") from error
 
 
 def _check_splits(settings: TrainSettings, splits: pd.Series, where: str) -> None:

@@ -26,9 +26,9 @@ stages:
     model: vae
     preset: nano
     inputs: {dataset: real}
-    steps: 24
-    batch_size: 8
-    checkpoint_every: 8
+    steps: 40
+    batch_size: 4
+    checkpoint_every: 4
     learning_rate: 1.0e-3
     validation_images: 8
   - name: latents

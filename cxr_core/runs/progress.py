@@ -2,12 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
-
-Item = TypeVar("Item")
+from typing import Any, Protocol
 
 _LOG_EVERY = 10.0
 """Seconds between the plain lines of a log."""
@@ -36,14 +34,6 @@ def bar(label: str, total: int) -> Iterator[Bar]:
     with Progress(*columns, TextColumn("{task.fields[values]}"), console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total, values="")
         yield _Rich(label, total, lambda num, text: progress.update(task, advance=num, values=text))
-
-
-def track(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
-    """Iterate over `items` and report each as one done."""
-    with bar(label, total) as progress:
-        for item in items:
-            yield item
-            progress.advance()
 
 
 class _Counter:

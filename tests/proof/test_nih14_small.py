@@ -20,7 +20,7 @@ def test_given_real_radiographs_then_the_run_ends_in_a_report_and_test_patients_
     nih_data: Path, tmp_path: Path
 ) -> None:
     runs = Path(os.environ.get("CXR_PROOF_RUNS", tmp_path))
-    environ = os.environ | {"CXR_NIH14": str(nih_data), "CXR_NIH14_IMAGES": "images_128"}
+    environ = os.environ | {"CXR_NIH14": str(nih_data / "metadata"), "CXR_NIH14_IMAGES": str(nih_data / "images_128")}
     done = cxr("run", "nih14_small", "--runs", runs, env=environ, timeout=3600)
     assert done.returncode == 0, done.stderr
     run = runs / "nih14_small"
