@@ -8,7 +8,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
-from cxr_core.data.prompts import check_lengths
+from cxr_core.data.prompts import MAX_TOKENS, token_counter
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import Checkpoint, final_checkpoint, is_kept, lock_base, vae_sha256, write_checkpoints
 from cxr_core.models.geometry import Geometry
@@ -129,11 +129,14 @@ def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> li
 
 
 def _check_preview(settings: DiffusionTrain, base: Path) -> None:
-    where = f"stage {settings.name!r}, preview.prompts"
-    try:
-        check_lengths(dict.fromkeys(settings.preview.prompts, where), base / "tokenizer")
-    except UserError as error:
-        raise UserError(error.what, where=where, mend="shorten it, or leave preview.prompts out") from error
+    count = token_counter(base / "tokenizer")
+    for prompt in settings.preview.prompts:
+        if (num := count(prompt)) > MAX_TOKENS:
+            raise UserError(
+                f"a prompt has {num} tokens, CLIP reads {MAX_TOKENS}: {prompt!r}",
+                where=f"stage {settings.name!r}, preview.prompts",
+                mend="shorten it",
+            )
 
 
 def _check_splits(settings: TrainSettings, splits: pd.Series, where: str) -> None:

@@ -3,6 +3,7 @@
 A folder with `latents.json`, `rows.parquet` (a row an image, sorted by image id) and two npy files a shard.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_core.errors import UserError
@@ -78,37 +80,72 @@ class LatentCache:
 
     @classmethod
     def open(cls, folder: Path) -> "LatentCache":
-        """Open a cache. Raises UserError where `folder` is none or was written in another format."""
+        """Open a cache. Raises UserError where `folder` is none, is damaged or was written in another format."""
         path = folder / "latents.json"
         if not path.is_file():
             raise UserError(
                 "not a latent cache: it has no latents.json", where=str(folder), mend="name a finished latents stage"
             )
-        value = read_json(path)
-        if value.get("format") != FORMAT:
-            raise UserError(f"format {value.get('format')!r}, but this version reads {FORMAT}", where=str(path))
-        shape, shards = tuple(value.pop("latent_shape")), tuple(value.pop("shards"))
-        return cls(folder, LatentsInfo(**value, latent_shape=shape, shards=shards))
+        try:
+            value = read_json(path)
+            if value.get("format") != FORMAT:
+                raise UserError(f"format {value.get('format')!r}, but this version reads {FORMAT}", where=str(path))
+            lists = {name: tuple(value[name]) for name in ("latent_shape", "shards")}
+            return cls(folder, LatentsInfo(**value | lists))
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise _damaged(path, repr(error)) from error
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """One row an image (`COLUMNS`), sorted by image id; row i belongs to `moments[i]` and `token_ids[i]`."""
-        return pq.read_table(self.folder / "rows.parquet").to_pandas()
+        """One row an image (`COLUMNS`), sorted by image id; row i belongs to `moments[i]` and `token_ids[i]`.
+
+        Raises UserError naming the file if it is missing, damaged or of another length.
+        """
+        path = self.folder / "rows.parquet"
+        try:
+            rows = pq.read_table(path, columns=COLUMNS).to_pandas()
+        except (FileNotFoundError, pa.ArrowException) as error:
+            raise _damaged(path, repr(error)) from error
+        if len(rows) != self.info.num_images:
+            raise _damaged(path, f"{len(rows)} rows, but latents.json lists {self.info.num_images} images")
+        return rows
 
     @cached_property
     def moments(self) -> Stacked:
-        """Mean and log variance of each image's latents, not scaled: (2 * channels, height, width)."""
-        return self._stacked("moments")
+        """Mean and log variance of each image's latents, not scaled: (2 * channels, height, width).
+
+        Raises UserError naming a file that is missing, damaged or of another shape.
+        """
+        channels, *sides = self.info.latent_shape
+        return self._stacked("moments", (2 * channels, *sides))
 
     @cached_property
     def token_ids(self) -> Stacked:
-        """Token ids of each image's prompt: int32 (num_tokens,)."""
-        return self._stacked("token_ids")
+        """Token ids of each image's prompt: int32 (num_tokens,). Raises UserError as `moments`."""
+        return self._stacked("token_ids", (self.info.num_tokens,))
 
     def indices(self, split: str) -> np.ndarray:
         """Which rows are of a split: int64."""
         return np.flatnonzero(self.rows["split"].to_numpy() == split)
 
-    def _stacked(self, role: str) -> Stacked:
-        paths = [self.folder / str(shard[role]) for shard in self.info.shards]
-        return Stacked([np.load(path, mmap_mode="r") for path in paths])
+    def _stacked(self, role: str, shape: tuple[int, ...]) -> Stacked:
+        """The shards' files of one role; `shape` is that of one image's entry."""
+        try:
+            files = [(self.folder / str(shard[role]), (int(shard["num_images"]), *shape)) for shard in self.info.shards]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.folder / "latents.json", repr(error)) from error
+        return Stacked([_mapped(path, wanted) for path, wanted in files])
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r")
+    except (FileNotFoundError, EOFError, ValueError) as error:
+        raise _damaged(path, repr(error)) from error
+    if array.shape != shape:
+        raise _damaged(path, f"its shape is {array.shape}, but latents.json says {shape}")
+    return array
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"damaged or missing ({what})", where=str(path), mend="remove the latents stage's folder and run")

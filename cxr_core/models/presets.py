@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cxr_core.models.tokenizer import MAX_TOKENS
+from cxr_core.data.prompts import MAX_TOKENS
 
 Config = Mapping[str, Any]
 

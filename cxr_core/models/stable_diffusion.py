@@ -12,10 +12,11 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from cxr_core.data.prompts import MAX_TOKENS
 from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
 from cxr_core.models.presets import Preset
-from cxr_core.models.tokenizer import MAX_TOKENS, train_bpe
+from cxr_core.models.tokenizer import train_bpe
 from cxr_core.runs.files import read_json
 
 _START_LOG_VARIANCE = -6.0

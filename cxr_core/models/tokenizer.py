@@ -12,8 +12,6 @@ from itertools import pairwise
 from tokenizers import Regex, pre_tokenizers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-MAX_TOKENS = 77
-"""Tokens of one prompt that Stable Diffusion's text encoder takes, its start and end included."""
 
 _WORD_END = "</w>"
 _PIECES = r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

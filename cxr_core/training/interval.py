@@ -1,6 +1,7 @@
 """One shard of a train stage: from one checkpoint to the next."""
 
 import json
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
+from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import PRESETS
@@ -41,7 +43,10 @@ _live: _Live | None = None
 
 
 def run_interval(context: Context, shard: Shard, work: Path) -> Output:
-    """Train from `shard.start` to `shard.stop` steps; write checkpoint, state, preview and metrics into `work`."""
+    """Train from `shard.start` to `shard.stop` steps; write checkpoint, state, preview and metrics into `work`.
+
+    Raises UserError naming stage and step if a loss is not finite.
+    """
     global _live
     settings: TrainSettings = context.settings
     with threads(settings.threads):
@@ -65,7 +70,7 @@ def _write(engine: Engine, rows: list[dict[str, Any]], work: Path) -> Output:
     engine.save(paths["state"])
     with engine.averaged():
         task.before_export()
-        rows[-1]["validation_loss"] = validation_loss = task.validation_loss()
+        rows[-1]["validation_loss"] = validation_loss = _validation_loss(engine)
         task.preview().write(paths["preview"], {"step": engine.step, "validation_loss": validation_loss})
         task.export(paths["checkpoint"])
     for name in ("preview.png", "preview.json"):
@@ -73,6 +78,17 @@ def _write(engine: Engine, rows: list[dict[str, Any]], work: Path) -> Output:
     paths["metrics"].write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     digests = {role: sha256_path(paths[role]) for role in ("state", "metrics")}
     return Output(paths, sha256_text(canonical_json(digests)))
+
+
+def _validation_loss(engine: Engine) -> float | None:
+    loss = engine.task.validation_loss()
+    if loss is not None and not math.isfinite(loss):
+        raise UserError(
+            f"the validation loss is {loss} after step {engine.step}",
+            where=f"stage {engine.settings.name!r}",
+            mend="look at the images of held-out patients, or lower learning_rate; the last checkpoint is kept",
+        )
+    return loss
 
 
 def _engine_at(context: Context, shard: Shard) -> Engine:

@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -232,6 +234,50 @@ def test_given_a_dataset_of_another_size_the_error_names_both_sizes(tmp_path: Pa
     assert not (tmp_path / "vae" / "plan.jsonl").exists()
 
 
+def test_given_a_prompt_that_the_tokenizer_would_cut_the_cache_is_not_frozen_and_an_image_is_named(
+    tmp_path: Path, vae: Path
+) -> None:
+    rows = planted_rows(4)
+    rows[2]["prompt"] = "frontal chest x-ray " * 40
+    long = write_planted(tmp_path / "long", rows, size=SIZE).folder
+    with pytest.raises(UserError, match=r"image train-00002: a prompt has \d+ tokens, CLIP reads 77"):
+        freeze(latents_stage(tmp_path / "latents", long, vae))
+    assert not (tmp_path / "latents" / "plan.jsonl").exists()
+
+
+def test_given_a_preview_prompt_that_the_tokenizer_would_cut_training_is_not_frozen(
+    tmp_path: Path, latents: Path, vae: Path
+) -> None:
+    preview = {"prompts": ["effusion", "effusion " * 76]}
+    with pytest.raises(UserError, match=r"stage 'd', preview\.prompts: a prompt has 78 tokens, CLIP reads 77"):
+        freeze(diffusion_stage(tmp_path / "stage", latents, vae, preview=preview))
+
+
+@pytest.mark.parametrize("name", ["latents.json", "rows.parquet", "moments", "token_ids"])
+@pytest.mark.parametrize("harm", ["gone", "empty", "cut", "other"])
+def test_given_a_damaged_cache_the_error_names_the_file(tmp_path: Path, latents: Path, name: str, harm: str) -> None:
+    folder = shutil.copytree(latents, tmp_path / "latents")
+    shard = read_json(folder / "latents.json")["shards"][1]
+    path = folder / shard.get(name, name)
+    damage(path, harm)
+    with pytest.raises(UserError) as raised:
+        cache = LatentCache.open(folder)
+        _ = cache.rows, cache.moments, cache.token_ids
+    assert path.name in str(raised.value)
+
+
+def damage(path: Path, harm: str) -> None:
+    """Remove a file, empty it, cut it, or put a valid one with other content in its place."""
+    data = path.read_bytes()
+    path.unlink()
+    if harm == "other" and path.suffix == ".npy":
+        np.save(path, np.zeros((3, 2), np.float32))
+    elif harm == "other" and path.suffix == ".parquet":
+        pd.DataFrame({"image_id": ["a"]}).to_parquet(path)
+    elif harm != "gone":
+        path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "other": b'{"format": 1}'}[harm])
+
+
 # Checkpoints
 
 
@@ -425,6 +471,22 @@ def test_given_a_loss_that_is_not_finite_training_stops_and_names_step_and_image
         run_pack(work, plan, ["00001"])
     assert work.folder.done() == {"00000"}
     assert final_is_readable(work)
+
+
+def test_given_a_validation_loss_that_is_not_finite_training_stops_and_names_stage_and_step(
+    tmp_path: Path, latents: Path, vae: Path
+) -> None:
+    folder = shutil.copytree(latents, tmp_path / "latents")
+    cache = LatentCache.open(folder)
+    for i, shard in enumerate(cache.info.shards):
+        start = sum(int(before["num_images"]) for before in cache.info.shards[:i])
+        moments = np.load(folder / str(shard["moments"]))
+        moments[(cache.rows["split"] == "val").to_numpy()[start : start + len(moments)]] = np.nan
+        np.save(folder / str(shard["moments"]), moments)
+    work = diffusion_stage(tmp_path / "stage", folder, vae)
+    with pytest.raises(UserError, match="stage 'd': the validation loss is nan after step 2"):
+        finish(work)
+    assert work.folder.done() == set()
 
 
 def poison(state: Path) -> None:
