@@ -1,6 +1,7 @@
 """CSV files read strictly: every mistake is named with its file, its row and its value."""
 
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,26 +9,33 @@ import pandas as pd
 
 from cxr_core.errors import UserError
 
+_SAVE_AGAIN = "save the table as a CSV with commas in UTF-8"
+
 
 @dataclass(frozen=True)
 class Csv:
-    """A CSV of text cells."""
+    """A CSV of text cells. The index counts the rows of the file from its second on, see `row_number`."""
 
     path: Path
     cells: pd.DataFrame
 
     @classmethod
     def read(cls, path: Path) -> "Csv":
-        """Read a CSV. Raises UserError where it is missing, ragged or no text."""
+        """Read a CSV, passing over empty lines. Raises UserError where it is missing, ragged, empty or no text."""
         try:
-            cells = pd.read_csv(
-                path, dtype=object, keep_default_na=False, na_filter=False, index_col=False, encoding="utf-8-sig"
-            )
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                rows = {number: row for number, row in enumerate(csv.reader(file, strict=True), 1) if row}
         except FileNotFoundError as error:
             raise UserError("there is no such file", where=str(path), mend="check the path in the config") from error
-        except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-            raise UserError(f"not a readable CSV ({str(error).strip()})", where=str(path)) from error
-        return cls(path, cells.fillna(""))
+        except (csv.Error, ValueError, OSError) as error:
+            raise UserError(f"not a readable CSV ({error})", where=str(path), mend=_SAVE_AGAIN) from error
+        if not rows:
+            raise UserError("not a readable CSV (it is empty)", where=str(path), mend=_SAVE_AGAIN)
+        header = rows.pop(min(rows))
+        num_named = max((i for i, name in enumerate(header, 1) if name), default=0)
+        _refuse_ragged(path, rows, num_named, len(header))
+        cells = [row[:num_named] for row in rows.values()]
+        return cls(path, pd.DataFrame(cells, [n - 2 for n in rows], header[:num_named], dtype=object))
 
     def refuse_empty(self) -> None:
         """Raise UserError where there is only a header."""
@@ -35,9 +43,17 @@ class Csv:
             raise UserError("the table has no rows", where=str(self.path))
 
     def column(self, *names: str) -> pd.Series:
-        """The first of the columns `names` that is there, without blanks at both ends."""
+        """The first of the columns `names` that is there, without blanks at both ends.
+
+        Raises UserError where none is there, or two have the name.
+        """
         for name in names:
-            if name in self.cells.columns:
+            num_columns = int((self.cells.columns == name).sum())
+            if num_columns > 1:
+                raise UserError(
+                    f"{num_columns} columns are named {name!r}", where=str(self.path), mend="rename all but one"
+                )
+            if num_columns:
                 return self.cells[name].str.strip()
         raise UserError(
             f"there is no column {names[0]!r}; there are {', '.join(map(repr, self.cells.columns))}",
@@ -62,6 +78,20 @@ class Csv:
         bad = [value for value, result in parsed.items() if result is None]
         self.refuse(values.isin(bad), values, what, mend)
         return values.map(parsed)
+
+
+def _refuse_ragged(path: Path, rows: Mapping[int, list[str]], num_named: int, num_cells: int) -> None:
+    """Raise UserError for the first row with another number of cells than the header.
+
+    Nameless columns at its end may be lacking: NIH's BBox_List_2017.csv has three of them in the header alone.
+    """
+    for number, row in rows.items():
+        if not num_named <= len(row) <= num_cells:
+            raise UserError(
+                f"{len(row)} cells, but the header has {num_named}",
+                where=f"{path}, row {number}",
+                mend="give the row one cell a column; a cell with a comma needs quotes",
+            )
 
 
 def row_number(index: int) -> int:

@@ -54,8 +54,10 @@ SOURCE = pa.schema(
 def estimate(settings: PreprocessStage) -> Estimate:
     """Size of the Dataset: half a byte a pixel, 3 kB of metadata an image (tar blocks of 512 bytes), 20 kB a shard."""
     data = settings.data
-    num_items = data.images if isinstance(data, PhantomData) else len(plan_source(settings).rows)
-    num_items = min(num_items, settings.num_images or num_items)
+    if isinstance(data, PhantomData) and settings.num_images is None:
+        num_items = data.images
+    else:
+        num_items = len(plan_source(settings).rows)
     num_shards = len(slices(num_items, settings.shard_size))
     num_bytes = num_items * (settings.size**2 // 2 + 3000) + num_shards * 20_000
     return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes)
@@ -105,9 +107,9 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
     """Drop duplicates, write problems.csv, index.parquet and, last, dataset.json. Returns the facts of stage.json."""
     settings: PreprocessStage = context.settings
     files = pq.read_table(context.plan_folder / "source.parquet", columns=["image_id", "file"]).to_pandas()
-    rows = committed_rows(context.folder, receipts)
+    written = committed_rows(context.folder, receipts)
     rows, duplicates = drop_duplicates(
-        rows, settings.policies, dict(zip(files["image_id"], files["file"], strict=True))
+        written, settings.policies, dict(zip(files["image_id"], files["file"], strict=True))
     )
     planned = read_problems(context.plan_folder / "problems.csv")
     of_shards = (found for receipt in receipts for found in receipt.problems)
@@ -128,6 +130,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
             "source": settings.data.model_dump(mode="json"),
             "prompts": settings.prompts.model_dump(mode="json"),
             "problems": num_problems,
+            "left_out": sorted(set(written["image_id"]) - set(rows["image_id"])),
         },
     )
     splits = {str(split): int(num) for split, num in rows["split"].value_counts().sort_index().items()}

@@ -231,6 +231,6 @@ class PreprocessStage(StageSettings):
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training patients that becomes `val`, by a hash of the patient: the same patients in every run."""
     num_images: PositiveInt | None = None
-    """At most so many images, whole patients at a time by a hash of the patient: for quick runs."""
+    """At most so many images, whole patients by a hash of the patient (at least one patient): for quick runs."""
     shard_size: PositiveInt = 1000
     """Images per shard."""

@@ -75,9 +75,13 @@ def check_disjoint(rows: pd.DataFrame, path: Path) -> None:
 
 
 def choose_patients(rows: pd.DataFrame, num_images: int | None) -> pd.DataFrame:
-    """At most `num_images` rows: patients in the order of a hash, each with all its images as long as they fit."""
+    """At most `num_images` rows: whole patients in the order of a hash, until the next would not fit.
+
+    The first patient is taken whole even where it alone has more.
+    """
     if num_images is None or len(rows) <= num_images:
         return rows
-    order = {patient: unit_hash("choose", patient) for patient in rows["patient_id"].unique()}
-    chosen = rows["patient_id"].map(order).sort_values(kind="stable").index[:num_images]
-    return rows.loc[chosen]
+    num_of = rows["patient_id"].value_counts()
+    order = sorted(num_of.index, key=lambda patient: unit_hash("choose", patient))
+    num_fitting = int((num_of[order].cumsum() <= num_images).sum())
+    return rows[rows["patient_id"].isin(order[: max(1, num_fitting)])]

@@ -16,8 +16,8 @@ SPLITS = ("train", "val", "test")
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([YMD]?)")
 _UNITS = {"": 1.0, "Y": 1.0, "M": 12.0, "D": 365.25}
-_IMAGE_ID = re.compile(r"[^/\\\x00-\x1f]{1,80}")
-"""A member name of a tar holds 100 bytes, with its ending."""
+_IMAGE_ID = re.compile(r"[^/\\\x00-\x1f]{1,251}")
+"""A file name holds 255 bytes, with its ending."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def refuse_duplicates(csv: Csv, ids: pd.Series) -> None:
     """Raise UserError for an image that has two rows, naming both."""
     again = ids.duplicated()
     if again.any():
-        second = int(again.to_numpy().argmax())
-        first = int((ids == ids.iloc[second]).to_numpy().argmax())
+        second = again.idxmax()
+        first = (ids == ids[second]).idxmax()
         raise UserError(
-            f"image {ids.iloc[second]!r} has two rows: {row_number(first)} and {row_number(second)}",
+            f"image {ids[second]!r} has two rows: {row_number(first)} and {row_number(second)}",
             where=str(csv.path),
             mend="remove one of them",
         )

@@ -301,6 +301,27 @@ c.png,p3,Dog,AP,test,1,M,3,,,,,
     assert plan.findings.names == ("Cat", "Dog")
 
 
+@pytest.mark.parametrize(
+    ("row", "num_cells"), [("b,p2", 2), ("b,p2,Dog", 3), ("b,p2,Dog,PA,", 5), ("b,p2,Dog,PA,train,30", 6)]
+)
+@pytest.mark.filterwarnings("error")
+def test_a_row_shorter_or_longer_than_the_header_is_named(row: str, num_cells: int, tmp_path: Path) -> None:
+    said = refused(own_table(tmp_path / "t", f"image,patient,labels,view\na,p1,Cat,PA\n\n{row}\n"))
+    assert f"mine.csv, row 4: {num_cells} cells, but the header has 4" in said
+
+
+def test_empty_lines_and_quoted_commas_are_read_and_rows_keep_their_numbers(tmp_path: Path) -> None:
+    text = 'image,patient,labels,view\n\na,p1,"Cat,Dog",PA\n\nb,p2,Fish,PA\n'
+    assert "mine.csv, row 5: unknown finding 'Fish'" in refused(own_table(tmp_path / "t", text, label_separator=","))
+
+
+def test_a_column_there_twice_is_refused_only_where_it_is_read(tmp_path: Path) -> None:
+    text = "image,patient,labels,view,note,note\na,p1,Cat,PA,,\n"
+    assert list(plan_source(own_table(tmp_path / "t", text)).rows["image_id"]) == ["a"]
+    said = refused(own_table(tmp_path / "t", text.replace("note,note", "view,note")))
+    assert "2 columns are named 'view'" in said
+
+
 def test_a_table_without_a_split_column_is_split_by_patient(tmp_path: Path) -> None:
     text = "image,patient,labels,view\na,p1,Cat,PA\nb,p1,Dog,PA\nc,p3,No Finding,\n"
     rows = plan_source(own_table(tmp_path / "t", text)).rows

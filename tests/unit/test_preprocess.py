@@ -139,6 +139,7 @@ def test_identical_pixels_under_two_names_are_kept_once_and_from_the_test_split(
     assert found["detail"].item().endswith("00000005_000.png")
     dataset = Dataset.open(stage_folder)
     assert "00000001_000" not in set(dataset.rows["image_id"])
+    assert dataset.info.about["left_out"] == ["00000001_000"]
     assert list(dataset.verify()) == []
 
 

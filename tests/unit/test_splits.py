@@ -64,13 +64,17 @@ def test_a_shared_patient_is_named_with_an_image_of_each_split() -> None:
 
 @given(PATIENTS, st.integers(1, 70))
 @settings(max_examples=40, deadline=None)
-def test_choosing_takes_whole_patients_but_for_the_last(patients: list[str], num_images: int) -> None:
+def test_choosing_takes_whole_patients_and_never_more_images_unless_one_patient_has_them(
+    patients: list[str], num_images: int
+) -> None:
     rows = table(patients)
     chosen = choose_patients(rows, num_images)
-    assert len(chosen) == min(num_images, len(rows))
     whole = rows["patient_id"].value_counts()
-    cut = [p for p, n in chosen["patient_id"].value_counts().items() if n != whole[p]]
-    assert len(cut) <= 1
+    taken = chosen["patient_id"].value_counts()
+    assert len(taken) > 0
+    assert all(whole[patient] == num for patient, num in taken.items())
+    assert len(chosen) <= num_images or len(taken) == 1
+    assert set(taken.index) <= set(choose_patients(rows, num_images + 1)["patient_id"])
     assert choose_patients(rows, None) is rows
 
 
