@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_core.data.dataset import Dataset, ShardWriter, pixel_sha256, write_index
+from cxr_core.data.dataset import Dataset, ShardInfo, ShardWriter, pixel_sha256, write_index
 from cxr_core.data.findings import NIH, Findings
 from cxr_core.data.png import encode_grey
 from cxr_core.runs.files import sha256_file
@@ -69,7 +69,7 @@ def write_planted(
             facts = {"width": size, "height": size, "pixel_sha256": pixel_sha256(pixels)}
             writer.add(encode_grey(pixels), {**row, **facts})
     table: pd.DataFrame = writer.rows().to_pandas().assign(shard="shards/00000.tar")
-    shard = {
+    shard: ShardInfo = {
         "name": "shards/00000.tar",
         "bytes": tar.stat().st_size,
         "sha256": sha256_file(tar),

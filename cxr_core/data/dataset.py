@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from cxr_core.data.findings import Findings
 from cxr_core.data.png import decode_grey
@@ -57,6 +59,15 @@ SCHEMA = pa.schema(
 _CAPTION = ("image_id", "patient_id", "split", "view", "labels", "boxes", "prompt", "seed")
 
 
+class ShardInfo(TypedDict):
+    """A tar shard as `dataset.json` lists it; `name` is its path relative to the dataset's folder."""
+
+    name: str
+    bytes: int
+    sha256: str
+    num_images: int
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What `dataset.json` says of the whole: vocabulary, size, counts, digest, and how it came to be."""
@@ -65,7 +76,7 @@ class DatasetInfo:
     size: int
     num_images: int
     digest: str
-    shards: tuple[dict[str, Any], ...]  # name, bytes, sha256, num_images
+    shards: tuple[ShardInfo, ...]
     synthetic: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
@@ -74,13 +85,14 @@ class DatasetInfo:
 class ShardWriter:
     """Writes one tar shard of PNG + JSON members and remembers where each PNG lies.
 
-    The tar is a function of its contents alone (no times, no owners), so equal shards have equal bytes.
+    The tar is a function of its contents alone (no times, no owners), so equal shards have equal bytes. It is plain
+    ustar but for names over 100 bytes, which pax headers hold.
     """
 
     def __init__(self, path: Path, findings: Findings) -> None:
         self.path, self.findings = path, findings
         self._rows: list[dict[str, Any]] = []
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by __exit__
+        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +149,7 @@ def dataset_digest(rows: pd.DataFrame) -> str:
 def write_index(
     folder: Path,
     rows: pd.DataFrame,
-    shards: Iterable[Mapping[str, Any]],
+    shards: Iterable[ShardInfo],
     *,
     findings: Findings,
     size: int,
@@ -153,7 +165,7 @@ def write_index(
         size=size,
         num_images=len(rows),
         digest=dataset_digest(rows),
-        shards=tuple(dict(shard) for shard in shards),
+        shards=tuple(shards),
         synthetic=synthetic,
         about=dict(about or {}),
     )
@@ -171,8 +183,8 @@ def committed_rows(stage_folder: Path, receipts: Iterable[Receipt]) -> pd.DataFr
     return pd.concat(parts, ignore_index=True)
 
 
-def committed_tars(stage_folder: Path, receipts: Iterable[Receipt]) -> list[dict[str, Any]]:
-    """What `dataset.json` says of each shard: name, bytes, sha256, num_images."""
+def committed_tars(stage_folder: Path, receipts: Iterable[Receipt]) -> list[ShardInfo]:
+    """What `dataset.json` says of each shard."""
     return [
         {
             "name": f"shards/{data.name}",
@@ -191,29 +203,43 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
+_INFO = TypeAdapter(DatasetInfo)
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """A Dataset folder opened for reading."""
+    """A Dataset folder opened for reading.
+
+    The index is authoritative: an image is in the Dataset if it has a row. Shards may hold more images, the duplicates
+    that were found when all shards were there and left out (their ids: `left_out` of `info.about`); who reads the tars
+    alone has to skip these.
+    """
 
     folder: Path
     info: DatasetInfo
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """Open a Dataset. Raises UserError where `folder` is none or was written in another format."""
+        """Open a Dataset. Raises UserError where `folder` is none, is damaged or was written in another format."""
         path = folder / "dataset.json"
         if not path.is_file():
             raise UserError(
                 "not a Dataset: it has no dataset.json", where=str(folder), mend="give the folder of a finished stage"
             )
         try:
-            info = read_json(path)
-            if info.get("format") != FORMAT:
-                raise UserError(f"format {info.get('format')!r}, but this version reads {FORMAT}", where=str(path))
-            lists = {name: tuple(info[name]) for name in ("findings", "shards")}
-            return cls(folder, DatasetInfo(**info | lists))
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"damaged ({error!r})", where=str(path), mend="make the dataset again") from error
+            value = read_json(path)
+            number = value["format"]
+            info = _INFO.validate_python(value) if number == FORMAT else None
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise _damaged(path, repr(error)) from error
+        if info is None:
+            raise UserError(
+                f"format {number!r}, but this version reads {FORMAT}", where=str(path), mend="make the dataset again"
+            )
+        return cls(folder, info)
 
     @cached_property
     def findings(self) -> Findings:
@@ -221,14 +247,32 @@ class Dataset:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """One row an image (`SCHEMA`), sorted by image id."""
-        return pq.read_table(self.folder / "index.parquet").to_pandas()
+        """One row an image (`SCHEMA`), sorted by image id. Raises UserError where the index is missing or damaged."""
+        path = self.folder / "index.parquet"
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, str(error)) from error
+        lacking = [name for name in SCHEMA.names if name not in table.column_names]
+        if lacking:
+            raise _damaged(path, f"no column {', '.join(lacking)}")
+        return table.to_pandas()
 
     def png(self, row: Any) -> bytes:
-        """The stored PNG of one row (a namedtuple of `rows.itertuples()` or a Series)."""
-        with (self.folder / row.shard).open("rb") as tar:
-            tar.seek(row.offset)
-            return tar.read(row.length)
+        """The stored PNG of one row (a namedtuple of `rows.itertuples()` or a Series).
+
+        Raises UserError where its shard is missing, unreadable or too short.
+        """
+        path = self.folder / row.shard
+        try:
+            with path.open("rb") as tar:
+                tar.seek(row.offset)
+                png = tar.read(row.length)
+        except OSError as error:
+            raise _damaged(path, f"image {row.image_id!r} cannot be read: {error.strerror}") from error
+        if len(png) != row.length:
+            raise _damaged(path, f"ends before image {row.image_id!r} does")
+        return png
 
     def image(self, row: Any) -> np.ndarray:
         """Pixels of one row: uint8 (height, width)."""
@@ -248,17 +292,33 @@ class Dataset:
 
     def verify(self) -> Iterator[str]:
         """Yield one line for each thing that is not as recorded: shard bytes, image pixels, the digest."""
+        missing = [shard["name"] for shard in self.info.shards if not (self.folder / shard["name"]).is_file()]
+        yield from (f"{name}: missing" for name in missing)
         for shard in self.info.shards:
-            path = self.folder / shard["name"]
-            if not path.is_file():
-                yield f"{shard['name']}: missing"
-            elif sha256_file(path) != shard["sha256"]:
-                yield f"{shard['name']}: {path.stat().st_size} bytes with another sha256 than recorded"
-        for row in self.rows.itertuples():
+            if shard["name"] not in missing:
+                yield from self._verify_shard(shard)
+        try:
+            rows = self.rows
+        except UserError as error:
+            yield f"index.parquet: {error.what}"
+            return
+        for row in rows[~rows["shard"].isin(missing)].itertuples():
             try:
                 if pixel_sha256(self.image(row)) != row.pixel_sha256:
                     yield f"{row.image_id} in {row.shard}: pixels differ from the index"
-            except (UserError, OSError) as error:
-                yield f"{row.image_id} in {row.shard}: {error}"
-        if dataset_digest(self.rows) != self.info.digest:
+            except UserError as error:
+                yield f"{row.image_id} in {row.shard}: {error.what}"
+        if dataset_digest(rows) != self.info.digest:
             yield "index.parquet: another digest than dataset.json records"
+
+    def _verify_shard(self, shard: ShardInfo) -> Iterator[str]:
+        path = self.folder / shard["name"]
+        try:
+            if sha256_file(path) != shard["sha256"]:
+                yield f"{shard['name']}: {path.stat().st_size} bytes with another sha256 than recorded"
+        except OSError as error:
+            yield f"{shard['name']}: cannot be read: {error.strerror}"
+
+
+def _damaged(path: Path, detail: str) -> UserError:
+    return UserError(f"damaged ({detail})", where=str(path), mend="put the file back from a copy, or make it again")

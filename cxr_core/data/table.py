@@ -46,10 +46,10 @@ def refuse_duplicates(csv: Csv, ids: pd.Series) -> None:
     """Raise UserError for an image that has two rows, naming both."""
     again = ids.duplicated()
     if again.any():
-        second = again.idxmax()
-        first = (ids == ids[second]).idxmax()
+        name = ids[again].iloc[0]
+        first, second = ids.index[ids == name].to_list()[:2]
         raise UserError(
-            f"image {ids[second]!r} has two rows: {row_number(first)} and {row_number(second)}",
+            f"image {name!r} has two rows: {row_number(first)} and {row_number(second)}",
             where=str(csv.path),
             mend="remove one of them",
         )
