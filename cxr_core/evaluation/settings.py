@@ -31,7 +31,7 @@ class Utility(Settings):
 
     The arms are n real images; n/2 real and n/2 synthetic; and the same n/2 real alone: the value of synthetic images
     is the difference between the last two. Every arm has as many images with the finding as without, takes the same
-    number of optimiser steps (the n/2 images are shown about twice as often), and is judged on the same real images of
+    number of optimiser steps (fewer images are shown more often), and is judged on the same real images of
     official-test patients.
     """
 

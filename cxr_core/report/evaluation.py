@@ -106,7 +106,7 @@ def _utility(stage: StageView, metrics: Metrics) -> Iterator[Block]:
     yield Text(
         "Can a classifier learn a finding from synthetic images? One is trained on real images, one on half real and "
         "half synthetic images, and one on that half of real images alone, for the same number of optimiser steps: the "
-        "half alone is shown about twice as often. All are judged on the same real images of patients that no training "
+        "half alone is shown more often instead. All are judged on the same real images of patients that no training "
         "saw."
     )
     yield Text(f"The study’s rows stand beside ours as published. {metrics.published_caveat}", "note", STUDY)

@@ -39,7 +39,8 @@ CONFIG = {
 
 def empty_run(root: Path, **changes: Any) -> Run:
     """A run of which nothing has been worked on."""
-    return Run.create_or_open(root, CONFIG | changes)
+    with Run.locked(root, CONFIG | changes) as run:
+        return run
 
 
 def add_real(run: Run, findings: Findings, *, stage: str = "real", file: str = "images/a.png") -> None:
