@@ -82,7 +82,9 @@ class Run:
             return cls(root, {**config, "stages": [dict(stage) for stage in config["stages"]]})
         except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"damaged ({error!r})", where=str(path), mend="run under another name, or put the file back"
+                f"not the config of a run ({error!r})",
+                where=str(path),
+                mend="run under another name, or put the file back",
             ) from error
 
     @classmethod

@@ -85,7 +85,7 @@ def test_given_a_folder_that_is_no_run_then_the_error_says_so(tmp_path: Path) ->
     with pytest.raises(UserError, match="not a run"):
         Run.open(tmp_path)
     (tmp_path / "config.yaml").write_text("stages: 5")
-    with pytest.raises(UserError, match=r"config\.yaml: damaged"):
+    with pytest.raises(UserError, match=r"config\.yaml: not the config of a run"):
         Run.open(tmp_path)
 
 
