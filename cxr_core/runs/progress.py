@@ -13,6 +13,9 @@ _LOG_EVERY = 10.0
 heartbeat: ContextVar[Callable[[dict[str, Any]], None] | None] = ContextVar("heartbeat", default=None)
 """Where counters go besides the screen; set by the pack that runs a shard."""
 
+_num_bars: ContextVar[int] = ContextVar("num_bars", default=0)
+"""How many bars are on the screen: one inside another leaves no line behind when it is done."""
+
 
 class Bar(Protocol):
     """What long work reports to."""
@@ -30,10 +33,16 @@ def bar(label: str, total: int) -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    inner = _num_bars.get() > 0
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[values]}"), console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=total, values="")
-        yield _Rich(label, total, lambda num, text: progress.update(task, advance=num, values=text))
+    shown = Progress(*columns, TextColumn("{task.fields[values]}"), console=Console(stderr=True), transient=inner)
+    token = _num_bars.set(_num_bars.get() + 1)
+    try:
+        with shown as progress:
+            task = progress.add_task(label, total=total, values="")
+            yield _Rich(label, total, lambda num, text: progress.update(task, advance=num, values=text))
+    finally:
+        _num_bars.reset(token)
 
 
 class _Counter:
