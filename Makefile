@@ -34,7 +34,7 @@ bench: $(READY)  ## The benchmark table; ROW=C1 for one row
 proof: $(READY)  ## A long proof, e.g. make proof TARGET=kill; its output is kept under tests/proof/results/
 	@test -n "$(TARGET)" || { echo "TARGET is one of:"; ls tests/proof/test_*.py | sed 's/.*test_//; s/\.py//'; exit 2; }
 	@mkdir -p tests/proof/results
-	set -o pipefail; $(BIN)/python -m pytest -m proof -s --timeout=0 tests/proof/test_$(TARGET).py $(ARGS) 2>&1 \
+	set -o pipefail; $(BIN)/python -m pytest -m proof -s --no-header --timeout=0 tests/proof/test_$(TARGET).py $(ARGS) 2>&1 \
 		| tee tests/proof/results/$(TODAY)-$(TARGET).txt
 
 clean:  ## Remove what was built, not the runs
