@@ -46,7 +46,8 @@ class PromptWriter:
         who = [f"{age} year old"] if self.settings.age and age is not None else []
         who += [SEX_WORDS[sex]] if self.settings.sex and sex else []
         seen = [VIEW_WORDS[view]] if self.settings.view and view else []
-        return ", ".join((CLINICAL_PREFIX, *seen, *filter(None, [" ".join(who)]), *map(plain_words, names)))
+        found = map(plain_words, names) if self.settings.findings else ()
+        return ", ".join((CLINICAL_PREFIX, *seen, *filter(None, [" ".join(who)]), *found))
 
     def _template(self, names: tuple[str, ...], view: str, age: int | None, sex: str) -> str:
         return str(self.settings.template).format(

@@ -133,6 +133,8 @@ class PromptSettings(Settings):
     template: str | None = None
     """Text with the fields {findings} ("pulmonary edema, pleural effusion"), {names} ("Edema, Effusion"),
     {view} ("PA"), {age} ("57") and {sex} ("female"); what is not known reads "unknown"."""
+    findings: bool = True
+    """`clinical` says the findings. Off: to pre-train a base that knows views and leaves findings to fine-tuning."""
     view: bool = True
     """`clinical` says the view, where it is known."""
     age: bool = False
@@ -151,6 +153,8 @@ class PromptSettings(Settings):
             raise ValueError(
                 f"age and sex belong to `style: clinical`, not {self.style}: in a template use {{age}}, {{sex}}"
             )
+        if self.style != "clinical" and not self.findings:
+            raise ValueError(f"findings can be left unsaid in `style: clinical` only, not {self.style}")
         if self.template is not None:
             _check_template(self.template)
         return self

@@ -44,6 +44,13 @@ def test_the_clinical_style_says_view_and_findings_and_nobodys_age_unless_asked(
     assert written(WHO, 0, "PA", float("nan"), "M") == "frontal chest x-ray, PA view, male, no finding"
 
 
+def test_a_prompt_may_leave_the_findings_unsaid() -> None:
+    assert (
+        written({"findings": False, "sex": True}, EDEMA_EFFUSION, "AP", 57, "F")
+        == "frontal chest x-ray, AP view, female"
+    )
+
+
 def test_a_template_fills_its_fields_and_says_what_is_unknown() -> None:
     text = {"style": "template", "template": "{sex}, {age}: {names} ({findings}), {view}"}
     assert written(text, EDEMA_EFFUSION, "AP", 57, "F") == (
@@ -58,6 +65,7 @@ def test_a_template_fills_its_fields_and_says_what_is_unknown() -> None:
         ({"style": "template"}, "go together"),
         ({"template": "{findings}"}, "go together"),
         ({"style": "study", "age": True}, "belong to `style: clinical`"),
+        ({"style": "study", "findings": False}, "in `style: clinical` only"),
         ({"style": "template", "template": "{finding}"}, r"template has \['finding'\]; its fields are \{findings\}"),
         ({"style": "template", "template": "{findings.x}"}, "template has"),
         ({"style": "template", "template": "{findings:>9}"}, "template has"),
