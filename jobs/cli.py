@@ -18,7 +18,9 @@ app = typer.Typer(
 )
 data = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look into datasets.")
 config_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The config file.")
+model_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Trained models.")
 app.add_typer(data, name="data")
+app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
@@ -169,6 +171,22 @@ def verify(path: Annotated[Path, typer.Argument(help="A Dataset folder, e.g. run
         )
     info = dataset.info
     typer.echo(f"{path}: {info.num_images} images in {len(info.shards)} shards are as recorded, digest {info.digest}")
+
+
+@model_app.command("export")
+def export(
+    source: Annotated[Path, typer.Argument(help="A finished train stage, e.g. runs/demo/diffusion, or a model folder.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    float32: Annotated[bool, typer.Option("--float32", help="Keep all digits; half precision otherwise.")] = False,
+) -> None:
+    """Write a trained model as one folder that diffusers opens, with a record of what made it.
+
+    Example: cxr model export runs/demo/diffusion my-model
+    """
+    from cxr_core.models.export import export_model
+
+    record = export_model(source, out, "float32" if float32 else "float16")
+    typer.echo(f"{out}: {record['dtype']}, sha256 {record['weights_sha256']}")
 
 
 @config_app.command()

@@ -28,6 +28,21 @@ class DataOrder:
         return rows
 
 
+def repeated(rows: np.ndarray, labels: np.ndarray, below: float, seed: int) -> np.ndarray:
+    """`rows` with those of rare findings repeated: int64. `labels` (as long as `rows`) are bits of findings.
+
+    A finding with share f < `below` of the rows has the factor sqrt(below / f); a row has that of its rarest finding,
+    and at least 1 (Gupta et al. 2019, arXiv 1908.03195, section 4.2). A factor's fraction is a chance, drawn once.
+    """
+    factors = np.ones(len(rows))
+    for bit in range(int(labels.max(initial=0)).bit_length()):
+        has = labels >> bit & 1 == 1
+        if has.any():
+            factors[has] = np.maximum(factors[has], np.sqrt(below / has.mean()))
+    chance = np.random.Generator(np.random.Philox(seed)).random(len(rows))
+    return np.repeat(rows, np.floor(factors + chance).astype(int))
+
+
 def some(num_rows: int, num: int, seed: int) -> np.ndarray:
     """At most `num` of the rows, always the same ones: int64."""
     return _permutation(num_rows, seed)[:num]

@@ -13,7 +13,7 @@ from cxr_core.data.latents import LatentCache
 from cxr_core.generation import sampler
 from cxr_core.models import stable_diffusion
 from cxr_core.seeds import derive_seed
-from cxr_core.training.data_order import DataOrder, some, stream
+from cxr_core.training.data_order import DataOrder, repeated, some, stream
 from cxr_core.training.objective import noisy, squared_error, target
 from cxr_core.training.preview import Preview
 from cxr_core.training.settings import DiffusionTrain
@@ -82,7 +82,7 @@ class DiffusionTask:
         train_text = settings.train_text_encoder
         self.module = Denoiser(pipeline.unet, pipeline.text_encoder, train_text_encoder=train_text)
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.train_rows, held_out = cache.indices("train"), cache.indices("val")
+        self.train_rows, held_out = self._shown(cache.indices("train")), cache.indices("val")
         self.order = DataOrder(len(self.train_rows), settings.batch_size, derive_seed(seed, "order"))
         self.held_out = held_out[some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))]
         self.no_caption = stable_diffusion.tokenize(pipeline.tokenizer, [""]).numpy()[0].astype(np.int32)
@@ -142,6 +142,13 @@ class DiffusionTask:
     def export(self, folder: Path) -> None:
         """Write the whole pipeline as a diffusers folder."""
         stable_diffusion.save(self.pipeline, folder)
+
+    def _shown(self, rows: np.ndarray) -> np.ndarray:
+        """The training rows of an epoch, those of rare findings oftener where the settings say so."""
+        if self.settings.repeat_below is None:
+            return rows
+        labels = self.cache.rows["labels"].to_numpy()[rows]
+        return repeated(rows, labels, self.settings.repeat_below, derive_seed(self.seed, "repeats"))
 
     @property
     def _num_steps(self) -> int:

@@ -160,6 +160,9 @@ class DiffusionTrain(TrainSettings):
     """Lock on a `base` that is a folder: it must have this digest (see `weights_sha256`)."""
     train_text_encoder: bool = True
     """Train the text encoder jointly with the UNet."""
+    repeat_below: float | None = Field(default=None, gt=0, le=1)
+    """Show images of findings that are rarer than this share oftener: repeat factor sampling (Gupta et al. 2019,
+    arXiv 1908.03195), sqrt(repeat_below / share) times. Null: every image once an epoch."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
     preview: Preview = Preview()

@@ -25,7 +25,7 @@ from cxr_core.models.checkpoints import (
 from cxr_core.models.geometry import Geometry
 from cxr_core.models.presets import PRESETS, SD21_BASE
 from cxr_core.models.tokenizer import train_bpe
-from cxr_core.training.data_order import DataOrder, some, stream
+from cxr_core.training.data_order import DataOrder, repeated, some, stream
 from cxr_core.training.schedule import learning_rate
 from cxr_core.training.settings import DiffusionTrain, LatentsStage, VaeTrain
 
@@ -50,6 +50,17 @@ def test_given_any_sizes_every_epoch_shows_each_image_once(num_rows: int, batch_
     shown = np.concatenate([order.batch(step) for step in range(num_steps)])
     for epoch in range(num_epochs):
         assert sorted(shown[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(num_rows))
+
+
+def test_given_a_rare_finding_its_images_are_repeated_by_the_square_root_of_how_rare_it_is() -> None:
+    common, rare = 0b01, 0b10
+    labels = np.array([0] * 8000 + [common] * 1600 + [common | rare] * 400)
+    rows = repeated(np.arange(10_000), labels, 0.64, seed=5)
+    times = np.bincount(rows, minlength=10_000)
+    assert set(times[:8000]) == {1}
+    assert times[8000:9600].mean() == pytest.approx((0.64 / 0.2) ** 0.5, abs=0.03)
+    assert set(times[9600:]) == {4}  # (0.64 / 0.04) ** 0.5, by the rarer of its two findings
+    assert rows.tolist() == repeated(np.arange(10_000), labels, 0.64, seed=5).tolist()
 
 
 def test_given_any_step_the_batch_does_not_depend_on_what_was_asked_before() -> None:

@@ -1,0 +1,54 @@
+"""A trained model as a folder to give away: one diffusers folder in a chosen precision, and where it came from."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from cxr_core.errors import UserError
+from cxr_core.models.checkpoints import INDEX, final_checkpoint, read_checkpoints, weights_sha256
+from cxr_core.runs.files import atomic_path, read_json, write_json
+
+FORMAT = 1
+RECORD = "model.json"
+
+Precision = Literal["float16", "float32"]
+
+
+def export_model(source: Path, out: Path, dtype: Precision = "float16") -> dict[str, Any]:
+    """Write the final checkpoint of a train stage, or another diffusers folder, as `out`; return its `model.json`.
+
+    The record has the weights' digest before and after rounding to `dtype` and, from a run, its name, code, versions
+    and config, and the losses of every train stage. Raises UserError if `out` is there or `source` is no model.
+    """
+    import torch
+
+    from cxr_core.models import stable_diffusion
+
+    if out.exists():
+        raise UserError("is already there", where=str(out), mend="remove it, or name another folder")
+    folder = final_checkpoint(source)
+    pipeline = stable_diffusion.load(folder).to(dtype=getattr(torch, dtype))
+    with atomic_path(out) as work:
+        stable_diffusion.save(pipeline, work)
+        record = {"format": FORMAT, "weights_sha256": weights_sha256(work), "dtype": dtype}
+        record |= {"of_weights_sha256": weights_sha256(folder), **_run_of(source)}
+        write_json(work / RECORD, record)
+    return record
+
+
+def _run_of(source: Path) -> Mapping[str, Any]:
+    """What made a train stage's model; nothing for a folder that is in no run."""
+    root = source.resolve().parent
+    if not (source / INDEX).is_file() or not (root / "run.json").is_file():
+        return {}
+    about = read_json(root / "run.json")
+    kept = {name: about.get(name) for name in ("name", "seed", "config_sha256", "git", "versions")}
+    return {"run": kept, "losses": dict(_losses(root))}
+
+
+def _losses(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of each train stage of a run: its steps and the loss on held-out images at each of its checkpoints."""
+    for index in sorted(root.glob(f"*/{INDEX}")):
+        checkpoints = read_checkpoints(index.parent)
+        losses = {str(each.step): each.validation_loss for each in checkpoints}
+        yield index.parent.name, {"steps": checkpoints[-1].step, "validation_loss": losses}
