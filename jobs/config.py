@@ -15,6 +15,7 @@ from cxr_core.data.settings import PreprocessStage
 from cxr_core.errors import UserError
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.generation.settings import GenerateStage
+from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.settings import Name, Settings
 from cxr_core.training.settings import DiffusionTrain, LatentsStage, VaeTrain
 
@@ -30,6 +31,8 @@ ROLES = {
     "latents": LATENTS,
 }
 """Which kinds of stage can stand in which role of `inputs`; a train stage's kind is told with its model."""
+_MODEL_ROLES = ("base", "model")
+"""Roles that a model of ours can stand in too, by its name in `BUILT_IN`."""
 
 
 def _stage_tag(value: Any) -> str:
@@ -102,6 +105,8 @@ def _role_mistake(role: str, name: str, earlier: dict[str, str], later: dict[str
             yield f"input {role!r} wants a {' or '.join(sorted(ROLES[role]))} stage, but {name!r} is {earlier[name]!r}"
     elif name in later:
         yield f"input {role!r} names {name!r}, which comes later: move that stage up"
+    elif role in _MODEL_ROLES and name in BUILT_IN:
+        return
     elif not Path(name).expanduser().is_dir():
         yield f"input {role!r} names {name!r}, which is neither an earlier stage nor a folder"
 

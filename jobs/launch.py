@@ -9,6 +9,7 @@ from typing import Any
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
+from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.runs.files import sha256_text, walk_files
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import Run
@@ -54,8 +55,8 @@ def prepare(run: Run, config: RunConfig, name: str) -> Work:
 
 
 def user_path(text: str) -> Path:
-    """A folder named in `inputs`, relative to the working directory."""
-    return Path(text).expanduser().absolute()
+    """A folder named in `inputs`: a model of ours by its name, else relative to the working directory."""
+    return BUILT_IN.get(text) or Path(text).expanduser().absolute()
 
 
 def _digest(run: Run, name: str, path: Path, names: set[str]) -> str:

@@ -10,6 +10,9 @@ from cxr_core.runs.files import read_json, sha256_file, sha256_text, walk_files,
 FORMAT = 1
 INDEX = "checkpoints.json"
 
+BUILT_IN = {"tiny_base": Path(__file__).with_name("tiny_base")}
+"""Models that come with the package, by the name that a config gives them."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
