@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -72,10 +73,29 @@ class Contrast:
     labels: np.ndarray
     weights: np.ndarray
 
+    @cached_property
+    def _sides(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Positives; negatives by score; and of each positive how many negatives are below it, and not above it."""
+        positives, negatives = (np.flatnonzero(self.weights * (self.labels == label)) for label in (True, False))
+        negatives = negatives[np.argsort(self.scores[negatives], kind="stable")]
+        below, up_to = (
+            np.searchsorted(self.scores[negatives], self.scores[positives], side) for side in ("left", "right")
+        )
+        return positives, negatives, below, up_to
+
     def aurocs(self, counts: np.ndarray) -> np.ndarray:
-        """AUROC of each resample; `counts` is (resamples, n). NaN where a resample leaves one class empty."""
-        rows = np.flatnonzero(self.weights)
-        return auroc(self.scores[rows], self.labels[rows], counts[:, rows] * self.weights[rows])
+        """AUROC of each resample, as `auroc` defines it; `counts` is (n, resamples).
+
+        NaN where a resample leaves one class empty. Images go along the first axis so that picking them copies whole
+        rows, which is several times faster for many images.
+        """
+        positives, negatives, below, up_to = self._sides
+        gained = counts[positives] * self.weights[positives, None]
+        passed = np.zeros((len(negatives) + 1, counts.shape[1]))
+        np.cumsum(counts[negatives] * self.weights[negatives, None], axis=0, out=passed[1:])
+        won = np.einsum("ij,ij->j", gained, passed[below]) + np.einsum("ij,ij->j", gained, passed[up_to])
+        with np.errstate(invalid="ignore"):
+            return won / 2 / (gained.sum(axis=0) * passed[-1])
 
 
 def auroc_intervals(contrasts: Sequence[Contrast], groups: np.ndarray, seed: int, num: int) -> list[Interval]:
@@ -87,7 +107,8 @@ def auroc_intervals(contrasts: Sequence[Contrast], groups: np.ndarray, seed: int
     """
     values: list[list[np.ndarray]] = [[] for _ in contrasts]
     if contrasts:
-        for counts in chain([np.ones((1, len(groups)), int)], resamples(groups, seed, num)):
+        for block in chain([np.ones((1, len(groups)), int)], resamples(groups, seed, num)):
+            counts = np.ascontiguousarray(block.T)
             for computed, contrast in zip(values, contrasts, strict=True):
                 computed.append(contrast.aurocs(counts))
     return [_percentile_interval(np.concatenate(computed)) for computed in values]

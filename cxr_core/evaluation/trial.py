@@ -160,9 +160,10 @@ def _gate(
     finding: str, place: str, num_with: int, num_without: int, auroc: Interval | None, settings: Faithfulness
 ) -> str | None:
     """Why the judge may not speak here: "refused within AP: AUROC 0.61, lower bound 0.52 is below 0.70"."""
-    few = too_few(finding, num_with, num_without, settings.min_images)
-    if few is not None or auroc is None:
-        return refusal(place, few or "no AUROC")
+    if auroc is None:
+        few = too_few(finding, num_with, num_without, settings.min_images)
+        assert few is not None, "an AUROC is left out only where there are too few images"
+        return refusal(place, few)
     if auroc.low < settings.min_auroc:
         low = math.floor(100 * auroc.low) / 100  # rounding up could print "0.70 is below 0.70"
         return refusal(place, f"AUROC {auroc.value:.2f}, lower bound {low:.2f} is below {settings.min_auroc:.2f}")
