@@ -77,7 +77,7 @@ def _trial_row(one: JudgedFinding) -> list[str]:
     pooled = one.trial[0]
     cells = [number(trial.auroc) if trial.auroc else "too few images" for trial in one.trial]
     view = number(pooled.view_only) if pooled.view_only else "–"
-    numbers = f"{count(pooled.num_with)} / {count(pooled.num_without)}"
+    numbers = _both(pooled.num_with, pooled.num_without)
     return [plain(one.finding), *cells, view, numbers, _judge_verdict(one.trial)]
 
 
@@ -122,8 +122,10 @@ def _faithfulness(stage: StageView, result: FaithfulnessResult) -> Iterator[Bloc
 
 
 _CHART = (
-    "The judge’s AUROC, with 95 % intervals: over images for synthetic ones, over patients for real ones. Shuffled "
-    "prompts: mean and 95 % range. Over all views where the judge passed in each, else within those where it passed."
+    "The judge’s AUROC, with 95 % intervals: over images for synthetic ones (where real images do not cover all, of "
+    "those that they cover), over patients for real ones. Shuffled "
+    "prompts: mean and 95 % range. Over all views where the judge passed in each, else within those where it passed. "
+    "An open circle has an interval too narrow to see."
 )
 
 
@@ -159,7 +161,7 @@ def _table(result: FaithfulnessResult, asked: Sequence[JudgedFinding]) -> Table:
 
 def _row(finding: str, contrast: PromptContrast) -> list[str]:
     head = plain(finding) if contrast.within == "pooled" else ""
-    numbers = f"{count(contrast.num_with)} / {count(contrast.num_without)}"
+    numbers = _both(contrast.num_with, contrast.num_without)
     if contrast.auroc is None or contrast.chance is None:
         return [head, _place(contrast.within), numbers, plain(contrast.refused or ""), "–", "–", "–"]
     synthetic = number(contrast.auroc)
@@ -239,6 +241,10 @@ def _place(within: str) -> str:
     return "all views" if within == "pooled" else within
 
 
+def _both(num_with: int, num_without: int) -> str:
+    return f"{count(num_with)}\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}{count(num_without)}"
+
+
 def number(interval: Interval) -> str:
     """ "0.78 (0.73–0.83)", never broken between lines."""
-    return f"{interval.value:.2f}\N{NO-BREAK SPACE}({interval.low:.2f}–{interval.high:.2f})"
+    return f"{interval.value:.2f}\N{NO-BREAK SPACE}({interval.low:.2f}–\N{WORD JOINER}{interval.high:.2f})"
