@@ -198,8 +198,10 @@ def test_given_a_judge_that_fails_in_one_view_then_images_of_the_other_are_still
     assert prompts_of(result, "Edema", "pooled").auroc is None
 
     only_ap = synthetic[synthetic["view"] == "AP"].reset_index(drop=True)
-    result = judged(real, scored(real["labels"], 5, 1) * 0 + scores, only_ap, scored(only_ap["labels"], 5, 2))
+    result = judged(real, scores, only_ap, scored(only_ap["labels"], 5, 2))
     assert prompts_of(result, "Edema", "PA").refused == trial_of(result, "Edema", "PA").refused
+    pooled = prompts_of(result, "Edema", "pooled")
+    assert pooled.auroc == prompts_of(result, "Edema", "AP").auroc, "the judge passed in the one view they are in"
 
 
 def test_given_too_few_images_then_the_refusal_counts_them(real: pd.DataFrame, synthetic: pd.DataFrame) -> None:
