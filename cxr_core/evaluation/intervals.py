@@ -1,15 +1,21 @@
 """Accuracy and AUROC on weighted images, and bootstrap intervals that resample patients and training seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
+from scipy.stats import rankdata
 
 from cxr_core.evaluation.metrics import Interval, Scores
 from cxr_core.seeds import derive_seed
 
 NUM_RESAMPLES = 1000
 _AT_ONCE = 100
-"""Resamples computed together: memory is this times the number of test images."""
+"""Resamples computed together at most."""
+_BLOCK = 2_000_000
+"""Resamples computed together times images, at most: bounds memory where there are many images."""
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -28,8 +34,9 @@ def auroc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.nda
     """
     order = np.argsort(scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) > 0, True))  # last of each run of equal scores
-    positive = np.cumsum(weights[..., order] * (labels[order] == 1), axis=-1)[..., ends]
-    negative = np.cumsum(weights[..., order] * (labels[order] == 0), axis=-1)[..., ends]
+    ordered, is_positive = weights[..., order], labels[order] == 1
+    positive = np.cumsum(ordered * is_positive, axis=-1)[..., ends]
+    negative = np.cumsum(ordered * ~is_positive, axis=-1)[..., ends]
     gained = np.diff(positive, axis=-1, prepend=0)
     below = negative - np.diff(negative, axis=-1, prepend=0) / 2
     with np.errstate(invalid="ignore"):
@@ -38,10 +45,109 @@ def auroc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.nda
 
 def patient_weights(patients: np.ndarray, seed: int) -> np.ndarray:
     """How often each image counts in each resample of whole patients: (NUM_RESAMPLES, n)."""
-    _, which = np.unique(patients, return_inverse=True)
-    num = int(which.max()) + 1
-    drawn = np.random.default_rng(derive_seed(seed, "patients")).multinomial(num, np.full(num, 1 / num), NUM_RESAMPLES)
-    return drawn[:, which]
+    return np.concatenate(list(resamples(patients, seed)))
+
+
+def resamples(groups: np.ndarray, seed: int, num: int = NUM_RESAMPLES) -> Iterator[np.ndarray]:
+    """How often each of n images counts in each of `num` resamples of whole groups, in blocks of (some, n).
+
+    `groups` names each image's group: its patient, or itself. The resamples do not depend on how they are blocked.
+    """
+    _, which = np.unique(groups, return_inverse=True)
+    num_groups = int(which.max()) + 1
+    generator = np.random.default_rng(derive_seed(seed, "patients"))
+    at_once = min(_AT_ONCE, max(1, _BLOCK // len(which)))
+    for start in range(0, num, at_once):
+        chances = np.full(num_groups, 1 / num_groups)
+        yield generator.multinomial(num_groups, chances, min(at_once, num - start))[:, which]
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """One AUROC to compute: the scores of images with something against those of images without.
+
+    All have n values: `scores`, `labels` (bool), and `weights` >= 0, where 0 leaves an image out.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+    @cached_property
+    def _sides(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Positives; negatives by score; and of each positive how many negatives are below it, and not above it."""
+        positives, negatives = (np.flatnonzero(self.weights * (self.labels == label)) for label in (True, False))
+        negatives = negatives[np.argsort(self.scores[negatives], kind="stable")]
+        below, up_to = (
+            np.searchsorted(self.scores[negatives], self.scores[positives], side) for side in ("left", "right")
+        )
+        return positives, negatives, below, up_to
+
+    def aurocs(self, counts: np.ndarray) -> np.ndarray:
+        """AUROC of each resample, as `auroc` defines it; `counts` is (n, resamples).
+
+        NaN where a resample leaves one class empty. Images go along the first axis so that picking them copies whole
+        rows, which is several times faster for many images.
+        """
+        positives, negatives, below, up_to = self._sides
+        gained = counts[positives] * self.weights[positives, None]
+        passed = np.zeros((len(negatives) + 1, counts.shape[1]))
+        np.cumsum(counts[negatives] * self.weights[negatives, None], axis=0, out=passed[1:])
+        won = np.einsum("ij,ij->j", gained, passed[below]) + np.einsum("ij,ij->j", gained, passed[up_to])
+        with np.errstate(invalid="ignore"):
+            return won / 2 / (gained.sum(axis=0) * passed[-1])
+
+
+def auroc_intervals(contrasts: Sequence[Contrast], groups: np.ndarray, seed: int, num: int) -> list[Interval]:
+    """AUROC of each contrast with its 95 % percentile interval over resamples of whole groups, the same for all.
+
+    A resample without one of the classes has no AUROC: it counts as 0 for the lower bound and as 1 for the upper, so
+    that a finding of very few patients gets a wide interval and not, by chance, a narrow one. Every contrast must hold
+    both classes.
+    """
+    values: list[list[np.ndarray]] = [[] for _ in contrasts]
+    if contrasts:
+        for block in chain([np.ones((1, len(groups)), int)], resamples(groups, seed, num)):
+            counts = np.ascontiguousarray(block.T)
+            for computed, contrast in zip(values, contrasts, strict=True):
+                computed.append(contrast.aurocs(counts))
+    return [_percentile_interval(np.concatenate(computed)) for computed in values]
+
+
+def _percentile_interval(values: np.ndarray) -> Interval:
+    whole, drawn = values[0], values[1:]
+    low = np.percentile(np.nan_to_num(drawn, nan=0.0), 2.5)
+    high = np.percentile(np.nan_to_num(drawn, nan=1.0), 97.5)
+    return Interval(value=float(whole), low=float(low), high=float(high))
+
+
+def shuffled_intervals(contrasts: Sequence[Contrast], strata: np.ndarray, seed: int, num: int) -> list[Interval]:
+    """What each contrast's AUROC is when labels mean nothing: mean and 95 % range over `num` permutations.
+
+    Labels change places within a stratum only (`strata` has n values), so what the strata themselves tell stays. The
+    weights of a contrast only choose images (0 or 1), whole strata each.
+    """
+    generator = np.random.default_rng(derive_seed(seed, "shuffled"))
+    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    chosen = [np.flatnonzero(contrast.weights) for contrast in contrasts]
+    ranks = [rankdata(contrast.scores[rows]) for contrast, rows in zip(contrasts, chosen, strict=True)]
+    values = np.empty((num, len(contrasts)))
+    for i in range(num):
+        order = np.arange(len(strata))
+        for images in members:
+            order[images] = generator.permutation(images)
+        for j, (contrast, rows) in enumerate(zip(contrasts, chosen, strict=True)):
+            values[i, j] = _rank_auroc(ranks[j], contrast.labels[order[rows]])
+    low, high = np.percentile(values, (2.5, 97.5), axis=0) if len(contrasts) else ((), ())
+    means = values.mean(axis=0)
+    return [Interval(value=float(v), low=float(a), high=float(b)) for v, a, b in zip(means, low, high, strict=True)]
+
+
+def _rank_auroc(ranks: np.ndarray, labels: np.ndarray) -> float:
+    """AUROC from mid-ranks: the Mann-Whitney statistic over the number of pairs."""
+    positive = int(labels.sum())
+    below = ranks[labels].sum() - positive * (positive + 1) / 2
+    return float(below / (positive * (len(labels) - positive)))
 
 
 class Bootstrap:

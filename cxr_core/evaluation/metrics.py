@@ -154,6 +154,117 @@ class Compared(Settings):
     """Pixels a side."""
 
 
+class Histogram(Settings):
+    """How the judge's scores are distributed: images in each of 20 equal bins of 0..1."""
+
+    having: tuple[int, ...]
+    """Images with the finding; of synthetic ones, those asked for with it."""
+    lacking: tuple[int, ...]
+    """Images without."""
+
+
+class Trial(Settings):
+    """The judge on held-out real images of one finding, of all views or within one."""
+
+    within: str
+    """`pooled` (all views), a view, or `unknown view`."""
+    num_with: int
+    """Images with the finding, alone or among others."""
+    num_without: int
+    """Images without."""
+    num_patients: int
+    """Patients of all these images."""
+    num_patients_with: int
+    """Patients of those with the finding."""
+    auroc: Interval | None = None
+    """Of the judge's score; over patients. Null where there are too few images."""
+    view_only: Interval | None = None
+    """The same from the view alone, in `pooled`; within one view it knows nothing."""
+    refused: str | None = None
+    """Why the judge says nothing of synthetic images here."""
+    histogram: Histogram
+    """Of its scores."""
+
+
+class PromptContrast(Settings):
+    """Synthetic images asked for with one finding against those asked for without, of all views or within one."""
+
+    within: str
+    """`pooled` (all views), a view, or `unknown view`."""
+    num_with: int
+    """Synthetic images asked for with the finding, alone or among others."""
+    num_without: int
+    """Synthetic images asked for without."""
+    refused: str | None = None
+    """Why there are no numbers."""
+    auroc: Interval | None = None
+    """Of the judge's score; over images."""
+    chance: Interval | None = None
+    """The mean and 95 % range of the same with requested labels shuffled among the images of one view."""
+    real: Interval | None = None
+    """The same contrast on held-out real images, weighted to the requested mix of labels and views; over patients."""
+    real_refused: str | None = None
+    """Why `real` is null though there is an AUROC."""
+    matched: Interval | None = None
+    """`auroc` of the synthetic images whose labels and view held-out real images have too: what `real` is compared
+    with."""
+    exaggerated: bool | None = None
+    """`matched` is above `real`: the finding is clearer than in life."""
+    overlap: bool | None = None
+    """The intervals of `matched` and `real` overlap."""
+    verdict: str
+    """All this in words."""
+    histogram: Histogram | None = None
+    """Of the judge's scores of synthetic images."""
+
+
+class JudgedFinding(Settings):
+    """One finding: the judge's trial, then what it says of synthetic images."""
+
+    finding: str
+    """The finding."""
+    trial: tuple[Trial, ...]
+    """`pooled`, then view by view."""
+    synthetic: tuple[PromptContrast, ...] = ()
+    """In the order of the trial; empty where no synthetic image was asked for with the finding."""
+
+
+class FaithfulnessResult(Settings):
+    """Do synthetic images show the findings they were asked for?"""
+
+    split: Literal["test", "val"]
+    """The real patients on whom the judge was tried."""
+    min_auroc: float
+    """What the lower bound of its AUROC had to reach within a view."""
+    min_images: int
+    """Images that were needed with the finding, and as many without."""
+    num_resamples: int
+    """Bootstrap resamples of each interval."""
+    num_permutations: int
+    """Shuffles of the requested labels."""
+    num_real: int
+    """Held-out real images."""
+    num_real_patients: int
+    """Their patients."""
+    num_train: int
+    """Real training images that the view-only baseline was fitted on; 0: it was fitted on the held-out ones, which
+    favours it."""
+    num_synthetic: int
+    """Synthetic images."""
+    findings: tuple[JudgedFinding, ...] = ()
+    """What the judge knows, in its order."""
+    unknown_to_judge: tuple[str, ...] = ()
+    """Findings that were asked for, but the judge has no output for."""
+    not_requested: tuple[str, ...] = ()
+    """Findings that the judge knows, but no synthetic image was asked for with."""
+    not_in_vocabulary: tuple[str, ...] = ()
+    """Outputs of the judge that the Datasets have no label for: they cannot be tried."""
+    num_covered: int
+    """Synthetic images whose labels and view some held-out real image has too."""
+    missing: dict[str, int]
+    """Combinations of labels and view that held-out real images lack -> synthetic images of them, most first."""
+
+
 class Metrics(Settings):
     """The whole of metrics.json."""
 
@@ -167,6 +278,8 @@ class Metrics(Settings):
     """In the order of the settings."""
     grids: tuple[Grid, ...] = ()
     """In the order of the settings."""
+    faithfulness: FaithfulnessResult | None = None
+    """Whether synthetic images show what they were asked for."""
     published: tuple[Published, ...] = STUDY
     """The study's rows."""
     published_source: str = STUDY_SOURCE

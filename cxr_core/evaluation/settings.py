@@ -67,6 +67,25 @@ class Utility(Settings):
         return self
 
 
+class Faithfulness(Settings):
+    """Does a synthetic image show the finding it was asked for? Judged by a classifier that is tried first.
+
+    Where the judge does not tell a finding on held-out real patients within a view, it says nothing of synthetic images
+    there.
+    """
+
+    split: Literal["test", "val"] = "test"
+    """The real patients on whom the judge is tried. `val` while anything is still being chosen."""
+    min_auroc: float = Field(default=0.70, ge=0.5, lt=1)
+    """A judge whose AUROC has a lower 95 % bound below this within a view gives no number there."""
+    min_images: int = Field(default=10, ge=2)
+    """Images needed with the finding, and as many without, real and synthetic, for a number."""
+    num_resamples: int = Field(default=1000, ge=100)
+    """Bootstrap resamples of an interval: of real patients, and of synthetic images."""
+    num_permutations: int = Field(default=200, ge=40)
+    """How often the requested labels are shuffled to see what a generator that ignores its prompt would score."""
+
+
 class EvaluateStage(StageSettings):
     """Measure a synthetic Dataset against the real one."""
 
@@ -78,6 +97,8 @@ class EvaluateStage(StageSettings):
     """Pictures of real beside synthetic images."""
     utility: tuple[Utility, ...] = ()
     """Utility experiments (the study's Table I), any number of findings."""
+    faithfulness: Faithfulness | None = None
+    """Whether synthetic images show what they were asked for; needs a judge."""
 
     @model_validator(mode="after")
     def _different(self) -> Self:

@@ -153,6 +153,29 @@ def intervals(
         return Chart(_svg(figure, key), alt)
 
 
+def score_histogram(key: str, title: str, groups: Sequence[tuple[str, str, bool, Sequence[int]]], alt: str) -> Chart:
+    """Distributions of scores in 0..1 as stairs: groups of (label, colour, full line or dashed, counts per bin).
+
+    Each group is drawn as shares of its own images in percent; an empty one is left out.
+    """
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 300)
+        for label, colour, full, counts in groups:
+            if sum(counts):
+                shares = 100 * np.asarray(counts) / sum(counts)
+                style = "-" if full else (0, (3, 2))
+                axes.stairs(shares, np.linspace(0, 1, len(counts) + 1), color=colour, lw=1.8, ls=style, label=label)
+        axes.set_title(title)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("the judge’s score")
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        axes.grid(axis="y")
+        figure.legend(loc="outside lower center", ncols=2)
+        return Chart(_svg(figure, key), alt)
+
+
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure whose user units are CSS pixels: matplotlib writes SVG at 72 units an inch."""
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")

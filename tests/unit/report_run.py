@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from cxr_core.data.dataset import ShardWriter, pixel_sha256, write_index
 from cxr_core.data.findings import Findings
 from cxr_core.data.png import encode_grey
 from cxr_core.data.problems import problem, write_problems
-from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.evaluation.faithfulness import judge_synthetic
+from cxr_core.evaluation.metrics import FILE, FaithfulnessResult, Metrics
+from cxr_core.evaluation.settings import Faithfulness
 from cxr_core.runs.attempt import Attempt
 from cxr_core.runs.commit import commit, place
 from cxr_core.runs.files import write_json
@@ -111,7 +114,41 @@ def metrics(finding: str) -> Metrics:
             common | {"num_images": 1000, "test": test, "arms": [lacking]},
         ],
     }
-    return Metrics.model_validate(value)
+    return Metrics.model_validate(value | {"faithfulness": faithfulness(finding)})
+
+
+@cache
+def faithfulness(finding: str) -> FaithfulnessResult:
+    """Planted scores: `finding` clearer than in life, Mass ignored and refused in PA, 3 real images with Hernia.
+
+    The judge does not know Nodule, and no synthetic image was asked for with Fibrosis.
+    """
+    names = (finding, "Mass", "Hernia", "Fibrosis", "Nodule")
+    real, synthetic = _judged(600, "test"), _judged(300, "synthetic")
+    real.loc[(real["labels"] & 4 != 0).to_numpy().nonzero()[0][3:], "labels"] &= ~4
+    synthetic["labels"] &= ~8
+    lived, drawn = _scores_of(real["labels"], 2.5), _scores_of(synthetic["labels"], 6)
+    lived[real["view"] == "PA", 1] = 0.5
+    drawn[:, 1] = _scores_of(0 * synthetic["labels"], 1)[:, 1]
+    settings = Faithfulness(num_resamples=200, num_permutations=100)
+    return judge_synthetic(real, lived, synthetic, drawn, names[:4], Findings(names), settings, 5)
+
+
+def _judged(num: int, split: str) -> pd.DataFrame:
+    """One image a patient; each of five findings in a quarter of them."""
+    generator = np.random.default_rng(num)
+    labels = (generator.random((num, 5)) < 0.25) @ (1 << np.arange(5))
+    ids = [f"{split}-{i:04d}" for i in range(num)]
+    patients = ids if split == "test" else [""] * num
+    view = generator.choice(["AP", "PA"], num)
+    return pd.DataFrame({"image_id": ids, "patient_id": patients, "view": view, "labels": labels, "split": split})
+
+
+def _scores_of(labels: pd.Series, strength: float) -> np.ndarray:
+    """Scores (n, 4) in 0..1 that tell the findings by `strength`."""
+    signs = labels.to_numpy()[:, None] >> np.arange(4) & 1
+    noise = np.random.default_rng([len(labels), 1]).normal(size=signs.shape)
+    return 1 / (1 + np.exp(-(strength * (signs - 0.5) + noise)))
 
 
 def _scores(accuracy: float, half_width: float = 0.05) -> dict[str, Any]:

@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from cxr_core.evaluation.intervals import NUM_RESAMPLES, Bootstrap, accuracy, auroc, patient_weights, view_rule
+from cxr_core.evaluation import intervals
+from cxr_core.evaluation.intervals import (
+    NUM_RESAMPLES,
+    Bootstrap,
+    Contrast,
+    accuracy,
+    auroc,
+    patient_weights,
+    resamples,
+    shuffled_intervals,
+    view_rule,
+)
 
 
 @given(st.integers(0, 2**32), st.integers(4, 60), st.integers(1, 5))
@@ -75,3 +86,38 @@ def test_given_views_the_view_rule_has_its_closed_form() -> None:
 def test_given_a_view_without_preference_the_view_rule_is_a_coin() -> None:
     views, labels = np.array(["AP", "AP", "PA", "PA"]), np.array([0, 1, 0, 1])
     assert accuracy(view_rule(views, labels, views), labels, np.ones(4)) == 0.5
+
+
+@given(st.integers(0, 2**32), st.integers(4, 60), st.integers(1, 5))
+def test_given_weights_and_ties_a_contrast_has_the_same_auroc_in_each_resample(
+    seed: int, num: int, levels: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    labels = np.arange(num) % 2 == 1
+    scores = generator.integers(0, levels + 1, num) / levels
+    weights = generator.choice([0.0, 0.5, 1.0, 3.0], num)
+    counts = generator.integers(0, 3, (7, num))
+    computed = Contrast(scores, labels, weights).aurocs(counts.T)
+    np.testing.assert_allclose(computed, auroc(scores, labels, counts * weights), rtol=1e-12)
+
+
+def test_given_blocks_of_another_size_the_resamples_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    patients = np.arange(30) // 2
+    expected = np.concatenate(list(resamples(patients, seed=1, num=25)))
+    monkeypatch.setattr(intervals, "_BLOCK", 60)
+    blocks = list(resamples(patients, seed=1, num=25))
+    assert len(blocks) == 13
+    np.testing.assert_array_equal(np.concatenate(blocks), expected)
+
+
+def test_given_shuffled_labels_then_what_the_strata_tell_stays_and_the_rest_is_a_coin() -> None:
+    view = np.repeat(["AP", "PA"], 500)
+    labels = np.random.default_rng(1).random(1000) < np.where(view == "AP", 0.8, 0.2)
+    scores = (view == "AP") + 0.1 * labels  # knows the view, and the label within it
+    pooled = Contrast(scores, labels, np.ones(1000))
+    inside = Contrast(scores, labels, (view == "AP").astype(float))
+    shuffled = shuffled_intervals([pooled, inside], view, seed=1, num=200)
+    by_view = auroc(np.where(view == "AP", 1.0, 0.0), labels, np.ones(1000))
+    assert shuffled[0].value == pytest.approx(by_view, abs=0.01)
+    assert shuffled[1].value == pytest.approx(0.5, abs=0.01)
+    assert shuffled[1].low < 0.5 < shuffled[1].high

@@ -13,7 +13,8 @@ import pytest
 
 from cxr_core.data.findings import NIH, Findings
 from cxr_core.errors import UserError
-from cxr_core.evaluation.metrics import FILE
+from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.report.faithfulness import number
 from cxr_core.report.picture import contact_sheet
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
@@ -128,6 +129,46 @@ def test_given_a_finished_run_when_reported_then_its_headline_numbers_are_there(
         assert expected in text
     assert text.count("0.81") >= 2, "the study's accuracy stands in each table"
     assert "validation loss" in full[1]
+
+
+def test_given_a_judge_when_reported_then_its_trial_comes_first_and_refusals_stand_in_the_numbers_place(
+    full: tuple[Path, str],
+) -> None:
+    result = report_run.faithfulness(NIH.names[0])
+    html, text = full[1], Page(full[1]).text
+    assert html.index("The judge</h2>") < html.index("Is the finding there?</h2>")
+    assert "600 real images of 600 patients of the test split" in text
+    clear, ignored, rare, _ = result.findings
+    assert number(clear.trial[0].auroc) in text
+    assert number(clear.synthetic[0].auroc) in text
+    assert number(clear.synthetic[0].chance) in text
+    assert "exaggerated: clearer than in real images" in text
+    assert f"<td>{ignored.trial[2].refused}</td>" in html, "the verdict of the trial"
+    assert f"<td>{ignored.synthetic[0].refused}</td><td>–</td>" in html, "in the place of the synthetic AUROC"
+    assert f"<td>{rare.synthetic[1].refused}</td><td>–</td>" in html
+    assert "Asked for, but unknown to the judge: Nodule." in text
+    assert "no synthetic image was asked for with it: Fibrosis." in text
+    assert "Combinations of labels and view that real images lack" in text
+
+
+def test_given_a_judge_when_reported_then_its_chart_holds_given_numbers_only(full: tuple[Path, str]) -> None:
+    labels = [str(attributes.get("aria-label")) for attributes in Page(full[1]).all("div")]
+    chart = next(label for label in labels if label.startswith("AUROC. "))
+    assert "Atelectasis: synthetic: " in chart
+    assert "Mass, AP: synthetic: " in chart
+    assert "Hernia" not in chart
+    assert any(label.startswith("Hernia, all views: shares of images") and "synthetic" not in label for label in labels)
+
+
+def test_given_no_judge_when_reported_then_both_sections_say_so(tmp_path: Path) -> None:
+    run = report_run.empty_run(tmp_path / "tiny")
+    report_run.add_study(run)
+    path = run.stage("study").path / FILE
+    path.write_text(
+        Metrics.model_validate_json(path.read_text()).model_copy(update={"faithfulness": None}).model_dump_json()
+    )
+    text = Page(write_report(run.root).read_text()).text
+    assert text.count("Stage “study” was asked for no judgement of synthetic images.") == 2
 
 
 def test_given_a_finished_run_when_reported_then_nothing_in_it_is_fetched(full: tuple[Path, str]) -> None:
