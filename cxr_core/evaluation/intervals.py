@@ -36,11 +36,11 @@ def auroc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.nda
         return (gained * below).sum(axis=-1) / (positive[..., -1] * negative[..., -1])
 
 
-def patient_weights(patients: np.ndarray, seed: int) -> np.ndarray:
-    """How often each image counts in each resample of whole patients: (NUM_RESAMPLES, n)."""
+def patient_weights(patients: np.ndarray, seed: int, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
+    """How often each image counts in each resample of whole patients: (num_resamples, n)."""
     _, which = np.unique(patients, return_inverse=True)
     num = int(which.max()) + 1
-    drawn = np.random.default_rng(derive_seed(seed, "patients")).multinomial(num, np.full(num, 1 / num), NUM_RESAMPLES)
+    drawn = np.random.default_rng(derive_seed(seed, "patients")).multinomial(num, np.full(num, 1 / num), num_resamples)
     return drawn[:, which]
 
 
