@@ -20,22 +20,36 @@ from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Estimate, Output
 from cxr_core.seeds import unit_hash
 
-_WIDTH = 768
-"""Features that an estimate takes an image to have: those of a ViT-B."""
+_WIDTH = 1024
+"""Features that an estimate takes an image to have where nothing says how many."""
 
 COLUMNS = ["image_id", "patient_id", "split", "view", "labels"]
 
 
 def estimate_features(settings: Fidelity, real: Estimate | Path, synthetic: Estimate | Path) -> Estimate:
-    """Images, shards, files and bytes; before the Datasets are there, every real image counts as one that is seen."""
+    """Images, shards, files and bytes at most: before the splits are known, every real image counts as one seen.
+
+    Raises UserError where `settings.features` is no folder of a model.
+    """
     sizes = [_num_images(given) for given in (real, synthetic)]
     num_shards = sum(-(-size // settings.shard_size) for size in sizes)
-    note = f"features of at most {sum(sizes)} images in {num_shards} shards (taken to be {_WIDTH} numbers an image)"
-    return Estimate(sum(sizes), num_shards, 4 * num_shards + 3, sum(sizes) * 4 * _WIDTH, [note])
+    width = _WIDTH if settings.features == "judge" else _width(settings.features)
+    note = f"features of at most {sum(sizes)} images in {num_shards} shards, {width} numbers an image"
+    return Estimate(sum(sizes), num_shards, 4 * num_shards + 3, sum(sizes) * 4 * width, [note])
 
 
 def _num_images(given: Estimate | Path) -> int:
     return Dataset.open(given).info.num_images if isinstance(given, Path) else given.num_items
+
+
+def _width(folder: Path) -> int:
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            "not a folder of a vision model: it has no config.json",
+            where=str(folder),
+            mend="correct `fidelity.features` in the config",
+        )
+    return int(read_json(folder / "config.json").get("hidden_size", _WIDTH))
 
 
 def freeze_features(

@@ -23,6 +23,7 @@ from cxr_core.evaluation.metrics import (
     Side,
 )
 from cxr_core.evaluation.mix import Mix, Sample, cell_names, halves
+from cxr_core.runs.progress import bar
 from cxr_core.seeds import derive_seed
 
 HELD_OUT = ("val", "test")
@@ -78,7 +79,11 @@ class Comparer:
         x, y = a.sample, b.sample
         weights = [self._weights(side.sample, side.what) for side in (a, b)]
         kids = kid(x.features, y.features, *weights)
-        fids = np.array([fid(x.features, y.features, *pair) for pair in zip(*weights, strict=True)])
+        fids = np.empty(1 + self.num_resamples)
+        with bar(f"FID of {a.what} to {b.what}", len(fids)) as progress:
+            for i, pair in enumerate(zip(*weights, strict=True)):
+                fids[i] = fid(x.features, y.features, *pair)
+                progress.advance()
         return bare.model_copy(update={"fid": _interval(fids, at_least=0), "kid": _interval(kids)})
 
     def _weights(self, sample: Sample, what: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context, Estimate
+from tests.pipeline import cxr
 from tests.planted import planted_rows, write_planted
 
 WIDTH = 8
@@ -85,6 +86,27 @@ def test_given_a_model_folder_the_stage_commits_features_and_measures_fidelity(
         *(f"features-real-{i:05d}" for i in range(4)),
         *(f"features-synthetic-{i:05d}" for i in range(2)),
     ]
+
+
+def test_given_a_config_the_command_measures_fidelity_and_the_page_shows_it(
+    tmp_path: Path, datasets: dict[str, Path], model: Path
+) -> None:
+    config = tmp_path / "alone.yaml"
+    config.write_text(f"""\
+name: alone
+stages:
+  - name: study
+    kind: evaluate
+    threads: 1
+    inputs: {{real: {datasets["real"]}, synthetic: {datasets["synthetic"]}}}
+    fidelity: {{features: {model}, resamples: 20}}
+""")
+    for words in (("run", config, "--runs", tmp_path), ("report", tmp_path / "alone")):
+        done = cxr(*words)
+        assert done.returncode == 0, done.stderr
+    page = (tmp_path / "alone" / "report.html").read_text()
+    assert "Features of vit (vit)" in page
+    assert "floor: half B – half A of held-out" in page
 
 
 def test_given_committed_shards_features_are_in_the_order_of_image_ids_and_as_the_model_gives_them(
@@ -207,10 +229,15 @@ def test_given_many_training_images_whole_patients_are_taken_by_hash_up_to_the_l
     assert set(real_images(rows, 31, seed=2)["image_id"]) != set(chosen["image_id"])
 
 
-def test_given_datasets_to_come_the_estimate_counts_shards_of_features() -> None:
-    settings = EvaluateStage(
-        name="study", kind="evaluate", inputs={"real": "r", "synthetic": "s"}, fidelity={"features": "m"}
-    )
-    expected = jobs.evaluate.estimate(settings, {"real": Estimate(5000, 1, 1, 1), "synthetic": Estimate(100, 1, 1, 1)})
+def test_given_datasets_to_come_the_estimate_counts_shards_of_features(model: Path, tmp_path: Path) -> None:
+    inputs = {"real": Estimate(5000, 1, 1, 1), "synthetic": Estimate(100, 1, 1, 1)}
+
+    def settings(folder: Path) -> EvaluateStage:
+        given = {"fidelity": {"features": folder}, "inputs": {"real": "r", "synthetic": "s"}}
+        return EvaluateStage(name="study", kind="evaluate", **given)
+
+    expected = jobs.evaluate.estimate(settings(model), inputs)
     assert expected.num_shards == 1 + 5 + 1
-    assert "features of at most 5100 images in 6 shards (taken to be 768 numbers an image)" in expected.notes
+    assert "features of at most 5100 images in 6 shards, 8 numbers an image" in expected.notes
+    with pytest.raises(UserError, match=r"not a folder of a vision model: it has no config.json"):
+        jobs.evaluate.estimate(settings(tmp_path), inputs)
