@@ -29,6 +29,7 @@ ROLES = {
     "base": MODELS,
     "model": DENOISERS,
     "latents": LATENTS,
+    "judge": frozenset({"train.classifier"}),
 }
 """Which kinds of stage can stand in which role of `inputs`; a train stage's kind is told with its model."""
 _MODEL_ROLES = ("base", "model")

@@ -1,4 +1,4 @@
-"""The evaluate job: pictures and utility experiments that compare a synthetic Dataset with the real one."""
+"""The evaluate job: pictures, utility and fidelity of a synthetic Dataset beside the real one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +25,18 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
         arms = f"{entry.num_images} real, {half} real + {half} synthetic, {half} real"
         notes.append(f"{entry.finding}: {num} classifiers ({arms}; {len(entry.seeds)} seeds), {entry.epochs} epochs")
     total = sum(num_classifiers) + 1
-    return Estimate(total, total, 3 * total + num_pictures + 6, num_bytes, notes)
+    num_files = 3 * total + num_pictures + 6
+    if settings.fidelity:
+        from cxr_core.evaluation.extraction import estimate_features
+
+        seen = estimate_features(settings.fidelity, inputs["real"], inputs["synthetic"])
+        notes += seen.notes
+        total, num_files, num_bytes = total + seen.num_shards, num_files + seen.num_files, num_bytes + seen.num_bytes
+    return Estimate(total, total, num_files, num_bytes, notes)
 
 
 def freeze(context: Context, work: Path) -> Draft:
-    """Choose every experiment's images; one shard per classifier, and one for the pictures."""
+    """Choose every experiment's images; one shard per classifier, one for the pictures, and those of features."""
     from cxr_core.evaluation.cohort import check_findings, choose_cohort, write_cohorts
     from cxr_core.evaluation.pictures import findings_shown
     from cxr_core.runs.files import write_json
@@ -48,12 +55,14 @@ def freeze(context: Context, work: Path) -> Draft:
     for i, (entry, cohort) in enumerate(zip(settings.utility, cohorts, strict=True)):
         for arm in cohort.arms:
             tasks += [(_shard_id(i, arm, seed), {"entry": i, "arm": arm, "seed": seed}) for seed in entry.seeds]
-    return Draft([Shard(name, i, i + 1, extra) for i, (name, extra) in enumerate(tasks)])
+    shards = [Shard(name, i, i + 1, extra) for i, (name, extra) in enumerate(tasks)]
+    return Draft([*shards, *_feature_shards(context, datasets, work)])
 
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
-    """Draw the pictures, or train and score one classifier."""
+    """Draw the pictures, train and score one classifier, or extract the features of some images."""
     from cxr_core.evaluation.cohort import read_cohorts
+    from cxr_core.evaluation.extraction import is_features
     from cxr_core.evaluation.pictures import draw_grids
     from cxr_core.evaluation.utility import run_arm
     from cxr_core.runs.files import read_json
@@ -64,6 +73,8 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     if shard.id == _PICTURES:
         names = read_json(context.plan_folder / "grids.json")["findings"]
         return draw_grids(names, settings.grids, **datasets, seed=context.seed, work=work)
+    if is_features(shard.id):
+        return _extract(context, shard, datasets, work)
     i, arm, seed = (shard.extra[key] for key in ("entry", "arm", "seed"))
     cohort = read_cohorts(context.plan_folder)[i]
     # The same start and order in every arm, so that arms differ in their images alone.
@@ -98,10 +109,59 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         **{name: _compared(dataset) for name, dataset in datasets.items()},
         utility=tuple(utility),
         grids=committed_grids(listed, pictures),
+        fidelity=_fidelity(context, receipts, datasets) if settings.fidelity else None,
     )
     write_json(context.folder / FILE, metrics.model_dump(mode="json"))
     digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
-    return {"digest": sha256_text(digests), "num_classifiers": len(receipts) - 1}
+    num_classifiers = sum(receipt.shard.startswith("utility") for receipt in receipts)
+    return {"digest": sha256_text(digests), "num_classifiers": num_classifiers}
+
+
+def _feature_shards(context: Context, datasets: Mapping[str, Any], work: Path) -> Sequence[Shard]:
+    from cxr_core.evaluation.extraction import freeze_features
+    from cxr_core.evaluation.features import open_eye
+
+    settings = context.settings.fidelity
+    if settings is None:
+        return ()
+    return freeze_features(settings, open_eye(*_extractor(context)).about, datasets, context.seed, work)
+
+
+def _extract(context: Context, shard: Shard, datasets: Mapping[str, Any], work: Path) -> Output:
+    from cxr_core.evaluation.extraction import extract_shard
+    from cxr_core.training.engine import threads
+
+    settings = context.settings
+    _, folder = _extractor(context)
+    with threads(settings.threads):
+        return extract_shard(shard, settings.fidelity, folder, datasets, context.plan_folder, work)
+
+
+def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[str, Any]) -> Any:
+    from threadpoolctl import threadpool_limits
+
+    from cxr_core.evaluation.extraction import extractor_of, read_features
+    from cxr_core.evaluation.fidelity import measure
+
+    settings = context.settings
+    real, synthetic = (read_features(context.folder, receipts, source) for source in datasets)
+    sizes = (datasets["real"].info.size, datasets["synthetic"].info.size)
+    with threadpool_limits(settings.threads):
+        return measure(
+            real,
+            synthetic,
+            extractor_of(context.plan_folder),
+            sizes,
+            datasets["real"].findings,
+            settings.fidelity.resamples,
+            context.seed,
+        )
+
+
+def _extractor(context: Context) -> tuple[str, Path]:
+    """What sees the images: the kind ("judge" or "model") and the folder."""
+    given = context.settings.fidelity.features
+    return ("judge", context.inputs["judge"]) if given == "judge" else ("model", given)
 
 
 def _shard_id(entry: int, arm: str, seed: int) -> str:

@@ -43,9 +43,9 @@ def auroc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.nda
         return (gained * below).sum(axis=-1) / (positive[..., -1] * negative[..., -1])
 
 
-def patient_weights(patients: np.ndarray, seed: int) -> np.ndarray:
-    """How often each image counts in each resample of whole patients: (NUM_RESAMPLES, n)."""
-    return np.concatenate(list(resamples(patients, seed)))
+def patient_weights(patients: np.ndarray, seed: int, num: int = NUM_RESAMPLES) -> np.ndarray:
+    """How often each image counts in each of `num` resamples of whole patients: (num, n)."""
+    return np.concatenate(list(resamples(patients, seed, num)))
 
 
 def resamples(groups: np.ndarray, seed: int, num: int = NUM_RESAMPLES) -> Iterator[np.ndarray]:

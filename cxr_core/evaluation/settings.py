@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cxr_core.data.findings import NO_FINDING
-from cxr_core.settings import Settings, StageSettings
+from cxr_core.settings import LocalPath, Settings, StageSettings, check_whole_batches
 
 
 class EvaluateInputs(Settings):
@@ -15,6 +15,8 @@ class EvaluateInputs(Settings):
     """The real Dataset with its patient split: a stage or a folder."""
     synthetic: str
     """The synthetic Dataset: a stage or a folder."""
+    judge: str | None = None
+    """The classifier that knows the findings: a train stage with `model: classifier`, or a folder of one."""
 
 
 class Grids(Settings):
@@ -86,6 +88,29 @@ class Faithfulness(Settings):
     """How often the requested labels are shuffled to see what a generator that ignores its prompt would score."""
 
 
+class Fidelity(Settings):
+    """Distances between synthetic and held-out real images: FID and KID, beside what real patients have to each other.
+
+    Held-out are the validation and test patients. Both sides have the mix of labels and views of the synthetic Dataset.
+    """
+
+    features: Literal["judge"] | LocalPath = "judge"
+    """What sees the images: the stage's `judge`, or a folder that transformers' AutoModel opens (e.g. RAD-DINO)."""
+    num_train: int = Field(default=10_000, ge=0)
+    """Training images at most, whole patients by hash: synthetic images that are nearer to these may be copies."""
+    resamples: int = Field(default=200, ge=20, le=10_000)
+    """Bootstrap resamples of real patients and synthetic images, for the intervals."""
+    batch_size: int = Field(default=64, ge=1, le=4096)
+    """Images the extractor sees at once; part of the plan, since sums may depend on it."""
+    shard_size: PositiveInt = 1024
+    """Images of a shard of features: a multiple of `batch_size`."""
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        check_whole_batches(self.shard_size, self.batch_size)
+        return self
+
+
 class EvaluateStage(StageSettings):
     """Measure a synthetic Dataset against the real one."""
 
@@ -99,6 +124,19 @@ class EvaluateStage(StageSettings):
     """Utility experiments (the study's Table I), any number of findings."""
     faithfulness: Faithfulness | None = None
     """Whether synthetic images show what they were asked for; needs a judge."""
+    fidelity: Fidelity | None = None
+    """How near synthetic images are to held-out real ones; not measured unless asked for."""
+
+    @model_validator(mode="after")
+    def _has_judge(self) -> Self:
+        if self.fidelity and self.fidelity.features == "judge" and self.inputs.judge is None:
+            raise ValueError(
+                "fidelity.features is 'judge', but inputs.judge is not set: name a classifier stage there, or give "
+                "fidelity.features the folder of an AutoModel"
+            )
+        if self.faithfulness and self.inputs.judge is None:
+            raise ValueError("faithfulness needs a judge: name a classifier stage in inputs.judge")
+        return self
 
     @model_validator(mode="after")
     def _different(self) -> Self:

@@ -19,6 +19,12 @@ GLOSSARY = (
     ("checkpoint", "The model as it was after a number of training steps."),
     ("shard", "A slice of a stage's work that is committed as a whole; its receipt records who made it and how long."),
     ("AUROC", "Probability that an image with the finding is scored above one without it: 0.5 is chance, 1 is best."),
+    ("FID, KID", "Distances between two sets of images by the features that a network gives them; 0 is no difference."),
+    ("floor", "The same distance between two groups of real patients: what images without a fault would have."),
+    (
+        "effective n",
+        "How many equally weighted images would tell as much as these, which are weighted to one mix of labels.",
+    ),
     (
         "view-only baseline",
         "A classifier that knows nothing but the view. What does not beat it may have learnt the view.",

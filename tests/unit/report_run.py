@@ -105,6 +105,7 @@ def metrics(finding: str) -> Metrics:
         "format": 1,
         "real": {"digest": "a" * 64, "num_images": 36, "size": SIZE},
         "synthetic": {"digest": "b" * 64, "num_images": 12, "size": SIZE},
+        "fidelity": fidelity(),
         "grids": [
             {"finding": finding, "path": "shards/grid.png", "num_columns": 3},
             {"finding": "Hernia", "path": None, "num_columns": 0},
@@ -149,6 +150,38 @@ def _scores_of(labels: pd.Series, strength: float) -> np.ndarray:
     signs = labels.to_numpy()[:, None] >> np.arange(4) & 1
     noise = np.random.default_rng([len(labels), 1]).normal(size=signs.shape)
     return 1 / (1 + np.exp(-(strength * (signs - 0.5) + noise)))
+
+
+def fidelity(**changes: Any) -> dict[str, Any]:
+    """What was found of fidelity: a headline, a floor well below it, and no training images to compare with."""
+    extractor = {"kind": "judge", "name": "small judge", "digest": "c" * 64, "width": 64, "size": SIZE}
+    coverage = {"share": 0.93, "num_cells": 5, "num_missing": 1, "missing": [{"cell": "Edema PA", "share": 0.07}]}
+    coverage |= {"words": "covers 93 % of the request; lacks Edema PA"}
+
+    def distance(fid: float | None, num: int) -> dict[str, Any]:
+        a = {"what": "synthetic images", "num_images": num, "num_patients": None, "effective": float(num)}
+        b = {"what": "held-out images", "num_images": 2 * num, "num_patients": num, "effective": num + 0.6}
+        sides = {"a": a, "b": b, "coverage": coverage}
+        if fid is None:
+            return sides | {"not_computed": "n = 0 effective training images, 128 are needed (2 x 64 features)"}
+        kid = {"value": 0.05, "low": -0.01, "high": 0.11}
+        return sides | {"fid": {"value": fid, "low": fid - 2, "high": fid + 2}, "kid": kid}
+
+    return {
+        "extractor": extractor | {"method": "area", "output": "pooled features"},
+        "resize": {"real": SIZE, "synthetic": 64, "to": SIZE, "method": "area"},
+        "comparable": False,
+        "comparability": "Not comparable with other papers: our own judge.",
+        "resamples": 200,
+        "headline": distance(31.5, 900),
+        "beside_floor": distance(36.0, 420),
+        "floor": distance(12.0, 420),
+        "to_held_out": distance(None, 0),
+        "to_train": distance(None, 0),
+        "alarm": None,
+        "alarm_words": "The copying alarm was not computed: no training images.",
+        **changes,
+    }
 
 
 def _scores(accuracy: float, half_width: float = 0.05) -> dict[str, Any]:

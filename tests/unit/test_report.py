@@ -19,6 +19,7 @@ from cxr_core.report.picture import contact_sheet
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
 from cxr_core.report.write import write_report
+from cxr_core.runs.files import read_json, write_json
 from tests.unit import report_run
 
 CITATION = "https://arxiv.org/abs/2305.18927"
@@ -169,6 +170,38 @@ def test_given_no_judge_when_reported_then_both_sections_say_so(tmp_path: Path) 
     )
     text = Page(write_report(run.root).read_text()).text
     assert text.count("Stage “study” was asked for no judgement of synthetic images.") == 2
+
+
+def test_given_fidelity_when_reported_then_each_distance_stands_beside_its_n_and_the_floor(
+    full: tuple[Path, str],
+) -> None:
+    text = Page(full[1]).text
+    for expected in (
+        "31.5 (29.5 to 33.5)",
+        "0.050 (−0.010 to 0.110)",
+        "900 – 1,800 (900 patients)",
+        "Not comparable with other papers: our own judge.",
+        "It saw 32 pixels a side; real images are stored with 32, synthetic ones with 64 (resized: area).",
+        "the synthetic images have 3 times the floor: FID 36 beside 12. The intervals do not overlap",
+        "“copying: synthetic – held-out” and “copying: synthetic – training”: not computed: n = 0 effective training",
+        "covers 93 % of the request; lacks Edema PA.",
+        "The copying alarm was not computed: no training images.",
+    ):
+        assert expected in text
+
+
+def test_given_an_alarm_and_no_floor_when_reported_then_both_are_said_in_words(tmp_path: Path) -> None:
+    lacking = report_run.fidelity()["to_train"]
+    words = "Alarm: synthetic images are nearer to training patients than chance explains."
+    changed = report_run.fidelity(floor=lacking, alarm=True, alarm_words=words)
+    run = report_run.full_run(tmp_path / "tiny", NIH)
+    path = run.root / "study" / FILE
+    write_json(path, read_json(path) | {"fidelity": changed})
+    text = Page(write_report(run.root).read_text()).text
+    assert words in text
+    assert "Without a floor the headline cannot be judged" in text
+    write_json(path, read_json(path) | {"fidelity": None})
+    assert "Stage “study” was not asked for fidelity." in Page(write_report(run.root).read_text()).text
 
 
 def test_given_a_finished_run_when_reported_then_nothing_in_it_is_fetched(full: tuple[Path, str]) -> None:

@@ -1,0 +1,159 @@
+"""Feature extractors: our own judge, or any vision model that transformers opens from a local folder."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import AutoImageProcessor, AutoModel
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.errors import UserError
+from cxr_core.evaluation.metrics import Extractor
+from cxr_core.runs.files import sha256_file, sha256_text
+from cxr_core.runs.progress import bar
+
+_RESAMPLE = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}
+"""Pillow's numbers, as preprocessor_config.json has them."""
+
+
+_PROBE = np.arange(64 * 64, dtype=np.uint32).astype(np.uint8).reshape(1, 64, 64)
+"""An image to try an extractor on."""
+
+
+class Eye(Protocol):
+    """An extractor that is loaded."""
+
+    @property
+    def about(self) -> Extractor:
+        """What it is."""
+
+    def see(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Features float32 (n, width) of uint8 (n, height, width); of a judge also probabilities (n, findings)."""
+
+
+class ModelEye:
+    """A transformers model. Grey images are given as three equal uint8 channels to the folder's own image processor.
+
+    Features are the pooler's output, or the CLS token's last state where the model has no pooler.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._processor, self._model, self._has_pooler = _load(folder)
+        try:
+            pixels = self._pixels(_PROBE)
+            first, again = (self._features(pixels) for _ in range(2))
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise _no_extractor(folder, error) from error
+        if not torch.equal(first, again):
+            raise UserError(
+                "gives other features for the same image each time",
+                where=str(folder),
+                mend="take a model that draws nothing at random; a masked autoencoder does",
+            )
+        self.about = Extractor(
+            kind="model",
+            name=f"{folder.name} ({self._model.config.model_type})",
+            digest=_digest(folder),
+            width=first.shape[1],
+            size=pixels.shape[-1],
+            method=_method(self._processor),
+            output="pooler output" if self._has_pooler else "CLS token",
+        )
+
+    def see(self, images: np.ndarray) -> tuple[np.ndarray, None]:
+        return self._features(self._pixels(images)).float().cpu().numpy(), None
+
+    def _pixels(self, images: np.ndarray) -> torch.Tensor:
+        coloured = [np.repeat(image[..., None], 3, axis=2) for image in images]
+        return self._processor(images=coloured, return_tensors="pt")["pixel_values"]
+
+    @torch.inference_mode()
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        found = self._model(pixels.to(self._model.device))
+        self._has_pooler = self._has_pooler and getattr(found, "pooler_output", None) is not None
+        return found.pooler_output.flatten(1) if self._has_pooler else found.last_hidden_state[:, 0]
+
+
+@lru_cache(maxsize=1)
+def open_eye(kind: str, folder: Path) -> Eye:
+    """Load an extractor of a kind ("judge" or "model") for the CPU or the GPU. Raises UserError if it is none."""
+    if kind == "judge":
+        raise UserError("no judge can be loaded", where=str(folder))
+    return ModelEye(folder)
+
+
+def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int, work: Path) -> dict[str, Path]:
+    """Write features.npy (and, of a judge, scores.npy) of the Dataset's `rows` in their order. Returns role -> path.
+
+    float32 (n, width) and (n, findings). Raises UserError naming an image whose features are not finite.
+    """
+    parts = []
+    with bar("features", len(rows)) as progress:
+        for start in range(0, len(rows), batch_size):
+            batch = rows.iloc[start : start + batch_size]
+            parts.append(eye.see(dataset.images(batch)))
+            _insist_finite(parts[-1][0], batch, eye.about)
+            progress.advance(len(batch))
+    arrays = {"features": [features for features, _ in parts]}
+    if parts[0][1] is not None:
+        arrays["scores"] = [scores for _, scores in parts if scores is not None]
+    for role, found in arrays.items():
+        np.save(work / f"{role}.npy", np.concatenate(found).astype(np.float32))
+    return {role: work / f"{role}.npy" for role in arrays}
+
+
+def _load(folder: Path) -> tuple[Any, Any, bool]:
+    """Processor, model and whether it has a trained pooler: from this folder alone, without running code of its own."""
+    here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        # Pillow's backend, whatever else is installed: its pixels differ a little from torchvision's.
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **here)
+        model, found = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **here)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise _no_extractor(folder, error) from error
+    # What a file lacks, transformers fills at random: a pooler can be done without, nothing else.
+    lacking = sorted(found["missing_keys"])
+    others = [name for name in lacking if "pooler" not in name]
+    if others:
+        raise UserError(
+            f"the weights lack {len(others)} of the model's parameters, e.g. {others[0]}",
+            where=str(folder),
+            mend="get the model's files again: features of random weights tell nothing",
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return processor, model.to(device).eval().requires_grad_(False), not lacking
+
+
+def _no_extractor(folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"not a vision model that AutoModel and AutoImageProcessor open ({str(error).splitlines()[0]})",
+        where=str(folder),
+        mend="give a folder with config.json, preprocessor_config.json and model.safetensors",
+    )
+
+
+def _digest(folder: Path) -> str:
+    """sha256 over the configs and weights that are read; a README or a cache beside them does not count."""
+    files = [folder / "config.json", folder / "preprocessor_config.json", *sorted(folder.glob("*.safetensors"))]
+    return sha256_text("".join(f"{file.name}\0{sha256_file(file)}\n" for file in files))
+
+
+def _method(processor: Any) -> str:
+    settings = processor.to_dict()
+    words = [_RESAMPLE.get(settings.get("resample"), "unknown")] if settings.get("do_resize") else ["not resized"]
+    if settings.get("do_center_crop"):
+        words.append("centre crop")
+    return ", ".join(words)
+
+
+def _insist_finite(features: np.ndarray, rows: pd.DataFrame, about: Extractor) -> None:
+    bad = rows["image_id"][~np.isfinite(features).all(axis=1)].tolist()
+    if bad:
+        raise UserError(
+            f"features of {len(bad)} images are not finite: {', '.join(bad[:10])}",
+            where=about.name,
+            mend="look at these images, or take another extractor",
+        )

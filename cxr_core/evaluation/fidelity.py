@@ -1,0 +1,238 @@
+"""Fidelity: how far synthetic images lie from held-out real patients, beside how far these lie from each other.
+
+FID falls with n, so two numbers are set side by side only at equal effective n. All sides of a comparison have the
+label x view mix of the synthetic Dataset.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cxr_core.data.findings import Findings
+from cxr_core.evaluation.distances import fid, kid
+from cxr_core.evaluation.intervals import patient_weights
+from cxr_core.evaluation.metrics import (
+    Coverage,
+    Distance,
+    Extractor,
+    FidelityResult,
+    Interval,
+    Missing,
+    Resize,
+    Side,
+)
+from cxr_core.evaluation.mix import Mix, Sample, cell_names, halves
+from cxr_core.runs.progress import bar
+from cxr_core.seeds import derive_seed
+
+HELD_OUT = ("val", "test")
+_NEEDED = 2
+"""Effective images that are needed, in feature widths: with fewer a covariance says more of the sample than of it."""
+_NAMED = 8
+"""Cells left out that are named; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Featured:
+    """Images with their features: rows with image_id, patient_id, split, view and labels; features (n, width)."""
+
+    rows: pd.DataFrame
+    features: np.ndarray
+
+    def where(self, chosen: pd.Series | np.ndarray) -> "Featured":
+        """The images that a boolean array chooses."""
+        kept = np.flatnonzero(chosen)
+        return Featured(self.rows.iloc[kept], self.features[kept])
+
+
+@dataclass(frozen=True)
+class _Set:
+    """One side of a comparison: a sample with what it is called."""
+
+    what: str
+    sample: Sample
+    is_real: bool
+
+    def side(self) -> Side:
+        groups = np.unique(self.sample.groups)
+        num_patients = len(groups) if self.is_real else None
+        num_images, effective = len(self.sample), round(self.sample.effective, 1)
+        return Side(what=self.what, num_images=num_images, num_patients=num_patients, effective=effective)
+
+
+@dataclass(frozen=True)
+class Comparer:
+    """What all comparisons of one evaluation share; `seed` decides halves, subsets and resamples."""
+
+    findings: Findings
+    num_resamples: int
+    seed: int
+
+    def distance(self, a: _Set, b: _Set, mix: Mix) -> Distance:
+        """FID and KID of two sets with their intervals, or why there are none."""
+        coverage = _coverage(mix, self.findings)
+        bare = Distance(a=a.side(), b=b.side(), coverage=coverage)
+        short = coverage.num_cells == 0 and "no combination of labels and view has images on every side"
+        if reason := short or _too_few(a) or _too_few(b):
+            return bare.model_copy(update={"not_computed": reason})
+        x, y = a.sample, b.sample
+        weights = [self._weights(side.sample, side.what) for side in (a, b)]
+        kids = kid(x.features, y.features, *weights)
+        fids = np.empty(1 + self.num_resamples)
+        with bar(f"FID of {a.what} to {b.what}", len(fids)) as progress:
+            for i, pair in enumerate(zip(*weights, strict=True)):
+                fids[i] = fid(x.features, y.features, *pair)
+                progress.advance()
+        return bare.model_copy(update={"fid": _interval(fids, at_least=0), "kid": _interval(kids)})
+
+    def _weights(self, sample: Sample, what: str) -> np.ndarray:
+        """(1 + resamples, n): of the set itself, then of each resample of its patients or images."""
+        counts = patient_weights(sample.groups, derive_seed(self.seed, "bootstrap", what), self.num_resamples)
+        return np.concatenate([sample.weights()[None], sample.weights(counts)])
+
+
+def measure(
+    real: Featured,
+    synthetic: Featured,
+    extractor: Extractor,
+    sizes: tuple[int, int],
+    findings: Findings,
+    num_resamples: int,
+    seed: int,
+) -> FidelityResult:
+    """All comparisons of a synthetic Dataset with the real one.
+
+    `real` holds the held-out images and those of training; `sizes` are the stored pixels a side of real and synthetic
+    images.
+    """
+    compare = Comparer(findings, num_resamples, seed)
+    held_out = real.where(real.rows["split"].isin(HELD_OUT))
+    train = real.where(real.rows["split"] == "train")
+    beside_floor, floor = _floor(compare, held_out, synthetic)
+    to_held_out, to_train = _copying(compare, held_out, train, synthetic)
+    alarm, alarm_words = judge_copying(to_held_out, to_train, floor)
+    comparable, comparability = _comparability(extractor)
+    return FidelityResult(
+        extractor=extractor,
+        resize=Resize(real=sizes[0], synthetic=sizes[1], to=extractor.size, method=extractor.method),
+        comparable=comparable,
+        comparability=comparability,
+        resamples=num_resamples,
+        headline=_headline(compare, held_out, synthetic),
+        beside_floor=beside_floor,
+        floor=floor,
+        to_held_out=to_held_out,
+        to_train=to_train,
+        alarm=alarm,
+        alarm_words=alarm_words,
+    )
+
+
+def _headline(compare: Comparer, held_out: Featured, synthetic: Featured) -> Distance:
+    mix = Mix.of(synthetic.rows, [held_out.rows])
+    return compare.distance(_synthetic(mix, synthetic), _real(mix, held_out, "held-out images"), mix)
+
+
+def _floor(compare: Comparer, held_out: Featured, synthetic: Featured) -> tuple[Distance, Distance]:
+    """Synthetic images, and the second half of the held-out patients, against the first half, at one effective n."""
+    first, second = (held_out.where(half) for half in halves(held_out.rows["patient_id"], compare.seed))
+    mix = Mix.of(synthetic.rows, [first.rows, second.rows])
+    drawn = _synthetic(mix, synthetic)
+    against = _real(mix, first, "one half of the held-out patients")
+    other = _thinned(_real(mix, second, "the other half of the held-out patients"), len(drawn.sample), compare.seed)
+    some = _some(drawn, other, compare.seed)
+    return compare.distance(some, against, mix), compare.distance(other, against, mix)
+
+
+def _copying(compare: Comparer, held_out: Featured, train: Featured, synthetic: Featured) -> tuple[Distance, Distance]:
+    """Synthetic images against held-out and against training patients, at one effective n of these."""
+    mix = Mix.of(synthetic.rows, [held_out.rows, train.rows])
+    drawn = _synthetic(mix, synthetic)
+    references = [_real(mix, held_out, "held-out images"), _real(mix, train, "training images")]
+    smaller = min(reference.sample.effective for reference in references)
+    outside, inside = (_thinned(reference, smaller, compare.seed) for reference in references)
+    return compare.distance(drawn, outside, mix), compare.distance(drawn, inside, mix)
+
+
+def judge_copying(to_held_out: Distance, to_train: Distance, floor: Distance) -> tuple[bool | None, str]:
+    """Whether synthetic images are nearer to training patients by more than the width of the floor's interval."""
+    if to_train.fid is None or to_held_out.fid is None or floor.fid is None:
+        reason = to_train.not_computed or to_held_out.not_computed or floor.not_computed
+        return None, f"The copying alarm was not computed: {reason}."
+    nearer, noise = to_held_out.fid.value - to_train.fid.value, floor.fid.high - floor.fid.low
+    alarm = nearer > noise
+    found = (
+        f"FID to training patients is {to_train.fid.value:.3g}, to held-out ones {to_held_out.fid.value:.3g} at equal "
+        f"effective n; the floor's interval is {noise:.3g} wide"
+    )
+    if alarm:
+        return True, f"Alarm: synthetic images are nearer to training patients than chance explains. {found}."
+    return False, f"No alarm: synthetic images are not nearer to training patients than chance explains. {found}."
+
+
+def _real(mix: Mix, images: Featured, what: str) -> _Set:
+    return _Set(what, mix.sample(images.rows, images.features, images.rows["patient_id"]), True)
+
+
+def _synthetic(mix: Mix, images: Featured) -> _Set:
+    return _Set("synthetic images", mix.sample(images.rows, images.features, images.rows["image_id"]), False)
+
+
+def _thinned(whole: _Set, effective: float, seed: int) -> _Set:
+    return _Set(whole.what, whole.sample.thinned(effective, derive_seed(seed, "thin")), whole.is_real)
+
+
+def _some(drawn: _Set, like: _Set, seed: int) -> _Set:
+    """As many synthetic images as `like` has in effect."""
+    num = round(like.sample.effective)
+    return _Set(drawn.what, drawn.sample.stratified(num, derive_seed(seed, "subset")), False)
+
+
+def _too_few(side: _Set) -> str | None:
+    width = side.sample.features.shape[1]
+    if side.sample.effective >= _NEEDED * width:
+        return None
+    kind = side.what if side.what.endswith("images") else f"images of {side.what}"
+    return (
+        f"n = {int(side.sample.effective)} effective {kind}, {_NEEDED * width} are needed "
+        f"({_NEEDED} x {width} features)"
+    )
+
+
+def _interval(values: np.ndarray, at_least: float = -np.inf) -> Interval:
+    """The first value, with the spread of the others around their mean.
+
+    A resample repeats images, which biases FID as a smaller n does; that shift is no part of the interval.
+    """
+    value, drawn = float(values[0]), values[1:]
+    low, high = value + np.percentile(drawn, (2.5, 97.5)) - drawn.mean()
+    return Interval(value=value, low=max(float(low), at_least), high=float(high))
+
+
+def _coverage(mix: Mix, findings: Findings) -> Coverage:
+    names = cell_names(mix.lacking, findings)
+    words = f"covers {100 * mix.coverage:.3g} % of the request"
+    if names:
+        rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        words += f"; lacks {', '.join(names[:_NAMED])}{rest}"
+    missing = [Missing(cell=n, share=s) for n, s in zip(names[:_NAMED], mix.lacking, strict=False)]
+    return Coverage(
+        share=mix.coverage,
+        num_cells=len(mix.shares),
+        num_missing=len(names),
+        missing=tuple(missing),
+        words=words,
+    )
+
+
+def _comparability(extractor: Extractor) -> tuple[bool, str]:
+    if extractor.kind == "judge":
+        return False, (
+            "Not comparable with other papers: the features are those of our own judge, so numbers can be compared "
+            "only with others of the same judge."
+        )
+    return True, (
+        "Comparable with other papers only where they use the same weights and resize; the reference, its mix and n "
+        "still differ."
+    )

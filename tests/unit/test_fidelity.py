@@ -1,0 +1,152 @@
+"""The comparisons of fidelity on features with a known answer."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_core.data.findings import NIH
+from cxr_core.evaluation.fidelity import Featured, measure
+from cxr_core.evaluation.metrics import Extractor, FidelityResult
+
+WIDTH = 4
+MODEL = Extractor(
+    kind="model", name="tiny", digest="0" * 64, width=WIDTH, size=16, method="bilinear", output="pooler output"
+)
+VIEWS = {"AP": 0.3, "PA": 0.7}
+
+
+def images(
+    num: int, split: str, *, seed: int, edema: float = 0.5, shift: float = 0.0, only: tuple[str, ...] = ("AP", "PA")
+) -> Featured:
+    """Gaussian features that depend on label and view; two images a patient; `shift` moves them all."""
+    generator = np.random.default_rng(seed)
+    ids = [f"{split}{i:05d}" for i in range(num)]
+    labels = np.where(generator.random(num) < edema, NIH.bit("Edema"), 0)
+    shares = np.array([VIEWS[name] for name in only])
+    views = generator.choice(only, num, p=shares / shares.sum())
+    patients = ["" if split == "synthetic" else f"{split}{i // 2:05d}" for i in range(num)]
+    rows = pd.DataFrame(
+        {"image_id": ids, "patient_id": patients, "split": split, "view": views, "labels": labels.astype(np.int64)}
+    )
+    features = generator.normal(size=(num, WIDTH)) + shift
+    features[:, 0] += 2 * (labels > 0)
+    features[:, 1] += 2 * (views == "AP")
+    return Featured(rows, features.astype(np.float32))
+
+
+def joined(*parts: Featured) -> Featured:
+    rows = pd.concat([part.rows for part in parts], ignore_index=True)
+    return Featured(rows, np.concatenate([part.features for part in parts]))
+
+
+def real(num: int = 300) -> Featured:
+    return joined(
+        images(num, "test", seed=1, edema=0.2),
+        images(num // 3, "val", seed=2, edema=0.2),
+        images(2 * num, "train", seed=3, edema=0.2),
+    )
+
+
+def found(synthetic: Featured, reference: Featured | None = None, *, extractor: Extractor = MODEL) -> FidelityResult:
+    return measure(reference or real(), synthetic, extractor, (64, 32), NIH, num_resamples=60, seed=7)
+
+
+def test_given_synthetic_images_of_the_same_distribution_they_stand_at_the_floor() -> None:
+    result = found(images(600, "synthetic", seed=9))
+    beside, floor = result.beside_floor, result.floor
+    assert beside.fid is not None
+    assert floor.fid is not None
+    assert floor.kid is not None
+    assert floor.fid.low <= beside.fid.value <= floor.fid.high
+    assert floor.kid.low < 0 < floor.kid.high
+    assert beside.a.effective == pytest.approx(floor.a.effective, rel=0.03)
+    assert beside.b == floor.b
+    assert result.headline.fid is not None
+    assert result.headline.fid.low <= result.headline.fid.value <= result.headline.fid.high
+    assert (result.headline.a.num_images, result.headline.b.num_images, result.headline.b.num_patients) == (
+        600,
+        400,
+        200,
+    )
+    assert result.headline.b.effective < 400  # the mixes differ, so weights do
+    assert result.alarm is False
+
+
+def test_given_images_that_are_elsewhere_the_distance_is_far_above_the_floor() -> None:
+    result = found(images(600, "synthetic", seed=9, shift=1))
+    assert result.beside_floor.fid is not None
+    assert result.floor.fid is not None
+    assert result.floor.kid is not None
+    assert result.beside_floor.kid is not None
+    assert result.beside_floor.fid.low > result.floor.fid.high
+    assert result.beside_floor.kid.low > result.floor.kid.high
+    assert result.beside_floor.fid.value == pytest.approx(4, rel=0.3)  # a shift by 1 in 4 features
+
+
+def test_given_fewer_synthetic_images_than_a_half_the_floor_is_thinned_to_their_number() -> None:
+    result = found(images(60, "synthetic", seed=9))
+    assert result.floor.a.effective == pytest.approx(60, abs=3)
+    assert result.beside_floor.a.effective == pytest.approx(result.floor.a.effective, abs=3)
+
+
+def test_given_copies_of_training_images_the_alarm_says_so() -> None:
+    train = images(400, "train", seed=3, shift=0.8)
+    copies = Featured(train.rows.assign(split="synthetic", patient_id=""), train.features)
+    result = found(copies, joined(images(400, "test", seed=1), train))
+    assert result.alarm is True
+    assert result.alarm_words.startswith("Alarm: synthetic images are nearer to training patients than chance explains")
+    assert result.to_train.b.effective == pytest.approx(result.to_held_out.b.effective, rel=0.03)
+
+
+def test_given_too_few_held_out_images_there_is_no_number_but_the_reason() -> None:
+    few = joined(images(7, "test", seed=1), images(600, "train", seed=3))
+    result = found(images(600, "synthetic", seed=9), few)
+    assert result.headline.fid is None
+    assert result.headline.kid is None
+    assert result.headline.not_computed is not None
+    expected = f"n = {int(result.headline.b.effective)} effective held-out images, 8 are needed (2 x 4 features)"
+    assert result.headline.not_computed == expected
+    assert result.alarm is None
+    assert result.alarm_words.startswith("The copying alarm was not computed: n = ")
+
+
+def test_given_no_synthetic_image_like_a_held_out_one_nothing_is_compared() -> None:
+    result = found(images(100, "synthetic", seed=9, only=("AP",)), images(100, "test", seed=1, only=("PA",)))
+    assert result.headline.not_computed == "no combination of labels and view has images on every side"
+    assert result.headline.coverage.words == "covers 0 % of the request; lacks No Finding AP, Edema AP"
+
+
+def test_given_cells_that_held_out_images_lack_the_coverage_names_them_with_their_share() -> None:
+    synthetic = images(400, "synthetic", seed=9, only=("PA",))
+    odd = images(100, "synthetic", seed=10, edema=1.0, only=("AP",))
+    odd = Featured(odd.rows.assign(image_id="odd-" + odd.rows["image_id"]), odd.features)
+    result = found(
+        joined(synthetic, odd), joined(images(300, "test", seed=1, only=("PA",)), images(300, "train", seed=2))
+    )
+    coverage = result.headline.coverage
+    assert coverage.words == "covers 80 % of the request; lacks Edema AP"
+    assert [(each.cell, each.share) for each in coverage.missing] == [("Edema AP", pytest.approx(0.2))]
+    assert result.headline.a.num_images == 400
+
+
+def test_given_the_same_seed_all_numbers_are_the_same_and_given_rows_in_another_order_too() -> None:
+    synthetic, reference = images(200, "synthetic", seed=9), real(150)
+    first = found(synthetic, reference)
+    assert found(synthetic, reference) == first
+    turned = reference.where(np.ones(len(reference.rows), bool))
+    back = np.arange(len(turned.rows))[::-1]
+    turned = Featured(turned.rows.iloc[back], turned.features[back])
+    again = found(synthetic, turned)
+    assert again.headline.fid is not None
+    assert first.headline.fid is not None
+    assert again.headline.fid.value == pytest.approx(first.headline.fid.value)
+    assert again.floor.a == first.floor.a
+
+
+def test_given_our_own_judge_the_result_says_that_other_papers_do_not_compare() -> None:
+    judge = MODEL.model_copy(update={"kind": "judge"})
+    result = found(images(200, "synthetic", seed=9), extractor=judge)
+    assert result.comparable is False
+    assert "Not comparable with other papers: the features are those of our own judge" in result.comparability
+    assert found(images(200, "synthetic", seed=9)).comparable is True
+    assert (result.resize.real, result.resize.synthetic, result.resize.to) == (64, 32, 16)
