@@ -16,7 +16,7 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.settings import Name, Settings
-from cxr_core.training.settings import DiffusionTrain, LatentsStage, VaeTrain
+from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, LatentsStage, VaeTrain
 
 DATASETS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"latents"})
 MODELS, DENOISERS = frozenset({"train.vae", "train.diffusion"}), frozenset({"train.diffusion"})
@@ -45,6 +45,7 @@ Stage: TypeAlias = Annotated[
     | Annotated[LatentsStage, Tag("latents")]
     | Annotated[VaeTrain, Tag("train.vae")]
     | Annotated[DiffusionTrain, Tag("train.diffusion")]
+    | Annotated[ClassifierTrain, Tag("train.classifier")]
     | Annotated[GenerateStage, Tag("generate")]
     | Annotated[EvaluateStage, Tag("evaluate")],
     Discriminator(_stage_tag),

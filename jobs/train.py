@@ -1,50 +1,58 @@
 """The train job: a chain of checkpoint intervals, each a shard that continues exactly where the one before it ended."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.findings import NO_FINDING
 from cxr_core.data.latents import LatentCache
 from cxr_core.data.prompts import MAX_TOKENS, token_counter
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import Checkpoint, final_checkpoint, is_kept, lock_base, vae_sha256, write_checkpoints
 from cxr_core.models.geometry import Geometry
-from cxr_core.models.presets import PRESETS
-from cxr_core.runs.files import canonical_json, read_json, sha256_text, size_of, write_json
+from cxr_core.models.presets import CLASSIFIERS, PRESETS
+from cxr_core.runs.files import canonical_json, sha256_text, size_of, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from cxr_core.training.settings import DiffusionTrain, TrainSettings, VaeTrain
+from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, TrainSettings, VaeTrain
+
+Train: TypeAlias = VaeTrain | DiffusionTrain | ClassifierTrain
 
 _FILES_A_CHECKPOINT = 14
+_FILES_A_CLASSIFIER = 2
 _NUMBERS_A_PARAMETER = 4
 """In a training state: the weight, two moments and the average."""
 
 
-def estimate(settings: VaeTrain | DiffusionTrain, inputs: Mapping[str, Estimate | Path]) -> Estimate:
+def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """Checkpoints that stay, and one training state."""
     intervals = _intervals(settings)
     num_kept = sum(_stays(settings, shard) for shard in intervals)
-    base = inputs.get("base")
-    if isinstance(base, Estimate):
-        weights, notes = base.num_bytes, ["at most this: the size of the base is known once it is trained"]
-    else:
-        weights, notes = (size_of(base) if base else PRESETS[str(_preset(settings))].num_bytes), []
+    weights, notes = _weight_bytes(settings, inputs.get("base"))
     num_bytes = (num_kept + _NUMBERS_A_PARAMETER) * weights
-    num_files = num_kept * _FILES_A_CHECKPOINT + 4 * len(intervals) + 8
+    files_each = _FILES_A_CLASSIFIER if isinstance(settings, ClassifierTrain) else _FILES_A_CHECKPOINT
+    num_files = num_kept * files_each + 4 * len(intervals) + 8
     return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes)
 
 
 def freeze(context: Context, work: Path) -> Draft:
-    """Check that inputs fit together; write base.json (what is trained further) and preview.json (what is drawn)."""
-    settings: VaeTrain | DiffusionTrain = context.settings
-    if "base" in context.inputs:
+    """Check that inputs fit together; write what is decided once.
+
+    base.json says what is trained further, preview.json what is drawn, and findings.json what a classifier tells.
+    """
+    settings: Train = context.settings
+    if not isinstance(settings, ClassifierTrain) and "base" in context.inputs:
         lock_base(final_checkpoint(context.inputs["base"]), settings.base_sha256, work / "base.json")
     if isinstance(settings, VaeTrain):
         _check_vae(settings, context.inputs)
+    elif isinstance(settings, ClassifierTrain):
+        findings = _check_classifier(settings, context.inputs)
+        write_json(work / "findings.json", {"format": 1, "findings": findings})
     else:
         prompts = _check_diffusion(settings, context.inputs)
         write_json(work / "preview.json", {"format": 1, "prompts": prompts})
@@ -94,6 +102,19 @@ def _stays(settings: TrainSettings, shard: Shard, newest: int | None = None) -> 
     return is_kept(shard.stop, newest or settings.steps, interval=interval, last=keep.last, every=keep.every)
 
 
+def _weight_bytes(settings: Train, base: Estimate | Path | None) -> tuple[int, list[str]]:
+    """Bytes of one checkpoint, and what has to be said of them."""
+    if isinstance(settings, ClassifierTrain):
+        notes = [] if settings.findings else ["at most this: how many findings there are is known once it starts"]
+        return CLASSIFIERS[settings.preset].num_bytes(len(settings.findings) or _MOST_FINDINGS), notes
+    if isinstance(base, Estimate):
+        return base.num_bytes, ["at most this: the size of the base is known once it is trained"]
+    return size_of(base) if base else PRESETS[str(_preset(settings))].num_bytes, []
+
+
+_MOST_FINDINGS = 62
+
+
 def _preset(settings: TrainSettings) -> str | None:
     return settings.preset if isinstance(settings, VaeTrain) else None
 
@@ -139,6 +160,47 @@ def _check_preview(settings: DiffusionTrain, base: Path) -> None:
             )
 
 
+def _check_classifier(settings: ClassifierTrain, inputs: Mapping[str, Path]) -> list[str]:
+    """Raise UserError where it cannot learn from the Dataset. Returns the findings that it will tell."""
+    dataset, preset = Dataset.open(inputs["dataset"]), CLASSIFIERS[settings.preset]
+    where = f"stage {settings.name!r}"
+    size = settings.image_size or dataset.info.size
+    if size < preset.least_image_size:
+        mend = f"set image_size: {preset.least_image_size}, or take another preset"
+        what = f"{preset.name} needs images of at least {preset.least_image_size} pixels a side, not {size}"
+        raise UserError(what, where=where, mend=mend)
+    if settings.batch_size < preset.least_batch:
+        raise UserError(
+            f"{preset.name} cannot learn from one image a step", where=where, mend="set batch_size: 2 or more"
+        )
+    _check_splits(settings, dataset.rows["split"], str(dataset.folder))
+    return _findings(settings, dataset)
+
+
+def _findings(settings: ClassifierTrain, dataset: Dataset) -> list[str]:
+    names, where = dataset.findings.names, f"stage {settings.name!r}, findings"
+    unknown = [name for name in settings.findings if name not in names]
+    if unknown:
+        raise UserError(
+            f"the Dataset knows no finding {', '.join(map(repr, unknown))}",
+            where=where,
+            mend=f"known are: {', '.join(names)}; {NO_FINDING} is an image without any of them, and no output",
+        )
+    train = dataset.rows[dataset.rows["split"] == "train"]
+    shown = dict(zip(names, dataset.label_matrix(train).max(axis=0).tolist(), strict=True))
+    never = [name for name in settings.findings if not shown[name]]
+    if never:
+        raise UserError(
+            f"no training image has {', '.join(never)}",
+            where=where,
+            mend=f"leave it out; training images have: {', '.join(name for name in names if shown[name]) or 'none'}",
+        )
+    found = list(settings.findings) or [name for name in names if shown[name]]
+    if not found:
+        raise UserError("no training image has any finding", where=str(dataset.folder), mend="give a labelled Dataset")
+    return found
+
+
 def _check_splits(settings: TrainSettings, splits: pd.Series, where: str) -> None:
     found = set(splits)
     if "train" not in found:
@@ -156,13 +218,14 @@ def _checkpoint(context: Context, shard: Shard, receipt: Receipt) -> Checkpoint:
         return receipt.path(context.folder, role).relative_to(context.folder).as_posix()
 
     stays = _stays(context.settings, shard)
-    sha256 = next(data.sha256 for data in receipt.data if data.role == "checkpoint")
+    sha256 = {data.role: data.sha256 for data in receipt.data}
+    last_row = (context.folder / place("metrics")).read_text().splitlines()[-1]
     return Checkpoint(
         step=shard.stop,
         shard=shard.id,
         path=place("checkpoint") if stays else None,
-        sha256=sha256 if stays else None,
-        preview=place("preview"),
+        sha256=sha256["checkpoint"] if stays else None,
+        preview=place("preview") if "preview" in sha256 else None,
         metrics=place("metrics"),
-        validation_loss=read_json(context.folder / place("preview") / "preview.json")["validation_loss"],
+        validation_loss=json.loads(last_row)["validation_loss"],
     )

@@ -1,8 +1,9 @@
-"""Checkpoints of a train stage: full diffusers folders, listed in `checkpoints.json`, thinned by a keep rule."""
+"""Checkpoints of a train stage: whole model folders, listed in `checkpoints.json`, thinned by a keep rule."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from cxr_core.errors import UserError
 from cxr_core.runs.files import read_json, sha256_file, sha256_text, walk_files, write_json
@@ -16,14 +17,14 @@ class Checkpoint:
     """One checkpoint of a train stage; paths are relative to the stage's folder.
 
     `path` and `sha256` are None once the keep rule has removed the weights. `preview` is the folder with preview.png
-    and preview.json, `metrics` the JSON lines of the interval's steps; these always stay.
+    and preview.json (None for a classifier), `metrics` the JSON lines of the interval's steps; these always stay.
     """
 
     step: int
     shard: str
     path: str | None
     sha256: str | None
-    preview: str
+    preview: str | None
     metrics: str
     validation_loss: float | None = None
 
@@ -45,20 +46,37 @@ def read_checkpoints(stage_folder: Path) -> list[Checkpoint]:
     return [Checkpoint(**checkpoint) for checkpoint in value["checkpoints"]]
 
 
-def final_checkpoint(path: Path) -> Path:
-    """The diffusers folder that `path` stands for: a train stage's final checkpoint, or the folder itself.
+ModelKind = Literal["stable-diffusion", "classifier"]
 
-    Raises UserError where `path` is neither.
+_MARKS: dict[ModelKind, tuple[str, str, str]] = {
+    "stable-diffusion": (
+        "model_index.json",
+        "a Stable Diffusion folder",
+        "give the folder that holds model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/",
+    ),
+    "classifier": (
+        "classifier.json",
+        "a classifier's folder",
+        "give a train stage with model: classifier, or the folder with classifier.json and classifier.safetensors",
+    ),
+}
+"""Kind -> the file by which its folder is known, the folder in words, and what to give."""
+
+
+def final_checkpoint(path: Path, kind: ModelKind = "stable-diffusion") -> Path:
+    """The model folder that `path` stands for: a train stage's final checkpoint, or the folder itself.
+
+    Raises UserError where `path` is neither, or holds a model of another kind.
     """
-    if (path / INDEX).is_file():
-        return path / str(read_checkpoints(path)[-1].path)
-    if (path / "model_index.json").is_file():
-        return path
-    raise UserError(
-        "neither a finished train stage nor a Stable Diffusion folder (it has no model_index.json)",
-        where=str(path),
-        mend="give the folder that holds model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/",
-    )
+    is_stage = (path / INDEX).is_file()
+    folder = path / str(read_checkpoints(path)[-1].path) if is_stage else path
+    mark, words, mend = _MARKS[kind]
+    for other, (other_mark, other_words, _) in _MARKS.items():
+        if other != kind and (folder / other_mark).is_file():
+            raise UserError(f"{other_words}, where {words} is wanted", where=str(path), mend=mend)
+    if is_stage or (folder / mark).is_file():
+        return folder
+    raise UserError(f"neither a finished train stage nor {words} (it has no {mark})", where=str(path), mend=mend)
 
 
 def weights_sha256(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Sizes of Stable Diffusion: the parts' configs as plain data. Nothing here imports torch."""
+"""Sizes of models as plain data: Stable Diffusion's parts, and classifiers. Nothing here imports torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -141,3 +141,42 @@ SD21_BASE = Preset(
 """Stable Diffusion 2.1-base as published by Stability AI; its weights are a folder of the user's."""
 
 PRESETS = {preset.name: preset for preset in (NANO, TINY, SD21_BASE)}
+
+
+@dataclass(frozen=True)
+class ClassifierPreset:
+    """One size of classifier. Without `channels` (of the stages, each of half the resolution) it is a library's own."""
+
+    name: str
+    feature_width: int
+    num_parameters: int
+    """Without the outputs, each of which has feature_width + 1."""
+    least_image_size: int
+    least_batch: int = 1
+    channels: tuple[int, ...] = ()
+
+    def num_bytes(self, num_findings: int) -> int:
+        """Bytes of a checkpoint in float32, without its small file."""
+        return 4 * (self.num_parameters + num_findings * (self.feature_width + 1))
+
+
+SMALL = ClassifierPreset(
+    name="small",
+    feature_width=64,
+    num_parameters=227_184,
+    least_image_size=16,
+    channels=(16, 32, 64, 64),
+)
+"""For a CPU and images of 32 to 128 pixels."""
+
+DENSENET121 = ClassifierPreset(
+    name="densenet121",
+    feature_width=1024,
+    num_parameters=6_947_584,
+    least_image_size=32,
+    # BatchNorm in training: over one image that has shrunk to one pixel there is no variance.
+    least_batch=2,
+)
+"""The usual judge of chest X-rays, for a GPU."""
+
+CLASSIFIERS = {preset.name: preset for preset in (SMALL, DENSENET121)}

@@ -22,7 +22,7 @@ MOST_ROWS = 6
 """Checkpoints whose previews are shown; of more, as many spread evenly, always with the first and the last."""
 
 
-_MODELS = {"vae": "Autoencoder (VAE)", "diffusion": "Diffusion model"}
+_MODELS = {"vae": "Autoencoder (VAE)", "diffusion": "Diffusion model", "classifier": "Classifier (judge)"}
 
 
 def training_section(run: RunView) -> Section:
@@ -57,10 +57,11 @@ def _curves(stage: StageView) -> Iterator[Charts]:
 _LEAST_WINDOW = 5
 """Steps over which the loss is averaged at least; in long training a fiftieth of it."""
 
-_HELD_OUT = ("validation_loss",)
+_HELD_OUT = ("validation_loss", "validation_auroc")
 
 _OTHERS = {
     "validation_loss": "validation loss",
+    "validation_auroc": "validation AUROC, mean over findings",
     "lr": "learning rate",
     "grad_norm": "gradient norm before clipping",
 }
@@ -174,5 +175,5 @@ def _curve_caption(stage: StageView, values: pd.DataFrame, window: int) -> str:
     images = f", {several(batch, 'image')} a step" if batch else ""
     return (
         f"{several(len(values), 'step')}{images}. Loss: each step faint{thinning}; in full colour a running mean over "
-        f"{several(window, 'step')}. Validation loss is measured at checkpoints, on images of held-out patients."
+        f"{several(window, 'step')}. Validation is measured at checkpoints, on images of held-out patients."
     )

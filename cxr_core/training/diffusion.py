@@ -75,6 +75,8 @@ class Batch:
 class DiffusionTask:
     """See `engine.Task`. Trains `pipeline.unet`, and `pipeline.text_encoder` with it, on a latent cache."""
 
+    training_mode = False
+
     def __init__(
         self, pipeline: Any, cache: LatentCache, settings: DiffusionTrain, seed: int, prompts: Sequence[str]
     ) -> None:
@@ -102,7 +104,7 @@ class DiffusionTask:
         return self.cache.rows["image_id"].iloc[self.train_rows[self.order.batch(step)]].tolist()
 
     @torch.no_grad()
-    def validation_loss(self) -> float | None:
+    def validation(self) -> dict[str, Any]:
         """Mean error on images of held-out patients, at fixed steps spread evenly and fixed noise; None without any."""
         num, seed = len(self.held_out), derive_seed(self.seed, "validation noise")
         steps = ((np.arange(num) + 0.5) / max(num, 1) * self._num_steps).astype(int)
@@ -112,7 +114,8 @@ class DiffusionTask:
         ]
         size = self.settings.batch_size
         parts = [self._collate(draws[start : start + size]) for start in range(0, num, size)]
-        return float(torch.cat([self._errors(self.module, part) for part in parts]).mean()) if num else None
+        loss = float(torch.cat([self._errors(self.module, part) for part in parts]).mean()) if num else None
+        return {"validation_loss": loss}
 
     def preview(self) -> Preview:
         """The same prompts from the same noise at every checkpoint: a column a prompt, a row a noise."""
@@ -139,7 +142,7 @@ class DiffusionTask:
     def before_export(self) -> None:
         """Nothing to measure."""
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, step: int) -> None:
         """Write the whole pipeline as a diffusers folder."""
         stable_diffusion.save(self.pipeline, folder)
 

@@ -1,4 +1,4 @@
-"""An exponential moving average of weights, in float32."""
+"""An exponential moving average of weights, and of the statistics that layers gather of them, in float32."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ def decay_at(step: int, decay: float) -> float:
 class Ema:
     """average <- d * average + (1 - d) * weights, with d = `decay_at` the update's number."""
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, torch.Tensor], decay: float) -> None:
         self.decay = decay
         self._parameters = list(parameters.values())
         self.average = {name: parameter.detach().float().clone() for name, parameter in parameters.items()}

@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,27 +33,37 @@ class Task(Protocol):
     def module(self) -> torch.nn.Module:
         """Holds all parameters that are trained (`requires_grad`), and is called by `loss`."""
 
+    @property
+    def training_mode(self) -> bool:
+        """Whether the module is trained in training mode, for BatchNorm; it must hold no dropout then.
+
+        Dropout would draw from torch's global state. Measured, drawn and exported is always in evaluation mode.
+        """
+
     def loss(self, module: torch.nn.Module, step: int) -> torch.Tensor:
         """Mean loss of the batch at `step` (from 0). `module` is `self.module` as prepared for the device."""
 
     def image_ids(self, step: int) -> Sequence[str]:
         """The images of the batch at `step`."""
 
-    def validation_loss(self) -> float | None:
-        """Loss on held-out patients' images, always on the same ones; None without any."""
+    def validation(self) -> dict[str, Any]:
+        """What is measured on held-out patients' images, always the same ones: for the last metrics row.
 
-    def preview(self) -> Preview:
-        """Pictures of what the weights make, always of the same things."""
+        `validation_loss` is always there, and None without any such images.
+        """
+
+    def preview(self) -> Preview | None:
+        """Pictures of what the weights make, always of the same things; None from a model that makes no pictures."""
 
     def before_export(self) -> None:
         """Measure what belongs into the exported folder's configs."""
 
-    def export(self, folder: Path) -> None:
-        """Write the whole pipeline as a diffusers folder."""
+    def export(self, folder: Path, step: int) -> None:
+        """Write the whole model, as it is after `step` steps, into a new folder."""
 
 
 class Engine:
-    """Weights, AdamW's moments, the moving average and the number of steps done."""
+    """Weights and buffers, AdamW's moments, the moving average and the number of steps done."""
 
     def __init__(self, task: Task, settings: TrainSettings) -> None:
         self.task, self.settings, self.step = task, settings, 0
@@ -67,9 +76,11 @@ class Engine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        # Modules stay in evaluation mode: dropout would draw from torch's global state.
-        self.module, self.optimizer = self.accelerator.prepare(task.module.eval(), optimizer)
-        self.ema = None if settings.ema_decay is None else Ema(self.parameters, settings.ema_decay)
+        self.module, self.optimizer = self.accelerator.prepare(task.module.train(task.training_mode), optimizer)
+        self.buffers = _saved_buffers(task.module)
+        # Statistics of activations belong to the weights they were gathered with, so both are averaged.
+        averaged = self.parameters | {name: b for name, b in self.buffers.items() if b.is_floating_point()}
+        self.ema = None if settings.ema_decay is None else Ema(averaged, settings.ema_decay)
 
     def train(self, stop: int, progress: Bar) -> list[dict[str, Any]]:
         """Step until `stop` steps are done. Returns a metrics row a step, its `step` counted from 1.
@@ -84,9 +95,15 @@ class Engine:
             progress.advance(num, loss=rows[-1]["loss"], images_per_second=rate)
         return rows
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Inside the block the weights are those that a checkpoint exports."""
-        return self.ema.applied() if self.ema else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def exported(self) -> Iterator[None]:
+        """Inside the block the model is the one that a checkpoint exports: averaged, and in evaluation mode."""
+        self.module.eval()
+        try:
+            with self.ema.applied() if self.ema else contextlib.nullcontext():
+                yield
+        finally:
+            self.module.train(self.task.training_mode)
 
     def save(self, folder: Path) -> None:
         """Write the whole state: `state.safetensors` and `state.json`. Equal states give equal bytes."""
@@ -97,8 +114,9 @@ class Engine:
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote, bit for bit. Raises UserError if it is of another model or another format."""
         about, found = read_json(folder / "state.json"), load_file(folder / "state.safetensors")
-        missing = {f"weights/{name}" for name in self.parameters} ^ {name for name in found if name[:8] == "weights/"}
-        if about["format"] != FORMAT or missing or ("ema/" in {name[:4] for name in found}) != bool(self.ema):
+        wanted = {f"weights/{name}" for name in self.parameters} | {f"buffers/{name}" for name in self.buffers}
+        misfit = wanted ^ {name for name in found if name.startswith(("weights/", "buffers/"))}
+        if about["format"] != FORMAT or misfit or ("ema/" in {name[:4] for name in found}) != bool(self.ema):
             raise UserError(
                 "the training state is of another model, other settings or another version",
                 where=str(folder),
@@ -143,6 +161,7 @@ class Engine:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"weights/{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        tensors |= {f"buffers/{name}": buffer for name, buffer in self.buffers.items()}
         tensors |= {f"ema/{name}": tensor for name, tensor in (self.ema.average if self.ema else {}).items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
@@ -155,12 +174,20 @@ class Engine:
             kind, _, rest = name.partition("/")
             if kind == "weights":
                 self.parameters[rest].copy_(tensor)
+            elif kind == "buffers":
+                self.buffers[rest].copy_(tensor)
             elif kind == "ema" and self.ema:
                 self.ema.average[rest].copy_(tensor)
             else:
                 index, _, key = rest.partition("/")
                 moments.setdefault(int(index), {})[key] = tensor.clone()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+
+
+def _saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What layers gather while they train, such as BatchNorm's statistics; not what they can compute anew."""
+    saved = module.state_dict()
+    return {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
 def _accelerator(precision: str) -> Accelerator:

@@ -13,7 +13,7 @@ import torch
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
 from cxr_core.errors import UserError
-from cxr_core.models import stable_diffusion
+from cxr_core.models import classifier, stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import PRESETS
 from cxr_core.runs.files import canonical_json, read_json, sha256_path, sha256_text
@@ -22,9 +22,10 @@ from cxr_core.runs.progress import bar
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Output
 from cxr_core.seeds import derive_seed
+from cxr_core.training.classifier import ClassifierTask
 from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.engine import Engine, Task, threads
-from cxr_core.training.settings import TrainSettings, VaeTrain
+from cxr_core.training.settings import ClassifierTrain, TrainSettings, VaeTrain
 from cxr_core.training.vae import VaeTask
 
 
@@ -43,7 +44,7 @@ _live: _Live | None = None
 
 
 def run_interval(context: Context, shard: Shard, work: Path) -> Output:
-    """Train from `shard.start` to `shard.stop` steps; write checkpoint, state, preview and metrics into `work`.
+    """Train from `shard.start` to `shard.stop` steps; write checkpoint, state, metrics and any preview into `work`.
 
     Raises UserError naming stage and step if a loss is not finite.
     """
@@ -65,30 +66,33 @@ def run_interval(context: Context, shard: Shard, work: Path) -> Output:
 
 def _write(engine: Engine, rows: list[dict[str, Any]], work: Path) -> Output:
     task = engine.task
-    paths = {"checkpoint": work / "model", "state": work / "training.state"}
-    paths |= {"preview": work / "preview", "metrics": work / "metrics.jsonl"}
+    paths = {"checkpoint": work / "model", "state": work / "training.state", "metrics": work / "metrics.jsonl"}
     engine.save(paths["state"])
-    with engine.averaged():
+    with engine.exported():
         task.before_export()
-        rows[-1]["validation_loss"] = validation_loss = _validation_loss(engine)
-        task.preview().write(paths["preview"], {"step": engine.step, "validation_loss": validation_loss})
-        task.export(paths["checkpoint"])
-    for name in ("preview.png", "preview.json"):
-        shutil.copyfile(paths["preview"] / name, paths["checkpoint"] / name)
+        rows[-1] |= (measured := _validation(engine))
+        preview = task.preview()
+        task.export(paths["checkpoint"], engine.step)
+    if preview:
+        paths["preview"] = work / "preview"
+        preview.write(paths["preview"], {"step": engine.step, "validation_loss": measured["validation_loss"]})
+        for name in ("preview.png", "preview.json"):
+            shutil.copyfile(paths["preview"] / name, paths["checkpoint"] / name)
     paths["metrics"].write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     digests = {role: sha256_path(paths[role]) for role in ("state", "metrics")}
     return Output(paths, sha256_text(canonical_json(digests)))
 
 
-def _validation_loss(engine: Engine) -> float | None:
-    loss = engine.task.validation_loss()
+def _validation(engine: Engine) -> dict[str, Any]:
+    measured = engine.task.validation()
+    loss = measured["validation_loss"]
     if loss is not None and not math.isfinite(loss):
         raise UserError(
             f"the validation loss is {loss} after step {engine.step}",
             where=f"stage {engine.settings.name!r}",
             mend="look at the images of held-out patients, or lower learning_rate; the last checkpoint is kept",
         )
-    return loss
+    return measured
 
 
 def _engine_at(context: Context, shard: Shard) -> Engine:
@@ -106,11 +110,18 @@ def _engine_at(context: Context, shard: Shard) -> Engine:
 
 def _task(context: Context) -> Task:
     settings, inputs, seed = context.settings, context.inputs, context.seed
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(settings, ClassifierTrain):
+        dataset = Dataset.open(inputs["dataset"])
+        findings = tuple(read_json(context.plan_folder / "findings.json")["findings"])
+        size = settings.image_size or dataset.info.size
+        model = classifier.build(settings.preset, size, findings, derive_seed(seed, "weights"))
+        return ClassifierTask(model.to(device), dataset, settings, seed)
     if isinstance(settings, VaeTrain) and settings.preset is not None:
         pipeline = stable_diffusion.build(PRESETS[settings.preset], derive_seed(seed, "weights"))
     else:
         pipeline = stable_diffusion.load(final_checkpoint(inputs["base"]))
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.to(device)
     if isinstance(settings, VaeTrain):
         return VaeTask(pipeline, Dataset.open(inputs["dataset"]), settings, seed)
     prompts = read_json(context.plan_folder / "preview.json")["prompts"]

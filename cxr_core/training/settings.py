@@ -164,3 +164,39 @@ class DiffusionTrain(TrainSettings):
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
     preview: Preview = Preview()
     """The pictures made at each checkpoint."""
+
+
+class ClassifierInputs(Settings):
+    """What the classifier learns from."""
+
+    dataset: str
+    """The Dataset of its images and labels: a stage or a folder."""
+
+
+class ClassifierTrain(TrainSettings):
+    """Train a multi-label classifier of findings from random weights: later the judge of synthetic images."""
+
+    model: Literal["classifier"]
+    """What is trained."""
+    inputs: ClassifierInputs
+    """What it learns from."""
+    preset: Literal["small", "densenet121"] = "small"
+    """Its size (see `cxr_core.models.presets`): small for a CPU and 32 to 128 pixels, densenet121 for a GPU."""
+    findings: tuple[str, ...] = ()
+    """What it tells, an output each; empty: all findings of the Dataset that at least one training image has."""
+    image_size: int | None = Field(default=None, ge=16, le=1024)
+    """Pixels a side that it sees; null: those of the Dataset."""
+    augment: Literal["none", "mild"] = "mild"
+    """mild shifts, turns, zooms, changes brightness and contrast a little; it never flips, as the heart has a side."""
+    balance: bool = True
+    """Images with a finding weigh up to 20 times as much as those without, so that rare findings are learnt. The
+    outputs then rank images, but are no probabilities."""
+    validation_images: int = Field(default=512, ge=0)
+    """Images of held-out patients on which loss and AUROC are measured at each checkpoint; 0 measures none."""
+
+    @model_validator(mode="after")
+    def _findings_differ(self) -> Self:
+        twice = sorted({name for name in self.findings if self.findings.count(name) > 1})
+        if twice:
+            raise ValueError(f"findings names {', '.join(twice)} twice")
+        return self

@@ -38,6 +38,8 @@ class Autoencoder(torch.nn.Module):
 class VaeTask:
     """See `engine.Task`. Trains `pipeline.vae` on the training images of a Dataset."""
 
+    training_mode = False
+
     def __init__(self, pipeline: Any, dataset: Dataset, settings: VaeTrain, seed: int) -> None:
         self.pipeline, self.dataset, self.settings, self.seed = pipeline, dataset, settings, seed
         self.module = Autoencoder(pipeline.vae.requires_grad_(True))
@@ -58,15 +60,15 @@ class VaeTask:
         return self.train_rows["image_id"].iloc[self.order.batch(step)].tolist()
 
     @torch.no_grad()
-    def validation_loss(self) -> float | None:
+    def validation(self) -> dict[str, Any]:
         """Error of reconstruction of held-out patients' images, from the latents' means; None without any."""
         if self.held_out.empty:
-            return None
+            return {"validation_loss": None}
         errors = []
         for start in range(0, len(self.held_out), self.settings.batch_size):
             pixels = self._pixels(self.held_out.iloc[start : start + self.settings.batch_size])
             errors.append(float(self._error(self._reconstruct(pixels), pixels)) * len(pixels))
-        return sum(errors) / len(self.held_out)
+        return {"validation_loss": sum(errors) / len(self.held_out)}
 
     @torch.no_grad()
     def preview(self) -> Preview:
@@ -90,7 +92,7 @@ class VaeTask:
         variance = mean.var() + log_variance.exp().mean()
         self.pipeline.vae.register_to_config(scaling_factor=float(variance.rsqrt()))
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, step: int) -> None:
         """Write the whole pipeline as a diffusers folder."""
         stable_diffusion.save(self.pipeline, folder)
 

@@ -1,0 +1,137 @@
+"""A multi-label classifier of findings: built from a preset with random weights, opened, saved."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cxr_core.models.classifier_folder import WEIGHTS, ClassifierInfo, damaged, read_info, write_info
+from cxr_core.models.presets import CLASSIFIERS
+
+_GROUPS = 8
+"""Of GroupNorm (Wu and He 2018, arXiv 1803.08494), which unlike BatchNorm takes nothing from the other images."""
+
+
+class Classifier(nn.Module):
+    """Convolutions and global average pooling to features, then one linear output per finding."""
+
+    def __init__(self, info: ClassifierInfo, body: nn.Module) -> None:
+        super().__init__()
+        self.info = info
+        self.body = body
+        self.head = nn.Linear(info.feature_width, len(info.findings))
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32 (n, feature_width), for pixels as `as_input` makes them, on the model's device."""
+        return self.body(pixels).float()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits float32 (n, num_findings), in the order of `info.findings`."""
+        return self.head(self.features(pixels)).float()
+
+
+def build(preset: str, image_size: int, findings: tuple[str, ...], seed: int) -> Classifier:
+    """A classifier with random weights that are a function of all arguments but `image_size`, on the CPU."""
+    return _of_info(ClassifierInfo(preset, image_size, findings, CLASSIFIERS[preset].feature_width), seed)
+
+
+def save(model: Classifier, folder: Path, about: Mapping[str, Any]) -> None:
+    """Write `classifier.json` and `classifier.safetensors` into a new folder. Equal weights give equal bytes."""
+    folder.mkdir()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+    write_info(folder, model.info, about)
+
+
+def load(folder: Path) -> Classifier:
+    """Open a classifier's folder in evaluation mode, on the GPU where there is one.
+
+    Raises UserError if a file is missing or damaged, or if the weights are of another classifier than described.
+    """
+    info = read_info(folder)
+    if info.preset not in CLASSIFIERS:
+        raise damaged(folder, f"its preset {info.preset!r} is none of {', '.join(CLASSIFIERS)}")
+    if info.feature_width != CLASSIFIERS[info.preset].feature_width:
+        raise damaged(folder, f"{info.feature_width} features, but {info.preset} has another number")
+    model = _of_info(info, seed=0)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise damaged(folder / WEIGHTS, str(error)) from error
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def as_input(images: np.ndarray, image_size: int) -> torch.Tensor:
+    """uint8 (n, size, size) -> float32 (n, 1, image_size, image_size) in -1..1, resized where the sizes differ."""
+    return torch.from_numpy(resized(images, image_size)).unsqueeze(1).float().div(127.5).sub(1)
+
+
+def resized(images: np.ndarray, image_size: int) -> np.ndarray:
+    """uint8 (n, size, size) -> uint8 (n, image_size, image_size): area averaging to shrink, bilinear to enlarge."""
+    if images.shape[1:] == (image_size, image_size):
+        return images
+    how = cv2.INTER_AREA if image_size < images.shape[1] else cv2.INTER_LINEAR
+    out = np.empty((len(images), image_size, image_size), np.uint8)
+    for image, place in zip(images, out, strict=True):
+        place[:] = cv2.resize(image, (image_size, image_size), interpolation=how)
+    return out
+
+
+def _of_info(info: ClassifierInfo, seed: int) -> Classifier:
+    preset = CLASSIFIERS[info.preset]
+    with _seeded(seed):
+        body = _small(preset.channels) if preset.channels else _densenet121()
+        return Classifier(info, body)
+
+
+def _small(channels: tuple[int, ...]) -> nn.Module:
+    """Each stage halves the image; the first, where pixels are many, is a single convolution with few channels."""
+    layers: list[nn.Module] = [nn.Conv2d(1, channels[0], 5, stride=2, padding=2, bias=False)]
+    for before, after in pairwise(channels):
+        layers += [*_convolution(before, after, stride=2), _Residual(after)]
+    layers += [nn.GroupNorm(_GROUPS, channels[-1]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers)
+
+
+def _convolution(before: int, after: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+    return nn.GroupNorm(_GROUPS, before), nn.ReLU(), convolution
+
+
+class _Residual(nn.Module):
+    """Two convolutions whose result is added (He et al. 2016, arXiv 1603.05027)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*_convolution(channels, channels), *_convolution(channels, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+def _densenet121() -> nn.Module:
+    """Huang et al. 2017, arXiv 1608.06993, as in CheXNet (Rajpurkar et al., arXiv 1711.05225), for grey images."""
+    from monai.networks.nets import DenseNet121  # takes seconds
+
+    layers = DenseNet121(spatial_dims=2, in_channels=1, out_channels=1).features
+    return nn.Sequential(layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initialisers draw from torch's global generator: lend them a seeded one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
