@@ -160,8 +160,12 @@ def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[s
 
 def _extractor(context: Context) -> tuple[str, Path]:
     """What sees the images: the kind ("judge" or "model") and the folder."""
+    from cxr_core.models.checkpoints import final_checkpoint
+
     given = context.settings.fidelity.features
-    return ("judge", context.inputs["judge"]) if given == "judge" else ("model", given)
+    if given == "judge":
+        return "judge", final_checkpoint(context.inputs["judge"], "classifier")
+    return "model", given
 
 
 def _shard_id(entry: int, arm: str, seed: int) -> str:

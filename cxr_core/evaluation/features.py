@@ -12,6 +12,8 @@ from transformers import AutoImageProcessor, AutoModel
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import Extractor
+from cxr_core.models.classifier import as_input, load
+from cxr_core.models.classifier_folder import classifier_sha256
 from cxr_core.runs.files import sha256_file, sha256_text
 from cxr_core.runs.progress import bar
 
@@ -34,6 +36,29 @@ class Eye(Protocol):
         """Features float32 (n, width) of uint8 (n, height, width); of a judge also probabilities (n, findings)."""
 
 
+class JudgeEye:
+    """A classifier of ours, which besides says how probable it holds each finding."""
+
+    def __init__(self, folder: Path) -> None:
+        self._judge = load(folder)
+        info = self._judge.info
+        self.about = Extractor(
+            kind="judge",
+            name=f"our judge ({info.preset})",
+            digest=classifier_sha256(folder),
+            width=info.feature_width,
+            size=info.image_size,
+            method="area averaging, bilinear to enlarge",
+            output="pooled features",
+            findings=info.findings,
+        )
+
+    @torch.inference_mode()
+    def see(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features = self._judge.features(as_input(images, self.about.size).to(self._judge.device))
+        return features.cpu().numpy(), self._judge.head(features).float().sigmoid().cpu().numpy()
+
+
 class ModelEye:
     """A transformers model. Grey images are given as three equal uint8 channels to the folder's own image processor.
 
@@ -41,7 +66,7 @@ class ModelEye:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._processor, self._model, self._has_pooler = _load(folder)
+        self._processor, self._model, self._has_pooler = _open(folder)
         try:
             pixels = self._pixels(_PROBE)
             first, again = (self._features(pixels) for _ in range(2))
@@ -80,9 +105,7 @@ class ModelEye:
 @lru_cache(maxsize=1)
 def open_eye(kind: str, folder: Path) -> Eye:
     """Load an extractor of a kind ("judge" or "model") for the CPU or the GPU. Raises UserError if it is none."""
-    if kind == "judge":
-        raise UserError("no judge can be loaded", where=str(folder))
-    return ModelEye(folder)
+    return JudgeEye(folder) if kind == "judge" else ModelEye(folder)
 
 
 def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int, work: Path) -> dict[str, Path]:
@@ -105,7 +128,7 @@ def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int, wor
     return {role: work / f"{role}.npy" for role in arrays}
 
 
-def _load(folder: Path) -> tuple[Any, Any, bool]:
+def _open(folder: Path) -> tuple[Any, Any, bool]:
     """Processor, model and whether it has a trained pooler: from this folder alone, without running code of its own."""
     here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:

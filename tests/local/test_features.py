@@ -150,6 +150,48 @@ def small_vit(folder: Path, **values: Any) -> Any:
     return ViTModel(ViTConfig(**sizes, image_size=16, patch_size=4), **values)
 
 
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier with random weights that sees 32 px and tells two findings."""
+    from cxr_core.models.classifier import build, save
+
+    folder = tmp_path_factory.mktemp("judges") / "judge"
+    save(build("small", 32, ("Effusion", "Edema"), seed=1), folder, {})
+    return folder
+
+
+def test_given_a_judge_its_scores_are_committed_beside_its_features_and_too_few_images_are_said(
+    tmp_path: Path, datasets: dict[str, Path], judge: Path
+) -> None:
+    import torch
+
+    from cxr_core.models.classifier import as_input, load
+
+    work = stage(tmp_path / "study", {**datasets, "judge": judge}, "judge")
+    result = finish(work).fidelity
+    assert result is not None
+    assert (result.extractor.kind, result.extractor.findings) == ("judge", ("Effusion", "Edema"))
+    assert result.comparable is False
+    needed = 2 * result.extractor.width
+    assert result.headline.not_computed == (
+        f"n = 90 effective synthetic images, {needed} are needed (2 x {result.extractor.width} features)"
+    )
+    scores = read_features(work.folder.path, work.folder.receipts(), "real", "scores")
+    assert (scores.features.shape, scores.features.dtype) == ((240, 2), np.float32)
+    dataset = Dataset.open(datasets["real"])
+    rows = dataset.rows.set_index("image_id", drop=False).loc[scores.rows["image_id"].iloc[70:73]]
+    with torch.inference_mode():
+        expected = load(judge)(as_input(dataset.images(rows), 32)).sigmoid().cpu()
+    np.testing.assert_allclose(scores.features[70:73], expected, atol=1e-5)
+
+
+def test_given_a_folder_without_a_judge_the_mistake_says_what_is_wanted(
+    tmp_path: Path, datasets: dict[str, Path], model: Path
+) -> None:
+    with pytest.raises(UserError, match=r"neither a finished train stage nor a classifier's folder"):
+        freeze(stage(tmp_path / "study", {**datasets, "judge": model}, "judge"))
+
+
 def test_given_weights_without_a_pooler_the_cls_token_is_taken_and_not_a_random_pooler(tmp_path: Path) -> None:
     from cxr_core.evaluation.features import ModelEye
 
