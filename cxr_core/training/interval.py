@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import PRESETS
+from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.runs.files import canonical_json, read_json, sha256_path, sha256_text
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.progress import bar
@@ -55,7 +57,7 @@ def run_interval(context: Context, shard: Shard, work: Path) -> Output:
         with bar(f"{settings.name} training", shard.num_items) as progress:
             rows = engine.train(shard.stop, progress)
         trained = time.monotonic()
-        output = _write(engine, rows, work)
+        output = _write(engine, rows, work, _training_data(context))
     seconds = {"train": round(trained - start, 3), "export": round(time.monotonic() - trained, 3)}
     if shard.stop < settings.steps:
         _live = _Live(context.folder, settings, sha256_path(output.paths["state"]), engine)
@@ -63,7 +65,12 @@ def run_interval(context: Context, shard: Shard, work: Path) -> Output:
     return Output(output.paths, output.digest, counts, seconds=seconds)
 
 
-def _write(engine: Engine, rows: list[dict[str, Any]], work: Path) -> Output:
+def _training_data(context: Context) -> list[Path]:
+    """What a checkpoint says of the images behind it, as frozen; a VAE says nothing."""
+    return [] if isinstance(context.settings, VaeTrain) else [context.plan_folder / TRAINING_DATA]
+
+
+def _write(engine: Engine, rows: list[dict[str, Any]], work: Path, notes: Sequence[Path]) -> Output:
     task = engine.task
     paths = {"checkpoint": work / "model", "state": work / "training.state"}
     paths |= {"preview": work / "preview", "metrics": work / "metrics.jsonl"}
@@ -73,8 +80,8 @@ def _write(engine: Engine, rows: list[dict[str, Any]], work: Path) -> Output:
         rows[-1]["validation_loss"] = validation_loss = _validation_loss(engine)
         task.preview().write(paths["preview"], {"step": engine.step, "validation_loss": validation_loss})
         task.export(paths["checkpoint"])
-    for name in ("preview.png", "preview.json"):
-        shutil.copyfile(paths["preview"] / name, paths["checkpoint"] / name)
+    for path in (*(paths["preview"] / name for name in ("preview.png", "preview.json")), *notes):
+        shutil.copyfile(path, paths["checkpoint"] / path.name)
     paths["metrics"].write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     digests = {role: sha256_path(paths[role]) for role in ("state", "metrics")}
     return Output(paths, sha256_text(canonical_json(digests)))
