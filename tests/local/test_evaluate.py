@@ -138,7 +138,7 @@ def test_given_a_shortcut_by_view_the_view_alone_exposes_it_unless_views_are_mat
             assert (number.low, number.value, number.high) == (0.5, 0.5, 0.5)
     for arm in exposed.arms:
         assert arm.view_only is not None
-        assert arm.view_only.accuracy.value > 0.65
+        assert arm.view_only.accuracy.value > 0.6
         assert arm.view_only.accuracy.low > 0.5
     assert (matched.match_views, exposed.match_views) == (True, False)
 
