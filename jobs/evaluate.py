@@ -15,15 +15,20 @@ _PICTURE_BYTES = 300_000
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """Classifiers to train and pictures to draw; experiments with too few images are left out when this is frozen."""
-    num_classifiers = [3 * len(entry.seeds) for entry in settings.utility]
+    from cxr_core.evaluation.cohort import ARMS
+
+    num_classifiers = [len(ARMS) * len(entry.seeds) for entry in settings.utility]
     num_pictures = len(settings.grids.findings) or 6
     num_bytes = num_pictures * _PICTURE_BYTES
     notes = []
     for num, entry in zip(num_classifiers, settings.utility, strict=True):
-        num_bytes += num * (entry.num_test * 40 + 2000)
-        half = entry.num_images // 2
-        arms = f"{entry.num_images} real, {half} real + {half} synthetic, {half} real"
-        notes.append(f"{entry.finding}: {num} classifiers ({arms}; {len(entry.seeds)} seeds), {entry.epochs} epochs")
+        num_bytes += num * (2 * entry.each(entry.num_test) * 40 + 2000)
+        n = 2 * entry.each(entry.num_images)
+        arms = f"{n} real, {n // 2} real + {n // 2} synthetic, {n // 2} real, these twice"
+        protocol = "as written (leaky)" if entry.is_leaky else "repaired"
+        notes.append(
+            f"{entry.finding}, {protocol}: {num} classifiers ({arms}; {len(entry.seeds)} seeds), {entry.epochs} epochs"
+        )
     total = sum(num_classifiers) + 1
     num_files = 3 * total + num_pictures + 6
     if settings.fidelity:
@@ -89,7 +94,8 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     from cxr_core.evaluation.cohort import read_cohorts
     from cxr_core.evaluation.metrics import FILE, Metrics
     from cxr_core.evaluation.pictures import committed_grids
-    from cxr_core.evaluation.utility import join, read_scores
+    from cxr_core.evaluation.results import join
+    from cxr_core.evaluation.utility import read_scores
     from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 
     settings: EvaluateStage = context.settings
@@ -102,7 +108,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
             for arm in cohort.arms
             for seed in entry.seeds
         }
-        utility.append(join(entry, cohort, scored, datasets["real"], context.seed))
+        utility.append(join(entry, cohort, scored, **datasets, seed=context.seed))
     pictures = by_id[_PICTURES]
     listed = read_json(pictures.path(context.folder, "list"))["grids"]
     metrics = Metrics(

@@ -14,6 +14,7 @@ from cxr_core.errors import UserError
 from cxr_core.generation.requests import allocate, describe, exact_list, read_list, write_list
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import final_checkpoint, weights_sha256
+from cxr_core.models.training_data import read_training_data
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
@@ -47,6 +48,7 @@ def freeze(context: Context, work: Path) -> Draft:
     cells = allocate(settings.request, real.rows, real.findings, where=_where(settings))
     images = exact_list(cells, PromptWriter(prompts, real.findings), context.seed)
     checkpoint = final_checkpoint(context.inputs["model"])
+    learnt = read_training_data(checkpoint)
     texts, ids = images["prompt"].to_pylist(), images["image_id"].to_pylist()
     check_lengths(dict(zip(texts, ids, strict=True)), checkpoint / "tokenizer")
     write_list(work / "requests.parquet", images, settings.shard_size)
@@ -54,6 +56,7 @@ def freeze(context: Context, work: Path) -> Draft:
         "findings": real.findings.names,
         "prompts": prompts.model_dump(mode="json"),
         "like": real.info.digest,
+        "training_data": learnt.model_dump(mode="json") if learnt else None,
         "generation": _generation(settings, weights_sha256(checkpoint)),
     }
     write_json(work / "model.json", facts)
@@ -85,6 +88,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
             "request": context.settings.request.model_dump(mode="json", exclude_none=True),
             "prompts": facts["prompts"],
             "like": facts["like"],
+            "training_data": facts["training_data"],
             **facts["generation"],
         },
     )

@@ -74,13 +74,15 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     """Write rows.parquet and latents.json."""
     rows = pd.read_parquet(context.plan_folder / "rows.parquet")
     write_parquet(context.folder / "rows.parquet", pa.Table.from_pandas(rows, preserve_index=False))
+    dataset = Dataset.open(context.inputs["dataset"])
     moments, token_ids = (np.load(receipts[0].path(context.folder, role), mmap_mode="r") for role in ROLES)
     info = LatentsInfo(
         num_images=len(rows),
         latent_shape=(moments.shape[1] // 2, *moments.shape[2:]),
         num_tokens=token_ids.shape[1],
         dtype=str(moments.dtype),
-        dataset=Dataset.open(context.inputs["dataset"]).info.digest,
+        dataset=dataset.info.digest,
+        findings=dataset.info.findings,
         vae=vae_sha256(final_checkpoint(context.inputs["base"])),
         digest=sha256_text(canonical_json([receipt.digest for receipt in receipts])),
         shards=tuple(_files(context, receipt) for receipt in receipts),

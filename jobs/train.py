@@ -8,13 +8,15 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.data.findings import NO_FINDING
+from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.latents import LatentCache
 from cxr_core.data.prompts import MAX_TOKENS, token_counter
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import Checkpoint, final_checkpoint, is_kept, lock_base, vae_sha256, write_checkpoints
 from cxr_core.models.geometry import Geometry
 from cxr_core.models.presets import CLASSIFIERS, PRESETS
+from cxr_core.models.training_data import FILE as TRAINING_DATA
+from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.files import canonical_json, sha256_text, size_of, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
@@ -41,9 +43,10 @@ def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate
 
 
 def freeze(context: Context, work: Path) -> Draft:
-    """Check that inputs fit together; write what is decided once.
+    """Check that inputs fit together; write what the plan is a function of into side files.
 
-    base.json says what is trained further, preview.json what is drawn, and findings.json what a classifier tells.
+    base.json: what is trained further. Of a classifier findings.json, what it tells; of a diffusion model preview.json,
+    what is drawn, and training_data.json, what every exported checkpoint says that it learnt from.
     """
     settings: Train = context.settings
     if not isinstance(settings, ClassifierTrain) and "base" in context.inputs:
@@ -56,6 +59,7 @@ def freeze(context: Context, work: Path) -> Draft:
     else:
         prompts = _check_diffusion(settings, context.inputs)
         write_json(work / "preview.json", {"format": 1, "prompts": prompts})
+        write_json(work / TRAINING_DATA, _training_data(context.inputs).model_dump(mode="json"))
     return Draft(_intervals(settings), chain=True)
 
 
@@ -147,6 +151,11 @@ def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> li
     common = cache.rows.loc[cache.rows["split"] == "train", "prompt"].value_counts().reset_index()
     ordered = common.sort_values(["count", "prompt"], ascending=[False, True])
     return ordered["prompt"].head(settings.preview.num_prompts).tolist()
+
+
+def _training_data(inputs: Mapping[str, Path]) -> TrainingData:
+    cache, base = LatentCache.open(inputs["latents"]), final_checkpoint(inputs["base"])
+    return TrainingData.of(cache.rows, Findings(cache.info.findings), cache.info.dataset, read_training_data(base))
 
 
 def _check_preview(settings: DiffusionTrain, base: Path) -> None:

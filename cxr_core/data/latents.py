@@ -28,8 +28,9 @@ COLUMNS = ["image_id", "patient_id", "split", "view", "labels", "prompt"]
 class LatentsInfo:
     """What `latents.json` says of the whole.
 
-    `latent_shape` is (channels, height, width) of one image's latents, `dataset` the Dataset's digest and `vae` the
-    sha256 of the VAE's weights. `shards` lists the files: {"moments": name, "token_ids": name, "num_images": n}.
+    `latent_shape` is (channels, height, width) of one image's latents, `dataset` the Dataset's digest, `findings` its
+    vocabulary (the bits of `labels`), and `vae` the sha256 of the VAE's weights. `shards` lists the files:
+    {"moments": name, "token_ids": name, "num_images": n}.
     """
 
     num_images: int
@@ -37,6 +38,7 @@ class LatentsInfo:
     num_tokens: int
     dtype: str
     dataset: str
+    findings: tuple[str, ...]
     vae: str
     digest: str
     shards: tuple[Mapping[str, str | int], ...]
@@ -90,7 +92,7 @@ class LatentCache:
             value = read_json(path)
             if value.get("format") != FORMAT:
                 raise UserError(f"format {value.get('format')!r}, but this version reads {FORMAT}", where=str(path))
-            lists = {name: tuple(value[name]) for name in ("latent_shape", "shards")}
+            lists = {name: tuple(value[name]) for name in ("latent_shape", "findings", "shards")}
             return cls(folder, LatentsInfo(**value | lists))
         except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
             raise _damaged(path, repr(error)) from error

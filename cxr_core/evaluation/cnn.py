@@ -1,8 +1,7 @@
 """The study's classifier: a small CNN from scratch (Malik and Humair 2023, arXiv 2305.18927)."""
 
 import math
-from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -47,8 +46,8 @@ def study_cnn(image_size: int, seed: int) -> nn.Sequential:
 def train(images: np.ndarray, labels: np.ndarray, entry: Utility, seed: int, *, label: str) -> tuple[nn.Module, float]:
     """Train the CNN on uint8 images (n, size, size) and labels 0 or 1. Returns it and the last epoch's mean loss.
 
-    Adam at 0.001, batches of 64, as the study. An epoch has as many optimiser steps as `entry.num_images` images give,
-    however few of them `images` holds. Start, order and augmentation are functions of `seed`; `label` names the work.
+    Adam at 0.001, batches of 64, `entry.epochs` passes over `images`, as the study. Start, order and augmentation are
+    functions of `seed` and the number of images; `label` names the work.
     Raises UserError naming the step if the loss is not finite.
     """
     device = _device()
@@ -56,28 +55,34 @@ def train(images: np.ndarray, labels: np.ndarray, entry: Utility, seed: int, *, 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     pixels, targets = _as_input(images).to(device), torch.tensor(labels, dtype=torch.long, device=device)
     source = torch.Generator().manual_seed(derive_seed(seed, "order"))
-    batches, steps_an_epoch = _batches(len(images), source), math.ceil(entry.num_images / _BATCH)
-    loss = float("nan")
+    loss, step = float("nan"), 0
     with bar(label, entry.epochs) as progress:
-        for epoch in range(entry.epochs):
-            total, num_shown = 0.0, 0
-            for step, batch in enumerate(islice(batches, steps_an_epoch), epoch * steps_an_epoch + 1):
+        for _ in range(entry.epochs):
+            total = 0.0
+            for batch in torch.randperm(len(images), generator=source).split(_BATCH):
+                step += 1
                 inputs = augment(pixels[batch], source) if entry.augment == "study" else pixels[batch]
                 error = F.cross_entropy(model(inputs), targets[batch])
                 optimizer.zero_grad(set_to_none=True)
                 error.backward()
                 optimizer.step()
-                total, num_shown = total + _finite(error.item(), label, step) * len(batch), num_shown + len(batch)
-            loss = total / num_shown
+                total += _finite(error.item(), label, step) * len(batch)
+            loss = total / len(images)
             progress.advance(loss=loss)
     return model, loss
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: np.ndarray) -> np.ndarray:
-    """Probability of the finding for uint8 images (n, size, size): float64 (n,). Images are not augmented."""
+def predict(model: nn.Module, images: np.ndarray, augment_seed: int | None = None) -> np.ndarray:
+    """Probability of the finding for uint8 images (n, size, size): float64 (n,).
+
+    Images are taken as they are, or, with `augment_seed`, augmented as the study's code also did with test images.
+    """
     model.eval()
-    parts = [model(part.to(_device())).softmax(dim=1)[:, 1] for part in _as_input(images).split(_BATCH)]
+    pixels = _as_input(images)
+    if augment_seed is not None:
+        pixels = augment(pixels, torch.Generator().manual_seed(augment_seed))
+    parts = [model(part.to(_device())).softmax(dim=1)[:, 1] for part in pixels.split(_BATCH)]
     return torch.cat(parts).cpu().double().numpy()
 
 
@@ -88,12 +93,6 @@ def augment(images: torch.Tensor, source: torch.Generator) -> torch.Tensor:
     zoom = 1 + _ZOOM * (2 * torch.rand(num, 1, generator=source) - 1)
     grids = F.affine_grid(F.pad(torch.diag_embed(flips / zoom), (0, 1)), list(images.shape), align_corners=False)
     return F.grid_sample(images, grids.to(images.device), padding_mode="border", align_corners=False)
-
-
-def _batches(num: int, source: torch.Generator) -> Iterator[torch.Tensor]:
-    """One pass over `num` images after another, without end."""
-    while True:
-        yield from torch.randperm(num, generator=source).split(_BATCH)
 
 
 def _finite(loss: float, label: str, step: int) -> float:

@@ -3,28 +3,46 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
-from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.errors import UserError
+from cxr_core.evaluation.metrics import Arm
+from cxr_core.evaluation.pools import Pool, hashed_pool, listed_pool
 from cxr_core.evaluation.settings import Utility
 from cxr_core.runs.files import read_json, write_json
-from cxr_core.seeds import unit_hash
 
 COLUMNS = ("use", "source", "image_id", "patient_id", "view", "label")
 """`use` is an arm or "test", `source` real or synthetic, `label` 1 with the finding and 0 without."""
 
-ARMS: tuple[Literal["real", "mixed", "half"], ...] = ("real", "mixed", "half")
+ARMS: tuple[Arm, ...] = ("real", "mixed", "half", "doubled")
+
+
+class Shares(NamedTuple):
+    """Images of each class that an arm trains on, and how often an epoch shows each."""
+
+    num_real: int
+    num_synthetic: int
+    times: int = 1
+
+
+def shares(entry: Utility) -> dict[Arm, Shares]:
+    """What each arm of an experiment consists of."""
+    num = entry.each(entry.num_images)
+    half = num // 2
+    return {"real": Shares(num, 0), "mixed": Shares(half, half), "half": Shares(half, 0), "doubled": Shares(half, 0, 2)}
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """The images of one experiment (`COLUMNS`), why arms cannot be run ("test" stands for all), and what there was."""
+    """The images of one experiment (`COLUMNS`), why arms cannot be run ("test" stands for all), and what there was.
+
+    An image that an epoch shows twice has two rows.
+    """
 
     images: pd.DataFrame
     not_run: Mapping[str, str] = field(default_factory=dict)
@@ -35,40 +53,61 @@ class Cohort:
         return self.images[self.images["use"] == name].reset_index(drop=True)
 
     @property
-    def arms(self) -> list[Literal["real", "mixed", "half"]]:
+    def arms(self) -> list[Arm]:
         """The arms that can be run."""
         return [] if "test" in self.not_run else [arm for arm in ARMS if arm not in self.not_run]
 
 
 def choose_cohort(entry: Utility, real: Dataset, synthetic: Dataset, seed: int) -> Cohort:
-    """Choose the images of one experiment.
+    """Choose the images of one experiment by its protocol, everywhere as many with the finding as without.
 
-    Training images come from the real train split, test images from the official test split; equally many with and
-    without the finding; in an order that is a hash of `seed` and the image, so the half is a part of the whole. Raises
-    UserError if a patient is in training and in test.
+    `repaired`: training images of the train split and test images of the official test split, in an order that is a
+    hash of `seed` and the image, so that the half is a fair part of the whole. Raises UserError if a patient is in
+    both. `as_written`: all of the official training list in its order; see `Utility.protocol`.
     """
+    return _as_written(entry, real, synthetic) if entry.is_leaky else _repaired(entry, real, synthetic, seed)
+
+
+def _repaired(entry: Utility, real: Dataset, synthetic: Dataset, seed: int) -> Cohort:
+    rows = {f"real {split}": real.rows[real.rows["split"] == split] for split in ("train", "test")}
+    pools = {name: hashed_pool(part, entry, real.findings, seed) for name, part in rows.items()}
+    pools["synthetic"] = hashed_pool(synthetic.rows, entry, synthetic.findings, seed)
+    num_least, num_most = entry.each(entry.min_test), entry.each(entry.num_test)
+    missing = pools["real test"].short(num_least, "real test images")
+    num_test = 0 if missing else min(num_most, pools["real test"].num_pairs)
+    test = pools["real test"].take(num_test)
+    cohort = _cohort(entry, pools, test, missing, train="real train")
+    _refuse_shared_patients(cohort.images)
+    return cohort
+
+
+def _as_written(entry: Utility, real: Dataset, synthetic: Dataset) -> Cohort:
+    # Preprocessing carved `val` out of the official training list, which the study's code reads whole.
     pools = {
-        "real train": _pools(real.rows[real.rows["split"] == "train"], entry, real.findings, seed),
-        "real test": _pools(real.rows[real.rows["split"] == "test"], entry, real.findings, seed),
-        "synthetic": _pools(synthetic.rows, entry, synthetic.findings, seed),
+        "real list": listed_pool(real.rows[real.rows["split"] != "test"], entry, real.findings),
+        "synthetic": listed_pool(synthetic.rows, entry, synthetic.findings),
     }
-    not_run: dict[str, str] = {}
-    parts = [_test_part(pools["real test"], entry, not_run)]
-    quarter = entry.num_images // 4
-    for arm, num_real, num_synthetic in (("real", 2 * quarter, 0), ("mixed", quarter, quarter), ("half", quarter, 0)):
-        part = _take(pools["real train"], num_real, arm, "real")
-        part += _take(pools["synthetic"], num_synthetic, arm, "synthetic")
-        short = _short(pools["real train"], num_real, "real training images", entry)
-        short += _short(pools["synthetic"], num_synthetic, "synthetic images", entry)
+    num_train, num_test = entry.each(entry.num_images), entry.each(entry.num_test)
+    missing = pools["real list"].short(num_train + num_test, "real images of the training list, to train and to test,")
+    test = pools["real list"].take(0 if missing else num_train + num_test, start=num_train)
+    return _cohort(entry, pools, test, missing, train="real list")
+
+
+def _cohort(entry: Utility, pools: Mapping[str, Pool], test: pd.DataFrame, missing: list[str], *, train: str) -> Cohort:
+    """All arms from the pools `train` and "synthetic", beside the test images; `missing` says why there are none."""
+    not_run = {"test": "; ".join(missing)} if missing else {}
+    parts = [test.assign(use="test", source="real")]
+    for arm, (num_real, num_synthetic, times) in shares(entry).items():
+        short = pools[train].short(num_real, "real training images")
+        short += pools["synthetic"].short(num_synthetic, "synthetic images")
         if short:
             not_run[arm] = "; ".join(short)
-        else:
-            parts.append(pd.concat(part))
+            continue
+        part = pools[train].take(num_real).assign(source="real")
+        drawn = pools["synthetic"].take(num_synthetic).assign(source="synthetic")
+        parts += [pd.concat([part, drawn]).assign(use=arm)] * times
     images = pd.concat(parts, ignore_index=True)[list(COLUMNS)]
-    _refuse_shared_patients(images)
-    available = {
-        f"{source} {has}": len(pool) for source, both in pools.items() for has, pool in zip(_CLASSES, both, strict=True)
-    }
+    available = {f"{name} {has}": num for name, pool in pools.items() for has, num in pool.sizes.items()}
     return Cohort(images, not_run, available)
 
 
@@ -86,56 +125,6 @@ def read_cohorts(folder: Path) -> list[Cohort]:
     images = pq.read_table(folder / "cohorts.parquet").to_pandas()
     facts = read_json(folder / "cohorts.json")["cohorts"]
     return [Cohort(images[images["entry"] == i], **fact) for i, fact in enumerate(facts)]
-
-
-_CLASSES = ("with", "without")
-
-_Pools = tuple[pd.DataFrame, pd.DataFrame]
-"""Candidates with the finding, and without it, each in the order in which they are taken."""
-
-
-def has_finding(labels: pd.Series, finding: str, rule: str, findings: Findings) -> pd.Series:
-    """Which images have the finding, by the rule: `any` with it among others, `only` alone. No Finding is alone."""
-    bit = findings.bit(finding)
-    return labels == bit if rule == "only" or finding == NO_FINDING else labels & bit != 0
-
-
-def _pools(rows: pd.DataFrame, entry: Utility, findings: Findings, seed: int) -> _Pools:
-    positive = has_finding(rows["labels"], entry.finding, entry.rule, findings)
-    negative = has_finding(rows["labels"], entry.negatives, entry.rule, findings)
-    negative &= ~has_finding(rows["labels"], entry.finding, "any", findings)
-    images = rows[["image_id", "patient_id", "view"]]
-    with_it, without = images[positive].assign(label=1), images[negative].assign(label=0)
-    return in_hash_order(with_it, seed, entry.finding), in_hash_order(without, seed, entry.finding)
-
-
-def in_hash_order(rows: pd.DataFrame, seed: int, purpose: str) -> pd.DataFrame:
-    """`rows` in an order that is a function of `seed`, `purpose` and each image's id alone."""
-    key = [unit_hash(seed, purpose, image_id) for image_id in rows["image_id"]]
-    return rows.assign(_key=key).sort_values(["_key", "image_id"]).drop(columns="_key")
-
-
-def _take(pools: _Pools, num_each: int, use: str, source: str) -> list[pd.DataFrame]:
-    return [pool.head(num_each).assign(use=use, source=source) for pool in pools]
-
-
-def _test_part(pools: _Pools, entry: Utility, not_run: dict[str, str]) -> pd.DataFrame:
-    num_each = min(entry.num_test // 2, *map(len, pools))
-    short = _short(pools, entry.min_test // 2, "real test images", entry)
-    if short:
-        not_run["test"] = "; ".join(short)
-        num_each = 0
-    return pd.concat(_take(pools, num_each, "test", "real"))
-
-
-def _short(pools: _Pools, num_each: int, what: str, entry: Utility) -> list[str]:
-    """What there is too little of: "real training images with Edema: 49 of 500"."""
-    names = (entry.finding if entry.rule == "any" else f"{entry.finding} only", entry.negatives)
-    return [
-        f"{what} with {name}: {len(pool)} of {num_each}"
-        for name, pool in zip(names, pools, strict=True)
-        if len(pool) < num_each
-    ]
 
 
 def _refuse_shared_patients(images: pd.DataFrame) -> None:

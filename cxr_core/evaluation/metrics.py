@@ -6,12 +6,14 @@ of 500". Accuracy and AUROC lie in 0..1.
 
 from typing import Literal
 
+from cxr_core.models.training_data import Seen
 from cxr_core.settings import Settings
 
 FILE = "metrics.json"
 
-Arm = Literal["real", "mixed", "half"]
-"""Training images: n real; n/2 real and n/2 synthetic; the same n/2 real alone."""
+Arm = Literal["real", "mixed", "half", "doubled"]
+"""Training images: n real; n/2 real and n/2 synthetic; the same n/2 real alone for as many epochs; and these shown
+twice an epoch, for as many optimiser steps as n."""
 
 
 class Interval(Settings):
@@ -43,17 +45,31 @@ class SeedScores(Scores):
     """Mean cross-entropy of the training images in the last epoch's optimiser steps."""
 
 
+class ViewScores(Settings):
+    """The same classifiers on the test images of one view."""
+
+    view: Literal["AP", "PA"]
+    """The view."""
+    num_images: int
+    """Test images of this view."""
+    scores: Scores | None = None
+    """Mean over the seeds, with intervals as for all test images; null: too few images."""
+
+
 class ArmResult(Settings):
     """One row of the utility table."""
 
     arm: Arm
     """Which training images."""
     num_real: int
-    """Real training images, both classes together."""
+    """Different real training images, both classes together."""
     num_synthetic: int
     """Synthetic training images, both classes together."""
     num_real_patients: int
     """Patients of the real training images."""
+    generator_saw: tuple[Seen, ...] | None = None
+    """Of an arm with synthetic images: real images and patients with the finding that their generator learnt from; one
+    entry for each Dataset in the chain of trainings, the last training first. Null: unknown."""
     not_run: str | None = None
     """Why there are no numbers."""
     classifier: Scores | None = None
@@ -62,15 +78,19 @@ class ArmResult(Settings):
     """Each seed by itself."""
     view_only: Scores | None = None
     """The same from the view alone, fitted on this arm's training images: what the classifier must beat."""
+    by_view: tuple[ViewScores, ...] = ()
+    """AP and PA apart; of the protocol `repaired` only."""
 
 
 class TestSet(Settings):
-    """The real official-test images that every arm of an experiment is judged on."""
+    """The real images that every arm of an experiment is judged on."""
 
     num_images: int
     """Both classes together, equally many of each."""
     num_patients: int
-    """Patients of these images; none is in training."""
+    """Patients of these images."""
+    num_shared_patients: int = 0
+    """Those of them who are in training too; with the protocol `repaired`, none."""
     views: dict[str, dict[str, int]]
     """View -> {"with": images with the finding, "without": images without}."""
 
@@ -84,14 +104,20 @@ class UtilityResult(Settings):
     """What it was told from."""
     rule: Literal["any", "only"]
     """Which images have the finding: `any` with it among others, or those with it `only`."""
+    protocol: Literal["repaired", "as_written"]
+    """How images were chosen; `as_written` leaks."""
+    match_views: bool
+    """Whether each image with the finding stands beside one without it of the same view."""
+    counts: Literal["in_all", "per_class"]
+    """Whether num_images, as asked for, is of both classes together or of each."""
     num_images: int
-    """n."""
+    """n as asked for."""
     image_size: int
     """Pixels a side that the classifier saw."""
     augment: Literal["study", "none"]
-    """Of training images; test images are never augmented."""
+    """Of training images, and with the protocol `as_written` of test images too."""
     epochs: int
-    """Passes over n images; every arm takes as many optimiser steps as these are."""
+    """Passes over an arm's images."""
     available: dict[str, int]
     """Images that the cohorts were drawn from, e.g. {"real train with": 1378}."""
     not_run: str | None = None
@@ -99,9 +125,17 @@ class UtilityResult(Settings):
     test: TestSet | None = None
     """What all arms are judged on."""
     arms: tuple[ArmResult, ...] = ()
-    """In the order real, mixed, half."""
+    """In the order real, mixed, half, doubled."""
     value_of_synthetic: Scores | None = None
-    """Mixed minus half, paired by seed and patient: what n/2 synthetic images added to n/2 real ones."""
+    """Mixed minus doubled, paired by seed and patient: what n/2 synthetic images added to n/2 real ones at equal
+    optimiser steps. The first of the two to look at."""
+    value_at_equal_epochs: Scores | None = None
+    """Mixed minus half, likewise: at equal epochs, so that more images also mean more steps."""
+
+    @property
+    def is_leaky(self) -> bool:
+        """Whether patients can be in training and in test."""
+        return self.protocol == "as_written"
 
 
 class Grid(Settings):

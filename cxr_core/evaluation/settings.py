@@ -31,32 +31,59 @@ class Grids(Settings):
 class Utility(Settings):
     """One utility experiment: a classifier for one finding, trained on real and on synthetic images.
 
-    The arms are n real images; n/2 real and n/2 synthetic; and the same n/2 real alone: the value of synthetic images
-    is the difference between the last two. Every arm has as many images with the finding as without, takes the same
-    number of optimiser steps (fewer images are shown more often), and is judged on the same real images of
-    official-test patients.
+    Its arms are n real images (`real`); n/2 real and n/2 synthetic (`mixed`); the same n/2 real alone, for as many
+    epochs (`half`); and these shown twice an epoch, for as many optimiser steps as n images take (`doubled`). The value
+    of synthetic images is `mixed` minus `doubled`, at equal steps, and besides `mixed` minus `half`, at equal epochs.
+    Every arm has as many images with the finding as without and is judged on the same real images.
     """
 
     finding: str
     """The finding to tell, e.g. Edema."""
     negatives: str = NO_FINDING
     """What it is told from."""
+    protocol: Literal["repaired", "as_written"] = "repaired"
+    """`repaired`: training images of the train split, test images of the official test split as they are, so no patient
+    is in both. `as_written`: what the code of Malik and Humair (2023) did. It takes training and test images from the
+    official training list in its order, the first ones to train and the next ones to test, whoever's they are, and
+    augments test images too. It leaks, and is labelled so wherever it is shown."""
+    match_views: bool = True
+    """Of `repaired`: for each image with the finding one without it of the same view, in training and in test, real and
+    synthetic, so that the view alone tells nothing. `as_written` never matches."""
     num_images: int = Field(ge=4, multiple_of=4)
-    """n: training images, both classes together; a multiple of 4, since each half is half positive."""
+    """n: training images, counted as `counts` says; a multiple of 4, since each half is half positive."""
     num_test: int = Field(default=300, ge=2, multiple_of=2)
-    """Test images at most, both classes together and equally many of each."""
+    """Test images, counted as `counts` says, equally many of each class. `repaired` takes as many of these as there
+    are, `as_written` all or none."""
+    counts: Literal["in_all", "per_class"] = "in_all"
+    """Whether num_images, num_test and min_test are of both classes together, or of each of the two. The study's text
+    reads as the first, its code as the second."""
     min_test: int = Field(default=40, ge=2, multiple_of=2)
-    """With fewer test images than this the experiment is not run, and the output says so."""
+    """Of `repaired`: with fewer test images than this the experiment is not run, and the output says so."""
     rule: Literal["any", "only"] = "any"
     """Which images have the finding: `any` with it among others, or those with it `only`."""
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
     """Pixels a side that the classifier sees (the study: 224); by default the real Dataset's size."""
     augment: Literal["study", "none"] = "study"
-    """Of training images only. `study`: random flips left-right and up-down, and zoom by up to 20 %."""
+    """`study`: random flips left-right and up-down, and zoom by up to 20 %; of training images, and in the protocol
+    `as_written` of test images too."""
     epochs: PositiveInt = 20
-    """Passes over n images; the arm of n/2 images takes as many optimiser steps, so it passes its own more often."""
+    """Passes over an arm's images."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
     """One classifier is trained per seed (its start, order and augmentation); the images stay the same."""
+
+    def each(self, number: int) -> int:
+        """How many images of each class a count of these settings stands for."""
+        return number if self.counts == "per_class" else number // 2
+
+    @property
+    def is_leaky(self) -> bool:
+        """Whether patients, and with them the answer, can be in training and in test."""
+        return self.protocol == "as_written"
+
+    @property
+    def matches_views(self) -> bool:
+        """Whether each positive has a negative of its view."""
+        return self.match_views and not self.is_leaky
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

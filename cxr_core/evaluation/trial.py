@@ -14,9 +14,9 @@ import pandas as pd
 
 from cxr_core.data.findings import Findings
 from cxr_core.errors import UserError
-from cxr_core.evaluation.cohort import has_finding
 from cxr_core.evaluation.intervals import Contrast, auroc_intervals, view_rule
 from cxr_core.evaluation.metrics import Histogram, Interval, Trial
+from cxr_core.evaluation.pools import has_finding
 from cxr_core.evaluation.settings import Faithfulness
 
 POOLED = "pooled"

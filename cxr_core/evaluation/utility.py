@@ -1,8 +1,7 @@
-"""Utility: train one classifier on an arm's images, score the test images, and join all of them into a table."""
+"""Utility: train one classifier on an arm's images and score the test images."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
-from cxr_core.evaluation.cohort import ARMS, Cohort
-from cxr_core.evaluation.intervals import Bootstrap, view_rule
-from cxr_core.evaluation.metrics import Arm, ArmResult, Scores, SeedScores, TestSet, UtilityResult
+from cxr_core.evaluation.cohort import Cohort
+from cxr_core.evaluation.metrics import Arm
 from cxr_core.evaluation.settings import Utility
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.receipt import Receipt
@@ -51,7 +49,8 @@ def run_arm(
     model, loss = train(
         images, chosen["label"].to_numpy(), entry, seed, label=f"stage {stage!r}: {entry.finding}, {arm}"
     )
-    scores = predict(model, load_images(datasets["real"], test["image_id"], size))
+    augment_seed = derive_seed(seed, "test images") if entry.is_leaky and entry.augment == "study" else None
+    scores = predict(model, load_images(datasets["real"], test["image_id"], size), augment_seed)
     return _save(test["image_id"], scores, loss, work)
 
 
@@ -83,72 +82,3 @@ def load_images(dataset: Dataset, image_ids: pd.Series, size: int) -> np.ndarray
     how = cv2.INTER_AREA if size < dataset.info.size else cv2.INTER_LINEAR
     images = [cv2.resize(dataset.image(row), (size, size), interpolation=how) for row in rows.itertuples()]
     return np.stack(images) if images else np.empty((0, size, size), np.uint8)
-
-
-def join(
-    entry: Utility, cohort: Cohort, scored: Mapping[tuple[Arm, int], tuple[np.ndarray, float]], real: Dataset, seed: int
-) -> UtilityResult:
-    """The experiment's part of metrics.json. `scored` maps (arm, seed) to the test scores and the final loss."""
-    arms: tuple[ArmResult, ...] = ()
-    value = None
-    test = cohort.use("test")
-    if cohort.arms:
-        resamples = _bootstrap(entry, cohort, seed)
-        arms = tuple(_arm_result(entry, cohort, arm, scored, resamples) for arm in ARMS)
-        value = _value_of_synthetic(entry, cohort, scored, resamples)
-    return UtilityResult(
-        **{name: getattr(entry, name) for name in ("finding", "negatives", "rule", "num_images", "augment", "epochs")},
-        image_size=size_of(entry, real),
-        available=dict(cohort.available),
-        not_run=cohort.not_run.get("test"),
-        test=None if test.empty else _test_set(test),
-        arms=arms,
-        value_of_synthetic=value,
-    )
-
-
-def _bootstrap(entry: Utility, cohort: Cohort, seed: int) -> Bootstrap:
-    test = cohort.use("test")
-    labels, patients = test["label"].to_numpy(), test["patient_id"].to_numpy()
-    return Bootstrap(labels, patients, len(entry.seeds), derive_seed(seed, "bootstrap"))
-
-
-def _arm_result(entry: Utility, cohort: Cohort, arm: Arm, scored: Mapping[Any, Any], resamples: Bootstrap) -> ArmResult:
-    quarter = entry.num_images // 4
-    num_real, num_synthetic = {"real": (4, 0), "mixed": (2, 2), "half": (2, 0)}[arm]
-    train = cohort.use(arm)
-    counts: dict[str, Any] = {
-        "num_real": num_real * quarter,
-        "num_synthetic": num_synthetic * quarter,
-        "num_real_patients": int(train.loc[train["source"] == "real", "patient_id"].nunique()),
-    }
-    if arm not in cohort.arms:
-        return ArmResult(arm=arm, **counts, not_run=cohort.not_run[arm])
-    scores = [scored[arm, seed] for seed in entry.seeds]
-    each = zip(entry.seeds, scores, strict=True)
-    views = view_rule(train["view"].to_numpy(), train["label"].to_numpy(), cohort.use("test")["view"].to_numpy())
-    return ArmResult(
-        arm=arm,
-        **counts,
-        classifier=resamples.mean([values for values, _ in scores]),
-        seeds=tuple(SeedScores(seed=s, final_loss=loss, **dict(resamples.one(values))) for s, (values, loss) in each),
-        view_only=resamples.one(views),
-    )
-
-
-def _value_of_synthetic(
-    entry: Utility, cohort: Cohort, scored: Mapping[Any, Any], resamples: Bootstrap
-) -> Scores | None:
-    if not {"mixed", "half"} <= set(cohort.arms):
-        return None
-    mixed, half = ([scored[arm, seed][0] for seed in entry.seeds] for arm in ("mixed", "half"))
-    return resamples.difference(mixed, half)
-
-
-def _test_set(test: pd.DataFrame) -> TestSet:
-    counts = test.value_counts(["view", "label"])
-    views = {
-        str(view) or "unknown": {"with": int(counts.get((view, 1), 0)), "without": int(counts.get((view, 0), 0))}
-        for view in sorted(test["view"].unique())
-    }
-    return TestSet(num_images=len(test), num_patients=int(test["patient_id"].nunique()), views=views)

@@ -2,13 +2,14 @@
 
 from cxr_core.report.blocks import Section
 from cxr_core.report.datasets import dataset_section, examples_section, histogram_section, problems_section
-from cxr_core.report.evaluation import pictures_section, utility_section
+from cxr_core.report.evaluation import pictures_section
 from cxr_core.report.faithfulness import faithfulness_section, judge_section
 from cxr_core.report.fidelity import fidelity_section
 from cxr_core.report.provenance import glossary_section, provenance_section, time_section
 from cxr_core.report.read import RunView
 from cxr_core.report.summary import summary
 from cxr_core.report.training import training_section
+from cxr_core.report.utility import utility_section
 
 
 def sections(run: RunView) -> list[Section]:

@@ -3,9 +3,10 @@
 from cxr_core.data.dataset import Dataset
 from cxr_core.evaluation.metrics import UtilityResult
 from cxr_core.report.blocks import Column, Section, Table, Text
-from cxr_core.report.evaluation import ARMS, read_metrics
+from cxr_core.report.evaluation import read_metrics
 from cxr_core.report.read import RunView, StageView
-from cxr_core.report.spell import count, duration, listed, plain, several
+from cxr_core.report.spell import duration, listed, several
+from cxr_core.report.utility import ARMS, experiment_name
 
 _MODELS = {"vae": "autoencoder (VAE)", "diffusion": "diffusion model"}
 
@@ -41,7 +42,7 @@ def _sentence(stage: StageView) -> str:
 
 def _utility_sentence(result: UtilityResult) -> str:
     """The mean accuracies of one experiment, or why there are none."""
-    what = f"Telling {plain(result.finding)} from {plain(result.negatives)} (n = {count(result.num_images)})"
+    what = f"Telling {experiment_name(result)}"
     found = [f"{arm.classifier.accuracy.value:.2f} on {ARMS[arm.arm]}" for arm in result.arms if arm.classifier]
     reason = result.not_run or next((arm.not_run for arm in result.arms if arm.not_run), "")
     return f"{what}: accuracy {listed(found)}." if found else f"{what} was not run: {reason}."

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cxr_core.errors import UserError
 from cxr_core.models import classifier, stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import PRESETS
+from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.runs.files import canonical_json, read_json, sha256_path, sha256_text
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.progress import bar
@@ -56,7 +58,7 @@ def run_interval(context: Context, shard: Shard, work: Path) -> Output:
         with bar(f"{settings.name} training", shard.num_items) as progress:
             rows = engine.train(shard.stop, progress)
         trained = time.monotonic()
-        output = _write(engine, rows, work)
+        output = _write(engine, rows, work, _training_data(context))
     seconds = {"train": round(trained - start, 3), "export": round(time.monotonic() - trained, 3)}
     if shard.stop < settings.steps:
         _live = _Live(context.folder, settings, sha256_path(output.paths["state"]), engine)
@@ -64,7 +66,13 @@ def run_interval(context: Context, shard: Shard, work: Path) -> Output:
     return Output(output.paths, output.digest, counts, seconds=seconds)
 
 
-def _write(engine: Engine, rows: list[dict[str, Any]], work: Path) -> Output:
+def _training_data(context: Context) -> list[Path]:
+    """What a checkpoint of a diffusion model says of the images behind it, as frozen; others say nothing."""
+    path = context.plan_folder / TRAINING_DATA
+    return [path] if path.is_file() else []
+
+
+def _write(engine: Engine, rows: list[dict[str, Any]], work: Path, notes: Sequence[Path]) -> Output:
     task = engine.task
     paths = {"checkpoint": work / "model", "state": work / "training.state", "metrics": work / "metrics.jsonl"}
     engine.save(paths["state"])
@@ -78,6 +86,8 @@ def _write(engine: Engine, rows: list[dict[str, Any]], work: Path) -> Output:
         preview.write(paths["preview"], {"step": engine.step, "validation_loss": measured["validation_loss"]})
         for name in ("preview.png", "preview.json"):
             shutil.copyfile(paths["preview"] / name, paths["checkpoint"] / name)
+    for note in notes:
+        shutil.copyfile(note, paths["checkpoint"] / note.name)
     paths["metrics"].write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     digests = {role: sha256_path(paths[role]) for role in ("state", "metrics")}
     return Output(paths, sha256_text(canonical_json(digests)))

@@ -1,5 +1,6 @@
 """The evaluate stage on Datasets with a planted answer, frozen, run and finalized as a run does it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,20 @@ import pytest
 import jobs.evaluate
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH
+from cxr_core.data.phantom import population
 from cxr_core.errors import UserError
+from cxr_core.evaluation import cnn
+from cxr_core.evaluation.cohort import read_cohorts
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.evaluation.settings import EvaluateStage, Utility
+from cxr_core.evaluation.utility import load_images, read_scores
+from cxr_core.models.training_data import Seen, TrainingData
+from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
-from tests.planted import planted_rows, write_planted
+from cxr_core.seeds import derive_seed
+from tests.planted import planted_row, planted_rows, write_planted
 
 
 def synthetic_rows(num: int) -> list[dict]:
@@ -54,17 +62,22 @@ def test_given_a_planted_square_every_arm_learns_it_and_synthetic_images_add_not
     experiment = {"finding": "Effusion", "num_images": 80, "num_test": 80, "seeds": (0, 1)}
     metrics = finish(stage(tmp_path / "study", datasets, utility=[experiment]))
     (found,) = metrics.utility
-    assert [arm.arm for arm in found.arms] == ["real", "mixed", "half"]
+    assert [arm.arm for arm in found.arms] == ["real", "mixed", "half", "doubled"]
     for arm in found.arms:
         assert arm.classifier is not None
         assert arm.classifier.accuracy.value > 0.9
         assert arm.view_only is not None
-        assert arm.view_only.accuracy.value < 0.65
+        assert arm.view_only.accuracy.value == 0.5
         assert [each.seed for each in arm.seeds] == [0, 1]
+        ap, pa = arm.by_view
+        assert (ap.view, ap.num_images, pa.view, pa.num_images) == ("AP", 26, "PA", 52)
+        assert ap.scores is not None
+        assert ap.scores.auroc.value > 0.9
     assert found.test is not None
-    assert (found.test.num_images, found.test.num_patients) == (80, 40)
-    assert found.value_of_synthetic is not None
-    assert abs(found.value_of_synthetic.accuracy.value) < 0.1
+    assert (found.test.num_images, found.test.num_shared_patients) == (78, 0)
+    for value in (found.value_of_synthetic, found.value_at_equal_epochs):
+        assert value is not None
+        assert abs(value.accuracy.value) < 0.1
     assert [row.accuracy for row in metrics.published] == [0.81, 0.73]
 
 
@@ -84,19 +97,128 @@ def test_given_shuffled_labels_the_classifier_is_a_coin(tmp_path: Path) -> None:
     assert arm.classifier.auroc.low < 0.5 < arm.classifier.auroc.high
 
 
-def test_given_a_finding_that_goes_with_the_view_the_view_only_baseline_exposes_it(tmp_path: Path) -> None:
-    rows = [*planted_rows(80), *planted_rows(80, split="test")]
-    for row in rows:
-        row["view"] = "AP" if row["labels"] else "PA"
-    real = write_planted(tmp_path / "real", rows, size=16)
-    synthetic = write_planted(tmp_path / "synthetic", synthetic_rows(4), size=16, synthetic=True)
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Phantoms with Edema and without a finding, whose views go with it as in ChestX-ray14; others stand as made ones.
+
+    The people are those of the phantom population; to save time, their images are the planted ones.
+    """
+    folder = tmp_path_factory.mktemp("phantoms")
+
+    def people(seed: int, num: int, synthetic: bool) -> list[dict]:
+        table = population(num, seed=seed, view_confounding=True)
+        kept = table[(table["labels"] == 0) | (table["labels"] & NIH.bit("Edema") != 0)]
+        made = {"split": "synthetic", "patient_id": "", "seed": 1, "generation": '{"steps":1}'} if synthetic else {}
+        return [
+            planted_row(
+                row.image_id,
+                **{"patient_id": row.patient_id, "split": row.split.removesuffix("_val"), **made},
+                view=row.view,
+                labels=row.labels,
+            )
+            for row in kept.itertuples()
+        ]
+
+    real = write_planted(folder / "real", people(1, 3000, synthetic=False), size=16)
+    synthetic = write_planted(folder / "synthetic", people(2, 800, synthetic=True), size=16, synthetic=True)
+    return {"real": real.folder, "synthetic": synthetic.folder}
+
+
+@pytest.mark.parametrize("protocol", ["repaired", "as_written"])
+def test_given_a_shortcut_by_view_the_view_alone_exposes_it_unless_views_are_matched(
+    tmp_path: Path, phantoms: dict[str, Path], protocol: str
+) -> None:
+    common = {"finding": "Edema", "num_images": 32, "num_test": 40, "min_test": 30, "seeds": (0,), "epochs": 1}
+    unmatched = {"match_views": False} if protocol == "repaired" else {"protocol": protocol}
+    metrics = finish(stage(tmp_path / "study", phantoms, utility=[common, common | unmatched]))
+    matched, exposed = metrics.utility
+    for arm in matched.arms:
+        assert arm.view_only is not None
+        for number in (arm.view_only.accuracy, arm.view_only.auroc):
+            assert (number.low, number.value, number.high) == (0.5, 0.5, 0.5)
+    for arm in exposed.arms:
+        assert arm.view_only is not None
+        assert arm.view_only.accuracy.value > 0.6
+        assert arm.view_only.accuracy.low > 0.5
+    assert (matched.match_views, exposed.match_views) == (True, False)
+
+
+def test_given_few_test_images_of_a_view_no_number_of_it_is_computed_and_n_is_stated(
+    tmp_path: Path, phantoms: dict[str, Path]
+) -> None:
+    experiment = {"finding": "Edema", "num_images": 4, "num_test": 40, "min_test": 30, "seeds": (0,), "epochs": 1}
+    (found,) = finish(stage(tmp_path / "study", phantoms, utility=[experiment])).utility
+    for arm in found.arms:
+        ap, pa = arm.by_view
+        assert ap.num_images >= 20
+        assert ap.scores is not None
+        assert 0 < pa.num_images < 20
+        assert pa.scores is None
+
+
+def test_given_the_protocol_as_written_it_leaks_and_the_output_says_how_much(
+    tmp_path: Path, datasets: dict[str, Path]
+) -> None:
+    experiment = {"finding": "Effusion", "protocol": "as_written", "num_images": 44, "num_test": 40, "epochs": 1}
+    (found,) = finish(stage(tmp_path / "study", datasets, utility=[experiment | {"seeds": (0, 1)}])).utility
+    assert found.is_leaky
+    assert found.test is not None
+    assert (found.test.num_images, found.test.num_shared_patients) == (40, 0), "the planted list has patients in order"
+    assert [len(arm.seeds) for arm in found.arms] == [2, 2, 2, 2]
+    assert [arm.by_view for arm in found.arms] == [(), (), (), ()]
+
+
+def test_given_the_protocol_as_written_test_images_are_augmented_too(tmp_path: Path, datasets: dict[str, Path]) -> None:
+    common = {"finding": "Effusion", "num_images": 16, "num_test": 8, "min_test": 2, "epochs": 1, "seeds": (0,)}
+    leaky = common | {"protocol": "as_written"}
+    work = stage(tmp_path / "study", datasets, utility=[leaky])
+    finish(work)
+    (real,) = [receipt for receipt in work.folder.receipts() if receipt.shard == "utility00-real-0"]
+    scores, _ = read_scores(real, work.folder.path)
+    cohort = read_cohorts(work.folder.path / "plan")[0]
+    loaded = {
+        use: load_images(Dataset.open(datasets["real"]), cohort.use(use)["image_id"], 16) for use in ("real", "test")
+    }
+    seed = derive_seed(5, 0)
+    model, _ = cnn.train(loaded["real"], cohort.use("real")["label"].to_numpy(), Utility(**leaky), seed, label="again")
+    np.testing.assert_array_equal(scores, cnn.predict(model, loaded["test"], derive_seed(seed, "test images")))
+    assert not np.allclose(scores, cnn.predict(model, loaded["test"]), atol=1e-6)
+
+
+SEEN = Seen(images=30, patients=20)
+LEARNT = TrainingData(images=90, patients=50, dataset="a" * 64, findings={"Effusion": SEEN, "No Finding": SEEN})
+
+
+@pytest.mark.parametrize(
+    ("learnt", "seen"),
+    [
+        (None, None),
+        (LEARNT, (SEEN,)),
+        (LEARNT.model_copy(update={"base": LEARNT}), (SEEN,)),
+        (LEARNT.model_copy(update={"base": LEARNT.model_copy(update={"dataset": "b" * 64})}), (SEEN, SEEN)),
+        (LEARNT.model_copy(update={"findings": {}}), None),
+    ],
+)
+def test_given_a_synthetic_dataset_the_arm_that_uses_it_says_what_its_generator_saw(
+    tmp_path: Path, datasets: dict[str, Path], learnt: TrainingData | None, seen: tuple[Seen, ...] | None
+) -> None:
+    made = shutil.copytree(datasets["synthetic"], tmp_path / "made")
+    info = read_json(made / "dataset.json")
+    info["about"]["training_data"] = learnt.model_dump(mode="json") if learnt else None
+    write_json(made / "dataset.json", info)
+    experiment = {"finding": "Effusion", "num_images": 4, "num_test": 40, "epochs": 1, "seeds": (0,)}
+    work = stage(tmp_path / "study", datasets | {"synthetic": made}, utility=[experiment])
+    assert [arm.generator_saw for arm in finish(work).utility[0].arms] == [None, seen, None, None]
+
+
+def test_given_an_arm_with_too_few_images_it_alone_is_not_run(tmp_path: Path, datasets: dict[str, Path]) -> None:
+    few = write_planted(tmp_path / "few", synthetic_rows(4), size=16, synthetic=True)
     experiment = {"finding": "Effusion", "num_images": 80, "num_test": 80, "seeds": (0,), "epochs": 1}
-    work = stage(tmp_path / "study", {"real": real.folder, "synthetic": synthetic.folder}, utility=[experiment])
-    arms = finish(work).utility[0].arms
-    assert arms[0].view_only is not None
-    assert arms[0].view_only.accuracy.value == 1.0
-    assert arms[1].not_run == ("synthetic images with Effusion: 2 of 20; synthetic images with No Finding: 2 of 20")
-    assert arms[2].view_only is not None
+    work = stage(tmp_path / "study", datasets | {"synthetic": few.folder}, utility=[experiment])
+    (found,) = finish(work).utility
+    assert found.arms[1].not_run == "synthetic images with Effusion: 2 of 20; synthetic images with No Finding: 2 of 20"
+    assert [arm.classifier is None for arm in found.arms] == [False, True, False, False]
+    assert found.value_of_synthetic is None
 
 
 def test_given_too_few_test_images_the_experiment_is_not_run_and_says_so(
@@ -119,7 +241,7 @@ def test_given_the_same_inputs_a_classifier_is_trained_to_the_same_digest(
         finish(work)
         digests.append([(receipt.shard, receipt.digest) for receipt in work.folder.receipts()])
     assert digests[0] == digests[1]
-    assert len(dict(digests[0])) == 4
+    assert len(dict(digests[0])) == 5
 
 
 def test_given_findings_each_picture_shows_real_above_synthetic_at_whole_pixels(
@@ -147,8 +269,8 @@ def test_given_no_named_findings_those_with_the_most_synthetic_images_are_shown(
 EXPERIMENT = Utility(finding="Effusion", num_images=132, epochs=3, augment="none")
 
 
-@pytest.mark.parametrize("num_images", [132, 66])
-def test_given_n_images_or_half_of_them_the_classifier_takes_the_optimiser_steps_of_n(num_images: int) -> None:
+@pytest.mark.parametrize(("num_images", "num_batches"), [(132, 3), (66, 2)])
+def test_given_images_an_epoch_is_one_pass_over_them(num_images: int, num_batches: int) -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from cxr_core.evaluation.cnn import train
@@ -157,7 +279,7 @@ def test_given_n_images_or_half_of_them_the_classifier_takes_the_optimiser_steps
     hook = register_optimizer_step_post_hook(lambda *_: steps.append(_))
     train(np.zeros((num_images, 16, 16), np.uint8), np.arange(num_images) % 2, EXPERIMENT, 0, label="arm")
     hook.remove()
-    assert len(steps) == 3 * 3  # batches of 64, 64 and 4 of n images, three times
+    assert len(steps) == EXPERIMENT.epochs * num_batches
 
 
 def test_given_a_classifiers_loss_that_is_not_finite_stage_and_step_are_named() -> None:

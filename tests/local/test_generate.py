@@ -1,5 +1,6 @@
 """The generate stage with a real, very small Stable Diffusion model, frozen, run and finalized as a run does it."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.presets import NANO
-from cxr_core.runs.files import remove
+from cxr_core.models.training_data import TrainingData
+from cxr_core.runs.files import remove, write_json
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
@@ -82,6 +84,21 @@ def test_given_a_request_the_result_is_a_whole_dataset_with_its_provenance(
     assert dataset.info.about["prompts"]["style"] == "clinical"
     assert dataset.info.about["model"] in row["generation"]
     assert dataset.info.about["like"] == Dataset.open(real).info.digest
+
+
+def test_given_a_model_that_says_what_it_learnt_from_the_dataset_says_it_too_and_its_images_are_the_same(
+    tmp_path: Path, model: Path, real: Path
+) -> None:
+    source = Dataset.open(real)
+    learnt = TrainingData.of(source.rows, source.findings, source.info.digest, None).model_dump(mode="json")
+    telling = shutil.copytree(model, tmp_path / "telling")
+    write_json(telling / "training_data.json", learnt)
+    told, silent = (finish(stage(tmp_path / one.name[:4], one, real)).info for one in (telling, model))
+    assert told.about["training_data"] == learnt
+    assert learnt["findings"]["Effusion"] == {"images": 15, "patients": 15}
+    assert silent.about["training_data"] is None
+    assert told.digest == silent.digest
+    assert told.about["model"] == silent.about["model"]
 
 
 @pytest.mark.parametrize("shard_size", [4, 16])

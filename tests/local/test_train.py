@@ -23,8 +23,9 @@ from cxr_core.data.latents import LatentCache
 from cxr_core.data.words import CLINICAL_PREFIX, prompt_words
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
-from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints
+from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weights_sha256
 from cxr_core.models.presets import NANO, PRESETS, SD21_BASE
+from cxr_core.models.training_data import Seen, read_training_data
 from cxr_core.runs.files import read_json, remove, sha256_path
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
@@ -294,6 +295,24 @@ def test_given_a_trained_vae_its_scaled_latents_have_unit_variance(vae: Path, la
     cache = LatentCache.open(latents)
     mean, log_variance = np.split(cache.moments[cache.indices("train")].astype(np.float64), 2, axis=1)
     assert factor**2 * (mean.var() + np.exp(log_variance).mean()) == pytest.approx(1, rel=0.02)
+
+
+def test_given_a_finished_stage_its_checkpoint_says_what_it_learnt_from_outside_the_digest_of_weights(
+    tmp_path: Path, dataset: Path, latents: Path, vae: Path, undisturbed: Path
+) -> None:
+    checkpoint = final_checkpoint(undisturbed)
+    learnt = read_training_data(checkpoint)
+    assert learnt is not None
+    assert learnt.dataset == Dataset.open(dataset).info.digest
+    assert (learnt.images, learnt.patients, learnt.base) == (12, 6, None)
+    assert learnt.findings["Effusion"] == Seen(images=6, patients=6)
+    assert read_training_data(final_checkpoint(vae)) is None
+    alone = shutil.copytree(checkpoint, tmp_path / "alone")
+    (alone / "training_data.json").unlink()
+    assert weights_sha256(alone) == weights_sha256(checkpoint)
+    further = finish(diffusion_stage(tmp_path / "further", latents, undisturbed, steps=2))
+    again = read_training_data(final_checkpoint(further))
+    assert again == learnt.model_copy(update={"base": learnt})
 
 
 def test_given_the_keep_rule_old_weights_go_and_previews_and_metrics_stay(undisturbed: Path) -> None:

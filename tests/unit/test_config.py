@@ -24,7 +24,8 @@ def write(tmp_path: Path):
 
 @pytest.mark.parametrize("name", READY)
 def test_a_ready_config_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXR_SD21", str(tmp_path))
+    for variable in ("CXR_SD21", "CXR_REAL", "CXR_SYNTHETIC"):
+        monkeypatch.setenv(variable, str(tmp_path))
     config = load_config(name)
     assert config.name == name
     assert RunConfig.model_validate(resolved(config)) == config

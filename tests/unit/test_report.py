@@ -123,7 +123,15 @@ def test_given_a_finished_run_when_reported_then_its_headline_numbers_are_there(
         "0.78 (0.73–0.83)",  # accuracy of the real arm with its interval
         "0.65 (0.60–0.70)",  # of the view alone
         "Real alone, not run: 49 of 500.",
-        "The latter interval includes 0: no effect is shown.",
+        "changed accuracy by +0.060 (−0.040 to +0.160) and AUROC by +0.060 (−0.040 to +0.160). The latter interval "
+        "includes 0: no effect is shown.",
+        "they changed accuracy by +0.080 (+0.060 to +0.100)",
+        "The latter interval excludes 0: they helped.",
+        "1,240 images of 530 patients; before that, from another Dataset, 1 image of 1 patient",
+        "AP and PA test images apart",
+        "AP: accuracy (n = 60)",
+        "0.79 (0.74–0.84)",  # of the real arm on AP images
+        "not computed: n = 12",
         "No picture for Hernia",
         "in full colour a running mean",
     ):
@@ -202,6 +210,28 @@ def test_given_an_alarm_and_no_floor_when_reported_then_both_are_said_in_words(t
     assert "Without a floor the headline cannot be judged" in text
     write_json(path, read_json(path) | {"fidelity": None})
     assert "Stage “study” was not asked for fidelity." in Page(write_report(run.root).read_text()).text
+
+
+def test_given_a_leaky_experiment_when_reported_then_it_is_called_so_wherever_it_is_shown(
+    full: tuple[Path, str],
+) -> None:
+    text = Page(full[1]).text
+    name = "from No Finding, n = 128 of each class (as the study’s code did it: leaky)"
+    assert text.count(name) == 3, "in the summary, as heading, in the table's caption"
+    leaky = text[text.rindex(name) : text.index("n = 1,000 (repaired)", text.rindex(name))]
+    assert "real alone (leaky)" in leaky
+    assert "0.91" in leaky
+    assert not re.findall(r"(?:real alone|half synthetic)(?! \(leaky\))", leaky), "no row without the word"
+    for expected in (
+        "Leaky: 7 of the 61 test patients are in training too",
+        "Leaky: What the synthetic images were worth",
+        "excludes 0: they harmed.",
+        "unknown: the synthetic Dataset does not say",
+        "study, Edema: real alone (leaky)",
+    ):
+        assert expected in text
+    repaired = text[text.index("n = 128 (repaired)") : text.index(name)]
+    assert "study, Edema" not in repaired, "the study's rows stand beside the protocol that they were made with"
 
 
 def test_given_a_finished_run_when_reported_then_nothing_in_it_is_fetched(full: tuple[Path, str]) -> None:

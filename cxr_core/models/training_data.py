@@ -1,0 +1,82 @@
+"""What a generator has learnt from: `training_data.json` beside the components of a checkpoint that we export.
+
+It lies outside the components that `weights_sha256` covers, so it changes no digest of weights.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import ValidationError
+
+from cxr_core.data.findings import NO_FINDING, Findings
+from cxr_core.errors import UserError
+from cxr_core.settings import Settings
+
+FILE = "training_data.json"
+
+
+class Seen(Settings):
+    """How much of something was among the training images."""
+
+    images: int
+    """Real images."""
+    patients: int
+    """Patients of these images."""
+
+
+class TrainingData(Seen):
+    """The whole of training_data.json."""
+
+    format: Literal[1] = 1
+    """Version of this form."""
+    dataset: str
+    """Digest of the Dataset whose train split was learnt from."""
+    findings: dict[str, Seen]
+    """Of each finding of the vocabulary, alone or among others, and of No Finding."""
+    base: "TrainingData | None" = None
+    """What the weights that training started from had learnt from, where these say so."""
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, findings: Findings, dataset: str, base: "TrainingData | None") -> "TrainingData":
+        """Count training images: `rows` has patient_id, split and labels; rows of other splits are left out."""
+        train = rows[rows["split"] == "train"]
+        bits = {name: findings.bit(name) for name in findings.names}
+        seen = {name: _seen(train[train["labels"] & bit != 0]) for name, bit in bits.items()}
+        seen[NO_FINDING] = _seen(train[train["labels"] == 0])
+        return cls(**dict(_seen(train)), dataset=dataset, findings=seen, base=base)
+
+    def of_finding(self, name: str) -> tuple[Seen, ...] | None:
+        """How much of a finding was seen: one entry for each different Dataset, from this training back to its bases.
+
+        None if the finding is in the vocabulary of none or not of all of them, so that the numbers are unknown.
+        """
+        chain: dict[str, Seen | None] = {}
+        step: TrainingData | None = self
+        while step is not None:
+            chain.setdefault(step.dataset, step.findings.get(name))
+            step = step.base
+        known = tuple(seen for seen in chain.values() if seen is not None)
+        return known if len(known) == len(chain) else None
+
+
+def read_training_data(checkpoint: Path) -> TrainingData | None:
+    """What the checkpoint says it learnt from, or None if it does not say.
+
+    Raises UserError naming the file if it is there and not of this form.
+    """
+    path = checkpoint / FILE
+    if not path.is_file():
+        return None
+    try:
+        return TrainingData.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UserError(
+            f"does not say in our form what the model learnt from ({error})",
+            where=str(path),
+            mend="remove the file if it is not ours: what the model learnt from is then unknown, and shown so",
+        ) from error
+
+
+def _seen(rows: pd.DataFrame) -> Seen:
+    return Seen(images=len(rows), patients=int(rows["patient_id"].nunique()))

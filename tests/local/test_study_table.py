@@ -1,0 +1,55 @@
+"""The ready config of the study's table, on all rows of ChestX-ray14: whether there are the images that it asks for."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cxr_core.data.chestxray14 import read_chestxray14
+from cxr_core.data.dataset import SCHEMA, Dataset, write_index
+from cxr_core.data.findings import NIH
+from cxr_core.data.settings import ChestXray14Data
+from cxr_core.data.splits import carve_validation
+from cxr_core.evaluation.cohort import choose_cohort
+from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.generation.requests import allocate, exact_list
+from cxr_core.generation.settings import Request
+from jobs.config import load_config
+
+
+def dataset_of(folder: Path, rows: pd.DataFrame) -> Dataset:
+    """A Dataset without its images: cohorts are chosen by the index alone."""
+    folder.mkdir()
+    absent = {name: None for name in SCHEMA.names if name not in rows}
+    rows = rows.assign(**absent | {"prompt": "", "pixel_sha256": "", "boxes": [[]] * len(rows)})
+    write_index(folder, rows[SCHEMA.names], [], findings=NIH, size=512, about={})
+    return Dataset.open(folder)
+
+
+@pytest.fixture(scope="module")
+def datasets(nih_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    """ChestX-ray14 as preprocessed, and 100,000 images as generated like its training images."""
+    folder = tmp_path_factory.mktemp("table")
+    rows = read_chestxray14(ChestXray14Data(kind="chestxray14", metadata=nih_data / "metadata")).rows
+    real = rows[["image_id", "patient_id", "view", "labels"]].assign(split=carve_validation(rows, 0.1))
+    cells = allocate(Request(like="train", num_images=100_000), real, NIH)
+    asked = exact_list(cells, lambda *_: "", seed=1).select(["image_id", "view", "labels"]).to_pandas()
+    made = asked.assign(patient_id="", split="synthetic")
+    return {"real": dataset_of(folder / "real", real), "synthetic": dataset_of(folder / "synthetic", made)}
+
+
+def test_given_the_whole_dataset_every_arm_of_the_studys_table_can_be_run(
+    datasets: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, dataset in datasets.items():
+        monkeypatch.setenv(f"CXR_{name.upper()}", str(dataset.folder))
+    study = load_config("study_table").stage("study")
+    assert isinstance(study, EvaluateStage)
+    sizes = []
+    for entry in study.utility:
+        cohort = choose_cohort(entry, **datasets, seed=0)
+        assert cohort.not_run == {}
+        mixed = cohort.use("mixed").value_counts(["source", "label"])
+        assert mixed.nunique() == 1
+        sizes.append((entry.protocol, int(mixed.iloc[0]), len(cohort.use("real")), len(cohort.use("test"))))
+    assert sizes == [("as_written", 250, 1000, 300), ("as_written", 500, 2000, 600), ("repaired", 250, 1000, 300)]
