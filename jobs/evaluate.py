@@ -31,10 +31,10 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
         )
     total = sum(num_classifiers) + 1
     num_files = 3 * total + num_pictures + 6
-    if settings.fidelity:
-        from cxr_core.evaluation.extraction import estimate_features
+    if settings.fidelity or settings.faithfulness:
+        from cxr_core.evaluation.extraction import estimate_extraction
 
-        seen = estimate_features(settings.fidelity, inputs["real"], inputs["synthetic"])
+        seen = estimate_extraction(settings, inputs["real"], inputs["synthetic"])
         notes += seen.notes
         total, num_files, num_bytes = total + seen.num_shards, num_files + seen.num_files, num_bytes + seen.num_bytes
     return Estimate(total, total, num_files, num_bytes, notes)
@@ -61,13 +61,13 @@ def freeze(context: Context, work: Path) -> Draft:
         for arm in cohort.arms:
             tasks += [(_shard_id(i, arm, seed), {"entry": i, "arm": arm, "seed": seed}) for seed in entry.seeds]
     shards = [Shard(name, i, i + 1, extra) for i, (name, extra) in enumerate(tasks)]
-    return Draft([*shards, *_feature_shards(context, datasets, work)])
+    return Draft([*shards, *_extraction_shards(context, datasets, work)])
 
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     """Draw the pictures, train and score one classifier, or extract the features of some images."""
     from cxr_core.evaluation.cohort import read_cohorts
-    from cxr_core.evaluation.extraction import is_features
+    from cxr_core.evaluation.extraction import is_extraction
     from cxr_core.evaluation.pictures import draw_grids
     from cxr_core.evaluation.utility import run_arm
     from cxr_core.runs.files import read_json
@@ -78,7 +78,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     if shard.id == _PICTURES:
         names = read_json(context.plan_folder / "grids.json")["findings"]
         return draw_grids(names, settings.grids, **datasets, seed=context.seed, work=work)
-    if is_features(shard.id):
+    if is_extraction(shard.id):
         return _extract(context, shard, datasets, work)
     i, arm, seed = (shard.extra[key] for key in ("entry", "arm", "seed"))
     cohort = read_cohorts(context.plan_folder)[i]
@@ -115,7 +115,8 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         **{name: _compared(dataset) for name, dataset in datasets.items()},
         utility=tuple(utility),
         grids=committed_grids(listed, pictures),
-        fidelity=_fidelity(context, receipts, datasets) if settings.fidelity else None,
+        faithfulness=_faithfulness(context, receipts, datasets),
+        fidelity=_fidelity(context, receipts, datasets),
     )
     write_json(context.folder / FILE, metrics.model_dump(mode="json"))
     digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
@@ -123,40 +124,45 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     return {"digest": sha256_text(digests), "num_classifiers": num_classifiers}
 
 
-def _feature_shards(context: Context, datasets: Mapping[str, Any], work: Path) -> Sequence[Shard]:
-    from cxr_core.evaluation.extraction import freeze_features
+def _extraction_shards(context: Context, datasets: Mapping[str, Any], work: Path) -> Sequence[Shard]:
+    from cxr_core.evaluation.extraction import folder_of, freeze_extraction, kinds_of
+
+    settings: EvaluateStage = context.settings
+    kinds = kinds_of(settings)
+    if not kinds:
+        return ()
     from cxr_core.evaluation.features import open_eye
 
-    settings = context.settings.fidelity
-    if settings is None:
-        return ()
-    return freeze_features(settings, open_eye(*_extractor(context)).about, datasets, context.seed, work)
+    about = [open_eye(kind, folder_of(kind, settings, context.inputs)).about for kind in kinds]
+    return freeze_extraction(settings.extraction, about, datasets, context.seed, work)
 
 
 def _extract(context: Context, shard: Shard, datasets: Mapping[str, Any], work: Path) -> Output:
     from cxr_core.evaluation.extraction import extract_shard
     from cxr_core.training.engine import threads
 
-    settings = context.settings
-    _, folder = _extractor(context)
+    settings: EvaluateStage = context.settings
     with threads(settings.threads):
-        return extract_shard(shard, settings.fidelity, folder, datasets, context.plan_folder, work)
+        return extract_shard(shard, settings, context.inputs, datasets, context.plan_folder, work)
 
 
 def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[str, Any]) -> Any:
     from threadpoolctl import threadpool_limits
 
-    from cxr_core.evaluation.extraction import extractor_of, read_features
+    from cxr_core.evaluation.extraction import extractor_of, read_extracted
     from cxr_core.evaluation.fidelity import measure
 
-    settings = context.settings
-    real, synthetic = (read_features(context.folder, receipts, source) for source in datasets)
+    settings: EvaluateStage = context.settings
+    if settings.fidelity is None:
+        return None
+    kind = "judge" if settings.fidelity.features == "judge" else "model"
+    real, synthetic = (read_extracted(context.folder, receipts, kind, source) for source in datasets)
     sizes = (datasets["real"].info.size, datasets["synthetic"].info.size)
     with threadpool_limits(settings.threads):
         return measure(
             real,
             synthetic,
-            extractor_of(context.plan_folder),
+            extractor_of(context.plan_folder, kind),
             sizes,
             datasets["real"].findings,
             settings.fidelity.resamples,
@@ -164,14 +170,17 @@ def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[s
         )
 
 
-def _extractor(context: Context) -> tuple[str, Path]:
-    """What sees the images: the kind ("judge" or "model") and the folder."""
-    from cxr_core.models.checkpoints import final_checkpoint
+def _faithfulness(context: Context, receipts: Sequence[Receipt], datasets: Mapping[str, Any]) -> Any:
+    from cxr_core.evaluation.extraction import extractor_of, read_extracted
+    from cxr_core.evaluation.faithfulness import judge_synthetic
 
-    given = context.settings.fidelity.features
-    if given == "judge":
-        return "judge", final_checkpoint(context.inputs["judge"], "classifier")
-    return "model", given
+    settings: EvaluateStage = context.settings
+    if settings.faithfulness is None:
+        return None
+    seen = [read_extracted(context.folder, receipts, "judge", source, "scores") for source in datasets]
+    judged = [part for each in seen for part in (each.rows, each.features)]
+    knows = extractor_of(context.plan_folder, "judge").findings
+    return judge_synthetic(*judged, knows, datasets["real"].findings, settings.faithfulness, context.seed)
 
 
 def _shard_id(entry: int, arm: str, seed: int) -> str:

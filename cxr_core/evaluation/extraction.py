@@ -1,4 +1,7 @@
-"""Which images have their features extracted, in what shards, and how these are read again."""
+"""Which images are seen by which extractor, in what shards, and how their features and scores are read again.
+
+A shard is named `<kind>-<source>-00000`: the extractor's kind (judge or model), and the Dataset (real or synthetic).
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +16,8 @@ from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
 from cxr_core.evaluation.fidelity import HELD_OUT, Featured
 from cxr_core.evaluation.metrics import Extractor
-from cxr_core.evaluation.settings import Fidelity
+from cxr_core.evaluation.settings import EvaluateStage, Extraction
+from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
@@ -26,16 +30,38 @@ _WIDTH = 1024
 COLUMNS = ["image_id", "patient_id", "split", "view", "labels"]
 
 
-def estimate_features(settings: Fidelity, real: Estimate | Path, synthetic: Estimate | Path) -> Estimate:
+def kinds_of(settings: EvaluateStage) -> list[str]:
+    """The extractors that a stage needs: "judge" for faithfulness; for fidelity that or "model"."""
+    fidelity = settings.fidelity.features if settings.fidelity else None
+    needs = {"judge": bool(settings.faithfulness) or fidelity == "judge", "model": isinstance(fidelity, Path)}
+    return [kind for kind, is_needed in needs.items() if is_needed]
+
+
+def folder_of(kind: str, settings: EvaluateStage, inputs: Mapping[str, Path]) -> Path:
+    """The folder of an extractor. Raises UserError if the judge's input is no classifier."""
+    if kind == "judge":
+        return final_checkpoint(inputs["judge"], "classifier")
+    assert settings.fidelity is not None
+    return Path(settings.fidelity.features)
+
+
+def estimate_extraction(settings: EvaluateStage, real: Estimate | Path, synthetic: Estimate | Path) -> Estimate:
     """Images, shards, files and bytes at most: before the splits are known, every real image counts as one seen.
 
-    Raises UserError where `settings.features` is no folder of a model.
+    Raises UserError where `fidelity.features` is no folder of a model.
     """
     sizes = [_num_images(given) for given in (real, synthetic)]
-    num_shards = sum(-(-size // settings.shard_size) for size in sizes)
-    width = _WIDTH if settings.features == "judge" else _width(settings.features)
-    note = f"features of at most {sum(sizes)} images in {num_shards} shards, {width} numbers an image"
-    return Estimate(sum(sizes), num_shards, 4 * num_shards + 3, sum(sizes) * 4 * width, [note])
+    each = sum(-(-size // settings.extraction.shard_size) for size in sizes)
+    num_images, num_shards, num_bytes, notes = 0, 0, 0, []
+    for kind in kinds_of(settings):
+        width = _WIDTH if kind == "judge" else _width(folder_of(kind, settings, {}))
+        num_images, num_shards, num_bytes = (
+            num_images + sum(sizes),
+            num_shards + each,
+            num_bytes + sum(sizes) * 4 * width,
+        )
+        notes.append(f"features of a {kind}: at most {sum(sizes)} images in {each} shards, {width} numbers an image")
+    return Estimate(num_images, num_shards, 4 * num_shards + 3, num_bytes, notes)
 
 
 def _num_images(given: Estimate | Path) -> int:
@@ -52,17 +78,21 @@ def _width(folder: Path) -> int:
     return int(read_json(folder / "config.json").get("hidden_size", _WIDTH))
 
 
-def freeze_features(
-    settings: Fidelity, extractor: Extractor, datasets: Mapping[str, Dataset], seed: int, work: Path
+def freeze_extraction(
+    settings: Extraction, extractors: Sequence[Extractor], datasets: Mapping[str, Dataset], seed: int, work: Path
 ) -> list[Shard]:
-    """Write extractor.json and, for each source, the images by id; the shards are slices of these."""
-    write_json(work / "extractor.json", {"format": 1, **extractor.model_dump(mode="json")})
-    shards: list[Shard] = []
+    """Write what each extractor is and, for each source, the images by id; the shards are slices of these."""
+    numbers: dict[str, int] = {}
     for source, dataset in datasets.items():
         rows = dataset.rows if source == "synthetic" else real_images(dataset.rows, settings.num_train, seed)
         rows = rows.sort_values("image_id")[COLUMNS]
-        write_parquet(work / f"features-{source}.parquet", pa.Table.from_pandas(rows, preserve_index=False))
-        shards += slices(len(rows), settings.shard_size, prefix=f"features-{source}-")
+        write_parquet(work / f"seen-{source}.parquet", pa.Table.from_pandas(rows, preserve_index=False))
+        numbers[source] = len(rows)
+    shards: list[Shard] = []
+    for extractor in extractors:
+        write_json(_about(work, extractor.kind), {"format": 1, **extractor.model_dump(mode="json")})
+        for source, num in numbers.items():
+            shards += slices(num, settings.shard_size, prefix=f"{extractor.kind}-{source}-")
     return shards
 
 
@@ -75,62 +105,74 @@ def real_images(rows: pd.DataFrame, num_train: int, seed: int) -> pd.DataFrame:
     return rows[rows["split"].isin(HELD_OUT) | rows["patient_id"].isin(chosen.index[chosen])]
 
 
-def is_features(shard_id: str) -> bool:
+def is_extraction(shard_id: str) -> bool:
     """Whether a shard of the evaluate stage extracts features."""
-    return shard_id.startswith("features-")
+    return shard_id.startswith(("judge-", "model-"))
 
 
-def source_of(shard_id: str) -> str:
-    """The Dataset whose images a shard of features sees: real or synthetic."""
-    return shard_id.split("-")[1]
+def _parts(shard_id: str) -> tuple[str, str]:
+    """The extractor's kind and the source of a shard."""
+    kind, source, _ = shard_id.split("-")
+    return kind, source
 
 
-def extractor_of(plan_folder: Path) -> Extractor:
+def extractor_of(plan_folder: Path, kind: str) -> Extractor:
     """The extractor as it was when the plan was frozen."""
-    value = read_json(plan_folder / "extractor.json")
+    value = read_json(_about(plan_folder, kind))
     return Extractor.model_validate({name: entry for name, entry in value.items() if name != "format"})
 
 
+def _about(plan_folder: Path, kind: str) -> Path:
+    return plan_folder / f"extractor-{kind}.json"
+
+
 def extract_shard(
-    shard: Shard, settings: Fidelity, folder: Path, datasets: Mapping[str, Dataset], plan_folder: Path, work: Path
+    shard: Shard,
+    settings: EvaluateStage,
+    inputs: Mapping[str, Path],
+    datasets: Mapping[str, Dataset],
+    plan: Path,
+    work: Path,
 ) -> Output:
-    """Extract one shard. `folder` is that of the extractor.
+    """Extract one shard of the plan in the folder `plan`.
 
     Raises UserError if the extractor is not the one of the plan.
     """
     from cxr_core.evaluation.features import extract, open_eye
 
-    planned = extractor_of(plan_folder)
-    eye = open_eye(planned.kind, folder)
+    kind, source = _parts(shard.id)
+    folder, planned = folder_of(kind, settings, inputs), extractor_of(plan, kind)
+    eye = open_eye(kind, folder)
     if eye.about != planned:
         raise UserError(
             f"the feature extractor changed since the plan: sha256 {eye.about.digest}, planned {planned.digest}",
             where=str(folder),
             mend="put the planned weights back, or start the run under another name",
         )
-    dataset, ids = datasets[source_of(shard.id)], planned_rows(plan_folder, source_of(shard.id))["image_id"]
-    ids = ids.iloc[shard.start : shard.stop]
-    rows = dataset.rows.set_index("image_id", drop=False).loc[ids]
-    paths = extract(eye, dataset, rows, settings.batch_size, work)
+    ids = seen_rows(plan, source)["image_id"].iloc[shard.start : shard.stop]
+    rows = datasets[source].rows.set_index("image_id", drop=False).loc[ids]
+    paths = extract(eye, datasets[source], rows, settings.extraction.batch_size, work)
     write_parquet(work / "images.parquet", pa.table({"image_id": ids.tolist()}))
     content = {role: hashlib.sha256(np.load(path).tobytes()).hexdigest() for role, path in paths.items()}
     digest = sha256_text(canonical_json([ids.tolist(), content]))
     return Output({**paths, "images": work / "images.parquet"}, digest, {"images": len(ids)})
 
 
-def planned_rows(plan_folder: Path, source: str) -> pd.DataFrame:
+def seen_rows(plan_folder: Path, source: str) -> pd.DataFrame:
     """The images of a source (`COLUMNS`) in the order of its shards."""
-    return pq.read_table(plan_folder / f"features-{source}.parquet").to_pandas()
+    return pq.read_table(plan_folder / f"seen-{source}.parquet").to_pandas()
 
 
-def read_features(stage_folder: Path, receipts: Sequence[Receipt], source: str, role: str = "features") -> Featured:
+def read_extracted(
+    stage_folder: Path, receipts: Sequence[Receipt], kind: str, source: str, role: str = "features"
+) -> Featured:
     """The committed features of a source, or a judge's scores (role "scores"), with the rows they belong to.
 
     `receipts` are the stage's, in the order of its plan.
     """
-    rows = planned_rows(stage_folder / "plan", source)
-    mine = [r for r in receipts if is_features(r.shard) and source_of(r.shard) == source]
+    rows = seen_rows(stage_folder / "plan", source)
+    mine = [r for r in receipts if is_extraction(r.shard) and _parts(r.shard) == (kind, source)]
     if not mine:
-        width = extractor_of(stage_folder / "plan").width
-        return Featured(rows, np.empty((0, width), np.float32))
+        about = extractor_of(stage_folder / "plan", kind)
+        return Featured(rows, np.empty((0, about.width if role == "features" else len(about.findings)), np.float32))
     return Featured(rows, np.concatenate([np.load(receipt.path(stage_folder, role)) for receipt in mine]))

@@ -115,6 +115,25 @@ class Faithfulness(Settings):
     """How often the requested labels are shuffled to see what a generator that ignores its prompt would score."""
 
 
+class Extraction(Settings):
+    """What is shown to the judge, and to another extractor of features, and in which portions.
+
+    All synthetic images, all real ones of held-out patients, and some of training patients.
+    """
+
+    num_train: int = Field(default=10_000, ge=0)
+    """Training images at most, whole patients by hash: synthetic images that are nearer to these may be copies."""
+    batch_size: int = Field(default=64, ge=1, le=4096)
+    """Images an extractor sees at once; part of the plan, since sums may depend on it."""
+    shard_size: PositiveInt = 1024
+    """Images of a shard: a multiple of `batch_size`."""
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        check_whole_batches(self.shard_size, self.batch_size)
+        return self
+
+
 class Fidelity(Settings):
     """Distances between synthetic and held-out real images: FID and KID, beside what real patients have to each other.
 
@@ -123,19 +142,8 @@ class Fidelity(Settings):
 
     features: Literal["judge"] | LocalPath = "judge"
     """What sees the images: the stage's `judge`, or a folder that transformers' AutoModel opens (e.g. RAD-DINO)."""
-    num_train: int = Field(default=10_000, ge=0)
-    """Training images at most, whole patients by hash: synthetic images that are nearer to these may be copies."""
     resamples: int = Field(default=200, ge=20, le=10_000)
     """Bootstrap resamples of real patients and synthetic images, for the intervals."""
-    batch_size: int = Field(default=64, ge=1, le=4096)
-    """Images the extractor sees at once; part of the plan, since sums may depend on it."""
-    shard_size: PositiveInt = 1024
-    """Images of a shard of features: a multiple of `batch_size`."""
-
-    @model_validator(mode="after")
-    def _whole_batches(self) -> Self:
-        check_whole_batches(self.shard_size, self.batch_size)
-        return self
 
 
 class EvaluateStage(StageSettings):
@@ -151,6 +159,8 @@ class EvaluateStage(StageSettings):
     """Utility experiments (the study's Table I), any number of findings."""
     faithfulness: Faithfulness | None = None
     """Whether synthetic images show what they were asked for; needs a judge."""
+    extraction: Extraction = Extraction()
+    """Which images are seen for `faithfulness` and `fidelity`."""
     fidelity: Fidelity | None = None
     """How near synthetic images are to held-out real ones; not measured unless asked for."""
 

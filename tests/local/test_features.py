@@ -11,7 +11,7 @@ from pydantic import ValidationError
 import jobs.evaluate
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
-from cxr_core.evaluation.extraction import read_features, real_images
+from cxr_core.evaluation.extraction import read_extracted, real_images
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
@@ -51,9 +51,10 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def stage(folder: Path, inputs: dict[str, Path], features: Path | str, **values: Any) -> Work:
-    fidelity = {"features": features, "num_train": 80, "resamples": 20, "batch_size": 8, "shard_size": 64, **values}
+    given = {"fidelity": {"features": features, "resamples": 20, **values}}
+    given["extraction"] = {"num_train": 80, "batch_size": 8, "shard_size": 64}
     names = dict.fromkeys(inputs, "x")
-    settings = EvaluateStage(name="study", kind="evaluate", inputs=names, threads=1, fidelity=fidelity)
+    settings = EvaluateStage(name="study", kind="evaluate", inputs=names, threads=1, **given)
     folder.mkdir()
     return Work(StageFolder(folder), jobs.evaluate, Context(settings, inputs, 5, folder), {})
 
@@ -82,9 +83,9 @@ def test_given_a_model_folder_the_stage_commits_features_and_measures_fidelity(
     assert result.beside_floor.fid is not None
     assert result.beside_floor.fid.low > result.floor.fid.high  # the planted square is twice as large
     shards = [receipt.shard for receipt in work.folder.receipts()]
-    assert [name for name in shards if "features" in name] == [
-        *(f"features-real-{i:05d}" for i in range(4)),
-        *(f"features-synthetic-{i:05d}" for i in range(2)),
+    assert [name for name in shards if name.startswith("model")] == [
+        *(f"model-real-{i:05d}" for i in range(4)),
+        *(f"model-synthetic-{i:05d}" for i in range(2)),
     ]
 
 
@@ -117,11 +118,11 @@ def test_given_committed_shards_features_are_in_the_order_of_image_ids_and_as_th
 
     work = stage(tmp_path / "study", datasets, model)
     finish(work)
-    found = read_features(work.folder.path, work.folder.receipts(), "synthetic")
+    found = read_extracted(work.folder.path, work.folder.receipts(), "model", "synthetic")
     assert found.features.shape == (90, WIDTH)
     assert found.features.dtype == np.float32
     assert found.rows["image_id"].is_monotonic_increasing
-    real = read_features(work.folder.path, work.folder.receipts(), "real")
+    real = read_extracted(work.folder.path, work.folder.receipts(), "model", "real")
     dataset = Dataset.open(datasets["real"])
     rows = dataset.rows.set_index("image_id", drop=False).loc[real.rows["image_id"].iloc[100:103]]
     pixels = torch.from_numpy(dataset.images(rows)).float().div(127.5).sub(1)[:, None].expand(-1, 3, -1, -1)
@@ -176,7 +177,7 @@ def test_given_a_judge_its_scores_are_committed_beside_its_features_and_too_few_
     assert result.headline.not_computed == (
         f"n = 90 effective synthetic images, {needed} are needed (2 x {result.extractor.width} features)"
     )
-    scores = read_features(work.folder.path, work.folder.receipts(), "real", "scores")
+    scores = read_extracted(work.folder.path, work.folder.receipts(), "judge", "real", "scores")
     assert (scores.features.shape, scores.features.dtype) == ((240, 2), np.float32)
     dataset = Dataset.open(datasets["real"])
     rows = dataset.rows.set_index("image_id", drop=False).loc[scores.rows["image_id"].iloc[70:73]]
@@ -240,7 +241,7 @@ def test_given_other_weights_than_those_of_the_plan_no_shard_is_made(
     config.write_text(config.read_text() + "\n")
     open_eye.cache_clear()
     with pytest.raises(UserError, match="the feature extractor changed since the plan"):
-        run_pack(work, plan, ["features-real-00000"])
+        run_pack(work, plan, ["model-real-00000"])
 
 
 def test_given_a_folder_that_is_no_model_the_mistake_names_it(tmp_path: Path, datasets: dict[str, Path]) -> None:
@@ -258,7 +259,7 @@ def test_given_no_judge_the_settings_say_what_to_name() -> None:
             name="study",
             kind="evaluate",
             inputs={"real": "r", "synthetic": "s"},
-            fidelity={"features": "m", "shard_size": 100},
+            extraction={"shard_size": 100},
         )
 
 
@@ -280,6 +281,6 @@ def test_given_datasets_to_come_the_estimate_counts_shards_of_features(model: Pa
 
     expected = jobs.evaluate.estimate(settings(model), inputs)
     assert expected.num_shards == 1 + 5 + 1
-    assert "features of at most 5100 images in 6 shards, 8 numbers an image" in expected.notes
+    assert "features of a model: at most 5100 images in 6 shards, 8 numbers an image" in expected.notes
     with pytest.raises(UserError, match=r"not a folder of a vision model: it has no config.json"):
         jobs.evaluate.estimate(settings(tmp_path), inputs)
