@@ -170,9 +170,8 @@ def _check_classifier(settings: ClassifierTrain, inputs: Mapping[str, Path]) -> 
         what = f"{preset.name} needs images of at least {preset.least_image_size} pixels a side, not {size}"
         raise UserError(what, where=where, mend=mend)
     if settings.batch_size < preset.least_batch:
-        raise UserError(
-            f"{preset.name} cannot learn from one image a step", where=where, mend="set batch_size: 2 or more"
-        )
+        what = f"{preset.name} cannot learn from one image a step"
+        raise UserError(what, where=where, mend=f"set batch_size: {preset.least_batch} or more")
     _check_splits(settings, dataset.rows["split"], str(dataset.folder))
     return _findings(settings, dataset)
 

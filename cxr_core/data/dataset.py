@@ -258,6 +258,10 @@ class Dataset:
             raise _damaged(path, f"no column {', '.join(lacking)}")
         return table.to_pandas()
 
+    def of_split(self, split: str) -> pd.DataFrame:
+        """The rows of one split, numbered anew."""
+        return self.rows[self.rows["split"] == split].reset_index(drop=True)
+
     def png(self, row: Any) -> bytes:
         """The stored PNG of one row (a namedtuple of `rows.itertuples()` or a Series).
 

@@ -1,7 +1,6 @@
 """A multi-label classifier of findings: built from a preset with random weights, opened, saved."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cxr_core.models.classifier_folder import WEIGHTS, ClassifierInfo, damaged, read_info, write_info
+from cxr_core.models.initial import seeded
 from cxr_core.models.presets import CLASSIFIERS
 
 _GROUPS = 8
@@ -91,7 +91,7 @@ def resized(images: np.ndarray, image_size: int) -> np.ndarray:
 
 def _of_info(info: ClassifierInfo, seed: int) -> Classifier:
     preset = CLASSIFIERS[info.preset]
-    with _seeded(seed):
+    with seeded(seed):
         body = _small(preset.channels) if preset.channels else _densenet121()
         return Classifier(info, body)
 
@@ -127,11 +127,3 @@ def _densenet121() -> nn.Module:
 
     layers = DenseNet121(spatial_dims=2, in_channels=1, out_channels=1).features
     return nn.Sequential(layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Initialisers draw from torch's global generator: lend them a seeded one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from cxr_core.data.prompts import MAX_TOKENS
 from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
+from cxr_core.models.initial import seeded
 from cxr_core.models.presets import Preset
 from cxr_core.models.tokenizer import train_bpe
 from cxr_core.runs.files import read_json
@@ -31,7 +32,7 @@ def build(preset: Preset, seed: int) -> Any:
     A StableDiffusionPipeline without a safety checker, which was made for photographs.
     """
     tokenizer = make_tokenizer()
-    with _seeded(seed):
+    with seeded(seed):
         return StableDiffusionPipeline(
             vae=_start_vae(AutoencoderKL(**preset.vae)),
             text_encoder=CLIPTextModel(_text_config(preset, tokenizer)),
@@ -98,14 +99,6 @@ def _start_vae(vae: Any) -> Any:
 def _text_config(preset: Preset, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return CLIPTextConfig(**{"vocab_size": len(tokenizer), **ids, **preset.text_encoder})
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Initialisers draw from torch's global generator: lend them a seeded one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextlib.contextmanager

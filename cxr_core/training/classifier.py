@@ -32,8 +32,8 @@ class ClassifierTask:
 
     def __init__(self, model: Classifier, dataset: Dataset, settings: ClassifierTrain, seed: int) -> None:
         self.module, self.settings, self.seed = model, settings, seed
-        self.train = _Split(dataset, model, _of_split(dataset, "train"))
-        held_out = _of_split(dataset, "val")
+        self.train = _Split(dataset, model, dataset.of_split("train"))
+        held_out = dataset.of_split("val")
         measured = some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))
         self.held_out = _Split(dataset, model, held_out.iloc[measured].reset_index(drop=True))
         self.order = DataOrder(len(self.train.rows), settings.batch_size, derive_seed(seed, "order"))
@@ -127,10 +127,6 @@ class _Split:
             part = places[start : start + _AT_ONCE]
             images[start : start + len(part)] = resized(self.dataset.images(self.rows.iloc[part]), size)
         return images
-
-
-def _of_split(dataset: Dataset, split: str) -> pd.DataFrame:
-    return dataset.rows[dataset.rows["split"] == split].reset_index(drop=True)
 
 
 def _positive_weights(labels: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ class VaeTask:
     def __init__(self, pipeline: Any, dataset: Dataset, settings: VaeTrain, seed: int) -> None:
         self.pipeline, self.dataset, self.settings, self.seed = pipeline, dataset, settings, seed
         self.module = Autoencoder(pipeline.vae.requires_grad_(True))
-        self.train_rows, held_out = (_of_split(dataset, split) for split in ("train", "val"))
+        self.train_rows, held_out = (dataset.of_split(split) for split in ("train", "val"))
         self.order = DataOrder(len(self.train_rows), settings.batch_size, derive_seed(seed, "order"))
         validated = some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))
         self.held_out = held_out.iloc[validated]
@@ -116,7 +116,3 @@ class VaeTask:
             for position in range(self.settings.batch_size)
         ]
         return torch.from_numpy(np.stack(draws))
-
-
-def _of_split(dataset: Dataset, split: str) -> pd.DataFrame:
-    return dataset.rows[dataset.rows["split"] == split].reset_index(drop=True)

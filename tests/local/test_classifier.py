@@ -23,7 +23,7 @@ from cxr_core.models.classifier_folder import classifier_sha256, read_about, rea
 from cxr_core.models.presets import CLASSIFIERS
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.training import training_section
-from cxr_core.runs.files import read_json, sha256_path, write_json
+from cxr_core.runs.files import read_json, sha256_path, size_of, walk_files, write_json
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
@@ -32,6 +32,7 @@ from cxr_core.training.augment import NUM_DRAWS, mild
 from cxr_core.training.classifier import ClassifierTask
 from cxr_core.training.engine import Engine
 from cxr_core.training.settings import ClassifierTrain
+from jobs.config import RunConfig
 from tests.planted import planted_rows, write_planted
 
 SIZE = 32
@@ -119,8 +120,8 @@ def test_given_shuffled_labels_when_trained_then_auroc_is_a_coin_within_its_inte
     folder = finish(
         stage(tmp_path / "judge", source, steps=60, checkpoint_every=60, batch_size=16, validation_images=0)
     )
-    interval = judged(folder, source)
-    assert interval.low <= 0.5 <= interval.high
+    area = judged(folder, source)
+    assert area.low <= 0.5 <= area.high
     assert metrics(folder)[-1]["validation_loss"] is None
 
 
@@ -155,6 +156,16 @@ def test_given_rare_findings_when_balanced_their_images_weigh_more_but_at_most_t
         return task._errors(torch.zeros(1, 2), np.ones((1, 2), np.float32))
 
     assert (loss(balance=True) / loss(balance=False)).tolist() == [[pytest.approx(20.0), pytest.approx(4.0)]]
+
+
+def test_given_more_images_than_are_kept_in_memory_then_each_batch_is_decoded_and_losses_are_the_same(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = finish(stage(tmp_path / "kept", dataset, image_size=16))
+    monkeypatch.setattr("cxr_core.training.classifier._MOST_IN_MEMORY", 0)
+    decoded = finish(stage(tmp_path / "decoded", dataset, image_size=16))
+    assert metrics(kept) == metrics(decoded)
+    assert read_info(final_checkpoint(decoded, "classifier")).image_size == 16
 
 
 # Exact resume
@@ -296,6 +307,21 @@ def test_given_a_shift_of_a_twentieth_then_the_image_moves_by_that_many_pixels()
 
 
 # What is asked for wrongly
+
+
+def test_given_a_classifier_as_the_base_of_a_diffusion_model_then_the_config_names_the_kinds(tmp_path: Path) -> None:
+    judge = {**VALUES, "inputs": {"dataset": str(tmp_path)}}
+    fine = {**VALUES, "name": "fine", "model": "diffusion", "inputs": {"latents": str(tmp_path), "base": "judge"}}
+    assert RunConfig(name="r", stages=[judge]).stage("judge").model == "classifier"
+    with pytest.raises(ValidationError, match=r"wants a train\.diffusion or train\.vae stage, but 'judge' is"):
+        RunConfig(name="r", stages=[judge, fine])
+
+
+def test_given_a_plan_its_bytes_are_those_that_stay(trained: Path, dataset: Path) -> None:
+    settings = ClassifierTrain(**{**VALUES, "steps": 200, "checkpoint_every": 100, "findings": ["Effusion"]})
+    planned = jobs.train.estimate(settings, {"dataset": dataset})
+    assert size_of(trained / "shards") == pytest.approx(planned.num_bytes, rel=0.05)
+    assert len(walk_files(trained / "shards")) <= planned.num_files
 
 
 @pytest.mark.parametrize(
