@@ -214,6 +214,17 @@ def test_given_weights_that_lack_a_layer_the_model_is_refused_and_the_layer_name
         ModelEye(tmp_path)
 
 
+def test_given_an_image_processor_that_does_not_resize_it_is_refused(tmp_path: Path) -> None:
+    from transformers import ViTImageProcessorPil
+
+    from cxr_core.evaluation.features import ModelEye
+
+    small_vit(tmp_path).save_pretrained(tmp_path)
+    ViTImageProcessorPil(do_resize=False).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="does not bring all images to one size"):
+        ModelEye(tmp_path)
+
+
 def test_given_a_model_that_masks_at_random_it_is_refused(tmp_path: Path) -> None:
     from transformers import ViTMAEConfig, ViTMAEModel
 

@@ -81,6 +81,16 @@ def test_given_a_vae_to_generate_with_then_it_is_refused() -> None:
         load_config("demo", ["stages.synthetic.inputs.model=vae"])
 
 
+def test_given_a_diffusion_model_as_judge_then_a_classifier_is_asked_for() -> None:
+    changes = ["stages.study.inputs.judge=diffusion", "stages.study.fidelity.resamples=50"]
+    with pytest.raises(UserError, match=r"input 'judge' wants a train\.classifier stage, but 'diffusion' is"):
+        load_config("demo", changes)
+    with pytest.raises(
+        UserError, match=r"stages\.study.*: fidelity\.features is 'judge', but inputs\.judge is not set"
+    ):
+        load_config("demo", changes[1:])
+
+
 def test_a_stage_is_found_by_its_name_or_by_a_kind_that_stands_once() -> None:
     config = load_config("demo")
     assert config.stage("real") is config.stage("preprocess")
