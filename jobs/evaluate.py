@@ -11,6 +11,7 @@ from cxr_core.runs.stage import Context, Draft, Estimate, Output
 
 _PICTURES = "pictures"
 _PICTURE_BYTES = 300_000
+_NO_JUDGE = "the judge, whose features these are, failed its trial on held-out real patients for every finding"
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
@@ -111,12 +112,13 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         utility.append(join(entry, cohort, scored, **datasets, seed=context.seed))
     pictures = by_id[_PICTURES]
     listed = read_json(pictures.path(context.folder, "list"))["grids"]
+    faithfulness = _faithfulness(context, receipts, datasets)
     metrics = Metrics(
         **{name: _compared(dataset) for name, dataset in datasets.items()},
         utility=tuple(utility),
         grids=committed_grids(listed, pictures),
-        faithfulness=_faithfulness(context, receipts, datasets),
-        fidelity=_fidelity(context, receipts, datasets),
+        faithfulness=faithfulness,
+        fidelity=_fidelity(context, receipts, datasets, faithfulness),
     )
     write_json(context.folder / FILE, metrics.model_dump(mode="json"))
     digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
@@ -146,7 +148,7 @@ def _extract(context: Context, shard: Shard, datasets: Mapping[str, Any], work: 
         return extract_shard(shard, settings, context.inputs, datasets, context.plan_folder, work)
 
 
-def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[str, Any]) -> Any:
+def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[str, Any], trial: Any) -> Any:
     from threadpoolctl import threadpool_limits
 
     from cxr_core.evaluation.extraction import extractor_of, read_extracted
@@ -167,6 +169,7 @@ def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[s
             datasets["real"].findings,
             settings.fidelity.resamples,
             context.seed,
+            withheld=_NO_JUDGE if kind == "judge" and not trial.passes else None,
         )
 
 
@@ -177,10 +180,17 @@ def _faithfulness(context: Context, receipts: Sequence[Receipt], datasets: Mappi
     settings: EvaluateStage = context.settings
     if settings.faithfulness is None:
         return None
-    seen = [read_extracted(context.folder, receipts, "judge", source, "scores") for source in datasets]
-    judged = [part for each in seen for part in (each.rows, each.features)]
-    knows = extractor_of(context.plan_folder, "judge").findings
-    return judge_synthetic(*judged, knows, datasets["real"].findings, settings.faithfulness, context.seed)
+    real, synthetic = (read_extracted(context.folder, receipts, "judge", source, "scores") for source in datasets)
+    return judge_synthetic(
+        real.rows,
+        real.features,
+        synthetic.rows,
+        synthetic.features,
+        extractor_of(context.plan_folder, "judge").findings,
+        datasets["real"].findings,
+        settings.faithfulness,
+        context.seed,
+    )
 
 
 def _shard_id(entry: int, arm: str, seed: int) -> str:

@@ -60,12 +60,16 @@ def planted_image(row: Mapping[str, Any], size: int) -> np.ndarray:
 def write_planted(
     folder: Path, rows: list[dict], *, size: int = 32, findings: Findings = NIH, synthetic: bool = False
 ) -> Dataset:
-    """Draw the images of `rows` and write them as a Dataset of one shard."""
+    """Draw the images of `rows` and write them as a Dataset of one shard.
+
+    A row's `drawn`, where it has one, is what its picture shows instead of its labels.
+    """
     (folder / "shards").mkdir(parents=True)
     tar = folder / "shards" / "00000.tar"
     with ShardWriter(tar, findings) as writer:
-        for row in rows:
-            pixels = planted_image(row, size)
+        for given in rows:
+            row = {name: value for name, value in given.items() if name != "drawn"}
+            pixels = planted_image({**row, "labels": given.get("drawn", row["labels"])}, size)
             facts = {"width": size, "height": size, "pixel_sha256": pixel_sha256(pixels)}
             writer.add(encode_grey(pixels), {**row, **facts})
     table: pd.DataFrame = writer.rows().to_pandas().assign(shard="shards/00000.tar")

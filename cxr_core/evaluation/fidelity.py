@@ -68,13 +68,14 @@ class Comparer:
     findings: Findings
     num_resamples: int
     seed: int
+    withheld: str | None = None
 
     def distance(self, a: _Set, b: _Set, mix: Mix) -> Distance:
         """FID and KID of two sets with their intervals, or why there are none."""
         coverage = _coverage(mix, self.findings)
         bare = Distance(a=a.side(), b=b.side(), coverage=coverage)
         short = coverage.num_cells == 0 and "no combination of labels and view has images on every side"
-        if reason := short or _too_few(a) or _too_few(b):
+        if reason := self.withheld or short or _too_few(a) or _too_few(b):
             return bare.model_copy(update={"not_computed": reason})
         x, y = a.sample, b.sample
         weights = [self._weights(side.sample, side.what) for side in (a, b)]
@@ -100,13 +101,14 @@ def measure(
     findings: Findings,
     num_resamples: int,
     seed: int,
+    withheld: str | None = None,
 ) -> FidelityResult:
     """All comparisons of a synthetic Dataset with the real one.
 
     `real` holds the held-out images and those of training; `sizes` are the stored pixels a side of real and synthetic
-    images.
+    images; `withheld` says why no number is to be given at all.
     """
-    compare = Comparer(findings, num_resamples, seed)
+    compare = Comparer(findings, num_resamples, seed, withheld)
     held_out = real.where(real.rows["split"].isin(HELD_OUT))
     train = real.where(real.rows["split"] == "train")
     beside_floor, floor = _floor(compare, held_out, synthetic)

@@ -298,6 +298,11 @@ class FaithfulnessResult(Settings):
     missing: dict[str, int]
     """Combinations of labels and view that held-out real images lack -> synthetic images of them, most first."""
 
+    @property
+    def passes(self) -> bool:
+        """Whether the judge passed its trial for any finding at all."""
+        return any(trial.refused is None for each in self.findings for trial in each.trial)
+
 
 class Resize(Settings):
     """How stored images became what the extractor saw."""

@@ -173,6 +173,8 @@ class EvaluateStage(StageSettings):
             )
         if self.faithfulness and self.inputs.judge is None:
             raise ValueError("faithfulness needs a judge: name a classifier stage in inputs.judge")
+        if self.fidelity and self.fidelity.features == "judge" and self.faithfulness is None:
+            raise ValueError("fidelity.features is 'judge', who is tried first: set faithfulness too, e.g. {}")
         return self
 
     @model_validator(mode="after")
