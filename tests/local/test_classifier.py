@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 import jobs.train
 from cxr_core.data.dataset import Dataset
@@ -208,6 +209,21 @@ def test_given_batch_norm_then_its_statistics_are_learnt_averaged_and_exported_a
     assert own.abs().max() > 0
     counts = {int(b) for name, b in engine.buffers.items() if name.endswith("num_batches_tracked")}
     assert counts == {2}
+
+
+def test_given_a_model_without_buffers_then_its_state_has_none_and_one_with_them_refuses_it(
+    tmp_path: Path, dataset: Path
+) -> None:
+    def engine(preset: str) -> Engine:
+        settings = ClassifierTrain(**{**VALUES, "preset": preset, "validation_images": 0})
+        model = classifier.build(preset, SIZE, ("Effusion",), seed=0)
+        return Engine(ClassifierTask(model, Dataset.open(dataset), settings, 0), settings)
+
+    engine("small").save(tmp_path / "state")
+    assert {name.split("/")[0] for name in load_file(tmp_path / "state" / "state.safetensors")} == {"weights", "ema"}
+    engine("small").load(tmp_path / "state")
+    with pytest.raises(UserError, match="the training state is of another model"):
+        engine("densenet121").load(tmp_path / "state")
 
 
 # The folder
