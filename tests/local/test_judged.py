@@ -46,7 +46,7 @@ def real_rows(*, shuffled: bool = False) -> list[dict]:
 
 
 def synthetic_rows(*, obedient: bool) -> list[dict]:
-    """400 images, half of them asked for with Effusion: these have the square or, if not `obedient`, any half has it."""
+    """400 images, half of them asked for with Effusion: these show it or, if not `obedient`, any half does."""
     rows = [dict(row, patient_id="", seed=1, generation="{}") for row in planted_rows(400, split="synthetic")]
     if not obedient:
         rows = [row | {"drawn": row["labels"], "labels": EFFUSION * (i // 2 % 2)} for i, row in enumerate(rows)]
