@@ -10,7 +10,7 @@ from cxr_core.data.dataset import SCHEMA, Dataset, write_index
 from cxr_core.data.findings import NIH
 from cxr_core.data.settings import ChestXray14Data
 from cxr_core.data.splits import carve_validation
-from cxr_core.evaluation.cohort import choose_cohort
+from cxr_core.evaluation.cohort import Cohort, choose_cohort
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.generation.requests import allocate, exact_list
 from cxr_core.generation.settings import Request
@@ -38,6 +38,12 @@ def datasets(nih_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {"real": dataset_of(folder / "real", real), "synthetic": dataset_of(folder / "synthetic", made)}
 
 
+def patients(cohort: Cohort, use: str) -> set[str]:
+    """Patients of the real images of an arm, or of "test"."""
+    images = cohort.use(use)
+    return set(images.loc[images["source"] == "real", "patient_id"])
+
+
 def test_given_the_whole_dataset_every_arm_of_the_studys_table_can_be_run(
     datasets: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,11 +51,14 @@ def test_given_the_whole_dataset_every_arm_of_the_studys_table_can_be_run(
         monkeypatch.setenv(f"CXR_{name.upper()}", str(dataset.folder))
     study = load_config("study_table").stage("study")
     assert isinstance(study, EvaluateStage)
-    sizes = []
+    sizes, leaks = [], []
     for entry in study.utility:
         cohort = choose_cohort(entry, **datasets, seed=0)
         assert cohort.not_run == {}
         mixed = cohort.use("mixed").value_counts(["source", "label"])
         assert mixed.nunique() == 1
         sizes.append((entry.protocol, int(mixed.iloc[0]), len(cohort.use("real")), len(cohort.use("test"))))
+        test = patients(cohort, "test")
+        leaks.append((len(test & patients(cohort, "real")), len(test) if entry.is_leaky else 0))
+    assert leaks == [(2, 144), (2, 281), (0, 0)]
     assert sizes == [("as_written", 250, 1000, 300), ("as_written", 500, 2000, 600), ("repaired", 250, 1000, 300)]
