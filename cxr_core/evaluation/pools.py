@@ -35,8 +35,8 @@ class Pool:
 
     def take(self, stop: int, *, start: int = 0) -> pd.DataFrame:
         """The pairs `start` to `stop`: all positives, then all negatives, with their `label`."""
-        classes = (self._partners.assign(label=0), self.positives.assign(label=1))
-        return pd.concat([images.iloc[start:stop] for images in reversed(classes)])
+        classes = (self.positives.assign(label=1), self._partners.assign(label=0))
+        return pd.concat([images.iloc[start:stop] for images in classes])
 
     def short(self, num_each: int, what: str) -> list[str]:
         """What there is too little of: "real test images with Edema: 9 of 20", or a view with too few negatives."""

@@ -159,11 +159,14 @@ def test_given_few_test_images_of_a_view_no_number_of_it_is_computed_and_n_is_st
 def test_given_the_protocol_as_written_it_leaks_and_the_output_says_how_much(
     tmp_path: Path, datasets: dict[str, Path]
 ) -> None:
+    rows = [dict(row, patient_id=f"p{i // 6}") for i, row in enumerate(planted_rows(90))]
+    real = write_planted(tmp_path / "real", rows, size=16)
     experiment = {"finding": "Effusion", "protocol": "as_written", "num_images": 44, "num_test": 40, "epochs": 1}
-    (found,) = finish(stage(tmp_path / "study", datasets, utility=[experiment | {"seeds": (0, 1)}])).utility
+    work = stage(tmp_path / "study", datasets | {"real": real.folder}, utility=[experiment | {"seeds": (0, 1)}])
+    (found,) = finish(work).utility
     assert found.is_leaky
     assert found.test is not None
-    assert (found.test.num_images, found.test.num_shared_patients) == (40, 0), "the planted list has patients in order"
+    assert (found.test.num_images, found.test.num_shared_patients) == (40, 1), "images 42 to 47 are one patient's"
     assert [len(arm.seeds) for arm in found.arms] == [2, 2, 2, 2]
     assert [arm.by_view for arm in found.arms] == [(), (), (), ()]
 
@@ -209,6 +212,17 @@ def test_given_a_synthetic_dataset_the_arm_that_uses_it_says_what_its_generator_
     experiment = {"finding": "Effusion", "num_images": 4, "num_test": 40, "epochs": 1, "seeds": (0,)}
     work = stage(tmp_path / "study", datasets | {"synthetic": made}, utility=[experiment])
     assert [arm.generator_saw for arm in finish(work).utility[0].arms] == [None, seen, None, None]
+
+
+def test_given_a_dataset_that_says_it_in_another_form_its_file_is_named(
+    tmp_path: Path, datasets: dict[str, Path]
+) -> None:
+    made = shutil.copytree(datasets["synthetic"], tmp_path / "made")
+    info = read_json(made / "dataset.json")
+    write_json(made / "dataset.json", info | {"about": {"training_data": "all of it"}})
+    experiment = {"finding": "Effusion", "num_images": 4, "num_test": 40, "epochs": 1, "seeds": (0,)}
+    with pytest.raises(UserError, match=r"made/dataset.json: about.training_data is not of our form"):
+        finish(stage(tmp_path / "study", datasets | {"synthetic": made}, utility=[experiment]))
 
 
 def test_given_an_arm_with_too_few_images_it_alone_is_not_run(tmp_path: Path, datasets: dict[str, Path]) -> None:

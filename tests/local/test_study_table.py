@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,8 +11,9 @@ from cxr_core.data.dataset import SCHEMA, Dataset, write_index
 from cxr_core.data.findings import NIH
 from cxr_core.data.settings import ChestXray14Data
 from cxr_core.data.splits import carve_validation
-from cxr_core.evaluation.cohort import choose_cohort
-from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.evaluation.cohort import Cohort, choose_cohort
+from cxr_core.evaluation.intervals import accuracy, view_rule
+from cxr_core.evaluation.settings import EvaluateStage, Utility
 from cxr_core.generation.requests import allocate, exact_list
 from cxr_core.generation.settings import Request
 from jobs.config import load_config
@@ -38,18 +40,47 @@ def datasets(nih_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {"real": dataset_of(folder / "real", real), "synthetic": dataset_of(folder / "synthetic", made)}
 
 
-def test_given_the_whole_dataset_every_arm_of_the_studys_table_can_be_run(
-    datasets: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, dataset in datasets.items():
-        monkeypatch.setenv(f"CXR_{name.upper()}", str(dataset.folder))
-    study = load_config("study_table").stage("study")
+def patients(cohort: Cohort, use: str) -> set[str]:
+    """Patients of the real images of an arm, or of "test"."""
+    images = cohort.use(use)
+    return set(images.loc[images["source"] == "real", "patient_id"])
+
+
+def view_alone(cohort: Cohort) -> float:
+    """Accuracy of the rule that knows the view of a test image and the training images of the real arm."""
+    train, test = cohort.use("real"), cohort.use("test")
+    scores = view_rule(train["view"].to_numpy(), train["label"].to_numpy(), test["view"].to_numpy())
+    return float(accuracy(scores, test["label"].to_numpy(), np.ones(len(test))))
+
+
+@pytest.fixture(scope="module")
+def cohorts(datasets: dict[str, Dataset]) -> list[tuple[Utility, Cohort]]:
+    """Each experiment of the ready config with its images."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, dataset in datasets.items():
+            patch.setenv(f"CXR_{name.upper()}", str(dataset.folder))
+        study = load_config("study_table").stage("study")
     assert isinstance(study, EvaluateStage)
+    return [(entry, choose_cohort(entry, **datasets, seed=0)) for entry in study.utility]
+
+
+def test_given_the_whole_dataset_every_arm_of_the_studys_table_can_be_run(
+    cohorts: list[tuple[Utility, Cohort]],
+) -> None:
     sizes = []
-    for entry in study.utility:
-        cohort = choose_cohort(entry, **datasets, seed=0)
+    for entry, cohort in cohorts:
         assert cohort.not_run == {}
         mixed = cohort.use("mixed").value_counts(["source", "label"])
         assert mixed.nunique() == 1
         sizes.append((entry.protocol, int(mixed.iloc[0]), len(cohort.use("real")), len(cohort.use("test"))))
     assert sizes == [("as_written", 250, 1000, 300), ("as_written", 500, 2000, 600), ("repaired", 250, 1000, 300)]
+
+
+def test_given_the_protocol_as_written_the_view_alone_tells_what_the_studys_classifier_told(
+    cohorts: list[tuple[Utility, Cohort]],
+) -> None:
+    in_all, per_class, repaired = (cohort for _, cohort in cohorts)
+    assert [round(view_alone(cohort), 2) for cohort in (in_all, per_class, repaired)] == [0.86, 0.81, 0.5]
+    shared = [len(patients(cohort, "test") & patients(cohort, "real")) for cohort in (in_all, per_class, repaired)]
+    assert shared == [2, 2, 0]
+    assert [len(patients(cohort, "test")) for cohort in (in_all, per_class)] == [144, 281]

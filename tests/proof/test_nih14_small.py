@@ -48,4 +48,4 @@ def _print(run: Path) -> None:
         for arm in entry["arms"]:
             view = (arm["view_only"] or {}).get("auroc")
             print(f"  {arm['arm']}: {arm['not_run'] or arm['classifier']} view only: {view}")
-        print(f"  value of synthetic: {entry['value_of_synthetic']}")
+        print(f"  value of synthetic: {entry['value_of_synthetic']}, at equal epochs: {entry['value_at_equal_epochs']}")

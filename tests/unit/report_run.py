@@ -95,20 +95,22 @@ def full_run(root: Path, findings: Findings) -> Run:
 
 def metrics(finding: str) -> Metrics:
     """What an evaluate stage of three experiments found: repaired, leaky, and one that lacks images."""
-    views = {"PA": {"with": 10, "without": 30}, "AP": {"with": 40, "without": 20}}
+    views = {"PA": {"with": 6, "without": 6}, "AP": {"with": 44, "without": 44}}
+    unmatched = {"PA": {"with": 10, "without": 30}, "AP": {"with": 40, "without": 20}}
+    test = {"num_images": 100, "num_patients": 61, "views": views}
     common = {"negatives": "No Finding", "rule": "any", "image_size": SIZE, "augment": "study", "epochs": 3}
     common |= {"finding": finding, "available": {"real train with": 49}, "counts": "in_all", "num_images": 128}
     repaired = common | {"protocol": "repaired", "match_views": True}
     arms = [
-        _arm("real", 128, 0, 0.78) | {"by_view": _by_view(0.79)},
-        _arm("mixed", 64, 64, 0.74) | {"by_view": _by_view(0.75), "generator_saw": SEEN},
-        _arm("half", 64, 0, 0.66) | {"by_view": _by_view(0.67)},
-        _arm("doubled", 64, 0, 0.68) | {"by_view": _by_view(0.69)},
+        _arm("real", 128, 0, 0.78) | _matched(0.79),
+        _arm("mixed", 64, 64, 0.74) | _matched(0.75) | {"generator_saw": SEEN},
+        _arm("half", 64, 0, 0.66) | _matched(0.67),
+        _arm("doubled", 64, 0, 0.53) | _matched(0.69),
     ]
     leaky = common | {"protocol": "as_written", "match_views": False, "counts": "per_class", "arms": LEAKY_ARMS}
+    leaky |= {"test": test | {"num_shared_patients": 7, "views": unmatched}}
     worth = {"value_of_synthetic": _scores(0.06, 0.1), "value_at_equal_epochs": _scores(0.08, 0.02)}
     lacking = {"arm": "real", "num_real": 0, "num_synthetic": 0, "num_real_patients": 0, "not_run": "49 of 500"}
-    test = {"num_images": 100, "num_patients": 61, "views": views}
     value = {
         "format": 1,
         "real": {"digest": "a" * 64, "num_images": 36, "size": SIZE},
@@ -120,7 +122,7 @@ def metrics(finding: str) -> Metrics:
         ],
         "utility": [
             repaired | worth | {"test": test, "arms": arms},
-            leaky | {"test": test | {"num_shared_patients": 7}, "value_of_synthetic": _scores(-0.2, 0.1)},
+            leaky | {"value_of_synthetic": _scores(-0.2, 0.1)},
             repaired | {"num_images": 1000, "test": test, "arms": [lacking]},
         ],
     }
@@ -204,9 +206,10 @@ def _arm(name: str, num_real: int, num_synthetic: int, accuracy: float) -> dict[
     return {"arm": name, **counts, "classifier": _scores(accuracy), "seeds": seeds, "view_only": _scores(0.65)}
 
 
-def _by_view(accuracy: float) -> list[dict[str, Any]]:
-    """Enough test images of AP, too few of PA."""
-    return [{"view": "AP", "num_images": 60, "scores": _scores(accuracy)}, {"view": "PA", "num_images": 12}]
+def _matched(accuracy: float) -> dict[str, Any]:
+    """Where views are matched: the view alone is a coin; enough test images of AP, too few of PA."""
+    views = [{"view": "AP", "num_images": 88, "scores": _scores(accuracy)}, {"view": "PA", "num_images": 12}]
+    return {"view_only": _scores(0.5, 0.0), "by_view": views}
 
 
 SEEN = [{"images": 1240, "patients": 530}, {"images": 1, "patients": 1}]
