@@ -1,5 +1,6 @@
 """A trained model as a folder to give away: one diffusers folder in a chosen precision, and where it came from."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,8 @@ def export_model(source: Path, out: Path, dtype: Precision = "float16") -> dict[
     """Write the final checkpoint of a train stage, or another diffusers folder, as `out`; return its `model.json`.
 
     The record has the weights' digest before and after rounding to `dtype` and, from a run, its name, code, versions
-    and config, and the losses of every train stage. Raises UserError if `out` is there or `source` is no model.
+    and config, and of every train stage the losses and the commits of the code. Raises UserError if `out` is there or
+    `source` is no model.
     """
     import torch
 
@@ -47,8 +49,21 @@ def _run_of(source: Path) -> Mapping[str, Any]:
 
 
 def _losses(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of each train stage of a run: its steps and the loss on held-out images at each of its checkpoints."""
+    """Of each train stage of a run: steps, loss on held-out images at each checkpoint, and the code's commits."""
     for index in sorted(root.glob(f"*/{INDEX}")):
         checkpoints = read_checkpoints(index.parent)
         losses = {str(each.step): each.validation_loss for each in checkpoints}
-        yield index.parent.name, {"steps": checkpoints[-1].step, "validation_loss": losses}
+        yield (
+            index.parent.name,
+            {
+                "steps": checkpoints[-1].step,
+                "validation_loss": losses,
+                "commits": sorted(_commits(index.parent)),
+            },
+        )
+
+
+def _commits(stage: Path) -> set[str]:
+    """The commits of the code that worked on a stage, by its attempts."""
+    events = (path.read_text().splitlines()[:1] for path in stage.glob("attempts/*/events.jsonl"))
+    return {json.loads(line)["code"]["commit"] for lines in events for line in lines}
