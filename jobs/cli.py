@@ -79,6 +79,9 @@ def run(
         str | None, typer.Option(help="Only this stage, by its name (or kind, if it is the only one).")
     ] = None,
     runs: Runs = RUNS,
+    retry_parked: Annotated[
+        bool, typer.Option("--retry-parked", help="Try again what was parked after three failures for one cause.")
+    ] = False,
 ) -> None:
     """Do a run in this process, stage after stage. Run it again to go on where it was stopped.
 
@@ -89,7 +92,7 @@ def run(
     from jobs.show import show_results
 
     loaded = load_config(config, overrides or ())
-    results = run_stages(loaded, runs, stage)
+    results = run_stages(loaded, runs, stage, retry_parked=retry_parked)
     show_results(results)
     if stage is None:
         report(runs / loaded.name)

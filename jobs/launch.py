@@ -10,6 +10,7 @@ from typing import Any
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import BUILT_IN
+from cxr_core.runs.failures import release
 from cxr_core.runs.files import sha256_text, walk_files
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import Run
@@ -34,10 +35,18 @@ def job_of(stage: Any) -> Job:
     return import_module(f"jobs.{stage.kind}")
 
 
-def run_stages(config: RunConfig, runs: Path, only: str | None = None) -> list[StageResult]:
-    """Do all stages that are not done (or the one named) of the run `<runs>/<name>`, under its lock."""
+def run_stages(
+    config: RunConfig, runs: Path, only: str | None = None, *, retry_parked: bool = False
+) -> list[StageResult]:
+    """Do all stages that are not done (or the one named) of the run `<runs>/<name>`, under its lock.
+
+    Shards that are parked, since they failed again and again, are left out unless `retry_parked`.
+    """
     stages = [config.stage(only)] if only else config.stages
     with Run.locked(runs / config.name, resolved(config)) as run:
+        if retry_parked:
+            for stage in stages:
+                release(run.stage(stage.name).path)
         return [_run_stage(prepare(run, config, stage.name)) for stage in stages]
 
 
