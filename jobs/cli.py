@@ -28,6 +28,7 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run fo
 Config = Annotated[str, typer.Argument(help="Path of a YAML config, or the name of a ready one: demo, nih14_small ...")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/demo.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the config.")]
+Price = Annotated[float | None, typer.Option(min=0, help="Of a GPU-hour; the config's price_per_gpu_hour by default.")]
 
 RUNS = Path("runs")
 
@@ -113,19 +114,34 @@ def plan(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def status(run: RunFolder) -> None:
-    """Show how far each stage of a run is.
+def status(
+    run: RunFolder,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until every stage is done.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 5.0,
+    price: Price = None,
+) -> None:
+    """Show how far each stage of a run is, what wants attention, and what it has cost.
 
     Example: cxr status runs/demo
     """
+    import time
+
     from cxr_core.runs.run import Run
+    from cxr_core.runs.status import run_status
     from jobs.show import show_status
 
-    show_status(Run.open(run))
+    opened = Run.open(run)
+    price = opened.config.get("price_per_gpu_hour") if price is None else price
+    while True:
+        stages = run_status(opened)
+        show_status(stages, price, clear=watch)
+        if not watch or all(stage.is_finished for stage in stages):
+            return
+        time.sleep(every)
 
 
 @app.command()
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, price: Price = None) -> None:
     """Write the run's report.html from what is finished and print its path.
 
     Example: cxr report runs/demo
@@ -133,7 +149,7 @@ def report(run: RunFolder) -> None:
     from cxr_core.report.write import write_report
     from cxr_core.runs.run import Run
 
-    typer.echo(write_report(Run.open(run).root))
+    typer.echo(write_report(Run.open(run).root, price))
 
 
 @app.command()

@@ -64,6 +64,10 @@ class RunConfig(Settings):
     """Name of the run: its folder below `--runs`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The one seed from which every other is derived."""
+    price_per_gpu_hour: float | None = Field(default=None, ge=0)
+    """What a GPU-hour costs, in the currency of your choice: with it the report tells the cost."""
+    budget_gpu_hours: float | None = Field(default=None, gt=0)
+    """GPU-hours of all attempts after which no more work is started; what is committed stays."""
     stages: list[Stage] = Field(min_length=1)
     """What is done, in this order."""
 
@@ -150,8 +154,12 @@ def find_config(source: str) -> Path:
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:
-    """The fully resolved config as plain data: every default written out."""
-    return config.model_dump(mode="json")
+    """The fully resolved config as plain data: every default written out, but for a price and a budget not given."""
+    value = config.model_dump(mode="json")
+    return {key: given for key, given in value.items() if key not in _OF_THE_LEDGER or given is not None}
+
+
+_OF_THE_LEDGER = ("price_per_gpu_hour", "budget_gpu_hours")
 
 
 def _read(path: Path) -> str:

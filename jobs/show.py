@@ -1,14 +1,16 @@
 """What the commands print: tables for people, on stdout."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from cxr_core.data.findings import NO_FINDING
-from cxr_core.runs.run import Run, StageFolder
+from cxr_core.report.spell import duration, percent
+from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
+from cxr_core.runs.status import StageStatus
 
 
 def show_results(results: Sequence[Any]) -> None:
@@ -43,32 +45,77 @@ def show_estimates(config: Any, estimates: Mapping[str, Any]) -> None:
             _print(f"{name}: {note}")
 
 
-def show_status(run: Run) -> None:
-    """Per stage: shards with a receipt of those planned, and the live attempts. Opens no receipt."""
-    rows = [_status_row(run.stage(stage["name"]), stage["kind"]) for stage in run.config["stages"]]
-    _table(["stage", "kind", "shards", "state", "now"], rows, right=2)
+def show_status(stages: Sequence[StageStatus], price: float | None = None, *, clear: bool = False) -> None:
+    """Per stage: counts of shards, rate and hours; below, what wants attention, and what the run has cost.
+
+    `clear` empties a terminal first.
+    """
+    if clear:
+        Console().clear()
+    rows = [_status_row(stage) for stage in stages]
+    # Most columns are empty most of the time, and a terminal is narrow.
+    shown = [i for i in range(len(_COLUMNS)) if i < _ALWAYS or any(row[i] for row in rows)]
+    _table([_COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], right=2)
+    for stage in stages:
+        for line in _attention(stage):
+            _print(f"{stage.name}: {line}")
+    ledger = Ledger([attempt for stage in stages for attempt in stage.attempts])
+    if ledger.gpu_hours.total:
+        _print(_spent(ledger.gpu_hours, price))
 
 
-def _status_row(folder: StageFolder, kind: str) -> tuple[str, ...]:
-    plan = folder.plan()
-    if plan is None:
-        return folder.name, kind, "", "not planned yet", ""
-    done = len(folder.done() & {shard.id for shard in plan.shards})
-    beat = _live_beat(folder.path)
-    state = "done" if folder.facts() else "running" if beat else "to be finished" if done else "to do"
-    return folder.name, kind, f"{done}/{len(plan.shards)}", state, beat
+_SHARDS = ("running", "pending", "failed", "lost", "parked")
+_COLUMNS = ("stage", "kind", "shards", "state", *_SHARDS, "rate", "left", "GPU-hours")
+_ALWAYS = 4
 
 
-def _live_beat(folder: Path) -> str:
-    """What the attempt that was heard last is doing; empty if none lives."""
-    from cxr_core.runs.attempt import is_alive, read_beat
+def _status_row(stage: StageStatus) -> tuple[str, ...]:
+    if stage.planned is None:
+        return (stage.name, stage.kind, "", stage.state, *[""] * 8)
+    counts = (len(stage.running), stage.pending, len(stage.failed), len(stage.lost), len(stage.parked))
+    gpu_hours = stage.ledger.gpu_hours.total
+    return (
+        stage.name,
+        stage.kind,
+        f"{stage.done}/{stage.planned}",
+        stage.state,
+        *(f"{count:,}" if count else "" for count in counts),
+        f"{stage.rate:,.0f}/h" if stage.rate else "",
+        duration(stage.eta) if stage.eta else "",
+        f"{gpu_hours:,.2f}" if gpu_hours else "",
+    )
 
-    living = [path for path in (folder / "attempts").glob("*") if is_alive(folder, path.name)]
-    beats = [beat for beat in map(read_beat, living) if beat is not None]
-    latest = max(beats, key=lambda beat: beat["time"], default=None)
-    if latest is None:
-        return ""
-    return f"{latest.get('doing', '')} {latest.get('done', 0)}/{latest.get('total', '?')} (attempt on {latest['host']})"
+
+_MOST_NAMED = 5
+
+
+def _attention(stage: StageStatus) -> Iterator[str]:
+    """What it is at, and what a person should look at: silent and slow attempts, lost, failed and parked shards."""
+    if stage.doing:
+        yield stage.doing
+    for attempt in stage.silent[:_MOST_NAMED]:
+        silence = duration(max(time.time() - attempt.ended, 0))
+        yield f"attempt {attempt.id} on {attempt.node or attempt.host} is silent for {silence}{_in_shard(attempt)}"
+    for attempt in stage.slow[:_MOST_NAMED]:
+        yield f"attempt {attempt.id} on {attempt.node or attempt.host} is slow: {duration(attempt.under_way)}" + (
+            _in_shard(attempt)
+        )
+    words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
+    for word, shards in words.items():
+        if shards:
+            names = ", ".join(sorted(shards)[:_MOST_NAMED]) + (" ..." if len(shards) > _MOST_NAMED else "")
+            yield f"{word}: {names}"
+
+
+def _in_shard(attempt: AttemptRecord) -> str:
+    return f" in shard {attempt.shard}" if attempt.shard else ""
+
+
+def _spent(spent: Spent, price: float | None) -> str:
+    shares = {"useful": spent.useful + spent.under_way, "duplicated": spent.duplicated, "failed": spent.failed}
+    words = ", ".join(f"{percent(value, spent.total)} {name}" for name, value in {**shares, "idle": spent.idle}.items())
+    cost = f", {price * spent.total:,.2f} at {price:g} an hour" if price is not None else ""
+    return f"{spent.total:,.2f} GPU-hours{cost}: {words}"
 
 
 def show_summary(dataset: Any) -> None:

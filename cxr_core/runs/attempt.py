@@ -76,6 +76,8 @@ class Attempt(AbstractContextManager["Attempt"]):
         self.folder = stage_folder / "attempts" / self.id
         self.counters: dict[str, Any] = {"shards": 0, "items": 0, "problems": 0, "duplicates": 0, "failed": 0}
         self.seconds_in = {"useful": 0.0, "duplicated": 0.0, "failed": 0.0}
+        self.cause = ""
+        """How it ends, where the error alone does not say it."""
         self._shard: dict[str, Any] = {}
         self._last_beat = 0.0
         self._start = time.monotonic()
@@ -95,7 +97,7 @@ class Attempt(AbstractContextManager["Attempt"]):
         heartbeat.reset(self._token)
         remove(self.work)
         self._leave("failed")
-        cause = "finished" if error is None else cause_of(error)
+        cause = self.cause or ("finished" if error is None else cause_of(error))
         if error is not None and not isinstance(error, UserError | KeyboardInterrupt):
             (self.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
         self.event("ended", cause=cause, detail=str(error or ""))

@@ -49,8 +49,6 @@ def cause_of(error: BaseException) -> str:
 
     Equal classes are one cause when failures of a shard are counted.
     """
-    if isinstance(error, ShardsFailedError):
-        return "shards failed"
     if isinstance(error, UserError):
         return "refused"
     if isinstance(error, KeyboardInterrupt):
@@ -161,20 +159,30 @@ def _released(stage_folder: Path, shard: str) -> list[str]:
 
 
 class ShardsFailedError(UserError):
-    """Shards failed and were recorded; what else was asked for is done. Says what the first one said."""
+    """Shards failed, the first of them of a mistake of the user's, which is told; what else was asked for is done."""
 
-    def __init__(self, failures: Sequence[Failure], first: Exception, *, where: str) -> None:
+    def __init__(self, failures: Sequence[Failure], first: UserError) -> None:
         self.failures = tuple(failures)
-        parked = [failure.shard for failure in failures if failure.is_parked]
-        names = ", ".join(failure.shard for failure in failures[:10]) + (" ..." if len(failures) > 10 else "")
-        mend = [f"failed: {names}; the other shards are safe. Run again: only what is missing will be made"]
-        if parked:
-            mend.append(
-                f"parked after {PARK_AFTER} failures for the same cause: {', '.join(parked[:10])}; "
-                "they are tried again with --retry-parked"
-            )
-        if isinstance(first, UserError):
-            mend = [*filter(None, [first.mend]), *mend]
-            super().__init__(first.what, where=first.where, mend="\n  -> ".join(mend))
-        else:
-            super().__init__(failures[0].text, where=where, mend="\n  -> ".join(mend))
+        mend = "\n  -> ".join([*filter(None, [first.mend]), *_summary(failures)])
+        super().__init__(first.what, where=first.where, mend=mend)
+
+
+def told(failures: Sequence[Failure], first: Exception) -> Exception:
+    """The error with which a pack ends whose shards failed: the first one, with the names of all."""
+    if isinstance(first, UserError):
+        return ShardsFailedError(failures, first)
+    first.add_note("\n".join(_summary(failures)))
+    return first
+
+
+def _summary(failures: Sequence[Failure]) -> list[str]:
+    failed, hopeless = [f.shard for f in failures], [f.shard for f in failures if f.is_parked]
+    lines = [f"failed: {_listed(failed)}; the other shards are safe. Run again: only what is missing will be made"]
+    if hopeless:
+        words = f"parked after {PARK_AFTER} failures for the same cause: {_listed(hopeless)}"
+        lines.append(f"{words}; they are tried again with --retry-parked")
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")

@@ -17,7 +17,6 @@ from cxr_core.runs.attempt import Attempt, Purpose, is_alive
 from cxr_core.runs.commit import commit, place, prune, sweep
 from cxr_core.runs.failures import (
     Failure,
-    ShardsFailedError,
     cause_of,
     forget_failure,
     is_of_the_place,
@@ -26,6 +25,7 @@ from cxr_core.runs.failures import (
     record_failure,
     spoils_the_process,
     text_of,
+    told,
 )
 from cxr_core.runs.files import fsync_dir, fsync_tree, remove, sha256_file, walk_files, write_json
 from cxr_core.runs.plan import Plan, Shard, fingerprint
@@ -111,7 +111,7 @@ def _fingerprint(work: Work, shards: Iterable[Shard], files: Mapping[str, str]) 
 def run_pack(work: Work, plan: Plan, shard_ids: Sequence[str]) -> None:
     """Run those of `shard_ids` that have no receipt and are not parked, in plan order, and commit each.
 
-    A shard that fails is recorded and the others are done; then ShardsFailedError is raised, of the first error.
+    A shard that fails is recorded and the others are done; then the first error is raised, with the names of all.
     The pack ends at once where the others would fail too: in a chain, when the machine, its GPU or its disk fails, and
     when two shards are refused in the same words, which are then raised as they are.
     """
@@ -127,8 +127,8 @@ def run_pack(work: Work, plan: Plan, shard_ids: Sequence[str]) -> None:
                     break
             progress.advance()
         if failed:
-            where = str(attempt.folder / "failed" / f"{failed[0][0].shard}.txt")
-            raise ShardsFailedError([f for f, _ in failed], failed[0][1], where=where) from failed[0][1]
+            attempt.cause = "shards failed"
+            raise told([failure for failure, _ in failed], failed[0][1])
 
 
 def _try_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> Exception | None:

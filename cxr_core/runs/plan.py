@@ -11,6 +11,8 @@ from cxr_core.runs.files import canonical_json, sha256_text, write_atomic
 
 FORMAT = 1
 
+_MEND = "the plan is damaged or of another version: start the run under another name"
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -50,17 +52,26 @@ class Plan:
         write_atomic(path, "".join(canonical_json(line) + "\n" for line in lines))
 
     @classmethod
+    def read_header(cls, path: Path) -> dict[str, Any]:
+        """The plan's first line: all but the shards, and `num_shards`. Raises UserError if it is damaged."""
+        try:
+            with path.open() as file:
+                header = json.loads(file.readline())
+            return {**header, "num_shards": int(header["num_shards"])}
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"damaged ({error!r})", where=str(path), mend=_MEND) from error
+
+    @classmethod
     def read(cls, path: Path) -> "Plan":
         """Read a plan. Raises UserError if it is truncated or of another format."""
-        mend = "the plan is damaged or of another version: start the run under another name"
         try:
             header, *shards = [json.loads(line) for line in path.read_text().splitlines()]
             num_shards = header.pop("num_shards")
             plan = cls(shards=tuple(Shard(**shard) for shard in shards), **header)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"damaged ({error!r})", where=str(path), mend=mend) from error
+            raise UserError(f"damaged ({error!r})", where=str(path), mend=_MEND) from error
         if plan.format != FORMAT or num_shards != len(shards):
-            raise UserError(f"format {plan.format}, {len(shards)} of {num_shards} shards", where=str(path), mend=mend)
+            raise UserError(f"format {plan.format}, {len(shards)} of {num_shards} shards", where=str(path), mend=_MEND)
         return plan
 
 

@@ -28,9 +28,9 @@ def last_attempt(work: Work) -> Path:
 def test_given_a_failing_shard_then_the_others_are_done_and_the_attempt_says_so(tmp_path: Path) -> None:
     work, job = tiny_work(tmp_path / "run" / "tiny")
     job.trouble = {"00001": fail(ZeroDivisionError("division by zero")), "00003": fail(MemoryError())}
-    with pytest.raises(ShardsFailedError, match=r"00001\.txt: ZeroDivisionError: division by zero") as caught:
+    with pytest.raises(ZeroDivisionError) as caught:
         run_all(work)
-    assert "failed: 00001, 00003; the other shards are safe" in str(caught.value)
+    assert "failed: 00001, 00003; the other shards are safe" in caught.value.__notes__[0]
     assert work.folder.done() == {"00000", "00002", "00004"}
     attempt = last_attempt(work)
     ended = read_json(attempt / "ended.json")
@@ -56,7 +56,7 @@ def test_given_a_mended_cause_then_a_rerun_makes_only_what_failed(tmp_path: Path
 
 def test_given_three_failures_for_one_cause_then_the_shard_is_parked_and_named(tmp_path: Path) -> None:
     work, job = tiny_work(tmp_path / "run" / "tiny")
-    job.trouble = {"00002": fail(KeyError("a"))}
+    job.trouble = {"00002": fail(UserError("no head"))}
     for _ in range(2):
         with pytest.raises(ShardsFailedError) as caught:
             run_all(work)
@@ -64,7 +64,7 @@ def test_given_three_failures_for_one_cause_then_the_shard_is_parked_and_named(t
     with pytest.raises(ShardsFailedError, match="parked after 3 failures for the same cause: 00002"):
         run_all(work)
     record = read_json(work.folder.path / "parked" / "00002.json")
-    assert (record["format"], record["cause"], len(record["attempts"])) == (1, "KeyError", 3)
+    assert (record["format"], record["cause"], len(record["attempts"])) == (1, "refused", 3)
 
     job.order = []
     with pytest.raises(UserError, match="1 of 5 shards have no receipt: 00002; parked") as told:
@@ -85,7 +85,7 @@ def test_given_failures_for_different_causes_then_the_shard_is_not_parked(tmp_pa
     work, job = tiny_work(tmp_path / "run" / "tiny")
     for error in (KeyError("a"), MemoryError(), TimeoutError(), ValueError("b")):
         job.trouble = {"00000": fail(error)}
-        with pytest.raises(ShardsFailedError):
+        with pytest.raises(type(error)):
             run_all(work)
     assert len(failures_of(work.folder.path, "00000")) == 4
     assert parked(work.folder.path) == set()
@@ -127,7 +127,7 @@ def test_given_a_machine_that_fails_then_the_pack_ends_at_once(number: int, tmp_
 def test_given_a_gpu_that_refuses_then_the_pack_ends_and_only_that_shard_has_failed(tmp_path: Path) -> None:
     work, job = tiny_work(tmp_path / "run" / "tiny")
     job.trouble = {"00001": fail(RuntimeError("CUDA error: an illegal memory access was encountered"))}
-    with pytest.raises(ShardsFailedError, match="CUDA error"):
+    with pytest.raises(RuntimeError, match="CUDA error"):
         run_all(work)
     assert job.order == ["00000", "00001"]
     assert len(failures_of(work.folder.path, "00001")) == 1
