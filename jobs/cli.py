@@ -140,6 +140,27 @@ def status(
         time.sleep(every)
 
 
+@app.command("verify")
+def verify_run(
+    run: RunFolder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set aside what is damaged, so that it is made again.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only; a flipped byte stays unseen.")] = False,
+) -> None:
+    """Compare a run with its receipts: every receipt, every data file by size and sha256, every plan.
+
+    Example: cxr verify runs/demo --repair
+    """
+    from contextlib import nullcontext
+
+    from cxr_core.runs.run import Run
+    from jobs.mend import verify
+
+    with Run.held(run) if repair else nullcontext(Run.open(run)) as opened:
+        verify(opened, repair=repair, quick=quick)
+
+
 @app.command()
 def report(run: RunFolder, price: Price = None) -> None:
     """Write the run's report.html from what is finished and print its path.

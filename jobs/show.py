@@ -16,7 +16,9 @@ from cxr_core.runs.status import StageStatus
 def show_results(results: Sequence[Any]) -> None:
     """One line a stage: how many shards were made now and how long that took; "done" where nothing was left."""
     if not any(result.num_made for result in results):
-        _print(f"done: all {sum(result.num_shards for result in results)} shards of {len(results)} stages were there")
+        print_line(
+            f"done: all {sum(result.num_shards for result in results)} shards of {len(results)} stages were there"
+        )
         return
     rows = [
         (r.name, r.kind, str(r.num_shards), str(r.num_made) if r.num_made else "done before", f"{r.seconds:.1f} s")
@@ -42,7 +44,7 @@ def show_estimates(config: Any, estimates: Mapping[str, Any]) -> None:
     )
     for name, estimate in estimates.items():
         for note in estimate.notes:
-            _print(f"{name}: {note}")
+            print_line(f"{name}: {note}")
 
 
 def show_status(stages: Sequence[StageStatus], price: float | None = None, *, clear: bool = False) -> None:
@@ -58,10 +60,10 @@ def show_status(stages: Sequence[StageStatus], price: float | None = None, *, cl
     _table([_COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], right=2)
     for stage in stages:
         for line in _attention(stage):
-            _print(f"{stage.name}: {line}")
+            print_line(f"{stage.name}: {line}")
     ledger = Ledger([attempt for stage in stages for attempt in stage.attempts])
     if ledger.gpu_hours.total:
-        _print(_spent(ledger.gpu_hours, price))
+        print_line(_spent(ledger.gpu_hours, price))
 
 
 _SHARDS = ("running", "pending", "failed", "lost", "parked")
@@ -122,8 +124,8 @@ def show_summary(dataset: Any) -> None:
     """Images and patients per split, view and finding."""
     rows, info = dataset.rows, dataset.info
     splits = sorted(rows["split"].unique())
-    _print(f"{dataset.folder}: {info.num_images:,} images of {info.size} px in {len(info.shards)} shards")
-    _print(f"digest {info.digest}")
+    print_line(f"{dataset.folder}: {info.num_images:,} images of {info.size} px in {len(info.shards)} shards")
+    print_line(f"digest {info.digest}")
 
     def line(name: str, mask: Any) -> tuple[str, ...]:
         return (
@@ -161,5 +163,6 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: int)
     Console(soft_wrap=True).print(table)
 
 
-def _print(text: str) -> None:
+def print_line(text: str) -> None:
+    """One line for people, in one piece however narrow the terminal is."""
     Console(soft_wrap=True, highlight=False, markup=False).print(text)

@@ -14,12 +14,13 @@ from cxr_core.settings import StageSettings
 
 
 class TinyJob:
-    """`trouble[shard id]` is called before the shard is made, and may raise."""
+    """`trouble[shard id]` is called before the shard is made, and may raise; `words` are what its files say."""
 
     def __init__(self, num_shards: int, *, chain: bool = False) -> None:
         self.num_shards, self.chain = num_shards, chain
         self.trouble: dict[str, Callable[[], Any]] = {}
         self.order: list[str] = []
+        self.words = "shard"
 
     def estimate(self, settings: Any, inputs: Mapping[str, Estimate | Path]) -> Estimate:
         return Estimate(self.num_shards, self.num_shards, self.num_shards, self.num_shards)
@@ -36,7 +37,7 @@ class TinyJob:
         self.order.append(shard.id)
         self.trouble.get(shard.id, lambda: None)()
         path = work / "x.txt"
-        path.write_text(f"shard {shard.id} of seed {context.seed}\n")
+        path.write_text(f"{self.words} {shard.id} of seed {context.seed}\n")
         return Output({"text": path}, sha256_text(path.read_text()), {"lines": 1})
 
     def finalize(self, context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:

@@ -59,7 +59,8 @@ def freeze(work: Work) -> Plan:
             "the plan was frozen for other inputs or settings than there are now",
             where=str(work.folder.plan_path),
             mend="an input was remade, or this is another version of the program or image: "
-            "start a run under another name, or remove this stage's folder",
+            "start a run under another name, or remove this stage's folder; "
+            f"where an input changed, `cxr verify {work.folder.path.parent} --repair` sets this stage aside",
         )
     damaged = [name for name, sha256 in plan.files.items() if not _is(work.context.plan_folder / name, sha256)]
     if damaged:
@@ -91,7 +92,8 @@ def _freeze_now(work: Work) -> Plan:
     fsync_dir(work.folder.path)
     files = {path.relative_to(final).as_posix(): sha256_file(path) for path in walk_files(final)}
     shards = tuple(draft.shards)
-    plan = Plan(work.folder.name, shards, _fingerprint(work, shards, files), chain=draft.chain, files=files)
+    sealed = _fingerprint(work, shards, files)
+    plan = Plan(work.folder.name, shards, sealed, chain=draft.chain, files=files, upstream=dict(work.upstream))
     plan.write(work.folder.plan_path)
     return plan
 
