@@ -162,6 +162,40 @@ def verify_run(
 
 
 @app.command()
+def logs(
+    run: RunFolder,
+    stage: Annotated[str | None, typer.Argument(help="Only this stage.")] = None,
+    shard: Annotated[str | None, typer.Argument(help="Only attempts that worked on this shard.")] = None,
+) -> None:
+    """Show what happened: events, tracebacks and the scheduler's logs of the attempts that worked on a run.
+
+    Example: cxr logs runs/demo real 00003
+    """
+    from cxr_core.runs.run import Run
+    from jobs.mend import show_logs
+
+    show_logs(Run.open(run), stage, shard)
+
+
+@app.command()
+def gc(
+    run: RunFolder,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only listed.")] = False,
+) -> None:
+    """List what a run no longer needs: half-made work of dead attempts, old training states, quarantine.
+
+    Example: cxr gc runs/demo --yes
+    """
+    from contextlib import nullcontext
+
+    from cxr_core.runs.run import Run
+    from jobs.mend import clear_up
+
+    with Run.held(run) if yes else nullcontext(Run.open(run)) as opened:
+        clear_up(opened, yes=yes)
+
+
+@app.command()
 def report(run: RunFolder, price: Price = None) -> None:
     """Write the run's report.html from what is finished and print its path.
 

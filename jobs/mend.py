@@ -1,11 +1,13 @@
 """The commands that look after a run: compare it with its receipts, repair it, clear it up, and tell what happened."""
 
 from cxr_core.errors import UserError
+from cxr_core.runs.gc import garbage
+from cxr_core.runs.logs import stage_log
 from cxr_core.runs.progress import bar
 from cxr_core.runs.repair import Repair, repair_run
 from cxr_core.runs.run import Run
 from cxr_core.runs.verify import StageCheck, verify_run
-from jobs.show import print_line
+from jobs.show import human_bytes, print_line, show_garbage
 
 
 def verify(run: Run, *, repair: bool, quick: bool) -> None:
@@ -42,3 +44,37 @@ def _repaired(done: Repair) -> str:
     parts += ["its plan"] if done.plan else []
     what = "the whole stage" if done.whole_stage else " and ".join(parts) or "data without a receipt, or stage.json"
     return f"{done.stage}: set aside in {done.quarantine}: {what}"
+
+
+def clear_up(run: Run, *, yes: bool) -> None:
+    """List what may go and, if `yes`, remove it."""
+    found = garbage(run)
+    show_garbage(found)
+    if yes:
+        for each in found:
+            each.remove()
+    if found:
+        size = human_bytes(sum(each.bytes for each in found))
+        print_line(
+            f"removed: {size}" if yes else f"nothing was removed; `cxr gc {run.root} --yes` removes these {size}"
+        )
+    else:
+        print_line(f"{run.root}: nothing that could go")
+
+
+def show_logs(run: Run, stage: str | None, shard: str | None) -> None:
+    """Print what happened in a run, a stage or a shard. Raises UserError if there is no such stage or shard."""
+    names = [entry["name"] for entry in run.config["stages"]]
+    if stage is not None and stage not in names:
+        raise UserError(f"no stage {stage!r}", where=str(run.root), mend=f"there are: {', '.join(names)}")
+    for name in [stage] if stage else names:
+        folder = run.stage(name)
+        plan = folder.plan() if shard is not None else None
+        if plan is not None and shard not in {planned.id for planned in plan.shards}:
+            mend = f"its {len(plan.shards)} shards are named {plan.shards[0].id} to {plan.shards[-1].id}"
+            raise UserError(f"stage {name!r} has no shard {shard!r}", where=str(folder.plan_path), mend=mend)
+        lines = list(stage_log(folder.path, shard))
+        for line in lines:
+            print_line(f"{name}: {line}" if line.startswith("attempt") else line)
+        if not lines and stage:
+            print_line(f"{name}: no attempt has worked on {'shard ' + shard if shard else 'it'} yet")

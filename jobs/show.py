@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.report.spell import duration, percent
+from cxr_core.runs.gc import Garbage
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
 from cxr_core.runs.status import StageStatus
 
@@ -142,6 +143,12 @@ def show_summary(dataset: Any) -> None:
     lines += [line(NO_FINDING, ~has.any(axis=1))]
     lines += [line(name, has[:, i]) for i, name in enumerate(info.findings)]
     _table(["", *splits, "all"], lines, right=1)
+
+
+def show_garbage(found: Sequence[Garbage]) -> None:
+    """What may be removed from a run, a line each: paths are long and must not be folded."""
+    for each in found:
+        print_line(f"{each.path}: {each.what}, {human_bytes(each.bytes)}")
 
 
 def human_bytes(number: float) -> str:

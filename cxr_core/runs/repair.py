@@ -65,7 +65,9 @@ def _repair_stage(check: StageCheck) -> Repair:
     findings = [{"kind": f.kind, "shard": f.shard, "path": f.path.name, "detail": f.detail} for f in check.findings]
     write_json(target / "reason.json", {"format": 1, "time": now(), "findings": findings, "shards": again})
     if whole:
-        _move_all(folder, target, [path.name for path in folder.iterdir() if path.name not in _STAYS])
+        _move_all(
+            folder, target, [path.name for path in folder.iterdir() if path.name not in _STAYS and path.name[0] != "."]
+        )
     else:
         _set_aside(check, again, target)
         if plan:
