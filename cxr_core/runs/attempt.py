@@ -34,6 +34,10 @@ def new_attempt_id(environ: dict[str, str] | None = None) -> str:
     return f"{name}-{environ.get('SLURM_RESTART_COUNT', '0')}-{os.urandom(3).hex()}"
 
 
+class Stopped(Exception):  # noqa: N818
+    """An end was asked for and a safe point was reached: what is done is committed, and nothing is half done."""
+
+
 class Attempt(AbstractContextManager["Attempt"]):
     """The attempt's folder `<stage>/attempts/<id>/`: events.jsonl, heartbeat.json, ended.json and a work folder."""
 
@@ -58,7 +62,7 @@ class Attempt(AbstractContextManager["Attempt"]):
         heartbeat.reset(self._token)
         remove(self.work)
         cause = "finished" if error is None else _cause(error)
-        if error is not None and not isinstance(error, UserError | KeyboardInterrupt):
+        if error is not None and not isinstance(error, UserError | KeyboardInterrupt | Stopped):
             (self.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
         self.event("ended", cause=cause, detail=str(error or ""))
         write_json(
@@ -117,6 +121,8 @@ def _cause(error: BaseException) -> str:
         return "refused"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if isinstance(error, Stopped):
+        return "stopped"
     if isinstance(error, MemoryError):
         return "out of memory"
     if isinstance(error, OSError) and error.strerror:

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import cxr_core
 from cxr_core.errors import UserError
-from cxr_core.runs.attempt import Attempt, is_alive
+from cxr_core.runs.attempt import Attempt, Stopped, is_alive
 from cxr_core.runs.commit import commit, place, prune, sweep
 from cxr_core.runs.files import fsync_dir, fsync_tree, remove, sha256_file, walk_files, write_json
 from cxr_core.runs.plan import Plan, Shard, fingerprint
@@ -95,13 +95,20 @@ def _fingerprint(work: Work, shards: Iterable[Shard], files: Mapping[str, str]) 
     )
 
 
-def run_pack(work: Work, plan: Plan, shard_ids: Sequence[str]) -> None:
-    """Run those of `shard_ids` that have no receipt, in plan order, and commit each. Ends at the first error."""
+def run_pack(
+    work: Work, plan: Plan, shard_ids: Sequence[str], *, must_stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Run those of `shard_ids` that have no receipt, in plan order, and commit each. Ends at the first error.
+
+    `must_stop` is asked before each shard that is to be made. Raises Stopped if it says so.
+    """
     wanted = set(shard_ids)
     todo = [shard for shard in plan.shards if shard.id in wanted]
     with Attempt(work.folder.path) as attempt, bar(work.folder.name, len(todo)) as progress:
         for shard in todo:
             if not work.folder.is_done(shard.id):
+                if must_stop():
+                    raise Stopped(f"before shard {shard.id}")
                 _run_one(work, plan, shard, attempt)
             progress.advance()
 
