@@ -240,6 +240,8 @@ class Cluster(AbstractContextManager["Cluster"]):
             "AccountingStoragePort": str(port),
             "AccountingStoragePass": f"{self.base}/munge/sock",
             "AccountingStorageTRES": "gres/gpu",
+            # An account that is wrong is refused, as on a cluster that bills.
+            "AccountingStorageEnforce": "associations,limits",
         }
 
     def _start_accounting(self) -> None:
@@ -276,7 +278,7 @@ class Cluster(AbstractContextManager["Cluster"]):
             self.run("sacctmgr", "-i", "add", "cluster", "cxrtest")
         if "cxr" not in self.run("sacctmgr", "-n", "list", "account", "format=account").stdout:
             self.run("sacctmgr", "-i", "add", "account", "cxr", "cluster=cxrtest")
-            self.run("sacctmgr", "-i", "add", "user", "root", "account=cxr", "cluster=cxrtest", check=False)
+            self.run("sacctmgr", "-i", "add", "user", "root", "account=cxr", "cluster=cxrtest")
 
     def _end(self, daemon: str, how: signal.Signals = signal.SIGTERM) -> None:
         pid = self.pid(daemon)
