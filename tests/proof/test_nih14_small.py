@@ -98,7 +98,9 @@ def test_given_real_test_patients_then_the_judge_is_tried_before_it_speaks(run: 
     judged = {each.finding: each for each in result.findings}
     for finding in ("Effusion", "Cardiomegaly", "Infiltration"):
         for trial in judged[finding].trial:
-            print(f"\n{finding}, real, {trial.within}: {trial.auroc} ({trial.num_with} with, {trial.num_without} without)")
+            print(
+                f"\n{finding}, real, {trial.within}: {trial.auroc} ({trial.num_with} with, {trial.num_without} without)"
+            )
         for contrast in judged[finding].synthetic:
             print(f"{finding}, synthetic, {contrast.within}: {contrast.verdict}")
         assert judged[finding].trial[0].auroc is not None
