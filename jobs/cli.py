@@ -32,6 +32,8 @@ Price = Annotated[float | None, typer.Option(min=0, help="Of a GPU-hour; the con
 
 RUNS = Path("runs")
 
+_CLUSTER = "Profile of a cluster: a name (local, generic, yours) or a path."
+
 _ENVIRONMENT = {
     # No hub at run time: models are local folders, and a cluster's nodes have no network.
     "HF_HUB_OFFLINE": "1",
@@ -55,7 +57,7 @@ def demo(
 
     Example: cxr demo --runs /tmp/runs
     """
-    do = plan if dry_run else partial(run, runs=runs)
+    do = partial(plan if dry_run else run, runs=runs)
     changes = list(overrides or ())
     if from_scratch:
         do("tiny_base", None)
@@ -100,17 +102,75 @@ def run(
 
 
 @app.command()
-def plan(config: Config, overrides: Overrides = None) -> None:
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    cluster: Annotated[str | None, typer.Option(help=_CLUSTER + " Shows jobs, cost and the exact scripts.")] = None,
+    stage: Annotated[str | None, typer.Option(help="With --cluster: only this stage.")] = None,
+    runs: Runs = RUNS,
+) -> None:
     """Show what a run will do: shards, files, bytes per stage. Starts nothing.
 
-    Example: cxr plan nih14_sd21
+    Example: cxr plan nih14_sd21 --cluster generic
     """
     from jobs.config import load_config
     from jobs.launch import estimates
-    from jobs.show import show_estimates
+    from jobs.show import show_estimates, show_jobs
 
     loaded = load_config(config, overrides or ())
-    show_estimates(loaded, estimates(loaded))
+    if cluster is None:
+        show_estimates(loaded, estimates(loaded))
+        return
+    from jobs.cluster import preview
+
+    show_jobs(preview(loaded, runs, cluster, stage))
+
+
+@app.command()
+def submit(
+    config: Config,
+    cluster: Annotated[str, typer.Option(help=_CLUSTER)],
+    overrides: Overrides = None,
+    stage: Annotated[str | None, typer.Option(help="Only this stage; what it needs must be done or queued.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Send a run to a cluster, all stages at once. Safe to type again: what is done or queued is not sent again.
+
+    Example: cxr submit nih14_sd21 --cluster generic --runs /scratch/me/runs
+    """
+    from jobs.cluster import submit as send
+    from jobs.config import load_config
+    from jobs.show import show_sent
+
+    show_sent(send(load_config(config, overrides or ()), runs, cluster, stage))
+
+
+@app.command()
+def resume(
+    run: RunFolder,
+    cluster: Annotated[str | None, typer.Option(help="Another cluster than that of the last submit.")] = None,
+    if_needed: Annotated[bool, typer.Option("--if-needed", help="No error where jobs are still queued.")] = False,
+) -> None:
+    """Send new jobs for exactly what has no receipt.
+
+    Example: cxr resume runs/nih14_sd21 --if-needed
+    """
+    from jobs.cluster import resume as send
+    from jobs.show import show_sent
+
+    show_sent(send(run, cluster, if_needed=if_needed))
+
+
+@app.command()
+def cancel(run: RunFolder) -> None:
+    """Cancel the jobs of a run that are in the queue. What is committed stays; `cxr resume` goes on.
+
+    Example: cxr cancel runs/nih14_sd21
+    """
+    from jobs.cluster import cancel_run
+
+    jobs = cancel_run(run)
+    typer.echo(f"cancelled: {', '.join(jobs)}" if jobs else "no job of this run is in the queue")
 
 
 @app.command()
@@ -305,12 +365,17 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
     typer.echo(dump_config(resolved(load_config(config, overrides or ()))), nl=False)
 
 
+def prepare_environment() -> None:
+    """Set what libraries read when they are imported, where the user has not."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def main() -> None:
     """Run the command; a user's mistake and a full disk end with a plain message and exit status 2."""
     from cxr_core.errors import UserError, explain_os_error
 
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare_environment()
     try:
         app()
     except UserError as error:

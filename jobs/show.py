@@ -48,6 +48,42 @@ def show_estimates(config: Any, estimates: Mapping[str, Any]) -> None:
             print_line(f"{name}: {note}")
 
 
+def show_jobs(preview: Any) -> None:
+    """The plan on a cluster: a row a stage, which job waits for which, and every script."""
+    from slurm.packs import table
+
+    rows = table(preview.jobs, preview.works, preview.profile)
+    names = ("hours", "gpu_hours", "files", "bytes", "cost")
+    total = {name: sum(row[name] for row in rows) for name in names}
+    columns = ["stage", "shards", "tasks", "GPUs", "hours", "GPU h", "files", "bytes", "cost"]
+    lines = [(row["stage"], f"{row['shards']:,}", f"{row['tasks']:,}", str(row["gpus"]), *_sizes(row)) for row in rows]
+    _table(columns, [*lines, ("all", "", "", "", *_sizes(total))], right=1)
+    guessed = [row["stage"] for row in rows if not row["measured"] and row["tasks"]]
+    if guessed:
+        print_line(f"hours are guessed from seconds_per_item of the profile, not measured, for: {', '.join(guessed)}")
+    for number, (job, text) in enumerate(zip(preview.jobs, preview.scripts, strict=True), 1):
+        waits = ", ".join(f"JOB{each + 1}" if isinstance(each, int) else each for each in job.after)
+        what = f"{job.work.name}: {' + '.join(job.does)}, {job.num_tasks} tasks"
+        print_line(f"\n=== JOB{number} {what}" + (f", after {waits}" if waits else ""))
+        print_line(text.rstrip())
+
+
+def _sizes(row: Mapping[str, Any]) -> tuple[str, ...]:
+    hours = f"{row['hours']:.1f}", f"{row['gpu_hours']:.1f}"
+    return *hours, f"{row['files']:,}", human_bytes(row["bytes"]), f"{row['cost']:,.2f}"
+
+
+def show_sent(sent: Any) -> None:
+    """What was submitted, and what was in the queue before."""
+    if sent.live:
+        print_line(f"in the queue already: {', '.join(sent.live)}")
+    rows = [(job.work.name, " + ".join(job.does), str(job.num_tasks), job_id) for job, job_id in sent.jobs]
+    if rows:
+        _table(["stage", "does", "tasks", "job"], rows, right=2)
+    else:
+        print_line("nothing to submit")
+
+
 def show_status(stages: Sequence[StageStatus], price: float | None = None, *, clear: bool = False) -> None:
     """Per stage: counts of shards, rate and hours; below, what wants attention, and what the run has cost.
 

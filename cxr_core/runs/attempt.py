@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from cxr_core.errors import UserError
-from cxr_core.runs.failures import cause_of
+from cxr_core.runs.failures import Stopped, cause_of
 from cxr_core.runs.files import remove, write_json
 from cxr_core.runs.progress import heartbeat
 from cxr_core.runs.provenance import code, now
@@ -98,7 +98,7 @@ class Attempt(AbstractContextManager["Attempt"]):
         remove(self.work)
         self._leave("failed")
         cause = self.cause or ("finished" if error is None else cause_of(error))
-        if error is not None and not isinstance(error, UserError | KeyboardInterrupt):
+        if error is not None and not isinstance(error, UserError | KeyboardInterrupt | Stopped):
             (self.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
         self.event("ended", cause=cause, detail=str(error or ""))
         write_json(

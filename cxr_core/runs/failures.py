@@ -27,6 +27,10 @@ _OF_THE_PLACE = {*_FULL, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE}
 """Refusals of the operating system that the next shard would meet too."""
 
 
+class Stopped(Exception):  # noqa: N818
+    """An end was asked for and a safe point was reached: what is done is committed, and nothing is half done."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """One shard that failed in one attempt: `cause` is its class (see `cause_of`), `text` what was said.
@@ -45,7 +49,7 @@ class Failure:
 
 
 def cause_of(error: BaseException) -> str:
-    """The class of an error: refused, interrupted, out of memory, disk full, timeout, signal, or the name of its type.
+    """The class of an error: refused, interrupted, stopped, out of memory, disk full, timeout, signal, or its type.
 
     Equal classes are one cause when failures of a shard are counted.
     """
@@ -53,6 +57,8 @@ def cause_of(error: BaseException) -> str:
         return "refused"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if isinstance(error, Stopped):
+        return "stopped"
     if isinstance(error, OSError) and error.errno in _FULL:
         return "disk full"
     # Torch says OutOfMemoryError for a GPU and RuntimeError for host memory, and is not imported for its names alone.

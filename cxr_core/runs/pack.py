@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -17,6 +17,7 @@ from cxr_core.runs.attempt import Attempt, Purpose, is_alive
 from cxr_core.runs.commit import commit, place, prune, sweep
 from cxr_core.runs.failures import (
     Failure,
+    Stopped,
     cause_of,
     forget_failure,
     is_of_the_place,
@@ -110,18 +111,22 @@ def _fingerprint(work: Work, shards: Iterable[Shard], files: Mapping[str, str]) 
     )
 
 
-def run_pack(work: Work, plan: Plan, shard_ids: Sequence[str]) -> None:
+def run_pack(
+    work: Work, plan: Plan, shard_ids: Sequence[str], *, must_stop: Callable[[], bool] = lambda: False
+) -> None:
     """Run those of `shard_ids` that have no receipt and are not parked, in plan order, and commit each.
 
     A shard that fails is recorded and the others are done; then the first error is raised, with the names of all.
     The pack ends at once where the others would fail too: in a chain, when the machine, its GPU or its disk fails, and
     when two shards are refused in the same words, which are then raised as they are.
+
+    `must_stop` is asked before each shard that is to be made. Raises Stopped if it says so.
     """
     todo = _todo(work, plan, set(shard_ids))
     failed: list[tuple[Failure, Exception]] = []
     with Attempt(work.folder.path) as attempt, bar(work.folder.name, len(todo)) as progress:
         for shard in todo:
-            error = None if work.folder.is_done(shard.id) else _try_one(work, plan, shard, attempt)
+            error = None if work.folder.is_done(shard.id) else _try_one(work, plan, shard, attempt, must_stop)
             if error is not None:
                 _stop_if_of_the_stage(error, failed, attempt)
                 failed.append((_record(work, attempt, shard, error), error))
@@ -133,10 +138,14 @@ def run_pack(work: Work, plan: Plan, shard_ids: Sequence[str]) -> None:
             raise told([failure for failure, _ in failed], failed[0][1])
 
 
-def _try_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> Exception | None:
+def _try_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt, must_stop: Callable[[], bool]) -> Exception | None:
     """Run a shard and commit it. Returns what it failed of: one shard must not take the others with it."""
+    if must_stop():
+        raise Stopped(f"before shard {shard.id}")
     try:
         _run_one(work, plan, shard, attempt)
+    except Stopped:
+        raise
     except Exception as error:  # noqa: BLE001 - recorded and raised again at the pack's end
         return error
     _prune(work, plan)

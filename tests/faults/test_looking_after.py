@@ -1,5 +1,6 @@
 """`cxr logs` tells what happened to a shard, `cxr gc` lists what may go and removes it only when told to."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -98,3 +99,21 @@ def test_given_a_finished_run_then_states_and_quarantine_go_and_the_run_is_still
     assert well.returncode == 0, well.stdout
     assert "nothing that could go" in cxr("gc", tmp_path / "nano").stdout
     assert cxr("run", nano_config, "--runs", tmp_path).stdout.startswith("done: ")
+
+
+def test_given_a_budget_that_is_used_up_then_no_more_work_starts_until_it_is_raised(
+    nano_config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    copy_until(undisturbed, tmp_path, "vae")
+    folder = tmp_path / "nano" / "vae" / "attempts" / "7-0-abcdef"
+    folder.mkdir(parents=True)
+    spent = {"cause": "disk full", "started": 1.7e9, "seconds": 3600.0, "gpus": 4, "host": "n1"}
+    (folder / "ended.json").write_text(json.dumps(spent))
+    command = ("run", nano_config, "--runs", tmp_path, "--stage", "vae")
+    refused = cxr(*command, "budget_gpu_hours=4")
+    assert refused.returncode == 2
+    assert "the budget of 4 GPU-hours is used up: 4.00 GPU-hours were spent" in refused.stderr
+    raised = cxr(*command, "budget_gpu_hours=5", "price_per_gpu_hour=2.5")
+    assert raised.returncode == 0, raised.stderr
+    status = cxr("status", tmp_path / "nano").stdout
+    assert "4.00 GPU-hours, 10.00 at 2.5 an hour: 0.0 % useful, 0.0 % duplicated, 0.0 % failed, 100.0 % idle" in status

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cxr_core.errors import UserError
-from cxr_core.runs.failures import ShardsFailedError, cause_of, failures_of, parked, release
+from cxr_core.runs.failures import ShardsFailedError, Stopped, cause_of, failures_of, parked, release
 from cxr_core.runs.files import read_json
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from tests.stages import fail, tiny_work
@@ -143,6 +143,18 @@ def test_given_an_interrupt_then_the_attempt_ends_with_it(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         run_all(work)
     assert read_json(last_attempt(work) / "ended.json")["cause"] == "interrupted"
+
+
+def test_given_an_end_that_is_asked_for_then_the_pack_stops_between_shards_and_nothing_failed(tmp_path: Path) -> None:
+    work, job = tiny_work(tmp_path / "run" / "tiny")
+    plan = freeze(work)
+    job.trouble = {"00001": fail(ValueError("x"))}
+    with pytest.raises(Stopped, match="before shard 00003"):
+        run_pack(work, plan, [shard.id for shard in plan.shards], must_stop=lambda: len(job.order) == 3)
+    assert job.order == ["00000", "00001", "00002"]
+    assert read_json(last_attempt(work) / "ended.json")["cause"] == "stopped"
+    assert [failure.shard for failure in failures_of(work.folder.path, "00001")] == ["00001"]
+    assert failures_of(work.folder.path, "00003") == []
 
 
 class OutOfMemoryError(RuntimeError):
