@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CLUSTER ?= /tmp/cxr-cluster
 TODAY := $(shell date +%Y-%m-%d)
 
-.PHONY: help demo test lint bench proof coverage clean
+.PHONY: help demo test lint bench proof cluster-up cluster-down clean
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -36,6 +37,12 @@ proof: $(READY)  ## A long proof, e.g. make proof TARGET=kill; its output is kep
 	@mkdir -p tests/proof/results
 	set -o pipefail; $(BIN)/python -m pytest -m proof -s --no-header --timeout=0 tests/proof/test_$(TARGET).py $(ARGS) 2>&1 \
 		| tee tests/proof/results/$(TODAY)-$(TARGET).txt
+
+cluster-up: $(READY)  ## A Slurm cluster of four nodes on this machine, as root; CLUSTER=FOLDER ACCOUNTING=1
+	$(BIN)/python -m tests.slurm.cluster up $(CLUSTER) $(if $(ACCOUNTING),--accounting)
+
+cluster-down: $(READY)  ## Stop it
+	$(BIN)/python -m tests.slurm.cluster down $(CLUSTER)
 
 clean:  ## Remove what was built, not the runs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

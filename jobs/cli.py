@@ -28,8 +28,11 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run fo
 Config = Annotated[str, typer.Argument(help="Path of a YAML config, or the name of a ready one: demo, nih14_small ...")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/demo.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the config.")]
+Price = Annotated[float | None, typer.Option(min=0, help="Of a GPU-hour; the config's price_per_gpu_hour by default.")]
 
 RUNS = Path("runs")
+
+_CLUSTER = "Profile of a cluster: a name (local, generic, yours) or a path."
 
 _ENVIRONMENT = {
     # No hub at run time: models are local folders, and a cluster's nodes have no network.
@@ -54,7 +57,7 @@ def demo(
 
     Example: cxr demo --runs /tmp/runs
     """
-    do = plan if dry_run else partial(run, runs=runs)
+    do = partial(plan if dry_run else run, runs=runs)
     changes = list(overrides or ())
     if from_scratch:
         do("tiny_base", None)
@@ -79,6 +82,9 @@ def run(
         str | None, typer.Option(help="Only this stage, by its name (or kind, if it is the only one).")
     ] = None,
     runs: Runs = RUNS,
+    retry_parked: Annotated[
+        bool, typer.Option("--retry-parked", help="Try again what was parked after three failures for one cause.")
+    ] = False,
 ) -> None:
     """Do a run in this process, stage after stage. Run it again to go on where it was stopped.
 
@@ -89,40 +95,168 @@ def run(
     from jobs.show import show_results
 
     loaded = load_config(config, overrides or ())
-    results = run_stages(loaded, runs, stage)
+    results = run_stages(loaded, runs, stage, retry_parked=retry_parked)
     show_results(results)
     if stage is None:
         report(runs / loaded.name)
 
 
 @app.command()
-def plan(config: Config, overrides: Overrides = None) -> None:
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    cluster: Annotated[str | None, typer.Option(help=_CLUSTER + " Shows jobs, cost and the exact scripts.")] = None,
+    stage: Annotated[str | None, typer.Option(help="With --cluster: only this stage.")] = None,
+    runs: Runs = RUNS,
+) -> None:
     """Show what a run will do: shards, files, bytes per stage. Starts nothing.
 
-    Example: cxr plan nih14_sd21
+    Example: cxr plan nih14_sd21 --cluster generic
     """
     from jobs.config import load_config
     from jobs.launch import estimates
-    from jobs.show import show_estimates
+    from jobs.show import show_estimates, show_jobs
 
     loaded = load_config(config, overrides or ())
-    show_estimates(loaded, estimates(loaded))
+    if cluster is None:
+        show_estimates(loaded, estimates(loaded))
+        return
+    from jobs.cluster import preview
+
+    show_jobs(preview(loaded, runs, cluster, stage))
 
 
 @app.command()
-def status(run: RunFolder) -> None:
-    """Show how far each stage of a run is.
+def submit(
+    config: Config,
+    cluster: Annotated[str, typer.Option(help=_CLUSTER)],
+    overrides: Overrides = None,
+    stage: Annotated[str | None, typer.Option(help="Only this stage; what it needs must be done or queued.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Send a run to a cluster, all stages at once. Safe to type again: what is done or queued is not sent again.
+
+    Example: cxr submit nih14_sd21 --cluster generic --runs /scratch/me/runs
+    """
+    from jobs.cluster import submit as send
+    from jobs.config import load_config
+    from jobs.show import show_sent
+
+    show_sent(send(load_config(config, overrides or ()), runs, cluster, stage))
+
+
+@app.command()
+def resume(
+    run: RunFolder,
+    cluster: Annotated[str | None, typer.Option(help="Another cluster than that of the last submit.")] = None,
+    if_needed: Annotated[bool, typer.Option("--if-needed", help="No error where jobs are still queued.")] = False,
+) -> None:
+    """Send new jobs for exactly what has no receipt.
+
+    Example: cxr resume runs/nih14_sd21 --if-needed
+    """
+    from jobs.cluster import resume as send
+    from jobs.show import show_sent
+
+    show_sent(send(run, cluster, if_needed=if_needed))
+
+
+@app.command()
+def cancel(run: RunFolder) -> None:
+    """Cancel the jobs of a run that are in the queue. What is committed stays; `cxr resume` goes on.
+
+    Example: cxr cancel runs/nih14_sd21
+    """
+    from jobs.cluster import cancel_run
+
+    jobs = cancel_run(run)
+    typer.echo(f"cancelled: {', '.join(jobs)}" if jobs else "no job of this run is in the queue")
+
+
+@app.command()
+def status(
+    run: RunFolder,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until every stage is done.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 5.0,
+    price: Price = None,
+) -> None:
+    """Show how far each stage of a run is, what wants attention, and what it has cost.
 
     Example: cxr status runs/demo
     """
+    import time
+
     from cxr_core.runs.run import Run
+    from cxr_core.runs.status import run_status
     from jobs.show import show_status
 
-    show_status(Run.open(run))
+    opened = Run.open(run)
+    price = opened.config.get("price_per_gpu_hour") if price is None else price
+    while True:
+        stages = run_status(opened)
+        show_status(stages, price, clear=watch)
+        if not watch or all(stage.is_finished for stage in stages):
+            return
+        time.sleep(every)
+
+
+@app.command("verify")
+def verify_run(
+    run: RunFolder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set aside what is damaged, so that it is made again.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only; a flipped byte stays unseen.")] = False,
+) -> None:
+    """Compare a run with its receipts: every receipt, every data file by size and sha256, every plan.
+
+    Example: cxr verify runs/demo --repair
+    """
+    from contextlib import nullcontext
+
+    from cxr_core.runs.run import Run
+    from jobs.mend import verify
+
+    with Run.held(run) if repair else nullcontext(Run.open(run)) as opened:
+        verify(opened, repair=repair, quick=quick)
 
 
 @app.command()
-def report(run: RunFolder) -> None:
+def logs(
+    run: RunFolder,
+    stage: Annotated[str | None, typer.Argument(help="Only this stage.")] = None,
+    shard: Annotated[str | None, typer.Argument(help="Only attempts that worked on this shard.")] = None,
+) -> None:
+    """Show what happened: events, tracebacks and the scheduler's logs of the attempts that worked on a run.
+
+    Example: cxr logs runs/demo real 00003
+    """
+    from cxr_core.runs.run import Run
+    from jobs.mend import show_logs
+
+    show_logs(Run.open(run), stage, shard)
+
+
+@app.command()
+def gc(
+    run: RunFolder,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only listed.")] = False,
+) -> None:
+    """List what a run no longer needs: half-made work of dead attempts, old training states, quarantine.
+
+    Example: cxr gc runs/demo --yes
+    """
+    from contextlib import nullcontext
+
+    from cxr_core.runs.run import Run
+    from jobs.mend import clear_up
+
+    with Run.held(run) if yes else nullcontext(Run.open(run)) as opened:
+        clear_up(opened, yes=yes)
+
+
+@app.command()
+def report(run: RunFolder, price: Price = None) -> None:
     """Write the run's report.html from what is finished and print its path.
 
     Example: cxr report runs/demo
@@ -130,7 +264,7 @@ def report(run: RunFolder) -> None:
     from cxr_core.report.write import write_report
     from cxr_core.runs.run import Run
 
-    typer.echo(write_report(Run.open(run).root))
+    typer.echo(write_report(Run.open(run).root, price))
 
 
 @app.command()
@@ -231,12 +365,17 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
     typer.echo(dump_config(resolved(load_config(config, overrides or ()))), nl=False)
 
 
+def prepare_environment() -> None:
+    """Set what libraries read when they are imported, where the user has not."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def main() -> None:
     """Run the command; a user's mistake and a full disk end with a plain message and exit status 2."""
     from cxr_core.errors import UserError, explain_os_error
 
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare_environment()
     try:
         app()
     except UserError as error:

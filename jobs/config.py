@@ -18,6 +18,7 @@ from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.settings import Name, Settings
 from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, LatentsStage, VaeTrain
+from cxr_core.yamlfile import line_of, parse_mapping, read_text
 
 DATASETS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"latents"})
 MODELS, DENOISERS = frozenset({"train.vae", "train.diffusion"}), frozenset({"train.diffusion"})
@@ -64,6 +65,10 @@ class RunConfig(Settings):
     """Name of the run: its folder below `--runs`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The one seed from which every other is derived."""
+    price_per_gpu_hour: float | None = Field(default=None, ge=0)
+    """What a GPU-hour costs, in the currency of your choice: with it the report tells the cost."""
+    budget_gpu_hours: float | None = Field(default=None, gt=0)
+    """GPU-hours of all attempts after which no more work is started; what is committed stays."""
     stages: list[Stage] = Field(min_length=1)
     """What is done, in this order."""
 
@@ -121,8 +126,8 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     UserError with every mistake.
     """
     path = find_config(source)
-    text = _substitute(_read(path), path)
-    value = _parse(text, path)
+    text = _substitute(read_text(path), path)
+    value = parse_mapping(text, path, mend="start with `name:` and `stages:`")
     for override in overrides:
         _apply(value, override)
     try:
@@ -150,37 +155,12 @@ def find_config(source: str) -> Path:
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:
-    """The fully resolved config as plain data: every default written out."""
-    return config.model_dump(mode="json")
+    """The fully resolved config as plain data: every default written out, but for a price and a budget not given."""
+    value = config.model_dump(mode="json")
+    return {key: given for key, given in value.items() if key not in _OF_THE_LEDGER or given is not None}
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}", where=str(path)) from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's plain values; a key that stands twice in a mapping is an error, not the last one wins."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = [key for key in node.value if keys.count(key[0].value) > 1]
-        if twice:
-            mark = twice[-1][0].start_mark
-            raise yaml.MarkedYAMLError(problem=f"key {twice[-1][0].value!r} stands twice", problem_mark=mark)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        value = yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as error:
-        raise UserError(f"not YAML: {error}", where=str(path)) from error
-    if not isinstance(value, dict):
-        raise UserError("not a mapping of keys", where=str(path), mend="start with `name:` and `stages:`")
-    return value
+_OF_THE_LEDGER = ("price_per_gpu_hour", "budget_gpu_hours")
 
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -245,7 +225,7 @@ def _explain(error: ValidationError, path: Path, text: str, value: dict[str, Any
             message = _unknown_kind(mistake)
         elif mistake["type"] not in ("missing", "value_error"):
             message += f", not {mistake['input']!r}"
-        yield f"{path}:{_line_of(tree, keys)}: {'.'.join(_names(keys, value))}: {message}"
+        yield f"{path}:{line_of(tree, keys)}: {'.'.join(_names(keys, value))}: {message}"
 
 
 def _raw_input_mistakes(value: dict[str, Any]) -> Iterator[str]:
@@ -275,18 +255,3 @@ def _unknown_kind(mistake: Any) -> str:
     known = mistake.get("ctx", {}).get("expected_tags", "")
     given = mistake.get("ctx", {}).get("tag", "")
     return f"unknown kind {given!r}; known are {known} (a train stage is train.MODEL here)"
-
-
-def _line_of(node: yaml.Node | None, keys: Sequence[str | int]) -> int:
-    """The line where the value of `keys` stands, or where the nearest thing above it starts."""
-    line = 1
-    for key in keys:
-        found = None
-        if isinstance(node, yaml.MappingNode):
-            found = next((pair for pair in node.value if pair[0].value == str(key)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            found = (node.value[key], node.value[key])
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line

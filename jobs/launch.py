@@ -10,7 +10,9 @@ from typing import Any
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import BUILT_IN
+from cxr_core.runs.failures import release
 from cxr_core.runs.files import sha256_text, walk_files
+from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import Run
 from cxr_core.runs.stage import Context, Job
@@ -34,11 +36,19 @@ def job_of(stage: Any) -> Job:
     return import_module(f"jobs.{stage.kind}")
 
 
-def run_stages(config: RunConfig, runs: Path, only: str | None = None) -> list[StageResult]:
-    """Do all stages that are not done (or the one named) of the run `<runs>/<name>`, under its lock."""
+def run_stages(
+    config: RunConfig, runs: Path, only: str | None = None, *, retry_parked: bool = False
+) -> list[StageResult]:
+    """Do all stages that are not done (or the one named) of the run `<runs>/<name>`, under its lock.
+
+    Shards that are parked, since they failed again and again, are left out unless `retry_parked`.
+    """
     stages = [config.stage(only)] if only else config.stages
     with Run.locked(runs / config.name, resolved(config)) as run:
-        return [_run_stage(prepare(run, config, stage.name)) for stage in stages]
+        if retry_parked:
+            for stage in stages:
+                release(run.stage(stage.name).path)
+        return [_run_stage(run, config, stage.name) for stage in stages]
 
 
 def prepare(run: Run, config: RunConfig, name: str) -> Work:
@@ -84,13 +94,15 @@ def path_digest(path: Path) -> str:
     return sha256_text("".join(f"{file.relative_to(path)}\0{file.stat().st_size}\n" for file in walk_files(path)))
 
 
-def _run_stage(work: Work) -> StageResult:
+def _run_stage(run: Run, config: RunConfig, name: str) -> StageResult:
     start = time.monotonic()
+    work = prepare(run, config, name)
     plan = freeze(work)
     todo = [shard.id for shard in plan.shards if shard.id not in work.folder.done()]
     facts = work.folder.facts()
     if todo or facts is None:
         if todo:
+            read_ledger(run).check_budget(config.budget_gpu_hours)
             run_pack(work, plan, todo)
         finalize(work, plan)
     seconds = time.monotonic() - start

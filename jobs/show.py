@@ -1,20 +1,25 @@
 """What the commands print: tables for people, on stdout."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from cxr_core.data.findings import NO_FINDING
-from cxr_core.runs.run import Run, StageFolder
+from cxr_core.report.spell import duration, percent
+from cxr_core.runs.gc import Garbage
+from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
+from cxr_core.runs.status import StageStatus
 
 
 def show_results(results: Sequence[Any]) -> None:
     """One line a stage: how many shards were made now and how long that took; "done" where nothing was left."""
     if not any(result.num_made for result in results):
-        _print(f"done: all {sum(result.num_shards for result in results)} shards of {len(results)} stages were there")
+        print_line(
+            f"done: all {sum(result.num_shards for result in results)} shards of {len(results)} stages were there"
+        )
         return
     rows = [
         (r.name, r.kind, str(r.num_shards), str(r.num_made) if r.num_made else "done before", f"{r.seconds:.1f} s")
@@ -40,43 +45,124 @@ def show_estimates(config: Any, estimates: Mapping[str, Any]) -> None:
     )
     for name, estimate in estimates.items():
         for note in estimate.notes:
-            _print(f"{name}: {note}")
+            print_line(f"{name}: {note}")
 
 
-def show_status(run: Run) -> None:
-    """Per stage: shards with a receipt of those planned, and the live attempts. Opens no receipt."""
-    rows = [_status_row(run.stage(stage["name"]), stage["kind"]) for stage in run.config["stages"]]
-    _table(["stage", "kind", "shards", "state", "now"], rows, right=2)
+def show_jobs(preview: Any) -> None:
+    """The plan on a cluster: a row a stage, which job waits for which, and every script."""
+    from slurm.packs import table
+
+    rows = table(preview.jobs, preview.works, preview.profile)
+    names = ("hours", "gpu_hours", "files", "bytes", "cost")
+    total = {name: sum(row[name] for row in rows) for name in names}
+    columns = ["stage", "shards", "tasks", "GPUs", "hours", "GPU h", "files", "bytes", "cost"]
+    lines = [(row["stage"], f"{row['shards']:,}", f"{row['tasks']:,}", str(row["gpus"]), *_sizes(row)) for row in rows]
+    _table(columns, [*lines, ("all", "", "", "", *_sizes(total))], right=1)
+    guessed = [row["stage"] for row in rows if not row["measured"] and row["tasks"]]
+    if guessed:
+        print_line(f"hours are guessed from seconds_per_item of the profile, not measured, for: {', '.join(guessed)}")
+    for number, (job, text) in enumerate(zip(preview.jobs, preview.scripts, strict=True), 1):
+        waits = ", ".join(f"JOB{each + 1}" if isinstance(each, int) else each for each in job.after)
+        what = f"{job.work.name}: {' + '.join(job.does)}, {job.num_tasks} tasks"
+        print_line(f"\n=== JOB{number} {what}" + (f", after {waits}" if waits else ""))
+        print_line(text.rstrip())
 
 
-def _status_row(folder: StageFolder, kind: str) -> tuple[str, ...]:
-    plan = folder.plan()
-    if plan is None:
-        return folder.name, kind, "", "not planned yet", ""
-    done = len(folder.done() & {shard.id for shard in plan.shards})
-    beat = _live_beat(folder.path)
-    state = "done" if folder.facts() else "running" if beat else "to be finished" if done else "to do"
-    return folder.name, kind, f"{done}/{len(plan.shards)}", state, beat
+def _sizes(row: Mapping[str, Any]) -> tuple[str, ...]:
+    hours = f"{row['hours']:.1f}", f"{row['gpu_hours']:.1f}"
+    return *hours, f"{row['files']:,}", human_bytes(row["bytes"]), f"{row['cost']:,.2f}"
 
 
-def _live_beat(folder: Path) -> str:
-    """What the attempt that was heard last is doing; empty if none lives."""
-    from cxr_core.runs.attempt import is_alive, read_beat
+def show_sent(sent: Any) -> None:
+    """What was submitted, and what was in the queue before."""
+    if sent.live:
+        print_line(f"in the queue already: {', '.join(sent.live)}")
+    rows = [(job.work.name, " + ".join(job.does), str(job.num_tasks), job_id) for job, job_id in sent.jobs]
+    if rows:
+        _table(["stage", "does", "tasks", "job"], rows, right=2)
+    else:
+        print_line("nothing to submit")
 
-    living = [path for path in (folder / "attempts").glob("*") if is_alive(folder, path.name)]
-    beats = [beat for beat in map(read_beat, living) if beat is not None]
-    latest = max(beats, key=lambda beat: beat["time"], default=None)
-    if latest is None:
-        return ""
-    return f"{latest.get('doing', '')} {latest.get('done', 0)}/{latest.get('total', '?')} (attempt on {latest['host']})"
+
+def show_status(stages: Sequence[StageStatus], price: float | None = None, *, clear: bool = False) -> None:
+    """Per stage: counts of shards, rate and hours; below, what wants attention, and what the run has cost.
+
+    `clear` empties a terminal first.
+    """
+    if clear:
+        Console().clear()
+    rows = [_status_row(stage) for stage in stages]
+    # Most columns are empty most of the time, and a terminal is narrow.
+    shown = [i for i in range(len(_COLUMNS)) if i < _ALWAYS or any(row[i] for row in rows)]
+    _table([_COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], right=2)
+    for stage in stages:
+        for line in _attention(stage):
+            print_line(f"{stage.name}: {line}")
+    ledger = Ledger([attempt for stage in stages for attempt in stage.attempts])
+    if ledger.gpu_hours.total:
+        print_line(_spent(ledger.gpu_hours, price))
+
+
+_SHARDS = ("running", "pending", "failed", "lost", "parked")
+_COLUMNS = ("stage", "kind", "shards", "state", *_SHARDS, "rate", "left", "GPU-hours")
+_ALWAYS = 4
+
+
+def _status_row(stage: StageStatus) -> tuple[str, ...]:
+    if stage.planned is None:
+        return (stage.name, stage.kind, "", stage.state, *[""] * 8)
+    counts = (len(stage.running), stage.pending, len(stage.failed), len(stage.lost), len(stage.parked))
+    gpu_hours = stage.ledger.gpu_hours.total
+    return (
+        stage.name,
+        stage.kind,
+        f"{stage.done}/{stage.planned}",
+        stage.state,
+        *(f"{count:,}" if count else "" for count in counts),
+        f"{stage.rate:,.0f}/h" if stage.rate else "",
+        duration(stage.eta) if stage.eta else "",
+        f"{gpu_hours:,.2f}" if gpu_hours else "",
+    )
+
+
+_MOST_NAMED = 5
+
+
+def _attention(stage: StageStatus) -> Iterator[str]:
+    """What it is at, and what a person should look at: silent and slow attempts, lost, failed and parked shards."""
+    if stage.doing:
+        yield stage.doing
+    for attempt in stage.silent[:_MOST_NAMED]:
+        silence = duration(max(time.time() - attempt.ended, 0))
+        yield f"attempt {attempt.id} on {attempt.node or attempt.host} is silent for {silence}{_in_shard(attempt)}"
+    for attempt in stage.slow[:_MOST_NAMED]:
+        yield f"attempt {attempt.id} on {attempt.node or attempt.host} is slow: {duration(attempt.under_way)}" + (
+            _in_shard(attempt)
+        )
+    words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
+    for word, shards in words.items():
+        if shards:
+            names = ", ".join(sorted(shards)[:_MOST_NAMED]) + (" ..." if len(shards) > _MOST_NAMED else "")
+            yield f"{word}: {names}"
+
+
+def _in_shard(attempt: AttemptRecord) -> str:
+    return f" in shard {attempt.shard}" if attempt.shard else ""
+
+
+def _spent(spent: Spent, price: float | None) -> str:
+    shares = {"useful": spent.useful + spent.under_way, "duplicated": spent.duplicated, "failed": spent.failed}
+    words = ", ".join(f"{percent(value, spent.total)} {name}" for name, value in {**shares, "idle": spent.idle}.items())
+    cost = f", {price * spent.total:,.2f} at {price:g} an hour" if price is not None else ""
+    return f"{spent.total:,.2f} GPU-hours{cost}: {words}"
 
 
 def show_summary(dataset: Any) -> None:
     """Images and patients per split, view and finding."""
     rows, info = dataset.rows, dataset.info
     splits = sorted(rows["split"].unique())
-    _print(f"{dataset.folder}: {info.num_images:,} images of {info.size} px in {len(info.shards)} shards")
-    _print(f"digest {info.digest}")
+    print_line(f"{dataset.folder}: {info.num_images:,} images of {info.size} px in {len(info.shards)} shards")
+    print_line(f"digest {info.digest}")
 
     def line(name: str, mask: Any) -> tuple[str, ...]:
         return (
@@ -93,6 +179,12 @@ def show_summary(dataset: Any) -> None:
     lines += [line(NO_FINDING, ~has.any(axis=1))]
     lines += [line(name, has[:, i]) for i, name in enumerate(info.findings)]
     _table(["", *splits, "all"], lines, right=1)
+
+
+def show_garbage(found: Sequence[Garbage]) -> None:
+    """What may be removed from a run, a line each: paths are long and must not be folded."""
+    for each in found:
+        print_line(f"{each.path}: {each.what}, {human_bytes(each.bytes)}")
 
 
 def human_bytes(number: float) -> str:
@@ -114,5 +206,6 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: int)
     Console(soft_wrap=True).print(table)
 
 
-def _print(text: str) -> None:
+def print_line(text: str) -> None:
+    """One line for people, in one piece however narrow the terminal is."""
     Console(soft_wrap=True, highlight=False, markup=False).print(text)

@@ -84,10 +84,12 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
 
 
 def obsolete(context: Context, done: Sequence[str]) -> Sequence[tuple[str, str]]:
-    """States but the newest, from which training continues, and checkpoints that the keep rule does not keep."""
-    shards = [shard for shard in _intervals(context.settings) if shard.id in set(done)]
+    """States from which nothing continues any more, and checkpoints that the keep rule does not keep."""
+    finished = set(done)
+    shards = [shard for shard in _intervals(context.settings) if shard.id in finished]
     newest = shards[-1].stop if shards else 0
-    states = [(shard.id, "state") for shard in shards[:-1]]
+    # Not just all but the newest: a repaired chain has holes, and the interval before a hole is continued.
+    states = [(str(shard.extra["after"]), "state") for shard in shards if shard.extra.get("after") in finished]
     return states + [(shard.id, "checkpoint") for shard in shards if not _stays(context.settings, shard, newest)]
 
 

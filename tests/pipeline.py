@@ -108,14 +108,18 @@ def kill_at_random_moments(config: Path, runs: Path, stage: str, *, num_kills: i
     seen = []
     for _ in range(num_kills):
         wanted = len(folder.done()) + draw.randint(0, 2)
-        delay = draw.uniform(0, 0.4)
-        command = [sys.executable, "-m", "jobs.cli", "run", str(config), "--runs", str(runs), "--stage", stage]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-            _wait_for_work(process, folder, wanted)
-            time.sleep(delay)
-            process.kill()
+        start_and_kill(config, runs, stage, after=wanted, delay=draw.uniform(0, 0.4))
         seen.append(len(folder.done()))
     return seen
+
+
+def start_and_kill(config: Path, runs: Path, stage: str, *, after: int, delay: float = 0.0) -> None:
+    """Start the stage and kill -9 its process `delay` seconds after there are `after` receipts."""
+    command = [sys.executable, "-m", "jobs.cli", "run", str(config), "--runs", str(runs), "--stage", stage]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        _wait_for_work(process, StageFolder(runs / "nano" / stage), after)
+        time.sleep(delay)
+        process.kill()
 
 
 def _wait_for_work(process: subprocess.Popen[bytes], folder: StageFolder, wanted: int) -> None:

@@ -13,6 +13,7 @@ import yaml
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.problems import COLUMNS
 from cxr_core.errors import UserError
+from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.run import Run, StageFolder
 
@@ -79,10 +80,8 @@ class StageView:
 
     @cached_property
     def attempts(self) -> list[str]:
-        """How each attempt ended, in the order of their ids: "finished", a cause, or "no end recorded"."""
-        folders = sorted((self.folder.path / "attempts").glob("*/"))
-        ends = [folder / "ended.json" for folder in folders]
-        return [str(read_object(end).get("cause")) if end.exists() else "no end recorded" for end in ends]
+        """How each attempt ended, in the order in which they started: "finished", a cause, "killed", "running" ..."""
+        return [attempt.cause for attempt in read_attempts(self.folder.path)]
 
     @property
     def state(self) -> str:
@@ -130,6 +129,10 @@ class RunView:
     @property
     def name(self) -> str:
         return str(self.provenance.get("name", self.root.name))
+
+    @property
+    def as_run(self) -> Run:
+        return Run(self.root, self.config)
 
     def of_kind(self, kind: str) -> tuple[StageView, ...]:
         return tuple(stage for stage in self.stages if stage.kind == kind)

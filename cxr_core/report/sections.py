@@ -1,6 +1,7 @@
 """The sections of the page, in the order in which a reader asks."""
 
 from cxr_core.report.blocks import Section
+from cxr_core.report.cost import cost_section
 from cxr_core.report.datasets import dataset_section, examples_section, histogram_section, problems_section
 from cxr_core.report.evaluation import pictures_section
 from cxr_core.report.faithfulness import faithfulness_section, judge_section
@@ -12,8 +13,8 @@ from cxr_core.report.training import training_section
 from cxr_core.report.utility import utility_section
 
 
-def sections(run: RunView) -> list[Section]:
-    """All sections; each renders what is finished and names what is not."""
+def sections(run: RunView, price: float | None = None) -> list[Section]:
+    """All sections; each renders what is finished and names what is not. `price` is that of a GPU-hour."""
     return [
         summary(run),
         dataset_section(run),
@@ -27,6 +28,7 @@ def sections(run: RunView) -> list[Section]:
         fidelity_section(run),
         utility_section(run),
         time_section(run),
+        cost_section(run, price),
         provenance_section(run),
         glossary_section(),
     ]

@@ -10,23 +10,26 @@ from cxr_core.report.sections import sections
 from cxr_core.runs.files import write_atomic
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, price: float | None = None) -> Path:
     """Write `report.html` into a run folder, atomically, and return its path.
 
     One file that needs no network and runs no script; a function of the folder alone, so equal folders give equal
-    bytes. Stages that are not finished are named as such. Raises UserError naming the file that is damaged.
+    bytes. Stages that are not finished are named as such. `price` of a GPU-hour goes before the config's.
+    Raises UserError naming the file that is damaged.
     """
     path = run_folder / "report.html"
-    write_atomic(path, render(run_folder))
+    write_atomic(path, render(run_folder, price))
     return path
 
 
-def render(run_folder: Path) -> str:
+def render(run_folder: Path, price: float | None = None) -> str:
     """The HTML of a run's report."""
     run = read_run(run_folder)
     made = str(run.provenance.get("created", ""))[:10]
     subtitle = f"Run of {made}, seed {run.config.get('seed')}. Research data, not for clinical use."
-    return _template().render(title=run.name, subtitle=subtitle, sections=sections(run), css=_packaged("page.css"))
+    return _template().render(
+        title=run.name, subtitle=subtitle, sections=sections(run, price), css=_packaged("page.css")
+    )
 
 
 @cache

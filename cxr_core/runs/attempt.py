@@ -11,9 +11,10 @@ import traceback
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from cxr_core.errors import UserError
+from cxr_core.runs.failures import Stopped, cause_of
 from cxr_core.runs.files import remove, write_json
 from cxr_core.runs.progress import heartbeat
 from cxr_core.runs.provenance import code, now
@@ -25,6 +26,10 @@ SILENT_AFTER = 120.0
 """Seconds without a heartbeat after which an attempt that did not say how it ended counts as dead."""
 
 
+Purpose = Literal["useful", "duplicated", "failed"]
+"""What the time of a shard was good for: it was committed, another attempt was first, or it failed."""
+
+
 def new_attempt_id(environ: dict[str, str] | None = None) -> str:
     """`<job>-<restart>-<random>`: unique over jobs, requeues and twins. Outside a scheduler the job is `pid<n>`."""
     environ = dict(os.environ) if environ is None else environ
@@ -34,20 +39,54 @@ def new_attempt_id(environ: dict[str, str] | None = None) -> str:
     return f"{name}-{environ.get('SLURM_RESTART_COUNT', '0')}-{os.urandom(3).hex()}"
 
 
+def allocated_gpus(environ: dict[str, str] | None = None) -> int:
+    """How many GPUs this process may use: those that the scheduler shows it, else all NVIDIA ones of the machine."""
+    environ = dict(os.environ) if environ is None else environ
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")])
+    # A job that asked for no GPU may see those of its node all the same; they are not its own.
+    if "SLURM_JOB_ID" in environ:
+        return 0
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def _origin(environ: dict[str, str]) -> dict[str, Any]:
+    """Where an attempt runs: host, process, GPUs and, within a scheduler, job and node."""
+    job, task = environ.get("SLURM_ARRAY_JOB_ID") or environ.get("SLURM_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    slurm = {
+        "job": f"{job}_{task}" if job and task else job,
+        "job_id": environ.get("SLURM_JOB_ID"),
+        "restart": environ.get("SLURM_RESTART_COUNT", "0") if job else None,
+        "node": environ.get("SLURMD_NODENAME"),
+    }
+    machine = {"host": socket.gethostname(), "pid": os.getpid(), "gpus": allocated_gpus(environ)}
+    return machine | {name: value for name, value in slurm.items() if value is not None}
+
+
 class Attempt(AbstractContextManager["Attempt"]):
-    """The attempt's folder `<stage>/attempts/<id>/`: events.jsonl, heartbeat.json, ended.json and a work folder."""
+    """The attempt's folder `<stage>/attempts/<id>/`: events.jsonl, heartbeat.json, ended.json and a work folder.
+
+    heartbeat.json and ended.json hold the counters from the attempt's start on, so that neither events nor receipts
+    have to be read to know how far it is and what its time went into.
+    """
 
     def __init__(self, stage_folder: Path, attempt_id: str | None = None) -> None:
         self.id = attempt_id or new_attempt_id()
         self.folder = stage_folder / "attempts" / self.id
-        self.counters: dict[str, Any] = {"shards": 0, "items": 0, "problems": 0}
+        self.counters: dict[str, Any] = {"shards": 0, "items": 0, "problems": 0, "duplicates": 0, "failed": 0}
+        self.seconds_in = {"useful": 0.0, "duplicated": 0.0, "failed": 0.0}
+        self.cause = ""
+        """How it ends, where the error alone does not say it."""
+        self._shard: dict[str, Any] = {}
         self._last_beat = 0.0
         self._start = time.monotonic()
+        self._origin = {"started": time.time(), **_origin(dict(os.environ))}
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
-        machine = {"host": socket.gethostname(), "pid": os.getpid(), "cpus": len(os.sched_getaffinity(0))}
-        self.event("started", **machine, code=code())
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self.event("started", **self._origin, visible=visible, cpus=len(os.sched_getaffinity(0)), code=code())
         self._token = heartbeat.set(self.beat)
         self.beat({}, force=True)
         return self
@@ -57,14 +96,39 @@ class Attempt(AbstractContextManager["Attempt"]):
     ) -> None:
         heartbeat.reset(self._token)
         remove(self.work)
-        cause = "finished" if error is None else _cause(error)
-        if error is not None and not isinstance(error, UserError | KeyboardInterrupt):
+        self._leave("failed")
+        cause = self.cause or ("finished" if error is None else cause_of(error))
+        if error is not None and not isinstance(error, UserError | KeyboardInterrupt | Stopped):
             (self.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
         self.event("ended", cause=cause, detail=str(error or ""))
         write_json(
             self.folder / "ended.json",
-            {"cause": cause, "detail": str(error or ""), "time": now(), "seconds": self.seconds, **self.counters},
+            {"cause": cause, "detail": str(error or ""), "time": now(), "seconds": self.seconds, **self._state()},
         )
+
+    def enter_shard(self, shard: str) -> None:
+        """Work on a shard begins."""
+        self.event("shard started", shard=shard)
+        self._shard = {"shard": shard, "since": time.time()}
+        self.beat({}, force=True)
+
+    def leave_shard(self, shard: str, counted_as: Purpose, what: str, **fields: Any) -> float:
+        """Work on a shard has ended: `what` goes to the events, its time to what it was good for. Returns seconds."""
+        seconds = self._leave(counted_as)
+        self.event(what, shard=shard, seconds=seconds, **fields)
+        self.beat({}, force=True)
+        return seconds
+
+    def _leave(self, counted_as: Purpose) -> float:
+        if not self._shard:
+            return 0.0
+        seconds = round(max(time.time() - self._shard["since"], 0.0), 3)
+        self.seconds_in[counted_as] = round(self.seconds_in[counted_as] + seconds, 3)
+        self._shard = {}
+        return seconds
+
+    def _state(self) -> dict[str, Any]:
+        return {**self._origin, **self.counters, "seconds_in": self.seconds_in, **self._shard}
 
     @property
     def seconds(self) -> float:
@@ -85,7 +149,7 @@ class Attempt(AbstractContextManager["Attempt"]):
         moment = time.monotonic()
         if force or moment - self._last_beat >= BEAT_EVERY:
             self._last_beat = moment
-            beat = {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname(), **self.counters, **values}
+            beat = {"time": time.time(), **self._state(), **values}
             path = self.folder / "heartbeat.json"
             # No fsync: a lost heartbeat is renewed in a second, and thousands of tasks share the file system.
             temporary = path.with_suffix(".tmp")
@@ -102,23 +166,27 @@ def read_beat(folder: Path) -> dict[str, Any] | None:
     return beat if isinstance(beat, dict) else None
 
 
+Life = Literal["ended", "running", "killed", "silent"]
+"""Of an attempt: it said how it ended; its heart is heard; it is gone without a word; nothing is heard of it."""
+
+
+def life_of(folder: Path) -> Life:
+    """How it stands with the attempt of a folder. "killed" is certain only on this machine, whose processes can be
+    seen; an attempt elsewhere whose heart is not heard is "silent": it may be dead, or cut off and still at work."""
+    if (folder / "ended.json").exists():
+        return "ended"
+    beat = read_beat(folder)
+    return "silent" if beat is None else life_of_beat(beat)
+
+
+def life_of_beat(beat: dict[str, Any]) -> Life:
+    """The same, of an attempt that did not say how it ended and whose last heartbeat is `beat`."""
+    if beat["host"] == socket.gethostname() and not Path(f"/proc/{beat['pid']}").exists():
+        return "killed"
+    return "silent" if time.time() - beat["time"] > SILENT_AFTER else "running"
+
+
 def is_alive(stage_folder: Path, attempt_id: str) -> bool:
     """Whether an attempt still runs: it has not said how it ended, its heart was heard lately, and if it ran on this
     machine its process is there."""
-    folder = stage_folder / "attempts" / attempt_id
-    beat = read_beat(folder)
-    if beat is None or (folder / "ended.json").exists() or time.time() - beat["time"] > SILENT_AFTER:
-        return False
-    return beat["host"] != socket.gethostname() or Path(f"/proc/{beat['pid']}").exists()
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, UserError):
-        return "refused"
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return type(error).__name__
+    return life_of(stage_folder / "attempts" / attempt_id) == "running"

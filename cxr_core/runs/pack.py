@@ -4,21 +4,35 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import cxr_core
 from cxr_core.errors import UserError
-from cxr_core.runs.attempt import Attempt, is_alive
+from cxr_core.runs.attempt import Attempt, Purpose, is_alive
 from cxr_core.runs.commit import commit, place, prune, sweep
+from cxr_core.runs.failures import (
+    Failure,
+    Stopped,
+    cause_of,
+    forget_failure,
+    is_of_the_place,
+    park_if_hopeless,
+    parked,
+    record_failure,
+    spoils_the_process,
+    text_of,
+    told,
+)
 from cxr_core.runs.files import fsync_dir, fsync_tree, remove, sha256_file, walk_files, write_json
 from cxr_core.runs.plan import Plan, Shard, fingerprint
 from cxr_core.runs.progress import bar
 from cxr_core.runs.provenance import now
-from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.receipt import Receipt, broken_links
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context, Job, Output
 
@@ -46,7 +60,8 @@ def freeze(work: Work) -> Plan:
             "the plan was frozen for other inputs or settings than there are now",
             where=str(work.folder.plan_path),
             mend="an input was remade, or this is another version of the program or image: "
-            "start a run under another name, or remove this stage's folder",
+            "start a run under another name, or remove this stage's folder; "
+            f"where an input changed, `cxr verify {work.folder.path.parent} --repair` sets this stage aside",
         )
     damaged = [name for name, sha256 in plan.files.items() if not _is(work.context.plan_folder / name, sha256)]
     if damaged:
@@ -78,7 +93,8 @@ def _freeze_now(work: Work) -> Plan:
     fsync_dir(work.folder.path)
     files = {path.relative_to(final).as_posix(): sha256_file(path) for path in walk_files(final)}
     shards = tuple(draft.shards)
-    plan = Plan(work.folder.name, shards, _fingerprint(work, shards, files), chain=draft.chain, files=files)
+    sealed = _fingerprint(work, shards, files)
+    plan = Plan(work.folder.name, shards, sealed, chain=draft.chain, files=files, upstream=dict(work.upstream))
     plan.write(work.folder.plan_path)
     return plan
 
@@ -95,21 +111,86 @@ def _fingerprint(work: Work, shards: Iterable[Shard], files: Mapping[str, str]) 
     )
 
 
-def run_pack(work: Work, plan: Plan, shard_ids: Sequence[str]) -> None:
-    """Run those of `shard_ids` that have no receipt, in plan order, and commit each. Ends at the first error."""
-    wanted = set(shard_ids)
-    todo = [shard for shard in plan.shards if shard.id in wanted]
+def run_pack(
+    work: Work, plan: Plan, shard_ids: Sequence[str], *, must_stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Run those of `shard_ids` that have no receipt and are not parked, in plan order, and commit each.
+
+    A shard that fails is recorded and the others are done; then the first error is raised, with the names of all.
+    The pack ends at once where the others would fail too: in a chain, when the machine, its GPU or its disk fails, and
+    when two shards are refused in the same words, which are then raised as they are.
+
+    `must_stop` is asked before each shard that is to be made. Raises Stopped if it says so.
+    """
+    todo = _todo(work, plan, set(shard_ids))
+    failed: list[tuple[Failure, Exception]] = []
     with Attempt(work.folder.path) as attempt, bar(work.folder.name, len(todo)) as progress:
         for shard in todo:
-            if not work.folder.is_done(shard.id):
-                _run_one(work, plan, shard, attempt)
+            error = None if work.folder.is_done(shard.id) else _try_one(work, plan, shard, attempt, must_stop)
+            if error is not None:
+                _stop_if_of_the_stage(error, failed, attempt)
+                failed.append((_record(work, attempt, shard, error), error))
+                if plan.chain or spoils_the_process(error):
+                    break
             progress.advance()
+        if failed:
+            attempt.cause = "shards failed"
+            raise told([failure for failure, _ in failed], failed[0][1])
+
+
+def _try_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt, must_stop: Callable[[], bool]) -> Exception | None:
+    """Run a shard and commit it. Returns what it failed of: one shard must not take the others with it."""
+    if must_stop():
+        raise Stopped(f"before shard {shard.id}")
+    try:
+        _run_one(work, plan, shard, attempt)
+    except Stopped:
+        raise
+    except Exception as error:  # noqa: BLE001 - recorded and raised again at the pack's end
+        return error
+    _prune(work, plan)
+    return None
+
+
+def _todo(work: Work, plan: Plan, wanted: set[str]) -> list[Shard]:
+    """What to do of a plan, without parked shards; nothing of a chain goes on behind one."""
+    skipped = parked(work.folder.path)
+    todo = [shard for shard in plan.shards if shard.id in wanted]
+    if plan.chain:
+        return list(takewhile(lambda shard: shard.id not in skipped, todo))
+    return [shard for shard in todo if shard.id not in skipped]
+
+
+def _stop_if_of_the_stage(error: Exception, failed: Sequence[tuple[Failure, Exception]], attempt: Attempt) -> None:
+    """Raise `error` again where it is not of one shard alone."""
+    if is_of_the_place(error):
+        raise error
+    if isinstance(error, UserError):
+        same = [failure.shard for failure, other in failed if isinstance(other, UserError) and str(other) == str(error)]
+        for shard in same:
+            forget_failure(attempt.folder, shard)
+        if same:
+            raise error
+
+
+def _record(work: Work, attempt: Attempt, shard: Shard, error: Exception) -> Failure:
+    """Write down that a shard failed, and clear what it left half-made."""
+    remove(attempt.work / shard.id)
+    cause, text = cause_of(error), text_of(error)
+    attempt.counters["failed"] += 1
+    seconds = attempt.leave_shard(shard.id, "failed", "shard failed", cause=cause, text=text)
+    failure = Failure(shard.id, attempt.id, cause, text, seconds, now())
+    record_failure(attempt.folder, failure, error)
+    if park_if_hopeless(work.folder.path, shard.id):
+        attempt.event("parked", shard=shard.id, cause=cause)
+        return replace(failure, is_parked=True)
+    return failure
 
 
 def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
     folder = attempt.work / shard.id
+    attempt.enter_shard(shard.id)
     folder.mkdir(parents=True)
-    attempt.event("shard started", shard=shard.id)
     start = time.monotonic()
     with _full_disks_named(folder):
         output = work.job.run_shard(work.context, shard, folder)
@@ -129,13 +210,20 @@ def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
         seconds=seconds,
         device=_device(),
         ended=now(),
+        continues=_continued(work, shard),
     )
     attempt.beat({}, force=True)  # placing may have taken long, and a silent attempt counts as dead
     result = commit(work.folder.path, receipt, is_alive=lambda other: is_alive(work.folder.path, other))
     shutil.rmtree(folder, ignore_errors=True)
-    attempt.event("shard ended", shard=shard.id, outcome=result.outcome, digest=receipt.digest)
-    _count(attempt, shard, output)
-    _prune(work, plan)
+    _count(attempt, shard, output, result.outcome)
+    counted_as: Purpose = "useful" if result.outcome == "committed" else "duplicated"
+    attempt.leave_shard(shard.id, counted_as, "shard ended", outcome=result.outcome, digest=receipt.digest)
+
+
+def _continued(work: Work, shard: Shard) -> str:
+    """The digest of the shard that this one of a chain went on from; empty for any other."""
+    before = shard.extra.get("after")
+    return work.folder.receipt(before).digest if before else ""
 
 
 @contextmanager
@@ -152,11 +240,11 @@ def _full_disks_named(folder: Path) -> Iterator[None]:
         raise
 
 
-def _count(attempt: Attempt, shard: Shard, output: Output) -> None:
+def _count(attempt: Attempt, shard: Shard, output: Output, outcome: str) -> None:
     attempt.counters["shards"] += 1
     attempt.counters["items"] += shard.num_items
     attempt.counters["problems"] += len(output.problems)
-    attempt.beat({}, force=True)
+    attempt.counters["duplicates"] += outcome != "committed"
 
 
 def _prune(work: Work, plan: Plan) -> None:
@@ -182,11 +270,7 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
     done = work.folder.done()
     missing = [shard.id for shard in plan.shards if shard.id not in done]
     if missing:
-        raise UserError(
-            f"{len(missing)} of {len(plan.shards)} shards have no receipt: {', '.join(missing[:10])}",
-            where=str(work.folder.path),
-            mend="run again: only these will be made",
-        )
+        raise _incomplete(work.folder, plan, missing)
     receipts = [work.folder.receipt(shard.id) for shard in plan.shards]
     strangers = [receipt.shard for receipt in receipts if receipt.plan != plan.fingerprint]
     if strangers:
@@ -195,6 +279,7 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
             where=str(work.folder.path / "receipts"),
             mend="the folder holds files of another run: remove the stage's folder and run again",
         )
+    _check_chain(work.folder, plan, receipts)
     start = time.monotonic()
     facts = dict(work.job.finalize(work.context, receipts))
     _prune(work, plan)
@@ -211,6 +296,27 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
     }
     write_json(work.folder.path / "stage.json", record)
     return record
+
+
+def _check_chain(folder: StageFolder, plan: Plan, receipts: Sequence[Receipt]) -> None:
+    """Raise UserError where a shard of a chain went on from another result than the one that stands."""
+    torn = broken_links(plan, {receipt.shard: receipt for receipt in receipts})
+    if torn:
+        raise UserError(
+            f"shards went on from another result than stands before them: {', '.join(torn[:10])}",
+            where=str(folder.path / "receipts"),
+            mend=f"`cxr verify {folder.path.parent} --repair` sets them aside; then run again",
+        )
+
+
+def _incomplete(folder: StageFolder, plan: Plan, missing: Sequence[str]) -> UserError:
+    names = sorted(parked(folder.path) & set(missing))
+    what = f"{len(missing)} of {len(plan.shards)} shards have no receipt: {', '.join(missing[:10])}"
+    mend = "run again: only these will be made"
+    if names:
+        what += f"; parked, since they failed again and again for the same cause: {', '.join(names[:10])}"
+        mend = f"`cxr logs {folder.path.parent} {folder.name} {names[0]}` says why; then run with --retry-parked"
+    return UserError(what, where=str(folder.path), mend=mend)
 
 
 def _clear_dead_attempts(folder: StageFolder) -> None:

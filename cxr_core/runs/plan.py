@@ -11,6 +11,8 @@ from cxr_core.runs.files import canonical_json, sha256_text, write_atomic
 
 FORMAT = 1
 
+_MEND = "the plan is damaged or of another version: start the run under another name"
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -34,7 +36,8 @@ class Plan:
     """What a stage will do, frozen once in `plan.jsonl`.
 
     `chain` says that shard k needs shard k-1 (training). `files` are the side files of the plan (in `<stage>/plan/`)
-    with their sha256. The fingerprint covers settings, seed, upstream digests, side files and shards.
+    with their sha256, `upstream` maps the role of each input to its digest.
+    The fingerprint covers settings, seed, upstream digests, side files and shards.
     """
 
     stage: str
@@ -42,6 +45,7 @@ class Plan:
     fingerprint: str
     chain: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
+    upstream: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def write(self, path: Path) -> None:
@@ -50,17 +54,26 @@ class Plan:
         write_atomic(path, "".join(canonical_json(line) + "\n" for line in lines))
 
     @classmethod
+    def read_header(cls, path: Path) -> dict[str, Any]:
+        """The plan's first line: all but the shards, and `num_shards`. Raises UserError if it is damaged."""
+        try:
+            with path.open() as file:
+                header = json.loads(file.readline())
+            return {**header, "num_shards": int(header["num_shards"])}
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"damaged ({error!r})", where=str(path), mend=_MEND) from error
+
+    @classmethod
     def read(cls, path: Path) -> "Plan":
         """Read a plan. Raises UserError if it is truncated or of another format."""
-        mend = "the plan is damaged or of another version: start the run under another name"
         try:
             header, *shards = [json.loads(line) for line in path.read_text().splitlines()]
             num_shards = header.pop("num_shards")
             plan = cls(shards=tuple(Shard(**shard) for shard in shards), **header)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"damaged ({error!r})", where=str(path), mend=mend) from error
+            raise UserError(f"damaged ({error!r})", where=str(path), mend=_MEND) from error
         if plan.format != FORMAT or num_shards != len(shards):
-            raise UserError(f"format {plan.format}, {len(shards)} of {num_shards} shards", where=str(path), mend=mend)
+            raise UserError(f"format {plan.format}, {len(shards)} of {num_shards} shards", where=str(path), mend=_MEND)
         return plan
 
 

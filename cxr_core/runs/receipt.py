@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cxr_core.errors import UserError
+from cxr_core.runs.plan import Plan
 
 FORMAT = 1
 
@@ -22,7 +23,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one shard made, who made it and how long it took (`seconds` by part of the work)."""
+    """What one shard made, who made it and how long it took (`seconds` by part of the work).
+
+    `continues` is the digest of the shard before it in a chain (training), which it went on from.
+    """
 
     shard: str
     digest: str
@@ -35,6 +39,7 @@ class Receipt:
     seconds: Mapping[str, float] = field(default_factory=dict)
     device: str = ""
     ended: str = ""
+    continues: str = ""
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -52,3 +57,10 @@ class Receipt:
             return cls(**value | {"data": tuple(Data(**data) for data in value["data"])})
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"damaged receipt ({error})", where=str(path), mend="remove it and run again") from error
+
+
+def broken_links(plan: Plan, receipts: Mapping[str, Receipt]) -> list[str]:
+    """Shards of a chain that went on from another result than the one that stands before them now."""
+    links = [(shard.id, str(shard.extra.get("after", ""))) for shard in plan.shards]
+    there = [(shard, before) for shard, before in links if shard in receipts and before in receipts]
+    return [shard for shard, before in there if receipts[shard].continues not in ("", receipts[before].digest)]

@@ -39,6 +39,10 @@ class StageFolder:
         """The frozen plan, or None before it is frozen."""
         return Plan.read(self.plan_path) if self.plan_path.exists() else None
 
+    def num_planned(self) -> int | None:
+        """Shards of the frozen plan, from its first line alone; None before it is frozen."""
+        return Plan.read_header(self.plan_path)["num_shards"] if self.plan_path.exists() else None
+
     def done(self) -> set[str]:
         """Ids of the shards that have a receipt: one listing, no file is opened."""
         folder = self.path / "receipts"
@@ -95,27 +99,25 @@ class Run:
         Raises UserError if another launcher holds it, or if it was made with another config (showing the difference).
         A config with which nothing was planned yet is replaced: a first try that failed does not burn the name.
         """
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(
-                f"cannot create the run folder ({error.strerror})",
-                where=str(root),
-                mend="choose a folder that you may write to with --runs DIR",
-            ) from error
-        try:
-            _hold(lock, root)
+        with _lock(root):
             yield cls._create_or_open(root, config)
-        finally:
-            os.close(lock)
+
+    @classmethod
+    @contextmanager
+    def held(cls, root: Path) -> Iterator["Run"]:
+        """Hold an existing run as it is. Raises UserError if `root` is none, or if another launcher holds it."""
+        cls.open(root)
+        with _lock(root):
+            yield cls.open(root)
 
     @classmethod
     def _create_or_open(cls, root: Path, config: Mapping[str, Any]) -> "Run":
         if (root / "config.yaml").exists() and any(root.glob("*/plan.jsonl")):
             run = cls.open(root)
             run._refuse_another(config)
-            return run
+            if dump_config(run.config) != dump_config(config):
+                write_atomic(root / "config.yaml", dump_config(config))
+            return cls(root, config)
         write_json(root / "run.json", {"format": FORMAT, **provenance(root, config)})
         write_atomic(root / "config.yaml", dump_config(config))
         return cls(root, config)
@@ -124,7 +126,7 @@ class Run:
         return StageFolder(self.root / name)
 
     def _refuse_another(self, config: Mapping[str, Any]) -> None:
-        old, new = dump_config(self.config), dump_config(config)
+        old, new = (dump_config(_of_content(value)) for value in (self.config, config))
         if old != new:
             lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "this run", "your config", "", "", 0, "")
             raise UserError(
@@ -134,9 +136,32 @@ class Run:
             )
 
 
+def _of_content(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what no data depend on, which may be changed at any time."""
+    return {key: value for key, value in config.items() if key not in ("price_per_gpu_hour", "budget_gpu_hours")}
+
+
 def dump_config(config: Mapping[str, Any]) -> str:
     """The one spelling of a resolved config."""
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+@contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"cannot create the run folder ({error.strerror})",
+            where=str(root),
+            mend="choose a folder that you may write to with --runs DIR",
+        ) from error
+    try:
+        _hold(lock, root)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _hold(lock: int, root: Path) -> None:

@@ -1,0 +1,86 @@
+"""What the run cost: every attempt, how it ended, and what its hours were good for."""
+
+from collections import Counter
+
+from cxr_core.report.blocks import Block, Column, Details, Section, Table, Text
+from cxr_core.report.read import RunView
+from cxr_core.report.spell import count, duration, listed, percent
+from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent, read_ledger, when
+
+_MOST_ROWS = 200
+
+_NOTE = (
+    "Useful is time on shards that were committed; duplicated, on shards that another attempt had committed first; "
+    "failed, on shards that failed or were lost with their process; idle, all other time of the processes, mostly "
+    "starting. A killed attempt is counted up to its last sign of life."
+)
+
+
+def cost_section(run: RunView, price: float | None = None) -> Section:
+    """Hours of processes and GPUs of each stage, their cost where a GPU-hour has a price, and every attempt.
+
+    `price` of a GPU-hour takes the place of the config's `price_per_gpu_hour`.
+    """
+    ledger = read_ledger(run.as_run)
+    if not ledger.attempts:
+        return Section("cost", "What it cost", [Text("Nothing was run yet.", "absent")])
+    price = run.config.get("price_per_gpu_hour") if price is None else price
+    blocks: list[Block] = [_hours_table(run, ledger, price)]
+    if not ledger.gpu_hours.total:
+        blocks.append(Text("No GPU was held, so the hours are those of processes.", "note"))
+    elif price is None:
+        blocks.append(Text("No price: a GPU-hour has none in the config (`price_per_gpu_hour`).", "note"))
+    blocks.append(Details("Every attempt", [_attempts_table(ledger)]))
+    return Section("cost", "What it cost", blocks)
+
+
+def _hours_table(run: RunView, ledger: Ledger, price: float | None) -> Table:
+    names = ["attempts", "hours" if not ledger.gpu_hours.total else "GPU-hours", *_shares(Spent()), "cost"]
+    columns = [Column("stage"), *(Column(name, numeric=True) for name in names), Column("ends")]
+    parts = [(stage.name, ledger.of(stage.name)) for stage in run.stages] + [("all", ledger)]
+    rows = [_hours_row(name, part, bool(ledger.gpu_hours.total), price) for name, part in parts if part.attempts]
+    return Table("Attempts of each stage and what their time was good for.", columns, rows, notes=(_NOTE,))
+
+
+def _hours_row(name: str, part: Ledger, on_gpus: bool, price: float | None) -> list[str]:
+    spent = part.gpu_hours if on_gpus else part.hours
+    cost = f"{price * part.gpu_hours.total:,.2f}" if price is not None and on_gpus else "–"
+    ends = Counter(attempt.cause for attempt in part.attempts)
+    shares = [percent(value, spent.total) for value in _shares(spent).values()]
+    words = listed([f"{num} {cause}" for cause, num in sorted(ends.items())])
+    return [name, count(len(part.attempts)), f"{spent.total:,.3f}", *shares, cost, words]
+
+
+def _shares(spent: Spent) -> dict[str, float]:
+    return {
+        "useful": spent.useful + spent.under_way,
+        "duplicated": spent.duplicated,
+        "failed": spent.failed,
+        "idle": spent.idle,
+    }
+
+
+def _attempts_table(ledger: Ledger) -> Table:
+    heads = ("attempt", "stage", "where", "started (UTC)", "ended (UTC)")
+    numeric = ("time", "GPUs", "shards")
+    columns = [*map(Column, heads), *(Column(name, numeric=True) for name in numeric), Column("cause")]
+    rows = [_attempt_row(attempt) for attempt in ledger.attempts[:_MOST_ROWS]]
+    rest = len(ledger.attempts) - len(rows)
+    notes = (f"{rest:,} more are in the folders `attempts/` of the stages.",) if rest else ()
+    return Table("In the order in which they started.", columns, rows, notes=notes)
+
+
+def _attempt_row(attempt: AttemptRecord) -> list[str]:
+    told = attempt.detail.splitlines()[0] if attempt.detail else ""
+    at = f" in shard {attempt.shard}" if attempt.shard else ""
+    return [
+        attempt.id,
+        attempt.stage,
+        attempt.node or attempt.host,
+        when(attempt.started),
+        when(attempt.ended) if attempt.is_over else "",
+        duration(attempt.seconds),
+        str(attempt.gpus),
+        count(attempt.num_shards),
+        f"{attempt.cause}{at}" + (f": {told}" if told else ""),
+    ]

@@ -1,0 +1,241 @@
+"""The ledger: every attempt of a run, how it ended, and what its time was good for. No receipt is opened for it."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cxr_core.errors import UserError
+from cxr_core.runs.attempt import Life, life_of_beat, read_beat
+from cxr_core.runs.run import Run
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """One attempt as its folder tells it. Times are seconds since 1970 in UTC, durations seconds.
+
+    `cause` is how it ended ("finished", "shards failed", "refused" ...), "running", "killed" (gone without a word) or
+    "silent" (its heart is not heard, but nothing says that it is dead). Of one without an end, `ended` is its last
+    sign of life. `shard` is what it works on, or was working on when it was lost, since `since`. `beat` is all that it
+    said of itself last.
+    """
+
+    stage: str
+    id: str
+    folder: Path
+    cause: str
+    started: float
+    ended: float
+    useful: float = 0.0
+    duplicated: float = 0.0
+    failed: float = 0.0
+    num_shards: int = 0
+    num_duplicates: int = 0
+    num_failed: int = 0
+    gpus: int = 0
+    host: str = ""
+    node: str = ""
+    job: str = ""
+    restart: int = 0
+    detail: str = ""
+    shard: str = ""
+    since: float = 0.0
+    beat: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return max(self.ended - self.started, 0.0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it certainly does nothing any more."""
+        return self.cause not in ("running", "silent")
+
+    @property
+    def under_way(self) -> float:
+        """Seconds in the shard at hand, of which is not known yet what they were good for."""
+        return max(self.ended - self.since, 0.0) if self.shard and not self.is_over else 0.0
+
+    @property
+    def lost(self) -> float:
+        """Seconds in the shard that was lost with an attempt which was killed."""
+        return max(self.ended - self.since, 0.0) if self.shard and self.cause == "killed" else 0.0
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Hours, of processes or of GPUs, by what they were good for.
+
+    useful: on shards that were committed; duplicated: on shards that another attempt had committed first; failed: on
+    shards that failed or were lost with their process; idle: everything else, mostly starting; under way: on shards
+    that are being worked on.
+    """
+
+    useful: float = 0.0
+    duplicated: float = 0.0
+    failed: float = 0.0
+    idle: float = 0.0
+    under_way: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.useful + self.duplicated + self.failed + self.idle + self.under_way
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Attempts in the order in which they started, and their sums."""
+
+    attempts: Sequence[AttemptRecord] = field(default_factory=tuple)
+
+    def of(self, stage: str) -> "Ledger":
+        """The part of one stage."""
+        return Ledger([attempt for attempt in self.attempts if attempt.stage == stage])
+
+    @cached_property
+    def hours(self) -> Spent:
+        """Hours of processes."""
+        return _sum((attempt, 1.0) for attempt in self.attempts)
+
+    @cached_property
+    def gpu_hours(self) -> Spent:
+        """Hours of GPUs: of each attempt times the GPUs that it held."""
+        return _sum((attempt, float(attempt.gpus)) for attempt in self.attempts)
+
+    def check_budget(self, gpu_hours: float | None) -> None:
+        """Raises UserError where at least `gpu_hours` were used; None is no limit."""
+        if gpu_hours is not None and self.gpu_hours.total >= gpu_hours:
+            raise UserError(
+                f"the budget of {gpu_hours:g} GPU-hours is used up: {self.gpu_hours.total:.2f} GPU-hours were spent",
+                mend="what is committed is safe; raise `budget_gpu_hours` in the config to go on",
+            )
+
+
+def _sum(weighted: Iterable[tuple[AttemptRecord, float]]) -> Spent:
+    totals = dict.fromkeys(("useful", "duplicated", "failed", "idle", "under_way"), 0.0)
+    for attempt, weight in weighted:
+        parts = {
+            "useful": attempt.useful,
+            "duplicated": attempt.duplicated,
+            "failed": attempt.failed + attempt.lost,
+            "under_way": attempt.under_way,
+        }
+        parts["idle"] = max(attempt.seconds - sum(parts.values()), 0.0)
+        for name, seconds in parts.items():
+            totals[name] += weight * seconds / 3600
+    return Spent(**totals)
+
+
+def read_ledger(run: Run) -> Ledger:
+    """All attempts of all stages of a run."""
+    found = [a for stage in run.config["stages"] for a in read_attempts(run.stage(stage["name"]).path)]
+    return Ledger(sorted(found, key=lambda attempt: (attempt.started, attempt.id)))
+
+
+def read_attempts(stage_folder: Path) -> list[AttemptRecord]:
+    """The attempts of one stage in the order in which they started: one small file of each is read, mostly."""
+    try:
+        with os.scandir(stage_folder / "attempts") as entries:
+            folders = [Path(entry.path) for entry in entries if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    records = [_read(stage_folder.name, folder) for folder in folders]
+    return _name_requeued(sorted(records, key=lambda attempt: (attempt.started, attempt.id)))
+
+
+def _read(stage: str, folder: Path) -> AttemptRecord:
+    ended = _object(folder / "ended.json")
+    if ended is not None:
+        over = ended.get("started", _seconds_of(ended)) + ended.get("seconds", 0.0)
+        return _record(stage, folder, str(ended.get("cause")), ended, over)
+    beat = read_beat(folder)
+    if beat is not None:
+        life = life_of_beat(beat)
+        return _record(stage, folder, life, beat, time.time() if life == "running" else beat["time"])
+    return _without_heartbeat(stage, folder)
+
+
+def _without_heartbeat(stage: str, folder: Path) -> AttemptRecord:
+    """An attempt that was lost before its first heartbeat: what is known of it are its first event, or just its age."""
+    touched = folder.stat().st_mtime
+    first = _first_event(folder)
+    if first is None:
+        return AttemptRecord(stage, folder.name, folder, "silent", touched, touched)
+    life: Life = life_of_beat({"time": touched, **{name: first.get(name, "") for name in ("host", "pid")}})
+    return _record(stage, folder, life, {"started": touched, **first}, touched)
+
+
+def _record(stage: str, folder: Path, cause: str, told: dict[str, Any], ended: float) -> AttemptRecord:
+    spent = told.get("seconds_in", {})
+    return AttemptRecord(
+        stage=stage,
+        id=folder.name,
+        folder=folder,
+        cause=cause,
+        started=float(told.get("started", ended)),
+        ended=float(ended),
+        useful=spent.get("useful", 0.0),
+        duplicated=spent.get("duplicated", 0.0),
+        failed=spent.get("failed", 0.0),
+        num_shards=told.get("shards", 0),
+        num_duplicates=told.get("duplicates", 0),
+        num_failed=told.get("failed", 0),
+        gpus=told.get("gpus", 0),
+        host=str(told.get("host", "")),
+        node=str(told.get("node", "")),
+        job=str(told.get("job", "")),
+        restart=int(told.get("restart", 0)),
+        detail=str(told.get("detail", "")),
+        shard=str(told.get("shard", "")),
+        since=float(told.get("since", 0.0)),
+        beat=told,
+    )
+
+
+def _name_requeued(records: list[AttemptRecord]) -> list[AttemptRecord]:
+    """A silent attempt whose job was started again is dead: a scheduler restarts a job when it has ended it."""
+    latest: dict[str, int] = {}
+    for record in records:
+        latest[record.job] = max(latest.get(record.job, 0), record.restart)
+    return [
+        replace(record, cause="killed")
+        if record.cause == "silent" and record.job and record.restart < latest[record.job]
+        else record
+        for record in records
+    ]
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is none, or a crash left it damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _first_event(folder: Path) -> dict[str, Any] | None:
+    try:
+        with (folder / "events.jsonl").open() as file:
+            value = json.loads(file.readline())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _seconds_of(ended: dict[str, Any]) -> float:
+    """The start of an attempt that recorded only when it ended."""
+    try:
+        return datetime.fromisoformat(ended["time"]).timestamp() - float(ended.get("seconds", 0.0))
+    except (KeyError, ValueError):
+        return 0.0
+
+
+def when(moment: float) -> str:
+    """A time in UTC, for people."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,135 @@
+"""How far a run is: counted from the names of receipts and from what attempts say of themselves. Opens no receipt."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cxr_core.runs.failures import parked
+from cxr_core.runs.ledger import AttemptRecord, Ledger, read_attempts
+from cxr_core.runs.run import Run, StageFolder
+
+_SLOW = 3.0
+"""An attempt is slow where it has been in its shard for more than so many times what a shard takes."""
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage. `planned` is None before its plan is frozen; the counts are of shards and add up to it.
+
+    `running` are in the hands of live or silent attempts, `lost` were in the hands of attempts that were killed,
+    `failed` failed in their last attempt and will be tried again, `parked` will not. `rate` is shards an hour of the
+    attempts that live, `eta` the seconds until they are through at that rate.
+    """
+
+    name: str
+    kind: str
+    planned: int | None
+    done: int
+    is_finished: bool
+    running: frozenset[str]
+    failed: frozenset[str]
+    lost: frozenset[str]
+    parked: frozenset[str]
+    attempts: Sequence[AttemptRecord]
+    doing: str
+    rate: float | None
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.attempts)
+
+    @property
+    def pending(self) -> int:
+        """Shards that nothing has happened to yet."""
+        touched = len(self.running) + len(self.failed) + len(self.lost) + len(self.parked)
+        return max((self.planned or 0) - self.done - touched, 0)
+
+    @property
+    def eta(self) -> float | None:
+        left = (self.planned or 0) - self.done - len(self.parked)
+        return 3600 * left / self.rate if self.rate and left > 0 else None
+
+    @property
+    def state(self) -> str:
+        """In a word or two."""
+        if self.planned is None:
+            return "not planned yet"
+        if self.is_finished:
+            return "done"
+        if any(attempt.cause == "running" for attempt in self.attempts):
+            return "running"
+        if self.done >= self.planned:
+            return "to be finished"
+        if any(attempt.cause == "silent" for attempt in self.attempts):
+            return "silent"
+        return "stopped" if self.attempts else "to do"
+
+    @property
+    def silent(self) -> list[AttemptRecord]:
+        """Attempts whose heart is not heard though nothing says that they are dead."""
+        return [attempt for attempt in self.attempts if attempt.cause == "silent" and not self.is_finished]
+
+    @property
+    def slow(self) -> list[AttemptRecord]:
+        """Attempts that have been in their shard for far longer than shards take, the slowest first."""
+        usual = _usual_seconds(self.attempts)
+        found = [a for a in self.attempts if a.cause == "running" and usual and a.under_way > _SLOW * usual]
+        return sorted(found, key=lambda attempt: -attempt.under_way)
+
+
+def _usual_seconds(attempts: Sequence[AttemptRecord]) -> float | None:
+    """The median over attempts of the seconds that a committed shard took."""
+    each = [a.useful / num for a in attempts if a.useful and (num := a.num_shards - a.num_duplicates) > 0]
+    return statistics.median(each) if each else None
+
+
+def run_status(run: Run) -> list[StageStatus]:
+    """The status of every stage, in the order of the config. Takes no lock."""
+    return [stage_status(run.stage(stage["name"]), stage["kind"]) for stage in run.config["stages"]]
+
+
+def stage_status(folder: StageFolder, kind: str) -> StageStatus:
+    """The status of one stage."""
+    planned, done, attempts = folder.num_planned(), folder.done(), read_attempts(folder.path)
+    running = frozenset(a.shard for a in attempts if a.shard and not a.is_over) - done
+    hopeless = frozenset(parked(folder.path) - done)
+    lost = frozenset(a.shard for a in attempts if a.shard and a.is_over) - done - running - hopeless
+    failed = _failed(attempts) - done - running - hopeless - lost
+    live = [attempt for attempt in attempts if attempt.cause == "running"]
+    return StageStatus(
+        name=folder.name,
+        kind=kind,
+        planned=planned,
+        done=len(done),
+        is_finished=(folder.path / "stage.json").exists(),
+        running=running,
+        failed=failed,
+        lost=lost,
+        parked=hopeless,
+        attempts=attempts,
+        doing=_doing(live),
+        rate=_rate(live),
+    )
+
+
+def _failed(attempts: Sequence[AttemptRecord]) -> frozenset[str]:
+    """Shards of which a failure is recorded; only attempts that counted one are looked at."""
+    folders = (attempt.folder / "failed" for attempt in attempts if attempt.num_failed)
+    return frozenset(path.stem for folder in folders for path in folder.glob("*.json"))
+
+
+def _rate(live: Sequence[AttemptRecord]) -> float | None:
+    """Shards an hour of all live attempts together; None while none of them has made one."""
+    each = [(a.num_shards - a.num_duplicates) / a.seconds for a in live if a.seconds > 0]
+    return 3600 * sum(each) or None
+
+
+def _doing(live: Sequence[AttemptRecord]) -> str:
+    """What the attempt that was started last is at, in its own words."""
+    if not live:
+        return ""
+    beat: dict[str, Any] = dict(live[-1].beat)
+    progress = f"{beat['doing']} {beat.get('done', 0)}/{beat.get('total', '?')}" if "doing" in beat else ""
+    more = f" and {len(live) - 1} more" if len(live) > 1 else ""
+    return f"{progress} (attempt on {live[-1].node or live[-1].host}{more})".strip()

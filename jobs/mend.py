@@ -1,0 +1,80 @@
+"""The commands that look after a run: compare it with its receipts, repair it, clear it up, and tell what happened."""
+
+from cxr_core.errors import UserError
+from cxr_core.runs.gc import garbage
+from cxr_core.runs.logs import stage_log
+from cxr_core.runs.progress import bar
+from cxr_core.runs.repair import Repair, repair_run
+from cxr_core.runs.run import Run
+from cxr_core.runs.verify import StageCheck, verify_run
+from jobs.show import human_bytes, print_line, show_garbage
+
+
+def verify(run: Run, *, repair: bool, quick: bool) -> None:
+    """Print what is not as recorded and, if asked, set it aside. Raises UserError where damage is left."""
+    num_receipts = sum(len(run.stage(stage["name"]).done()) for stage in run.config["stages"])
+    with bar("verify", num_receipts) as progress:
+        checks = verify_run(run, quick=quick, progress=progress.advance)
+    findings = [finding for check in checks for finding in check.findings]
+    for finding in findings:
+        print_line(str(finding))
+    damage = [finding for finding in findings if finding.is_damage]
+    if not damage:
+        print_line(_all_well(run, checks, quick))
+    elif repair:
+        for done in repair_run(checks):
+            print_line(_repaired(done))
+        print_line(f"now run it again (`cxr run CONFIG` or `cxr resume {run.root}`): only what is missing will be made")
+    else:
+        raise UserError(
+            f"{len(damage)} {'thing is' if len(damage) == 1 else 'things are'} not as recorded (listed above)",
+            where=str(run.root),
+            mend=f"`cxr verify {run.root} --repair` sets the damage aside; then run again",
+        )
+
+
+def _all_well(run: Run, checks: list[StageCheck], quick: bool) -> str:
+    num_receipts, num_files = (sum(x) for x in zip(*((len(c.receipts), c.num_files) for c in checks), strict=True))
+    how = "by size" if quick else "by size and sha256"
+    return f"{run.root}: {num_receipts:,} receipts and {num_files:,} data files are as recorded, {how}"
+
+
+def _repaired(done: Repair) -> str:
+    parts = [f"shards {', '.join(done.shards)}"] if done.shards else []
+    parts += ["its plan"] if done.plan else []
+    what = "the whole stage" if done.whole_stage else " and ".join(parts) or "data without a receipt, or stage.json"
+    return f"{done.stage}: set aside in {done.quarantine}: {what}"
+
+
+def clear_up(run: Run, *, yes: bool) -> None:
+    """List what may go and, if `yes`, remove it."""
+    found = garbage(run)
+    show_garbage(found)
+    if yes:
+        for each in found:
+            each.remove()
+    if found:
+        size = human_bytes(sum(each.bytes for each in found))
+        print_line(
+            f"removed: {size}" if yes else f"nothing was removed; `cxr gc {run.root} --yes` removes these {size}"
+        )
+    else:
+        print_line(f"{run.root}: nothing that could go")
+
+
+def show_logs(run: Run, stage: str | None, shard: str | None) -> None:
+    """Print what happened in a run, a stage or a shard. Raises UserError if there is no such stage or shard."""
+    names = [entry["name"] for entry in run.config["stages"]]
+    if stage is not None and stage not in names:
+        raise UserError(f"no stage {stage!r}", where=str(run.root), mend=f"there are: {', '.join(names)}")
+    for name in [stage] if stage else names:
+        folder = run.stage(name)
+        plan = folder.plan() if shard is not None else None
+        if plan is not None and shard not in {planned.id for planned in plan.shards}:
+            mend = f"its {len(plan.shards)} shards are named {plan.shards[0].id} to {plan.shards[-1].id}"
+            raise UserError(f"stage {name!r} has no shard {shard!r}", where=str(folder.plan_path), mend=mend)
+        lines = list(stage_log(folder.path, shard))
+        for line in lines:
+            print_line(f"{name}: {line}" if line.startswith("attempt") else line)
+        if not lines and stage:
+            print_line(f"{name}: no attempt has worked on {'shard ' + shard if shard else 'it'} yet")

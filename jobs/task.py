@@ -1,0 +1,177 @@
+"""One task of a submit: `python -m jobs.task RUN STAGE SUBMIT`, with the number of the task from the scheduler.
+
+Ends with 0, with 75 if it stopped at a safe point and wants to be requeued, with 2 after a mistake of the user's.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cxr_core.errors import UserError, explain_os_error
+from cxr_core.runs.submits import Submit
+from slurm.script import REQUEUE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cxr_core.runs.pack import Work
+    from cxr_core.runs.run import Run, StageFolder
+
+_LOOK_EVERY = 2.0
+"""Seconds between two looks for a file that another node wrote."""
+
+
+class Warned:
+    """Whether the batch shell was warned of the end. It tells by a byte in the file that CXR_FLAG names."""
+
+    def __init__(self, flag: Path | None) -> None:
+        self.flag = flag
+        self._num_asked = 0
+
+    def __call__(self) -> bool:
+        """Asked before each shard. From the second time on there is progress, which the shell is told in turn."""
+        if self.flag is None:
+            return False
+        self._num_asked += 1
+        if self._num_asked == 2:
+            self.flag.with_name(f"{self.flag.name}.more").touch()
+        # Opened again each time: a network file system shows another's bytes only then.
+        return self.flag.exists() and bool(self.flag.read_bytes())
+
+
+def check_cpus(submit: Submit, mask: int) -> None:
+    """Raises UserError if the task may use fewer CPUs than its plan says."""
+    planned = submit.resources.get("cpus_per_task", 1)
+    if mask < planned:
+        raise UserError(
+            f"the task may use {mask} CPUs (its affinity mask), but the plan says {planned}",
+            where=f"stage {submit.stage!r} on {os.uname().nodename}",
+            mend="the cluster binds tasks otherwise than asked: set `cpu_bind` in its profile (e.g. none), "
+            "or lower cpus_per_task",
+        )
+
+
+def wait_until(seen: Callable[[], bool], seconds: float) -> bool:
+    """Look again for `seconds` before something that another node wrote is called missing."""
+    deadline = time.monotonic() + seconds
+    while not seen():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(min(_LOOK_EVERY, max(0.1, seconds)))
+    return True
+
+
+def missing(folder: "StageFolder") -> str:
+    """What a stage lacks, in words; empty if it is finished."""
+    if folder.facts() is not None:
+        return ""
+    plan = folder.plan()
+    if plan is None:
+        return f"stage {folder.name!r} was not planned"
+    done = folder.done()
+    lacking = [shard.id for shard in plan.shards if shard.id not in done]
+    if not lacking:
+        return f"stage {folder.name!r} has all its shards but was not finalized"
+    more = ", ..." if len(lacking) > 10 else ""
+    return (
+        f"stage {folder.name!r} lacks {len(lacking)} of {len(plan.shards)} shards: {', '.join(lacking[:10])}{more} "
+        f"(why: {folder.path / 'attempts'})"
+    )
+
+
+def gate(run: "Run", stages: list[str], seconds: float) -> None:
+    """Raises UserError naming what is missing of the stages that this one needs."""
+    wait_until(lambda: all(run.stage(name).facts() is not None for name in stages), seconds)
+    lacking = [text for name in stages if (text := missing(run.stage(name)))]
+    if lacking:
+        raise UserError("; ".join(lacking), where=str(run.root), mend=f"cxr resume {run.root}")
+
+
+@contextmanager
+def _alone(folder: "StageFolder") -> "Iterator[None]":
+    """One freezer at a time: a requeued task may meet its former self."""
+    import fcntl
+
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with (folder.path / ".freeze.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def run_task(root: Path, stage: str, number: str, index: int) -> None:
+    """Do what the submit says: freeze, make the shards of pack `index`, finalize."""
+    from cxr_core.runs.pack import finalize, freeze, run_pack
+    from cxr_core.runs.run import Run
+    from jobs.config import RunConfig, inputs_of
+    from jobs.launch import prepare
+
+    run = Run.open(root)
+    submit = Submit.read(run.stage(stage).path / "submits" / number)
+    check_cpus(submit, len(os.sched_getaffinity(0)))
+    config = RunConfig.model_validate(run.config)
+    names = {other.name for other in config.stages}
+    gate(run, [name for name in inputs_of(config.stage(stage)).values() if name in names], submit.visible_seconds)
+    work = prepare(run, config, stage)
+    if "freeze" in submit.does:
+        with _alone(work.folder):
+            freeze(work)
+    _wait_for_plan(work, submit)
+    plan = freeze(work)
+    if "shards" in submit.does:
+        flag = os.environ.get("CXR_FLAG")
+        run_pack(work, plan, submit.pack(plan, index), must_stop=Warned(Path(flag) if flag else None))
+    if "finalize" in submit.does:
+        _wait_for_receipts(work, submit)
+        finalize(work, plan)
+
+
+def _wait_for_plan(work: "Work", submit: Submit) -> None:
+    if not wait_until(work.folder.plan_path.exists, submit.visible_seconds):
+        raise UserError(
+            f"the plan of stage {submit.stage!r} is not there",
+            where=str(work.folder.plan_path),
+            mend="the job that freezes it failed: see the logs in submits/, then `cxr resume RUN`",
+        )
+
+
+def _wait_for_receipts(work: "Work", submit: Submit) -> None:
+    plan = work.folder.plan()
+    ids = {shard.id for shard in plan.shards} if plan else set()
+    if not wait_until(lambda: ids <= work.folder.done(), submit.visible_seconds):
+        raise UserError(missing(work.folder), where=str(work.folder.path), mend=f"cxr resume {work.folder.path.parent}")
+
+
+def main(words: list[str]) -> int:
+    """Run the task that the command line and the scheduler name; returns the exit status."""
+    from cxr_core.runs.attempt import Stopped
+    from jobs.cli import prepare_environment
+
+    # Slurm sends this to every process of a step long before it kills: the shell is warned, and what is nearly done
+    # can be kept. Ignored rather than handled, so that children ignore it too.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    prepare_environment()
+    root, stage, number = words
+    try:
+        run_task(Path(root), stage, number, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
+    except Stopped as stopped:
+        print(f"stopped {stopped}", file=sys.stderr)
+        return REQUEUE
+    except UserError as error:
+        print(f"cxr: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        text = explain_os_error(error)
+        if text is None:
+            raise
+        print(f"cxr: {text}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""submitit's SlurmExecutor with another command: nothing is pickled, and a lost answer of sbatch loses no job."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor, SlurmJob
+
+from cxr_core.errors import UserError
+from cxr_core.runs.files import write_atomic
+from slurm.profile import ClusterProfile
+from slurm.queue import call, queued
+
+SCRIPT = "script.sbatch"
+
+_KEPT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|SLURM_CONF")
+"""What sbatch and the tasks see of the caller's environment: no SLURM_ variable of a job in which we may run."""
+
+_TRANSIENT = re.compile(r"contact slurm controller|timed out|did not answer|temporarily|Connection refused", re.I)
+
+_TRIES = 20
+_PAUSE = 3.0
+"""Seconds between two tries while the controller does not answer; together they outlast its restart."""
+
+
+def clean_environment(profile: ClusterProfile, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What remains of `environ` (default: ours) where sbatch is called."""
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if _KEPT.fullmatch(name) or name in profile.env}
+
+
+class BatchExecutor(SlurmExecutor):
+    """Submits one script from one folder.
+
+    `update_parameters` takes submitit's parameters. The folder then holds the script, and later the logs.
+    """
+
+    def __init__(self, folder: Path, job_name: str, environ: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self.job_name, self.environ = job_name, dict(environ)
+
+    def submit_body(self, body: str) -> SlurmJob[Any]:
+        """Write the script around `body` and submit it once, whatever happens to sbatch's answer.
+
+        Raises UserError with the scheduler's words if it refuses.
+        """
+        path = self.folder / SCRIPT
+        write_atomic(path, self._make_submission_file_text(body, self.job_name))
+        job_id = self._sbatch(self._make_submission_command(path))
+        return SlurmJob(folder=self.folder, job_id=job_id)
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        # By --chdir the logs lie beside the script; its value may hold each character a folder's name can have.
+        return ["sbatch", f"--chdir={submission_file_path.parent}", str(submission_file_path)]
+
+    def _sbatch(self, words: list[str]) -> str:
+        for _ in range(_TRIES):
+            answer = call(words, self.environ)
+            job_id = self._answered(answer.stdout) if answer.returncode == 0 else None
+            job_id = job_id or _settled(lambda: queued().get(self.job_name))
+            if job_id:
+                return job_id
+            if not _TRANSIENT.search(answer.stderr):
+                break
+            time.sleep(_PAUSE)
+        raise UserError(
+            f"sbatch: {answer.stderr.strip() or answer.stdout.strip() or 'no answer'}",
+            where=str(self.folder / SCRIPT),
+            mend="correct the profile of the cluster (`cxr plan CONFIG --cluster NAME` shows the script)",
+        )
+
+    def _answered(self, text: str) -> str | None:
+        try:
+            return self._get_job_id_from_submission_command(text)
+        except FailedSubmissionError:
+            return None
+
+
+def _settled(find: Callable[[], str | None]) -> str | None:
+    """Look twice: a controller that was too slow to answer may be about to accept the job."""
+    found = find()
+    if found is None:
+        time.sleep(1)
+        found = find()
+    return found

@@ -1,0 +1,234 @@
+"""The profile of a cluster: one YAML file a site, checked key by key, that may inherit from another."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+
+from cxr_core.errors import UserError
+from cxr_core.settings import Settings
+from cxr_core.yamlfile import line_of, parse_mapping, read_text
+
+StageKind = Literal["preprocess", "latents", "train", "generate", "evaluate", "control"]
+"""What can have resources of its own: a kind of stage, or `control`: the one-task jobs that freeze and finalize."""
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?")
+
+
+def _is_plain(text: str) -> str:
+    """Words of a directive stand in the script as they are."""
+    if re.search(r"[\s'\"\\`$]", text):
+        raise ValueError(f"{text!r} has a space, a quote, a backslash or a $")
+    return text
+
+
+Word = Annotated[str, Field(min_length=1), AfterValidator(_is_plain)]
+
+
+class Resources(Settings):
+    """What one task asks the scheduler for."""
+
+    partition: Word | None = None
+    """Partition; the cluster's default if left out."""
+    account: Word | None = None
+    """Account that is charged."""
+    qos: Word | None = None
+    """Quality of service."""
+    constraint: Word | None = None
+    """Features a node must have, e.g. `a100|h100`."""
+    exclude: Word | None = None
+    """Nodes never to be used, e.g. `node[07,12]`."""
+    gpus_per_node: int = Field(default=0, ge=0, le=64)
+    """GPUs of a task."""
+    gpu_type: Word | None = None
+    """Kind of GPU as the cluster names it, e.g. `a100`."""
+    cpus_per_task: int | None = Field(default=None, ge=1, le=1024)
+    """CPUs of a task; as many as the stage has `threads` if left out."""
+    mem: Annotated[str, Field(pattern=r"^\d+[KMGT]$")] | None = None
+    """Memory of a node, e.g. `32G`; the cluster's default if left out."""
+    time: str = "04:00:00"
+    """Time limit as Slurm writes it, in quotes: `"04:00:00"` or `"2-00:00:00"`."""
+    seconds_per_item: float = Field(default=1.0, gt=0)
+    """Guess at the time of one item (image, step, classifier), until receipts of the run tell the real one."""
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _time_is_text(cls, value: Any) -> Any:
+        if not isinstance(value, str) or not _TIME.fullmatch(value):
+            # Without quotes YAML reads 24:00:00 as a number, in base 60.
+            raise ValueError(f'{value!r} is no time: write "HH:MM:SS" or "D-HH:MM:SS", in quotes')
+        return value
+
+    @property
+    def hours(self) -> float:
+        """The time limit in hours."""
+        match = _TIME.fullmatch(self.time)
+        assert match is not None
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return 24 * days + hours + minutes / 60 + seconds / 3600
+
+    @property
+    def gres(self) -> str | None:
+        """The GPUs as a generic resource, `gpu:a100:4`; None without."""
+        words = ("gpu", self.gpu_type, str(self.gpus_per_node))
+        return ":".join(word for word in words if word) if self.gpus_per_node else None
+
+
+class ClusterProfile(Resources):
+    """A validated profile. No site's name stands in code: all that differs between clusters is here."""
+
+    name: Word
+    """The name of its file, without `.yaml`."""
+    scheduler: Literal["slurm", "local"] = "slurm"
+    """`slurm`, or `local`: processes on this machine, as many at once as `array_parallelism`."""
+    stages: dict[StageKind, Resources] = Field(default_factory=dict)
+    """Resources by kind of stage, where they differ from those above."""
+    array_parallelism: int = Field(default=64, ge=1)
+    """Tasks of an array that run at once."""
+    max_array_size: int = Field(default=1001, ge=1)
+    """The cluster's MaxArraySize (`scontrol show config`): an array has at most that many tasks."""
+    max_submit: int = Field(default=1000, ge=1)
+    """Tasks that one user may have in the queue; more shards a task are packed rather than exceed it."""
+    pack_minutes: float = Field(default=45, gt=0)
+    """Work of one task: long enough to be worth a place in the queue, short enough to be lost."""
+    grace_seconds: int = Field(default=90, ge=10, le=3600)
+    """Warning before the time limit; a shard that ends within it is kept."""
+    visible_seconds: float = Field(default=120, ge=0, le=3600)
+    """How long a file written on one node may stay unseen on another, before it is called missing."""
+    cpu_bind: Word = "cores"
+    """`srun --cpu-bind`."""
+    scratch: str | None = None
+    """Node-local folder for temporary files, e.g. `/scratch/$USER/$SLURM_JOB_ID`; made if it is not there."""
+    caches: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], str] = Field(default_factory=dict)
+    """Variable -> folder of a cache off the home folder, e.g. `HF_HOME: /scratch/$USER/hf`."""
+    container: str | None = None
+    """Apptainer image (.sif or a sandbox folder) in which tasks run; without one, this Python."""
+    binds: list[str] = Field(default_factory=list)
+    """Folders bound into the container besides the run folder and the working directory."""
+    price_per_gpu_hour: float = Field(default=0.0, ge=0)
+    """For the cost in plan and report, in the currency of your bill."""
+    env: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=list)
+    """Variables of your shell that tasks see, besides PATH, HOME, USER and the language; all others stay behind."""
+    setup: list[str] = Field(default_factory=list)
+    """Shell lines before the work, e.g. `module load apptainer`."""
+    mail_user: Word | None = None
+    """Address for mail."""
+    mail_type: Word | None = None
+    """When to mail, e.g. `FAIL,END`."""
+    sbatch: list[Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[^\n]*)?$")]] = Field(default_factory=list)
+    """Further options of sbatch, each with its dashes: `--reservation=course`."""
+
+    @field_validator("env")
+    @classmethod
+    def _nothing_of_the_scheduler_leaks(cls, value: list[str]) -> list[str]:
+        leaks = [name for name in value if name.startswith(("SLURM_", "SBATCH_", "SRUN_"))]
+        if leaks:
+            raise ValueError(f"{', '.join(leaks)}: variables of the scheduler must not reach another job")
+        return value
+
+    @model_validator(mode="after")
+    def _gpu_type_is_of_gpus(self) -> "ClusterProfile":
+        if self.gpu_type and not any(self.resources(kind).gpus_per_node for kind in (None, *self.stages)):
+            raise ValueError("gpu_type is set, but gpus_per_node is 0")
+        return self
+
+    def resources(self, kind: str | None) -> Resources:
+        """What a task of this kind of stage asks for."""
+        common = {name: getattr(self, name) for name in Resources.model_fields}
+        special = {name: part.model_dump(exclude_unset=True) for name, part in self.stages.items() if name == kind}
+        return Resources.model_validate(common | special.get(kind, {}))  # type: ignore[call-overload]
+
+
+def load_profile(name_or_path: str | Path) -> ClusterProfile:
+    """Read a profile: a path, or a name in `~/.config/cxr/clusters/` or among ours (`local`, `generic`).
+
+    `inherits: NAME` takes the keys of another one as defaults; `stages` and `caches` are joined key by key. Raises
+    UserError with file, line and key of every mistake.
+    """
+    path = find_profile(name_or_path)
+    chain = list(_chain(path))
+    merged: dict[str, Any] = {}
+    for _, value in reversed(chain):
+        merged = _join(merged, {key: part for key, part in value.items() if key != "inherits"})
+    try:
+        return ClusterProfile.model_validate({**merged, "name": path.stem})
+    except ValidationError as error:
+        lines = list(_explain(error, [source for source, _ in chain]))
+        count = f"{len(lines)} mistake{'s' * (len(lines) > 1)} in the profile of a cluster"
+        known = ", ".join(name for name in ClusterProfile.model_fields if name != "name")
+        raise UserError("\n  ".join((count, *lines)), mend=f"keys are: inherits, {known}") from None
+
+
+def folders() -> list[Path]:
+    """Where profiles are looked for by name, in this order."""
+    return [Path("~/.config/cxr/clusters").expanduser(), Path(str(files("slurm") / "clusters"))]
+
+
+def find_profile(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
+    """The file of a profile. Raises UserError with the names that there are."""
+    given = Path(name_or_path).expanduser()
+    if given.suffix in (".yaml", ".yml"):
+        path = beside.parent / given if beside else given
+        if path.is_file():
+            return path.absolute()
+    places = ([beside.parent] if beside else []) + folders()
+    found = [folder / f"{name_or_path}.yaml" for folder in places if (folder / f"{name_or_path}.yaml").is_file()]
+    # A site's `generic.yaml` may inherit from ours.
+    found = [path.absolute() for path in found if beside is None or path.absolute() != beside]
+    if not found:
+        names = sorted({path.stem for folder in folders() for path in folder.glob("*.yaml")})
+        raise UserError(
+            "no such profile of a cluster",
+            where=str(name_or_path),
+            mend=f"give a path, or one of: {', '.join(names)}; yours go to {folders()[0]}",
+        )
+    return found[0]
+
+
+def _chain(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The profile and those it inherits from, the nearest first."""
+    seen: list[Path] = []
+    following: Path | None = path
+    while following is not None:
+        if following in seen:
+            circle = " -> ".join(str(each) for each in [*seen, following])
+            raise UserError(f"profiles inherit in a circle: {circle}", where=str(path), mend="remove one `inherits:`")
+        seen.append(following)
+        value = parse_mapping(read_text(following), following, mend="start with `inherits: base`")
+        yield following, value
+        parent = value.get("inherits")
+        following = find_profile(str(parent), beside=following) if parent is not None else None
+
+
+def _join(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    joined = {**parent, **child}
+    for key in ("stages", "caches"):
+        old, new = parent.get(key), child.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            joined[key] = {**old, **new}
+            for name in joined[key]:
+                if isinstance(old.get(name), dict) and isinstance(new.get(name), dict):
+                    joined[key][name] = {**old[name], **new[name]}
+    return joined
+
+
+def _explain(error: ValidationError, sources: Sequence[Path]) -> Iterator[str]:
+    """A line for each mistake, in the file of the chain where its key stands first."""
+    trees = [(path, yaml.compose(path.read_text())) for path in sources]
+    for mistake in error.errors():
+        keys = [part for part in mistake["loc"] if part != "[key]"]
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif mistake["type"] not in ("missing", "value_error"):
+            message += f", not {mistake['input']!r}"
+        path, tree = next(((path, tree) for path, tree in trees if _has(tree, keys)), trees[0])
+        yield f"{path}:{line_of(tree, keys)}: {'.'.join(map(str, keys)) or 'profile'}: {message}"
+
+
+def _has(node: yaml.Node | None, keys: Sequence[str | int]) -> bool:
+    return bool(keys) and isinstance(node, yaml.MappingNode) and any(k.value == str(keys[0]) for k, _ in node.value)

@@ -1,0 +1,55 @@
+"""What the scheduler says of our jobs: one bounded call, and never taken for no jobs when it says nothing."""
+
+import getpass
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from cxr_core.errors import UserError
+
+_PATIENCE = 90.0
+"""Seconds for which a controller that does not answer is asked again; a restart of it takes less."""
+
+
+def call(words: Sequence[str], environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of Slurm. Raises UserError where there is none."""
+    try:
+        return subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    except FileNotFoundError:
+        raise UserError(
+            f"no command `{words[0]}` on this machine",
+            mend="log in to a node from which jobs may be submitted, or take --cluster local",
+        ) from None
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(words, 124, "", f"{words[0]} did not answer in 60 s")
+
+
+def queued(*, patience: float = _PATIENCE) -> dict[str, str]:
+    """Job name -> job id (of an array the array's) of all jobs of this user that have not ended.
+
+    Raises UserError if the scheduler does not answer within `patience` seconds.
+    """
+    words = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F %j"]
+    deadline = time.monotonic() + patience
+    while (answer := call(words)).returncode:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the scheduler does not say which jobs there are: {answer.stderr.strip()}",
+                mend="nothing was submitted that is not in the run folder; try again later",
+            )
+        time.sleep(2)
+    lines = (line.strip().partition(" ") for line in answer.stdout.splitlines())
+    return {name: job_id for job_id, _, name in lines if name}
+
+
+def num_queued() -> int:
+    """How many tasks of this user the scheduler counts, each element of an array by itself."""
+    answer = call(["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i"])
+    return len(answer.stdout.split())
+
+
+def cancel(job_ids: Iterable[str]) -> None:
+    """Cancel jobs. Those that ended before are no error. Raises UserError if the scheduler refuses."""
+    answer = call(["scancel", *job_ids])
+    if answer.returncode and "Invalid job id" not in answer.stderr:
+        raise UserError(f"scancel: {answer.stderr.strip()}", mend="try again, or cancel them yourself")

@@ -1,0 +1,128 @@
+"""Send jobs to a cluster, record each before and after, and know again what was sent."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxr_core.errors import UserError
+from cxr_core.runs.provenance import now
+from cxr_core.runs.run import Run
+from cxr_core.runs.submits import Part, Submit, new_folder, new_id, submit_folders
+from slurm.packs import Job
+from slurm.profile import ClusterProfile
+from slurm.script import Payload, directives, script, shell_body
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What all submits of one call share: run, profile and how it was named, and the start of the command line."""
+
+    run: Run
+    profile: ClusterProfile
+    cluster: str
+    cwd: Path
+    python: Sequence[str]
+    code: Path | None
+
+    def payload(self, stage: str, folder: Path) -> Payload:
+        return Payload(self.run.root, stage, folder, self.cwd, self.python, self.code)
+
+
+def live_jobs(run: Run, stage: str, queue: Mapping[str, str]) -> dict[str, tuple[Part, ...]]:
+    """Job id -> what it does, of the submits of a stage that are in the queue.
+
+    A submit whose answer was lost is found by its name, and its record completed.
+    """
+    found: dict[str, tuple[Part, ...]] = {}
+    for folder in submit_folders(run.stage(stage).path):
+        submit = Submit.read(folder)
+        job_id = queue.get(submit.job_name(run.config["name"]))
+        if job_id is not None:
+            found[job_id] = submit.does
+            if submit.job_id is None:
+                submit.sent(job_id).write(folder)
+    return found
+
+
+def script_text(launch: Launch, job: Job, folder: Path, submit: Submit) -> str:
+    """The exact text of the batch script of `job`."""
+    parameters, body = _parts(launch, job, folder, submit)
+    return script(parameters, body)
+
+
+def send(launch: Launch, jobs: Sequence[Job]) -> list[tuple[Job, str]]:
+    """Submit `jobs` in order and return each with its job id.
+
+    What was sent before a refusal stays sent: calling again sends the rest.
+    """
+    from slurm.executor import BatchExecutor, clean_environment
+
+    ids: list[str] = []
+    for job in jobs:
+        folder = new_folder(launch.run.stage(job.work.name).path)
+        submit = record(launch, job, waits_for=_ids(job, ids))
+        submit.write(folder)
+        parameters, body = _parts(launch, job, folder, submit)
+        name = submit.job_name(launch.run.config["name"])
+        executor = BatchExecutor(folder, name, clean_environment(launch.profile))
+        executor.update_parameters(**parameters)
+        ids.append(executor.submit_body(body).job_id)
+        submit.sent(ids[-1]).write(folder)
+    return list(zip(jobs, ids, strict=True))
+
+
+def do_here(launch: Launch, jobs: Sequence[Job]) -> None:
+    """Do `jobs` in order as processes of this machine. Raises UserError naming a log if tasks of one failed."""
+    from slurm.executor import clean_environment
+    from slurm.local import run_tasks
+
+    environ = clean_environment(launch.profile)
+    for number, job in enumerate(jobs):
+        folder = new_folder(launch.run.stage(job.work.name).path)
+        record(launch, job, waits_for=[f"local{i}" for i in range(number)]).sent(f"local{number}").write(folder)
+        parallel = launch.profile.array_parallelism
+        payload = launch.payload(job.work.name, folder)
+        threads = {"OMP_NUM_THREADS": str(job.cpus(launch.profile))}
+        failed = run_tasks(payload, job.num_tasks, parallel=parallel, environ={**environ, **threads})
+        if failed:
+            raise UserError(
+                f"stage {job.work.name!r}: {len(failed)} of {job.num_tasks} tasks failed",
+                where=str(folder / f"local_{failed[0]}.out"),
+                mend="the log says why; the same command again does what is left",
+            )
+
+
+def record(launch: Launch, job: Job, *, waits_for: Sequence[str]) -> Submit:
+    """What submit.json says of `job`."""
+    resources = job.resources(launch.profile).model_dump(mode="json", exclude_none=True)
+    return Submit(
+        id=new_id(),
+        stage=job.work.name,
+        does=job.does,
+        num_tasks=job.num_tasks,
+        cluster=launch.cluster,
+        cwd=str(launch.cwd),
+        packs=job.packs,
+        resources={**resources, "cpus_per_task": job.cpus(launch.profile)},
+        visible_seconds=launch.profile.visible_seconds,
+        waits_for=tuple(waits_for),
+        time=now(),
+    )
+
+
+def _parts(launch: Launch, job: Job, folder: Path, submit: Submit) -> tuple[dict[str, object], str]:
+    cpus = job.cpus(launch.profile)
+    parameters = directives(
+        launch.profile,
+        job.kind,
+        name=submit.job_name(launch.run.config["name"]),
+        submit_id=submit.id,
+        cpus=cpus,
+        num_tasks=job.num_tasks,
+        after=submit.waits_for,
+    )
+    return parameters, shell_body(launch.profile, launch.payload(job.work.name, folder), cpus=cpus)
+
+
+def _ids(job: Job, sent: Sequence[str]) -> list[str]:
+    return [sent[each] if isinstance(each, int) else each for each in job.after]

@@ -1,0 +1,30 @@
+"""Clusters for the tests of this folder: started once a session, stopped at its end."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require
+from tests.slurm.cluster import Cluster, lacking
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Slurm cluster of four nodes without accounting: sacct refuses."""
+    yield from _cluster(accounting=False)
+
+
+@pytest.fixture(scope="session")
+def accounted_cluster() -> Iterator[Cluster]:
+    """The same with slurmdbd on MariaDB: sacct answers, and there is an account `cxr`."""
+    yield from _cluster(accounting=True)
+
+
+def _cluster(*, accounting: bool) -> Iterator[Cluster]:
+    reason = lacking(accounting=accounting)
+    require("slurm", not reason, reason)
+    # Not below pytest's folders: their names are long for a socket, and closed to other users.
+    with tempfile.TemporaryDirectory(prefix="cxr-slurm-") as folder, Cluster(Path(folder), accounting=accounting) as it:
+        yield it
