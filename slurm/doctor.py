@@ -14,6 +14,10 @@ def _answers(site: Site) -> bool:
     return site.answers
 
 
+def _knows_partition(site: Site) -> bool:
+    return site.answers and bool(site.partition())
+
+
 def _visited(site: Site) -> bool:
     return site.visited
 
@@ -42,7 +46,7 @@ CHECKS: Sequence[Check] = (
     Check("submit", scheduler.partition, where=_answers),
     Check("limits", scheduler.limits, where=_answers),
     Check("accounting", scheduler.accounting, where=_answers),
-    Check("preemption", scheduler.preemption, where=_answers),
+    Check("preemption", scheduler.preemption, where=_knows_partition),
     Check("requeue", scheduler.requeue, where=_answers),
     Check("dependencies", scheduler.dependencies, where=_answers),
     Check("nodes", nodes.reached, where=_answers),

@@ -85,7 +85,7 @@ def visit(
     try:
         sent = ask(*_sbatch(words, num_nodes), environ=clean, cwd=folder, stdin=_script(folder, profile))
         if not sent.ok:
-            return Visit(trouble=f"sbatch refused a small job: {sent.reason}")
+            return Visit(state="REFUSED", trouble=f"sbatch refused a small job: {sent.reason}")
         job = sent.out.strip().split(";")[0]
         try:
             return _collect(folder, job, clean, num_nodes, wait)

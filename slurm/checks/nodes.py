@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 
 from cxr_core.runs.attempt import SILENT_AFTER
-from slurm.checks.site import Finding, Site
+from slurm.checks.site import Finding, Level, Site
 
 _SKEWED = 2.0
 """Seconds between two clocks from which times of files and logs mislead people."""
@@ -13,17 +13,20 @@ _SMALL_SCRATCH = 10e9
 """Less than one pack of shards and a container image."""
 
 
+_MENDS = {
+    "PENDING": "try again when the cluster is less busy, or wait longer with --wait SECONDS",
+    "REFUSED": "correct the profile as said under `submit`",
+}
+
+_MEND = "choose a folder that the nodes share, with --runs DIR, or mend what the job says"
+
+
 def reached(site: Site) -> Finding:
     """Whether the job ran and the run folder is the same on the nodes."""
     told = site.visit
     if told.trouble:
-        pending = told.state == "PENDING"
-        fix = (
-            "try again when the cluster is less busy, or wait longer with --wait SECONDS"
-            if pending
-            else "choose a folder that the nodes share, with --runs DIR, or mend what the job says"
-        )
-        return Finding("warn" if pending else "fail", told.trouble, fix)
+        level: Level = "warn" if told.state == "PENDING" else "fail"
+        return Finding(level, told.trouble, _MENDS.get(told.state, _MEND))
     names = " and ".join(report["node"] for report in told.reports)
     return Finding(
         "ok", f"{names} saw a new folder in {site.existing_runs} ({told.seconds_to_start:.1f} s after sbatch)"

@@ -9,7 +9,7 @@ from slurm.checks.site import Finding, Site
 REQUIRED = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 
 _OLDEST = (20, 11)
-"""The first version whose srun no longer shares a step's CPUs by default; older ones bind otherwise."""
+"""From here on a step has its CPUs for itself unless it asks to share them."""
 
 
 def commands(site: Site) -> Finding:
@@ -52,17 +52,19 @@ def munge(site: Site) -> Finding:
 
 def partition(site: Site) -> Iterator[Finding]:
     """Whether sbatch would take a task of each kind, by `sbatch --test-only`."""
-    asked: dict[tuple[str, ...], list[str]] = {}
+    kinds: dict[tuple[str, ...], list[str]] = {}
     for kind in (None, *site.profile.stages):
-        asked.setdefault(tuple(site.words(kind)), []).append(kind or "all stages")
-    for words, kinds in asked.items():
+        kinds.setdefault(tuple(site.words(kind)), []).append(kind or "any stage")
+    refused: dict[str, list[str]] = {}
+    for words, names in kinds.items():
         answer = site.ask("sbatch", "--test-only", "--nodes=1", *words, "--wrap=true")
-        about = f"{join(kinds)} ({' '.join(words) or 'no options'})"
+        about = f"{join(names)} ({' '.join(words) or 'no options'})"
         if answer.ok:
-            part = site.partition(None if kinds[0] == "all stages" else kinds[0])
-            yield Finding("ok", f"sbatch would take {about} in {part.get('PartitionName', 'its default partition')}")
+            yield Finding("ok", f"sbatch would take a task of {about}")
         else:
-            yield Finding("fail", f"sbatch refuses {about}: {answer.reason}", _mend_refusal(site, answer.reason))
+            refused.setdefault(answer.reason, []).append(about)
+    for reason, tasks in refused.items():
+        yield Finding("fail", f"sbatch refuses a task of {'; '.join(tasks)}: {reason}", _mend_refusal(site, reason))
 
 
 def _mend_refusal(site: Site, reason: str) -> str:
@@ -128,7 +130,7 @@ def _time_limits(site: Site) -> Iterator[Finding]:
         if wanted.hours > parse_hours(longest):
             yield Finding(
                 "fail",
-                f"time: {wanted.time} of {kind or 'all stages'} is more than partition {part['PartitionName']} "
+                f"time: {wanted.time} of {kind or 'any stage'} is more than partition {part['PartitionName']} "
                 f"allows ({longest})",
                 f'set `time: "{longest}"` or less in the profile; work that is longer is resumed',
             )
@@ -151,8 +153,8 @@ def preemption(site: Site) -> Finding:
     part = site.partition()
     mode, grace = part.get("PreemptMode", "OFF"), part.get("GraceTime", "0")
     if site.config.get("PreemptType", "") in ("", "(null)", "preempt/none") or mode == "OFF":
-        return Finding("ok", f"tasks in {part.get('PartitionName', 'the partition')} are not preempted")
-    fact = f"tasks in {part.get('PartitionName')} may be preempted: {mode} after {grace} s"
+        return Finding("ok", f"tasks in {part['PartitionName']} are not preempted")
+    fact = f"tasks in {part['PartitionName']} may be preempted: {mode} after {grace} s"
     if "REQUEUE" not in mode:
         what = "are cancelled, not requeued" if "CANCEL" in mode else "are stopped with what they hold in memory"
         return Finding(

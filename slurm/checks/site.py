@@ -22,6 +22,10 @@ class Finding:
     fact: str
     fix: str = ""
 
+    def __post_init__(self) -> None:
+        if self.level != "ok" and not self.fix:
+            raise ValueError(f"a finding that is not ok needs a mend: {self.fact}")
+
 
 @dataclass(frozen=True)
 class Site:
