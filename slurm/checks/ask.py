@@ -4,7 +4,6 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 SCHEDULER_VARIABLES = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_")
 """Prefixes of variables by which a job, or a user's shell, changes what Slurm's commands do."""
@@ -29,13 +28,11 @@ class Answer:
         return "; ".join(line for line in lines if line) or f"exit status {self.code}"
 
 
-def ask(
-    *words: str, environ: Mapping[str, str], seconds: float = 20, cwd: Path | None = None, stdin: str = ""
-) -> Answer:
+def ask(*words: str, environ: Mapping[str, str], seconds: float = 20, stdin: str = "") -> Answer:
     """Run a command to its end, but not longer than `seconds`. Never raises for what the command does."""
     try:
         done = subprocess.run(
-            words, env=dict(environ), cwd=cwd, input=stdin, timeout=seconds, capture_output=True, text=True, check=False
+            words, env=dict(environ), input=stdin, timeout=seconds, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         return Answer(127, "", f"{words[0]}: command not found")

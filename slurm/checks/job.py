@@ -83,7 +83,7 @@ def visit(
         return Visit(trouble=f"cannot make a folder in {runs} ({error.strerror})")
     clean = scrubbed(environ)
     try:
-        sent = ask(*_sbatch(words, num_nodes), environ=clean, cwd=folder, stdin=_script(folder, profile))
+        sent = ask(*_sbatch(words, num_nodes), environ=clean, stdin=_script(folder, profile))
         if not sent.ok:
             return Visit(state="REFUSED", trouble=f"sbatch refused a small job: {sent.reason}")
         job = sent.out.strip().split(";")[0]
@@ -98,7 +98,7 @@ def visit(
 def _sbatch(words: Sequence[str], num_nodes: int) -> list[str]:
     kept = [word for word in words if not word.startswith(("--time=", "--cpus-per-task="))]
     return [
-        *("sbatch", "--parsable", "--job-name=cxr-doctor", "--no-requeue", "--output=job.out", "--error=job.out"),
+        *("sbatch", "--parsable", "--job-name=cxr-doctor", "--no-requeue", "--chdir=/", "--output=/dev/null"),
         *kept,
         *(f"--nodes={num_nodes}", "--ntasks-per-node=1", "--cpus-per-task=1", f"--time={_LONGEST}"),
     ]
@@ -108,6 +108,8 @@ def _script(folder: Path, profile: ClusterProfile) -> str:
     payload = shlex.join([str(Path(probe.__file__).absolute()), str(folder), profile.scratch or ""])
     lines = [
         "#!/bin/bash",
+        # Not as an option: Slurm would expand a % in the name of the folder.
+        f"exec > {shlex.quote(str(folder / 'job.out'))} 2>&1",
         *profile.setup,
         f"python={shlex.quote(sys.executable)}",
         '[ -x "$python" ] || python=python3',

@@ -29,9 +29,11 @@ def controller(site: Site) -> Finding:
     answer = site.controller
     if answer.ok:
         return Finding("ok", answer.out.strip().splitlines()[0])
-    reason = " ".join(answer.out.split()) or answer.reason
+    told = next(iter(answer.out.splitlines()), "")
+    reason = "; ".join(part for part in (told, answer.reason if answer.err.strip() else "") if part)
+    mend = "munged must run here" if "munge" in answer.err.lower() else "wait and try again; if it lasts"
     return Finding(
-        "fail", f"the controller does not answer: {reason}", "wait and try again; if it lasts, ask your administrators"
+        "fail", f"the controller does not answer: {reason or answer.reason}", f"{mend}: ask your administrators"
     )
 
 
