@@ -63,9 +63,7 @@ def caches(site: Site) -> Finding:
     places = {name: _cache(site, name, home / rest) for name, rest in _CACHES.items()}
     inside = [name for name, path in places.items() if path.resolve().is_relative_to(home)]
     if not inside:
-        return Finding(
-            "ok", "caches lie outside $HOME: " + ", ".join(f"{name}={path}" for name, path in places.items())
-        )
+        return Finding("ok", "outside $HOME: " + ", ".join(f"{name}={path}" for name, path in places.items()))
     return Finding(
         "warn" if site.has_slurm else "ok",
         f"{join(inside)} {'lies' if len(inside) == 1 else 'lie'} in {home}",

@@ -126,16 +126,18 @@ def _submit_limit(site: Site) -> Finding:
 
 def _time_limits(site: Site) -> Iterator[Finding]:
     """`sbatch --test-only` takes a job that is longer than its partition allows, and then it pends for ever."""
+    kinds: dict[tuple[str, str, str], list[str]] = {}
     for kind in (None, *site.profile.stages):
         part, wanted = site.partition(kind), site.profile.resources(kind)
         longest = part.get("MaxTime", "UNLIMITED")
         if wanted.hours > parse_hours(longest):
-            yield Finding(
-                "fail",
-                f"time: {wanted.time} of {kind or 'any stage'} is more than partition {part['PartitionName']} "
-                f"allows ({longest})",
-                f'set `time: "{longest}"` or less in the profile; work that is longer is resumed',
-            )
+            kinds.setdefault((wanted.time, part["PartitionName"], longest), []).append(kind or "any stage")
+    for (time, name, longest), names in kinds.items():
+        yield Finding(
+            "fail",
+            f"time: {time} of {join(names)} is more than partition {name} allows ({longest})",
+            f'set `time: "{longest}"` or less in the profile; work that is longer is resumed',
+        )
 
 
 def accounting(site: Site) -> Finding:
