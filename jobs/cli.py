@@ -286,6 +286,28 @@ def phantom(
     typer.echo(out)
 
 
+@app.command()
+def doctor(
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Name or path of a profile; Slurm's own defaults if left out.")
+    ] = None,
+    runs: Runs = RUNS,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds that a small job may wait for a node.")] = 120,
+) -> None:
+    """Examine this machine and the cluster: ok, warn or fail, each with the fact and the fix. Exit status 1 on fail.
+
+    Example: cxr doctor --cluster generic
+    """
+    from jobs.show import show_findings
+    from slurm.checks.site import Site
+    from slurm.doctor import examine
+    from slurm.profile import ClusterProfile, load_profile
+
+    profile = load_profile(cluster) if cluster else ClusterProfile(name="default")
+    if not show_findings(examine(Site(profile, runs, os.environ, wait))):
+        raise typer.Exit(1)
+
+
 @data.command()
 def summary(path: Annotated[Path, typer.Argument(help="A Dataset folder, e.g. runs/demo/real.")]) -> None:
     """Count images, patients, views and findings of a dataset.

@@ -187,6 +187,18 @@ def show_garbage(found: Sequence[Garbage]) -> None:
         print_line(f"{each.path}: {each.what}, {human_bytes(each.bytes)}")
 
 
+def show_findings(findings: Iterable[tuple[str, Any]]) -> bool:
+    """A line a finding as soon as it is known, its mend below it, and a count. Returns whether nothing failed."""
+    counts = {"ok": 0, "warn": 0, "fail": 0}
+    for name, finding in findings:
+        counts[finding.level] += 1
+        print_line(f"{finding.level:<5} {name:<13} {finding.fact}")
+        if finding.fix and finding.level != "ok":
+            print_line(f"{'':<19} -> {finding.fix}")
+    print_line(", ".join(f"{number} {level}" for level, number in counts.items()))
+    return not counts["fail"]
+
+
 def human_bytes(number: float) -> str:
     """Bytes in decimal units, as disks and quotas count them."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

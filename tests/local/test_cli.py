@@ -16,6 +16,7 @@ COMMANDS = [
     ("run",),
     ("plan",),
     ("status",),
+    ("doctor",),
     ("report",),
     ("phantom",),
     ("data", "summary"),

@@ -1,0 +1,100 @@
+"""Questions to the machine on which `cxr` was called; none needs a scheduler."""
+
+import os
+import site as python_site
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from slurm.checks import probe
+from slurm.checks.ask import join, leaks_of
+from slurm.checks.site import Finding, Site
+
+_FEW_BYTES, _FEW_INODES = 20e9, 100_000
+"""Below this a run of 100,000 images would not fit: about 10 GB and, with checkpoints, some ten thousand files."""
+
+_CACHES = {
+    "HF_HOME": ".cache/huggingface",
+    "APPTAINER_CACHEDIR": ".apptainer/cache",
+    "PIP_CACHE_DIR": ".cache/pip",
+}
+"""Variable -> where the cache lies below $HOME without it."""
+
+
+def run_folder(site: Site) -> Finding:
+    """Whether files can be made, linked once and removed where run folders will lie."""
+    folder = site.existing_runs
+    try:
+        with tempfile.TemporaryDirectory(prefix=".cxr-doctor-", dir=folder) as name:
+            probe.put(Path(name), "file")
+            answers = [probe.link(Path(name, "file"), Path(name, "link")) for _ in range(2)]
+    except OSError as error:
+        return Finding(
+            "fail", f"cannot write to {folder} ({error.strerror})", "choose a folder that you may write to: --runs DIR"
+        )
+    if answers == ["ok", "EEXIST"]:
+        return Finding("ok", f"{folder} is writable, and a hard link is made once only")
+    return Finding(
+        "warn",
+        f"{folder} is writable, but has no exclusive hard links ({answers[0]}, then {answers[1]})",
+        "commits fall back to claim files, which are slower: prefer another file system for runs",
+    )
+
+
+def room(site: Site) -> Finding:
+    """Bytes and inodes that are left; quotas are another matter."""
+    stat = os.statvfs(site.existing_runs)
+    free, inodes = stat.f_bavail * stat.f_frsize, stat.f_favail
+    # File systems that make inodes as they go report none at all.
+    counted = stat.f_files > 0
+    fact = f"{free / 1e9:.1f} GB and {f'{inodes:,} inodes' if counted else 'inodes without a limit'} free"
+    fix = f"free some, or choose another folder with --runs DIR (now {site.existing_runs}); look at your quota too"
+    if free <= 0 or (counted and inodes <= 0):
+        return Finding("fail", fact, fix)
+    if free < _FEW_BYTES or (counted and inodes < _FEW_INODES):
+        return Finding("warn", f"{fact}: too few for 100,000 images", fix)
+    return Finding("ok", fact)
+
+
+def caches(site: Site) -> Finding:
+    """Whether what is downloaded and unpacked would fill the home folder, which is small on most clusters."""
+    home = Path(site.environ.get("HOME", "~")).expanduser().resolve()
+    places = {name: _cache(site, name, home / rest) for name, rest in _CACHES.items()}
+    inside = [name for name, path in places.items() if path.resolve().is_relative_to(home)]
+    if not inside:
+        return Finding("ok", "outside $HOME: " + ", ".join(f"{name}={path}" for name, path in places.items()))
+    return Finding(
+        "warn" if site.has_slurm else "ok",
+        f"{join(inside)} {'lies' if len(inside) == 1 else 'lie'} in {home}",
+        "name folders on a larger file system under `caches:` in the profile, e.g. HF_HOME: /scratch/$USER/hf",
+    )
+
+
+def _cache(site: Site, name: str, default: Path) -> Path:
+    given = site.profile.caches.get(name) or site.environ.get(name)
+    return Path(os.path.expandvars(given)).expanduser() if given else default
+
+
+def python_leaks(site: Site) -> Iterator[Finding]:
+    """Packages that a job would see here but not on a node, or the other way round."""
+    if site.environ.get("PYTHONPATH"):
+        yield Finding(
+            "warn",
+            f"PYTHONPATH={site.environ['PYTHONPATH']} puts packages before the installed ones",
+            "unset PYTHONPATH",
+        )
+    user = Path(python_site.getusersitepackages())
+    if python_site.ENABLE_USER_SITE and user.is_dir():
+        yield Finding("warn", f"packages in {user} come before the installed ones", "export PYTHONNOUSERSITE=1")
+    yield Finding("ok", f"Python {sys.version.split()[0]} at {sys.executable}")
+
+
+def scheduler_leaks(site: Site) -> Finding:
+    """Variables that would change what `sbatch`, `srun` and `squeue` do."""
+    leaks = leaks_of(site.environ)
+    if not leaks:
+        return Finding("ok", "no SLURM_* or SBATCH_* variable is set")
+    inside = " (this shell is inside a job)" if "SLURM_JOB_ID" in leaks else ""
+    fix = "leave the job's shell" if inside else f"unset {' '.join(leaks[:6])}"
+    return Finding("warn", f"set in this shell: {join(leaks)}{inside}", f"{fix}; what you submit by hand inherits them")

@@ -1,0 +1,195 @@
+"""Questions to the scheduler. None of them starts a job."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+from slurm.checks.ask import join, parse_hours, parse_rows, parse_version
+from slurm.checks.site import Finding, Site
+
+REQUIRED = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+
+_OLDEST = (20, 11)
+"""From here on a step has its CPUs for itself unless it asks to share them."""
+
+
+def commands(site: Site) -> Finding:
+    """Slurm's commands, and which version they are."""
+    missing = [name for name in REQUIRED if not site.which(name)]
+    if missing:
+        return Finding("fail", f"not in PATH: {join(missing)}", "load Slurm's module, or log in to a submit node")
+    text = site.ask("sbatch", "--version").out.strip()
+    version = parse_version(text)
+    if version is None or version < _OLDEST:
+        return Finding("warn", f"{text or 'no version'} is older than 20.11", "try a small run before a large one")
+    return Finding("ok", f"{text}; {', '.join(REQUIRED)} are there")
+
+
+def controller(site: Site) -> Finding:
+    """Whether slurmctld answers."""
+    answer = site.controller
+    if answer.ok:
+        return Finding("ok", answer.out.strip().splitlines()[0])
+    told = next(iter(answer.out.splitlines()), "")
+    reason = "; ".join(part for part in (told, answer.reason if answer.err.strip() else "") if part)
+    mend = "munged must run here" if "munge" in answer.err.lower() else "wait and try again; if it lasts"
+    return Finding(
+        "fail", f"the controller does not answer: {reason or answer.reason}", f"{mend}: ask your administrators"
+    )
+
+
+def munge(site: Site) -> Finding:
+    """Whether this machine can prove to the scheduler who you are."""
+    if site.config.get("AuthType") != "auth/munge":
+        return Finding("ok", f"not used (AuthType={site.config.get('AuthType')})")
+    if not site.which("munge"):
+        return Finding("ok", "no munge command here; the controller accepts what Slurm's commands send")
+    info = dict(word.partition("=")[::2] for word in site.config.get("AuthInfo", "").split(","))
+    answer = site.ask("munge", "--no-input", *(["--socket", info["socket"]] if info.get("socket") else []))
+    if answer.ok:
+        return Finding("ok", "a credential was made")
+    return Finding(
+        "fail", f"no credential: {answer.reason}", "munged must run on this machine: ask your administrators"
+    )
+
+
+def partition(site: Site) -> Iterator[Finding]:
+    """Whether sbatch would take a task of each kind, by `sbatch --test-only`."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for kind in (None, *site.profile.stages):
+        kinds.setdefault(tuple(site.words(kind)), []).append(kind or "any stage")
+    refused: dict[str, list[str]] = {}
+    for words, names in kinds.items():
+        answer = site.ask("sbatch", "--test-only", "--nodes=1", *words, "--wrap=true")
+        about = f"{join(names)} ({' '.join(words) or 'no options'})"
+        if answer.ok:
+            yield Finding("ok", f"sbatch would take a task of {about}")
+        else:
+            refused.setdefault(answer.reason, []).append(about)
+    for reason, tasks in refused.items():
+        yield Finding("fail", f"sbatch refuses a task of {'; '.join(tasks)}: {reason}", _mend_refusal(site, reason))
+
+
+def _mend_refusal(site: Site, reason: str) -> str:
+    said = reason.lower()
+    if "account" in said:
+        rows = parse_rows(
+            site.ask("sacctmgr", "-n", "-P", "show", "assoc", f"user={_user(site)}", "format=account").out
+        )
+        yours = sorted({row[0] for row in rows})
+        return f"set `account:` in the profile to one of yours: {join(yours) or 'none is known, ask for one'}"
+    if "partition" in said:
+        return f"set `partition:` in the profile to one of: {join(sorted(site.partitions))}"
+    if "qos" in said:
+        return "set `qos:` in the profile to one that `sacctmgr show qos` lists"
+    if "configuration" in said:
+        nodes = sorted(
+            {line.strip() for line in site.ask("sinfo", "-h", "-o", "%R: %c CPUs, %m MB, %G").out.splitlines()}
+        )
+        return f"ask for what one node has; there are {join(nodes)}"
+    return "correct the profile: `cxr plan CONFIG --cluster NAME` shows the script"
+
+
+def limits(site: Site) -> Iterator[Finding]:
+    """Array size, tasks in the queue and time limits, against those of the profile."""
+    yield _array_size(site)
+    yield _submit_limit(site)
+    yield from _time_limits(site)
+
+
+def _array_size(site: Site) -> Finding:
+    allowed = int(site.config.get("MaxArraySize", "0"))
+    if site.profile.max_array_size > allowed:
+        return Finding(
+            "fail",
+            f"MaxArraySize is {allowed}, and the profile has max_array_size: {site.profile.max_array_size}",
+            f"set `max_array_size: {allowed}` in the profile",
+        )
+    return Finding("ok", f"arrays: MaxArraySize {allowed}, profile {site.profile.max_array_size}")
+
+
+def _submit_limit(site: Site) -> Finding:
+    words = ("-n", "-P", "show", "assoc", f"user={_user(site)}", "format=account,maxsubmit,grpsubmit")
+    rows = parse_rows(site.ask("sacctmgr", *words).out)
+    mine = [row[1:] for row in rows if site.profile.account in (None, row[0])]
+    queue = site.profile.resources(None).qos or "normal"
+    qos = parse_rows(site.ask("sacctmgr", "-n", "-P", "show", "qos", queue, "format=maxsubmitpu,maxsubmitpa").out)
+    given = [int(value) for value in chain(*mine, *qos) if value.isdigit()]
+    allowed = min([*given, int(site.config.get("MaxJobCount", "10000"))])
+    if site.profile.max_submit > allowed:
+        return Finding(
+            "fail",
+            f"{allowed} tasks may be in the queue, and the profile has max_submit: {site.profile.max_submit}",
+            f"set `max_submit: {allowed}` in the profile",
+        )
+    return Finding("ok", f"queue: {allowed:,} tasks allowed, profile {site.profile.max_submit:,}")
+
+
+def _time_limits(site: Site) -> Iterator[Finding]:
+    """`sbatch --test-only` takes a job that is longer than its partition allows, and then it pends for ever."""
+    kinds: dict[tuple[str, str, str], list[str]] = {}
+    for kind in (None, *site.profile.stages):
+        part, wanted = site.partition(kind), site.profile.resources(kind)
+        longest = part.get("MaxTime", "UNLIMITED")
+        if wanted.hours > parse_hours(longest):
+            kinds.setdefault((wanted.time, part["PartitionName"], longest), []).append(kind or "any stage")
+    for (time, name, longest), names in kinds.items():
+        yield Finding(
+            "fail",
+            f"time: {time} of {join(names)} is more than partition {name} allows ({longest})",
+            f'set `time: "{longest}"` or less in the profile; work that is longer is resumed',
+        )
+
+
+def accounting(site: Site) -> Finding:
+    """Whether sacct answers; without it only what our own files tell is known of a job's end."""
+    kind = site.config.get("AccountingStorageType", "")
+    fix = "nothing to do: status and resume work without it, and the causes of ends come from the run folder"
+    if kind in ("", "(null)", "accounting_storage/none"):
+        return Finding("warn", "no accounting on this cluster: sacct refuses", fix)
+    answer = site.ask("sacct", "-n", "-X", "-P", "-o", "jobid")
+    if not answer.ok:
+        return Finding("warn", f"accounting is configured, but sacct says: {answer.reason}", fix)
+    return Finding("ok", f"sacct answers ({kind.partition('/')[2]})")
+
+
+def preemption(site: Site) -> Finding:
+    """What happens to a task when a job of higher priority wants its node."""
+    part = site.partition()
+    mode, grace = part.get("PreemptMode", "OFF"), part.get("GraceTime", "0")
+    if site.config.get("PreemptType", "") in ("", "(null)", "preempt/none") or mode == "OFF":
+        return Finding("ok", f"tasks in {part['PartitionName']} are not preempted")
+    fact = f"tasks in {part['PartitionName']} may be preempted: {mode} after {grace} s"
+    if "REQUEUE" not in mode:
+        what = "are cancelled, not requeued" if "CANCEL" in mode else "are stopped with what they hold in memory"
+        return Finding(
+            "warn", f"{fact}, so they {what}", "send with --auto-resume, or call `cxr resume RUN` when it is over"
+        )
+    if "preempt_send_user_signal" not in site.config.get("SlurmctldParameters", ""):
+        return Finding(
+            "warn",
+            f"{fact}, without the warning signal that a task asks for",
+            "a shard in work is lost at each preemption: keep shards small (`shard_size`, `checkpoint_every`)",
+        )
+    return Finding("ok", f"{fact}, with a warning signal")
+
+
+def requeue(site: Site) -> Finding:
+    """Whether a task may come back, and how long that takes at least."""
+    info = dict(word.partition("=")[::2] for word in site.config.get("AuthInfo", "").split(","))
+    # Slurm holds a requeued job until its old credential has expired.
+    wait = int(info.get("cred_expire", "120") or 120)
+    default = "by default" if site.config.get("JobRequeue") == "1" else "only where asked, as our scripts do"
+    return Finding("ok", f"jobs are requeued {default}; one comes back after {wait} s or more")
+
+
+def dependencies(site: Site) -> Finding:
+    """Whether a job whose dependency can no longer hold goes away by itself."""
+    if "kill_invalid_depend" in site.config.get("DependencyParameters", ""):
+        return Finding("ok", "jobs whose dependency failed are removed (kill_invalid_depend)")
+    return Finding(
+        "ok", "jobs whose dependency failed pend for ever unless sent with --kill-on-invalid-dep=yes, as ours are"
+    )
+
+
+def _user(site: Site) -> str:
+    return site.environ.get("USER") or site.ask("id", "-un").out.strip()

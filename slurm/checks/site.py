@@ -1,0 +1,118 @@
+"""What the checks look at, and what they give back."""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from slurm.checks.ask import Answer, ask, parse_config, parse_records, scrubbed
+from slurm.checks.job import Visit, visit
+from slurm.profile import ClusterProfile
+
+Level = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: the fact, and what to do about it where it is not as it should be."""
+
+    level: Level
+    fact: str
+    fix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.level != "ok" and not self.fix:
+            raise ValueError(f"a finding that is not ok needs a mend: {self.fact}")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster as it is seen from here. What is asked of the scheduler is asked once.
+
+    `runs` is the folder that will hold run folders; `wait` is how many seconds a job of ours may wait for a node.
+    """
+
+    profile: ClusterProfile
+    runs: Path
+    environ: Mapping[str, str]
+    wait: float = 120
+
+    @cached_property
+    def has_slurm(self) -> bool:
+        return self.profile.scheduler == "slurm" and self.which("sbatch") is not None
+
+    @cached_property
+    def controller(self) -> Answer:
+        """Whether the controller answers. With a configuration that is missing Slurm's commands retry for a minute."""
+        return self.ask("scontrol", "ping", seconds=8)
+
+    @property
+    def answers(self) -> bool:
+        return self.has_slurm and self.controller.ok
+
+    @cached_property
+    def config(self) -> dict[str, str]:
+        return parse_config(self.ask("scontrol", "show", "config").out)
+
+    @cached_property
+    def partitions(self) -> dict[str, dict[str, str]]:
+        records = parse_records(self.ask("scontrol", "-o", "show", "partition").out)
+        return {record["PartitionName"]: record for record in records}
+
+    def partition(self, kind: str | None = None) -> dict[str, str]:
+        """The partition where tasks of this kind go; empty if there is none of that name."""
+        name = self.profile.resources(kind).partition
+        default = next((key for key, part in self.partitions.items() if part.get("Default") == "YES"), "")
+        return self.partitions.get((name or default).split(",")[0], {})
+
+    @cached_property
+    def visit(self) -> Visit:
+        """What a real job of ours saw on the nodes."""
+        total = self.partition("control").get("TotalNodes", "1")
+        several = total.isdigit() and int(total) > 1
+        return visit(
+            self.existing_runs, self.words("control"), self.environ, self.profile, num_nodes=1 + several, wait=self.wait
+        )
+
+    @property
+    def visited(self) -> bool:
+        return self.answers and bool(self.visit.reports)
+
+    @property
+    def existing_runs(self) -> Path:
+        """The folder of runs, or the nearest one above it that is there already."""
+        path = self.runs.expanduser().absolute()
+        return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+    def words(self, kind: str | None) -> list[str]:
+        """Options of sbatch for a task of this kind."""
+        resources = self.profile.resources(kind)
+        named = ("partition", "account", "qos", "constraint", "exclude", "mem", "gres", "time")
+        given = {name: getattr(resources, name) for name in named} | {"cpus-per-task": resources.cpus_per_task}
+        return [*(f"--{name}={value}" for name, value in given.items() if value is not None), *self.profile.sbatch]
+
+    def ask(self, *words: str, seconds: float = 20) -> Answer:
+        """Ask a command, without the variables of a surrounding job."""
+        return ask(*words, environ=scrubbed(self.environ), seconds=seconds)
+
+    def which(self, program: str) -> str | None:
+        return shutil.which(program, path=self.environ.get("PATH", ""))
+
+
+def always(site: Site) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question with a name. It is asked only where `where` holds: without a controller, say, most have no answer."""
+
+    name: str
+    find: Callable[[Site], Finding | Iterable[Finding]]
+    where: Callable[[Site], bool] = always
+
+    def findings(self, site: Site) -> list[Finding]:
+        found = self.find(site)
+        return [found] if isinstance(found, Finding) else list(found)
