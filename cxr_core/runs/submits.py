@@ -49,7 +49,7 @@ class Submit:
         path = folder / "submit.json"
         try:
             value = read_json(path)
-            return cls(**value | {"does": tuple(value["does"])})
+            return cls(**value | {"does": tuple(value["does"]), "waits_for": tuple(value["waits_for"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"not the record of a submit ({error!r})", where=str(path), mend="remove the folder and submit again"

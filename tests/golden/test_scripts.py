@@ -1,0 +1,131 @@
+"""The exact batch scripts, kept as files. `CXR_WRITE_GOLDEN=1 python -m pytest tests/golden` writes them anew."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from containers.command import exec_prefix
+from cxr_core.runs.run import Run
+from slurm.packs import Job, StageWork
+from slurm.profile import load_profile
+from slurm.submit import Launch, record, script_text
+
+HERE = Path(__file__).parent
+HOSTILE = "a space, 'a quote\" and\na newline $(touch x)"
+
+SHARDS = Job(StageWork("synthetic", "generate", 8, 100_000, 98), ("shards",), 24, None, ("1200",))
+CHAIN = Job(StageWork("diffusion", "train", 8, 20_000, 40, chain=True), ("freeze", "shards", "finalize"))
+FREEZE = Job(StageWork("synthetic", "generate", 8, 100_000, 98), ("freeze",), after=("1198", "1199"))
+CASES = {
+    ("generic", "shards"): SHARDS,
+    ("generic", "chain"): CHAIN,
+    ("generic", "freeze"): FREEZE,
+    ("everything", "shards"): SHARDS,
+    ("everything", "chain"): CHAIN,
+}
+
+
+def text_of(profile_name: str, job: Job, run: Path) -> str:
+    path = HERE / f"{profile_name}.yaml"
+    profile = load_profile(path if path.exists() else profile_name)
+    python = [*exec_prefix(profile.container, [run], gpus=True), "python"] if profile.container else ["/venv/python"]
+    code = None if profile.container else Path("/code of mine")
+    launch = Launch(Run(run, {"name": "nano"}), profile, profile_name, Path("/home/me"), python, code)
+    submit = record(launch, job, waits_for=[str(each) for each in job.after])
+    object.__setattr__(submit, "id", "0badcafe")
+    return script_text(launch, job, run / job.work.name / "submits" / "0001", submit)
+
+
+@pytest.mark.parametrize(("profile", "what"), CASES, ids="-".join)
+def test_the_script_of_each_profile_is_the_one_that_is_kept(profile: str, what: str) -> None:
+    text = text_of(profile, CASES[profile, what], Path("/runs/it's"))
+    golden = HERE / f"{profile}-{what}.sbatch"
+    if os.environ.get("CXR_WRITE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=str)
+@pytest.mark.parametrize("profile", ["generic", "everything"])
+def test_given_hostile_names_then_the_script_is_valid_shell_and_its_directives_are_free_of_them(
+    profile: str, case: Job, tmp_path: Path
+) -> None:
+    text = text_of(profile, case, tmp_path / HOSTILE)
+    checked = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    directives = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert not [line for line in directives if "quote" in line or "space" in line]
+    assert shlex.quote(str(tmp_path / HOSTILE)) in text
+
+
+def test_the_local_profile_asks_no_scheduler() -> None:
+    assert load_profile("local").scheduler == "local"
+
+
+# What the shell does around the payload is tested with a stand-in for the payload and for Slurm's two commands.
+FAKES = {
+    "srun": 'while [ "$1" != -m ]; do shift; done\nexec bash "$PAYLOAD"\n',
+    "scontrol": 'echo "$@" >> "$CALLS"\n',
+}
+
+
+def run_script(
+    folder: Path, payload: str, *, grace: int = 31, warn_after: float | None = None
+) -> tuple[int, list[str]]:
+    """Run a script whose payload is a line of bash; returns its exit status and how scontrol was called."""
+    fakes = folder / "bin"
+    fakes.mkdir()
+    for name, text in FAKES.items():
+        (fakes / name).write_text(f"#!/bin/bash\n{text}")
+        (fakes / name).chmod(0o755)
+    (folder / "payload").write_text(payload)
+    run = folder / HOSTILE
+    job = SHARDS
+    (run / job.work.name / "submits" / "0001").mkdir(parents=True)
+    profile = load_profile("generic").model_copy(update={"grace_seconds": grace})
+    launch = Launch(Run(run, {"name": "nano"}), profile, "generic", folder, ["python"], None)
+    text = script_text(launch, job, run / job.work.name / "submits" / "0001", record(launch, job, waits_for=()))
+    environ = {
+        "PATH": f"{fakes}:{os.environ['PATH']}",
+        "PAYLOAD": str(folder / "payload"),
+        "CALLS": str(folder / "calls"),
+        "SLURM_ARRAY_JOB_ID": "12",
+        "SLURM_ARRAY_TASK_ID": "3",
+        # Of the last task of an array this is the number of the array.
+        "SLURM_JOB_ID": "12",
+    }
+    (folder / "script").write_text(text)
+    with subprocess.Popen(["bash", folder / "script"], env=environ, stdout=subprocess.DEVNULL) as process:
+        if warn_after is not None:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(warn_after)
+            process.send_signal(12)
+        status = process.wait(30)
+    calls = folder / "calls"
+    assert not list((run / job.work.name / "submits" / "0001").glob("*.flag*"))
+    return status, calls.read_text().splitlines() if calls.exists() else []
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 143])
+def test_given_no_warning_then_the_script_ends_like_its_payload(status: int, tmp_path: Path) -> None:
+    assert run_script(tmp_path, f"exit {status}") == (status, [])
+
+
+def test_given_a_warning_then_the_payload_sees_it_and_the_one_task_is_requeued(tmp_path: Path) -> None:
+    waiting = 'until [ -s "$CXR_FLAG" ]; do sleep 0.1; done; exit 75'
+    assert run_script(tmp_path, waiting, grace=90, warn_after=1) == (75, ["requeue 12_3"])
+
+
+def test_given_a_payload_that_ends_well_after_a_warning_then_nothing_is_requeued(tmp_path: Path) -> None:
+    assert run_script(tmp_path, "sleep 2; exit 0", grace=90, warn_after=1) == (0, [])
+
+
+def test_given_a_long_shard_after_progress_then_the_task_is_requeued_at_the_last_moment(tmp_path: Path) -> None:
+    assert run_script(tmp_path, 'touch "$CXR_FLAG.more"; sleep 4', warn_after=1) == (0, ["requeue 12_3"])
+
+
+def test_given_a_shard_longer_than_the_time_limit_then_it_does_not_come_back_for_ever(tmp_path: Path) -> None:
+    assert run_script(tmp_path, "sleep 4", warn_after=1) == (0, [])

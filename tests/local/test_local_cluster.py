@@ -1,0 +1,44 @@
+"""`--cluster local`: the tasks of a submit as processes of this machine."""
+
+from pathlib import Path
+
+from cxr_core.runs.submits import Submit, submit_folders
+from tests.pipeline import cxr, stage_folder
+
+
+def test_given_packs_in_processes_then_the_digest_is_that_of_the_run_in_process(
+    nano_config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("inherits: local\npack_minutes: 0.1\n")
+    words = ("submit", nano_config, "--cluster", profile, "--runs", tmp_path / "runs", "--stage", "real")
+    done = cxr(*words)
+    assert done.returncode == 0, done.stderr
+    here, there = stage_folder(tmp_path / "runs", "real"), stage_folder(undisturbed, "real")
+    facts = [folder.facts() for folder in (here, there)]
+    assert [fact and fact["digest"] for fact in facts] == [facts[1] and facts[1]["digest"]] * 2
+    shards, finalize = (Submit.read(folder) for folder in submit_folders(here.path))
+    assert (shards.num_tasks, finalize.does) == (2, ("finalize",))
+    assert "nothing to submit" in cxr(*words).stdout
+
+
+def test_given_an_unfinished_input_then_one_stage_alone_is_refused(nano_config: Path, tmp_path: Path) -> None:
+    done = cxr("submit", nano_config, "--cluster", "local", "--runs", tmp_path, "--stage", "vae")
+    assert done.returncode == 2
+    assert "stage 'vae' needs 'real', which is neither finished nor in the queue" in done.stderr
+
+
+def test_given_a_run_that_was_never_submitted_then_resume_says_how(undisturbed: Path) -> None:
+    done = cxr("resume", undisturbed / "nano")
+    assert done.returncode == 2
+    assert "nothing of this run was submitted\n  -> cxr submit CONFIG --cluster NAME" in done.stderr
+
+
+def test_plan_on_a_cluster_shows_table_and_scripts_and_writes_nothing(nano_config: Path, tmp_path: Path) -> None:
+    done = cxr("plan", nano_config, "--cluster", "generic", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:8]}
+    assert rows["synthetic"][1:4] == ["24", "1", "1"]
+    assert "=== JOB2 vae: freeze + shards + finalize, 1 tasks, after JOB1" in done.stdout
+    assert "#SBATCH --dependency=afterany:JOB1" in done.stdout
+    assert not list(tmp_path.iterdir())
