@@ -150,6 +150,9 @@ def resume(
     run: RunFolder,
     cluster: Annotated[str | None, typer.Option(help="Another cluster than that of the last submit.")] = None,
     if_needed: Annotated[bool, typer.Option("--if-needed", help="No error where jobs are still queued.")] = False,
+    retry_parked: Annotated[
+        bool, typer.Option("--retry-parked", help="Send also what was parked after three failures for one cause.")
+    ] = False,
 ) -> None:
     """Send new jobs for exactly what has no receipt.
 
@@ -158,7 +161,7 @@ def resume(
     from jobs.cluster import resume as send
     from jobs.show import show_sent
 
-    show_sent(send(run, cluster, if_needed=if_needed))
+    show_sent(send(run, cluster, if_needed=if_needed, retry_parked=retry_parked))
 
 
 @app.command()

@@ -9,6 +9,8 @@ from typing import Any
 import cxr_core
 from containers.command import exec_prefix
 from cxr_core.errors import UserError
+from cxr_core.runs.failures import parked, release
+from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.pack import freeze
 from cxr_core.runs.run import Run, StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
@@ -80,10 +82,11 @@ def submit(config: RunConfig, runs: Path, cluster: str, only: str | None = None)
         return _send(run, config, load_profile(cluster), _cluster_name(cluster), Path.cwd(), only)
 
 
-def resume(root: Path, cluster: str | None, *, if_needed: bool) -> Sent:
+def resume(root: Path, cluster: str | None, *, if_needed: bool, retry_parked: bool = False) -> Sent:
     """Send new jobs for exactly what has no receipt, to the cluster of the last submit unless another is named.
 
-    Raises UserError if jobs of the run are still in the queue, unless `if_needed` says that this is fine.
+    Shards that are parked are left out unless `retry_parked`. Raises UserError if jobs of the run are still in the
+    queue, unless `if_needed` says that this is fine, and if the run's budget is used up.
     """
     config_of = Run.open(root.absolute())
     config = RunConfig.model_validate(config_of.config)
@@ -103,6 +106,9 @@ def resume(root: Path, cluster: str | None, *, if_needed: bool) -> Sent:
                 where=str(root),
                 mend=f"wait for them, or `cxr cancel {root}` first; with --if-needed this is no error",
             )
+        if retry_parked:
+            for stage in config.stages:
+                release(run.stage(stage.name).path)
         return _send(run, config, profile, name, cwd, None)
 
 
@@ -116,6 +122,7 @@ def cancel_run(root: Path) -> list[str]:
 
 
 def _send(run: Run, config: RunConfig, profile: ClusterProfile, cluster: str, cwd: Path, only: str | None) -> Sent:
+    read_ledger(run).check_budget(config.budget_gpu_hours)
     is_slurm = profile.scheduler == "slurm"
     queue = queued() if is_slurm else {}
     _freeze_roots(run, config, profile)
@@ -163,7 +170,7 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
     folder = run.stage(stage.name)
     names = {other.name for other in config.stages}
     plan = folder.plan()
-    done = folder.done()
+    done, aside = folder.done(), parked(folder.path)
     facts = folder.facts()
     return StageWork(
         name=stage.name,
@@ -173,7 +180,7 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
         num_shards=len(plan.shards) if plan else size.num_shards,
         chain=plan.chain if plan else stage.kind == "train",
         upstream=[name for name in inputs_of(stage).values() if name in names],
-        todo=[shard.id for shard in plan.shards if shard.id not in done] if plan else None,
+        todo=[shard.id for shard in plan.shards if shard.id not in done | aside] if plan else None,
         finished=facts is not None and plan is not None and {shard.id for shard in plan.shards} <= done,
         seconds=_measured(folder, done),
         num_files=size.num_files,

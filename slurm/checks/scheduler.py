@@ -161,9 +161,7 @@ def preemption(site: Site) -> Finding:
     fact = f"tasks in {part['PartitionName']} may be preempted: {mode} after {grace} s"
     if "REQUEUE" not in mode:
         what = "are cancelled, not requeued" if "CANCEL" in mode else "are stopped with what they hold in memory"
-        return Finding(
-            "warn", f"{fact}, so they {what}", "send with --auto-resume, or call `cxr resume RUN` when it is over"
-        )
+        return Finding("warn", f"{fact}, so they {what}", "call `cxr resume RUN` when it is over")
     if "preempt_send_user_signal" not in site.config.get("SlurmctldParameters", ""):
         return Finding(
             "warn",

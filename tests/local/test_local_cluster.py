@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cxr_core.runs.files import write_json
 from cxr_core.runs.submits import Submit, submit_folders
 from tests.pipeline import cxr, stage_folder
 
@@ -32,6 +33,25 @@ def test_given_a_run_that_was_never_submitted_then_resume_says_how(undisturbed: 
     done = cxr("resume", undisturbed / "nano")
     assert done.returncode == 2
     assert "nothing of this run was submitted\n  -> cxr submit CONFIG --cluster NAME" in done.stderr
+
+
+def test_given_a_parked_shard_then_resume_leaves_it_out_until_told_to_try_it(
+    nano_config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    done = cxr("submit", nano_config, "--cluster", "local", "--runs", runs, "--stage", "real")
+    assert done.returncode == 0, done.stderr
+    here = stage_folder(runs, "real")
+    (here.path / "stage.json").unlink()
+    shard = sorted(here.done())[0]
+    (here.path / "receipts" / f"{shard}.json").unlink()
+    (here.path / "parked").mkdir()
+    write_json(here.path / "parked" / f"{shard}.json", {"format": 1, "shard": shard, "cause": "ValueError"})
+    cxr("resume", runs / "nano")
+    assert shard not in here.done()
+    cxr("resume", runs / "nano", "--retry-parked")
+    assert shard in here.done()
+    assert here.facts() == here.facts() | {"digest": (stage_folder(undisturbed, "real").facts() or {})["digest"]}
 
 
 def test_plan_on_a_cluster_shows_table_and_scripts_and_writes_nothing(nano_config: Path, tmp_path: Path) -> None:
