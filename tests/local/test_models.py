@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
-from cxr_core.models.checkpoints import final_checkpoint, weights_sha256
+from cxr_core.models.checkpoints import BUILT_IN, final_checkpoint, weights_sha256
 from cxr_core.models.export import export_model
-from cxr_core.runs.files import read_json
+from cxr_core.models.presets import TINY
+from cxr_core.runs.files import read_json, size_of
 from tests.pipeline import cxr
 
 
@@ -39,3 +40,15 @@ def test_given_a_folder_that_is_there_an_export_is_refused_and_changes_nothing(
     with pytest.raises(UserError, match="is already there"):
         export_model(undisturbed / "nano" / "diffusion", tmp_path / "mine")
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_the_tiny_base_is_small_whole_and_as_recorded() -> None:
+    folder = BUILT_IN["tiny_base"]
+    record = read_json(folder / "model.json")
+    assert size_of(folder) <= 12_000_000
+    assert record["weights_sha256"] == weights_sha256(folder)
+    assert record["run"]["name"] == "tiny_base"
+    assert {"vae", "diffusion"} == set(record["losses"])
+    pipeline = stable_diffusion.load(folder)
+    parts = (pipeline.vae, pipeline.unet, pipeline.text_encoder)
+    assert sum(parameter.numel() for part in parts for parameter in part.parameters()) == TINY.num_parameters
