@@ -248,7 +248,7 @@ def _names(keys: Sequence[str | int], value: dict[str, Any]) -> Iterator[str]:
         yield str(stage["name"]) if isinstance(stage, dict) and "name" in stage else str(key)
 
 
-_TAGS = {"preprocess", "latents", "train.vae", "train.diffusion", "generate", "evaluate"}
+_TAGS = {"preprocess", "latents", "train.vae", "train.diffusion", "train.classifier", "generate", "evaluate"}
 
 
 def _unknown_kind(mistake: Any) -> str:

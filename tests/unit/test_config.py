@@ -32,16 +32,17 @@ def test_a_ready_config_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_given_several_mistakes_then_all_are_listed_with_line_and_key() -> None:
-    changes = ["name=7/8", "stages.vae.stepz=4", "stages.real.size=abc", "stages.study.inputs.real=vae"]
+    changes = ["name=7/8", "stages.judge.stepz=4", "stages.real.size=abc", "stages.study.inputs.real=diffusion"]
     with pytest.raises(UserError) as error:
         load_config("demo", changes)
     text = str(error.value)
     assert text.startswith("4 mistakes in the config")
     for line in (
-        r"demo.yaml:3: name: String should match pattern",
-        r": stages.vae.stepz: unknown key",
-        r"demo.yaml:9: stages.real.size: Input should be a valid integer",
-        r"stage 'study': input 'real' wants a generate or preprocess stage, but 'vae' is 'train.vae'",
+        r"demo.yaml:4: name: String should match pattern",
+        r": stages.judge.stepz: unknown key",
+        r"demo.yaml:10: stages.real.size: Input should be a valid integer",
+        r"stage 'study': input 'real' wants a generate or preprocess stage, but 'diffusion' is "
+        "'train.diffusion'",
     ):
         assert line in text
 
@@ -76,15 +77,21 @@ def test_given_a_file_that_is_no_config_then_the_error_says_why(write, text: str
         load_config(write(text))
 
 
-def test_given_a_vae_to_generate_with_then_it_is_refused() -> None:
-    with pytest.raises(UserError, match=r"input 'model' wants a train\.diffusion stage, but 'vae' is 'train\.vae'"):
-        load_config("demo", ["stages.synthetic.inputs.model=vae"])
+def test_given_latents_to_generate_with_then_they_are_refused() -> None:
+    with pytest.raises(UserError, match=r"input 'model' wants a train\.diffusion stage, but 'latents' is 'latents'"):
+        load_config("demo", ["stages.synthetic.inputs.model=latents"])
+
+
+def test_given_a_model_of_ours_by_name_then_it_fills_the_roles_of_models_only() -> None:
+    load_config("demo", ["stages.synthetic.inputs.model=tiny_base"])
+    with pytest.raises(UserError, match=r"input 'real' names 'tiny_base', which is neither an earlier stage nor a fol"):
+        load_config("demo", ["stages.study.inputs.real=tiny_base"])
 
 
 def test_given_a_diffusion_model_as_judge_then_a_classifier_is_asked_for() -> None:
-    changes = ["stages.study.inputs.judge=diffusion", "stages.study.fidelity.resamples=50"]
+    changes = ["stages.study.inputs.judge=diffusion", "stages.study.inputs.judge=null"]
     with pytest.raises(UserError, match=r"input 'judge' wants a train\.classifier stage, but 'diffusion' is"):
-        load_config("demo", changes)
+        load_config("demo", changes[:1])
     with pytest.raises(
         UserError, match=r"stages\.study.*: fidelity\.features is 'judge', but inputs\.judge is not set"
     ):
@@ -94,7 +101,7 @@ def test_given_a_diffusion_model_as_judge_then_a_classifier_is_asked_for() -> No
 def test_a_stage_is_found_by_its_name_or_by_a_kind_that_stands_once() -> None:
     config = load_config("demo")
     assert config.stage("real") is config.stage("preprocess")
-    with pytest.raises(UserError, match=r"no stage 'train'.*\n.*its stages are: real, vae"):
+    with pytest.raises(UserError, match=r"no stage 'train'.*\n.*its stages are: real, latents"):
         config.stage("train")
 
 
