@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cxr_core.data.findings import NIH_FINDINGS
+from cxr_core.data.words import plain_words
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import BUILT_IN, final_checkpoint, weights_sha256
@@ -52,3 +54,13 @@ def test_the_tiny_base_is_small_whole_and_as_recorded() -> None:
     pipeline = stable_diffusion.load(folder)
     parts = (pipeline.vae, pipeline.unet, pipeline.text_encoder)
     assert sum(parameter.numel() for part in parts for parameter in part.parameters()) == TINY.num_parameters
+
+
+@torch.no_grad()
+def test_the_tiny_base_tells_the_words_of_findings_apart() -> None:
+    pipeline = stable_diffusion.load(BUILT_IN["tiny_base"])
+    start = "frontal chest x-ray, PA view, "
+    ids = stable_diffusion.tokenize(pipeline.tokenizer, [start + plain_words(name) for name in (*NIH_FINDINGS, "male")])
+    words = pipeline.text_encoder(ids)[0].flatten(1)
+    distances = torch.cdist(words, words) / words.norm(dim=1).mean()
+    assert distances[~torch.eye(len(words), dtype=torch.bool)].min() > 0.05
