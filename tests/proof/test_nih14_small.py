@@ -10,7 +10,7 @@ import pytest
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
-from cxr_core.evaluation.metrics import FILE, FidelityResult, Metrics
+from cxr_core.evaluation.metrics import FILE, Distance, FidelityResult, Metrics
 from cxr_core.runs.files import read_json
 from tests.pipeline import cxr
 
@@ -32,6 +32,7 @@ stages:
   - name: study
     kind: evaluate
     inputs: {{real: {run}/real, synthetic: synthetic, judge: {run}/judge}}
+    faithfulness: {{}}
     fidelity: {{}}
 """
 """The same images from a VAE that has learnt radiographs and a denoiser that has learnt nothing."""
@@ -128,5 +129,5 @@ def _fidelity(stage: Path) -> FidelityResult:
     return result
 
 
-def _told(distance: object) -> str:
-    return str(getattr(distance, "not_computed", None) or f"FID {distance.fid}, KID {distance.kid}")  # type: ignore[attr-defined]
+def _told(distance: Distance) -> str:
+    return distance.not_computed or f"FID {distance.fid}, KID {distance.kid}"
