@@ -15,6 +15,7 @@ from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.errors import UserError
 from cxr_core.evaluation.intervals import Contrast, auroc_intervals, shuffled_intervals
 from cxr_core.evaluation.metrics import FaithfulnessResult, Interval, JudgedFinding, PromptContrast, Trial
+from cxr_core.evaluation.mix import Mix, cell_names
 from cxr_core.evaluation.settings import Faithfulness
 from cxr_core.evaluation.trial import POOLED, Judged, places, refusal, too_few, try_judge
 from cxr_core.seeds import derive_seed
@@ -49,7 +50,7 @@ def judge_synthetic(
     requested = [name for name in (*vocabulary.names, NO_FINDING) if images.having(name).any()]
     where = places(held_out, images)
     trials = try_judge(held_out, train, known, where, settings, seed)
-    mix = Mix.of(held_out, images)
+    mix = Mix.of(images.rows, [held_out.rows])
     contrasts = _contrasts(held_out, images, mix, {k: trials[k] for k in known if k in requested}, settings, seed)
     return FaithfulnessResult(
         **settings.model_dump(),
@@ -63,8 +64,8 @@ def judge_synthetic(
         unknown_to_judge=tuple(name for name in requested if name not in (*findings, NO_FINDING)),
         not_requested=tuple(name for name in known if name not in requested),
         not_in_vocabulary=tuple(name for name in findings if name not in known),
-        num_covered=int(mix.covered.sum()),
-        missing=mix.missing,
+        num_covered=int(mix.covers(images.rows).sum()),
+        missing=_missing(mix, images),
     )
 
 
@@ -78,39 +79,10 @@ def _refuse_shared_patients(train: Judged, held_out: Judged, split: str) -> None
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Mix:
-    """How real images have to be weighted to have the labels and views that were asked for.
-
-    A cell is one exact set of labels in one view.
-    """
-
-    weights: np.ndarray
-    """Of each real image: synthetic images of its cell per real image of it; 0 in cells that were not asked for."""
-    covered: np.ndarray
-    """Which synthetic images are of a cell that real images have, bool."""
-    missing: dict[str, int]
-    """Cells that real images lack, in words, and the synthetic images of each; most first."""
-
-    @classmethod
-    def of(cls, real: Judged, synthetic: Judged) -> "Mix":
-        """Compare the cells of real and of synthetic images."""
-        of_real, of_synthetic = _cells(real), _cells(synthetic)
-        num_real, num_synthetic = of_real.value_counts(), of_synthetic.value_counts().sort_index()
-        lacking = num_synthetic[~num_synthetic.index.isin(num_real.index)].sort_values(ascending=False, kind="stable")
-        return cls(
-            (num_synthetic.reindex(of_real, fill_value=0) / num_real.reindex(of_real)).to_numpy(float),
-            of_synthetic.isin(num_real.index),
-            dict(zip(_cell_names(lacking.index, real.vocabulary), lacking.tolist(), strict=True)),
-        )
-
-
-def _cells(images: Judged) -> pd.MultiIndex:
-    return pd.MultiIndex.from_arrays([images.rows["labels"].to_numpy(np.int64), images.views.astype(str)])
-
-
-def _cell_names(cells: pd.Index, vocabulary: Findings) -> list[str]:
-    return [f"{' + '.join(vocabulary.decode(labels))}, {view}" for labels, view in cells.tolist()]
+def _missing(mix: Mix, images: Judged) -> dict[str, int]:
+    """Cells that held-out real images lack, in words, and the synthetic images of each; most first."""
+    numbers = (mix.lacking * len(images)).round().astype(int)
+    return dict(zip(cell_names(mix.lacking, images.vocabulary), numbers.tolist(), strict=True))
 
 
 def _contrasts(
@@ -155,7 +127,7 @@ def _real_refusal(
 ) -> str | None:
     """Why the requested mix cannot be had from real images, counted as what their weights leave of them."""
     having = held_out.having(finding)
-    weights = mix.weights * held_out.within(place)
+    weights = mix.weights(held_out.rows) * held_out.within(place)
     effective = (_effective(weights[having]), _effective(weights[~having]))
     after = ", as the requested mix weights them"
     few = too_few(finding, *effective, settings.min_images, "effective real", after)
@@ -171,7 +143,7 @@ def _effective(weights: np.ndarray) -> float:
 
 
 def _covered(finding: str, place: str, images: Judged, mix: Mix) -> tuple[int, int]:
-    inside, having = images.within(place) & mix.covered, images.having(finding)
+    inside, having = images.within(place) & mix.covers(images.rows), images.having(finding)
     return int((inside & having).sum()), int((inside & ~having).sum())
 
 
@@ -195,11 +167,11 @@ def _numbers(
     seed: int,
 ) -> _Numbers:
     """The intervals of the contrasts `given`, and of those `comparable` with real images; resamples are shared."""
-    everyone = np.ones(len(images))
+    everyone, covered, weights = np.ones(len(images)), mix.covers(images.rows), mix.weights(held_out.rows)
     asked = {key: _of(images, *key, everyone) for key in given}
-    partly = [key for key in comparable if not mix.covered[images.within(key[1])].all()]
-    matched = [_of(images, *key, mix.covered) for key in partly]
-    real = [_of(held_out, *key, mix.weights) for key in comparable]
+    partly = [key for key in comparable if not covered[images.within(key[1])].all()]
+    matched = [_of(images, *key, covered) for key in partly]
+    real = [_of(held_out, *key, weights) for key in comparable]
     of_image = np.arange(len(images))
     made = auroc_intervals(
         [*asked.values(), *matched], of_image, derive_seed(seed, "synthetic images"), settings.num_resamples

@@ -41,9 +41,26 @@ class Mix:
         lacking = parts[~has].sort_values(ascending=False, kind="stable")
         return cls(covered / covered.sum(), float(covered.sum()), lacking)
 
+    def weights(self, rows: pd.DataFrame) -> np.ndarray:
+        """What each image weighs so that `rows` have this mix: (n,), of sum 1; 0 in other cells."""
+        cells = self._cells(rows)
+        inside = cells >= 0
+        weights = np.zeros(len(rows))
+        sizes = np.bincount(cells[inside], minlength=len(self.shares))
+        weights[inside] = (self.shares.to_numpy() / np.maximum(sizes, 1))[cells[inside]]
+        return weights
+
+    def covers(self, rows: pd.DataFrame) -> np.ndarray:
+        """Which images are of these cells: bool (n,)."""
+        return self._cells(rows) >= 0
+
+    def _cells(self, rows: pd.DataFrame) -> np.ndarray:
+        """The number of each image's cell, -1 for another: (n,)."""
+        return self.shares.index.get_indexer(pd.MultiIndex.from_frame(rows[CELL]))
+
     def sample(self, rows: pd.DataFrame, features: np.ndarray, groups: Sequence[str] | pd.Series) -> "Sample":
         """The images of `rows` in these cells. `groups` are resampled as wholes: the patient, or the image itself."""
-        cells = self.shares.index.get_indexer(pd.MultiIndex.from_frame(rows[CELL]))
+        cells = self._cells(rows)
         kept = np.flatnonzero(cells >= 0)
         ids, who = rows["image_id"].to_numpy(), np.asarray(groups)
         return Sample(features[kept], cells[kept], ids[kept], who[kept], self.shares.to_numpy())

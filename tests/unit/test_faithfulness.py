@@ -281,7 +281,7 @@ def test_given_cells_that_real_images_lack_then_they_are_named_and_left_out_of_t
     beside = synthetic["labels"] == EDEMA + MASS
     scores[beside] = scored(0 * synthetic["labels"], 6, 2)[beside]  # they show neither
     result = judged(lacking, scored(lacking["labels"], 6, 1), synthetic, scores)
-    assert set(result.missing) == {"Edema + Mass, AP", "Edema + Mass, PA"}
+    assert set(result.missing) == {"Edema|Mass AP", "Edema|Mass PA"}
     assert sum(result.missing.values()) == int(beside.sum()) == 600 - result.num_covered
     contrast = prompts_of(result, "Edema", "pooled")
     assert contrast.auroc is not None
