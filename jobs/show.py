@@ -139,6 +139,10 @@ def _attention(stage: StageStatus) -> Iterator[str]:
         yield f"attempt {attempt.id} on {attempt.node or attempt.host} is slow: {duration(attempt.under_way)}" + (
             _in_shard(attempt)
         )
+    for attempt in stage.ended_by_scheduler[:_MOST_NAMED]:
+        yield f"attempt {attempt.id} on {attempt.node or attempt.host} was ended by the scheduler: {attempt.detail}" + (
+            _in_shard(attempt)
+        )
     words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
     for word, shards in words.items():
         if shards:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cxr_core.errors import UserError
 from cxr_core.runs.attempt import Life, life_of_beat, read_beat
+from cxr_core.runs.last_words import last_words
 from cxr_core.runs.run import Run
 
 
@@ -20,9 +21,9 @@ class AttemptRecord:
     """One attempt as its folder tells it. Times are seconds since 1970 in UTC, durations seconds.
 
     `cause` is how it ended ("finished", "shards failed", "refused" ...), "running", "killed" (gone without a word) or
-    "silent" (its heart is not heard, but nothing says that it is dead). Of one without an end, `ended` is its last
-    sign of life. `shard` is what it works on, or was working on when it was lost, since `since`. `beat` is all that it
-    said of itself last.
+    "silent" (its heart is not heard, but nothing says that it is dead); of these two `detail` is what the scheduler
+    said in the log of the job. Of one without an end, `ended` is its last sign of life. `shard` is what it works on, or
+    was working on when it was lost, since `since`. `beat` is all that it said of itself last.
     """
 
     stage: str
@@ -145,7 +146,7 @@ def read_attempts(stage_folder: Path) -> list[AttemptRecord]:
     except FileNotFoundError:
         return []
     records = [_read(stage_folder.name, folder) for folder in folders]
-    return _name_requeued(sorted(records, key=lambda attempt: (attempt.started, attempt.id)))
+    return _with_last_words(stage_folder, _name_requeued(sorted(records, key=lambda each: (each.started, each.id))))
 
 
 def _read(stage: str, folder: Path) -> AttemptRecord:
@@ -208,6 +209,21 @@ def _name_requeued(records: list[AttemptRecord]) -> list[AttemptRecord]:
         else record
         for record in records
     ]
+
+
+def _with_last_words(stage_folder: Path, records: list[AttemptRecord]) -> list[AttemptRecord]:
+    """What is known of the end of jobs that ended without a word of their own."""
+    begins: dict[str, list[float]] = {}
+    for record in records:
+        begins.setdefault(record.job, []).append(record.started)
+
+    def complete(record: AttemptRecord) -> AttemptRecord:
+        if record.cause not in ("killed", "silent") or not record.job or record.detail:
+            return record
+        until = min((moment for moment in begins[record.job] if moment > record.started), default=float("inf"))
+        return replace(record, detail=last_words(stage_folder, record.job, record.started, until))
+
+    return [complete(record) for record in records]
 
 
 def _object(path: Path) -> dict[str, Any] | None:
