@@ -1,12 +1,13 @@
 """A fault on a real cluster, at most one `cxr resume`, and the run is as if nothing had happened; see faults.py."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import require
 from tests.slurm import faults
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, lacking
 from tests.slurm.faults import Fault
 from tests.slurm.tiny import TinyRun
 
@@ -39,6 +40,16 @@ def test_given_a_full_disk_then_the_tasks_say_so_and_one_resume_finishes(
     small: str, enough: str, cluster: Cluster, tmp_path: Path, tiny_digest: str
 ) -> None:
     survive_a_full_disk(small, enough, cluster, tmp_path, tiny_digest)
+
+
+def test_given_an_array_larger_than_the_cluster_takes_then_the_refusal_says_what_to_set(
+    tmp_path: Path, tiny_digest: str
+) -> None:
+    reason = lacking()
+    require("slurm", not reason, reason)
+    with tempfile.TemporaryDirectory(prefix="cxr-slurm-") as folder:
+        with Cluster(Path(folder), num_nodes=1, settings={"MaxArraySize": "11"}) as small:
+            survive(faults.an_array_larger_than_the_cluster_takes, small, tmp_path, tiny_digest)
 
 
 def survive_a_full_disk(small: str, enough: str, cluster: Cluster, folder: Path, digest: str) -> None:
