@@ -47,9 +47,11 @@ def test_given_an_array_larger_than_the_cluster_takes_then_the_refusal_says_what
 ) -> None:
     reason = lacking()
     require("slurm", not reason, reason)
-    with tempfile.TemporaryDirectory(prefix="cxr-slurm-") as folder:
-        with Cluster(Path(folder), num_nodes=1, settings={"MaxArraySize": "11"}) as small:
-            survive(faults.an_array_larger_than_the_cluster_takes, small, tmp_path, tiny_digest)
+    with (
+        tempfile.TemporaryDirectory(prefix="cxr-slurm-") as folder,
+        Cluster(Path(folder), num_nodes=1, settings={"MaxArraySize": "5"}) as small,
+    ):
+        survive(faults.an_array_larger_than_the_cluster_takes, small, tmp_path, tiny_digest)
 
 
 def survive_a_full_disk(small: str, enough: str, cluster: Cluster, folder: Path, digest: str) -> None:
