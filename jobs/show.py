@@ -1,6 +1,7 @@
 """What the commands print: tables for people, on stdout."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ from rich.table import Table
 
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.report.spell import duration, percent
+from cxr_core.runs.accounting import Comparison
 from cxr_core.runs.gc import Garbage
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
+from cxr_core.runs.lives import Lives
 from cxr_core.runs.status import StageStatus
 
 
@@ -75,6 +78,8 @@ def _sizes(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def show_sent(sent: Any) -> None:
     """What was submitted, and what was in the queue before."""
+    for note in sent.notes:
+        print_line(note)
     if sent.live:
         print_line(f"in the queue already: {', '.join(sent.live)}")
     rows = [(job.work.name, " + ".join(job.does), str(job.num_tasks), job_id) for job, job_id in sent.jobs]
@@ -144,6 +149,25 @@ def _attention(stage: StageStatus) -> Iterator[str]:
         if shards:
             names = ", ".join(sorted(shards)[:_MOST_NAMED]) + (" ..." if len(shards) > _MOST_NAMED else "")
             yield f"{word}: {names}"
+    for why, num in Counter(attempt.why for attempt in stage.attempts if attempt.why).items():
+        yield f"attempts killed: {num} ({why})"
+
+
+def show_lives(lives: Lives | None) -> None:
+    """How often the run resumed itself, where it may."""
+    if lives is not None:
+        outcome = f"; {lives.outcome}" if lives.outcome else ""
+        print_line(f"auto-resume: {len(lives.resumed)} of {lives.most} times{outcome}")
+
+
+def show_accounts(found: Comparison) -> None:
+    """The scheduler's accounts beside the attempts; nothing where there are no accounts."""
+    if found.num_lives:
+        hours = f"{found.hours_by_scheduler:,.3f} hours by the scheduler, {found.hours_by_attempts:,.3f} by attempts"
+        print_line(f"accounts: {found.num_lives} lives of tasks took {hours}")
+    for life in found.without_attempt[:_MOST_NAMED]:
+        ran = f"ran {life.seconds:.0f} s on {life.node}"
+        print_line(f"accounts: job {life.job} {ran} and left no attempt ({life.state})")
 
 
 def _in_shard(attempt: AttemptRecord) -> str:

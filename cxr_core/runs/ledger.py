@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.errors import UserError
+from cxr_core.runs.accounting import Accounting
 from cxr_core.runs.attempt import Life, life_of_beat, read_beat
+from cxr_core.runs.ends import shell_ends, why_killed
 from cxr_core.runs.run import Run
 
 
@@ -20,9 +22,9 @@ class AttemptRecord:
     """One attempt as its folder tells it. Times are seconds since 1970 in UTC, durations seconds.
 
     `cause` is how it ended ("finished", "shards failed", "refused" ...), "running", "killed" (gone without a word) or
-    "silent" (its heart is not heard, but nothing says that it is dead). Of one without an end, `ended` is its last
-    sign of life. `shard` is what it works on, or was working on when it was lost, since `since`. `beat` is all that it
-    said of itself last.
+    "silent" (its heart is not heard, but nothing says that it is dead). `why` says of a killed one what killed it,
+    where that is known. Of one without an end, `ended` is its last sign of life. `shard` is what it works on, or was
+    working on when it was lost, since `since`. `beat` is all that it said of itself last.
     """
 
     stage: str
@@ -43,6 +45,7 @@ class AttemptRecord:
     job: str = ""
     restart: int = 0
     detail: str = ""
+    why: str = ""
     shard: str = ""
     since: float = 0.0
     beat: Mapping[str, Any] = field(default_factory=dict)
@@ -50,6 +53,11 @@ class AttemptRecord:
     @property
     def seconds(self) -> float:
         return max(self.ended - self.started, 0.0)
+
+    @property
+    def how(self) -> str:
+        """How it ended, with what killed it."""
+        return f"{self.cause} ({self.why})" if self.why else self.cause
 
     @property
     def is_over(self) -> bool:
@@ -145,7 +153,7 @@ def read_attempts(stage_folder: Path) -> list[AttemptRecord]:
     except FileNotFoundError:
         return []
     records = [_read(stage_folder.name, folder) for folder in folders]
-    return _name_requeued(sorted(records, key=lambda attempt: (attempt.started, attempt.id)))
+    return _name_killed(stage_folder, sorted(records, key=lambda attempt: (attempt.started, attempt.id)))
 
 
 def _read(stage: str, folder: Path) -> AttemptRecord:
@@ -197,17 +205,25 @@ def _record(stage: str, folder: Path, cause: str, told: dict[str, Any], ended: f
     )
 
 
-def _name_requeued(records: list[AttemptRecord]) -> list[AttemptRecord]:
-    """A silent attempt whose job was started again is dead: a scheduler restarts a job when it has ended it."""
+def _name_killed(stage_folder: Path, records: list[AttemptRecord]) -> list[AttemptRecord]:
+    """Say of attempts that ended without a word what killed them. A silent one of which another source tells the end,
+    or whose task was started again, is dead: a scheduler restarts a task when it has ended it."""
+    if all(record.cause not in ("killed", "silent") for record in records):
+        return records
     latest: dict[str, int] = {}
     for record in records:
         latest[record.job] = max(latest.get(record.job, 0), record.restart)
-    return [
-        replace(record, cause="killed")
-        if record.cause == "silent" and record.job and record.restart < latest[record.job]
-        else record
-        for record in records
-    ]
+    ends, accounts = shell_ends(stage_folder), Accounting.read(stage_folder.parent)
+
+    def named(record: AttemptRecord) -> AttemptRecord:
+        if record.cause not in ("killed", "silent") or not record.job:
+            return record
+        came_back = record.restart < latest[record.job]
+        life = accounts.life_of(record.job, record.started)
+        why = why_killed(ends.get((record.job, record.restart)), life.why if life else "", came_back=came_back)
+        return replace(record, cause="killed", why=why) if why or came_back else record
+
+    return [named(record) for record in records]
 
 
 def _object(path: Path) -> dict[str, Any] | None:
