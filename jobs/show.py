@@ -1,7 +1,6 @@
 """What the commands print: tables for people, on stdout."""
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.report.spell import duration, percent
 from cxr_core.runs.accounting import Comparison
+from cxr_core.runs.ends import is_own_doing
 from cxr_core.runs.gc import Garbage
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
 from cxr_core.runs.lives import Lives
@@ -144,13 +144,15 @@ def _attention(stage: StageStatus) -> Iterator[str]:
         yield f"attempt {attempt.id} on {attempt.node or attempt.host} is slow: {duration(attempt.under_way)}" + (
             _in_shard(attempt)
         )
+    for attempt in stage.killed[:_MOST_NAMED]:
+        whose = "killed" if is_own_doing(attempt.why) else "ended by the scheduler"
+        where = f"on {attempt.node or attempt.host} was {whose}: {attempt.why}"
+        yield f"attempt {attempt.id} {where}{_in_shard(attempt)}"
     words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
     for word, shards in words.items():
         if shards:
             names = ", ".join(sorted(shards)[:_MOST_NAMED]) + (" ..." if len(shards) > _MOST_NAMED else "")
             yield f"{word}: {names}"
-    for why, num in Counter(attempt.why for attempt in stage.attempts if attempt.why).items():
-        yield f"attempts killed: {num} ({why})"
 
 
 def show_lives(lives: Lives | None) -> None:

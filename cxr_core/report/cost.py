@@ -60,7 +60,7 @@ def _hours_table(run: RunView, ledger: Ledger, price: float | None) -> Table:
 def _hours_row(name: str, part: Ledger, on_gpus: bool, price: float | None) -> list[str]:
     spent = part.gpu_hours if on_gpus else part.hours
     cost = f"{price * part.gpu_hours.total:,.2f}" if price is not None and on_gpus else "–"
-    ends = Counter(attempt.how for attempt in part.attempts)
+    ends = Counter(attempt.cause for attempt in part.attempts)
     shares = [percent(value, spent.total) for value in _shares(spent).values()]
     words = listed([f"{num} {cause}" for cause, num in sorted(ends.items())])
     return [name, count(len(part.attempts)), f"{spent.total:,.3f}", *shares, cost, words]
@@ -97,5 +97,5 @@ def _attempt_row(attempt: AttemptRecord) -> list[str]:
         duration(attempt.seconds),
         str(attempt.gpus),
         count(attempt.num_shards),
-        f"{attempt.how}{at}" + (f": {told}" if told else ""),
+        f"{attempt.cause}{at}" + (f": {told}" if told else ""),
     ]

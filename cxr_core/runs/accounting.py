@@ -21,7 +21,7 @@ _WORDS = {
     "TIMEOUT": "time limit",
     "NODE_FAIL": "node failure",
     "BOOT_FAIL": "node failure",
-    "PREEMPTED": "preempted",
+    "PREEMPTED": "preemption",
     "CANCELLED": "cancelled",
     "REQUEUED": "requeued",
 }

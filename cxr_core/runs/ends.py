@@ -1,7 +1,7 @@
-"""Why attempts were killed, who could not say it themselves: by the record of their batch shell and by the accounts.
+"""Why attempts were killed, who could not say it themselves: by their batch shell, their log and the accounts.
 
 The shell leaves `submits/<number>/<job>-<restart>.end` with one word where it saw more than a good end (see
-slurm/script.py). An attempt that is gone, whose task came back and whose shell left nothing, was lost with its node.
+slurm/script.py).
 """
 
 from pathlib import Path
@@ -10,16 +10,14 @@ OUT_OF_MEMORY = "out of memory"
 TIME_LIMIT = "time limit"
 NODE_FAILURE = "node failure"
 HUNG = "hung"
+TOLD_TO_END = "told to end"
 
 _WORDS = {
     "oom": OUT_OF_MEMORY,
     "timeout": TIME_LIMIT,
     "silent": HUNG,
-    "TERM": "ended by the scheduler",
+    "TERM": TOLD_TO_END,
 }
-
-_OF_THE_SCHEDULER = ("", TIME_LIMIT, _WORDS["TERM"])
-"""What the shell knows less well than the accounts: it sees only that it was told to end."""
 
 
 def shell_ends(stage_folder: Path) -> dict[tuple[str, int], str]:
@@ -38,10 +36,16 @@ def _of_status(word: str) -> str:
     return f"signal {int(word) - 128}" if word.isdigit() and int(word) > 128 else ""
 
 
-def why_killed(by_shell: str | None, by_accounts: str, *, came_back: bool) -> str:
-    """The one cause, in words; empty where nobody knows it. `came_back`: its task was started again."""
-    if by_accounts and (by_accounts == OUT_OF_MEMORY or (by_shell or "") in _OF_THE_SCHEDULER):
-        return by_accounts
-    if by_shell is None:
-        return NODE_FAILURE if came_back else ""
-    return by_shell
+def why_killed(*, by_shell: str, by_log: str, by_accounts: str, came_back: bool) -> str:
+    """The one cause by three witnesses, in words; empty where none knows it. `came_back`: its task began again."""
+    if OUT_OF_MEMORY in (by_shell, by_accounts):
+        return OUT_OF_MEMORY
+    if by_shell and by_shell not in (TIME_LIMIT, TOLD_TO_END):
+        return by_shell
+    # A shell that was told to end knows no more. One that was not, and left nothing, died with its node.
+    return by_log or by_accounts or by_shell or (NODE_FAILURE if came_back else "")
+
+
+def is_own_doing(why: str) -> bool:
+    """Whether what ran may be why it was killed: a scheduler, a person and a node that dies kill whatever runs."""
+    return why in (OUT_OF_MEMORY, HUNG) or why.startswith("signal ")

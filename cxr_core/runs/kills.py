@@ -4,20 +4,19 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cxr_core.runs.ends import HUNG, OUT_OF_MEMORY, TIME_LIMIT
+from cxr_core.runs.ends import TIME_LIMIT, is_own_doing
 from cxr_core.runs.failures import Failure, park_if_hopeless, parked
 from cxr_core.runs.ledger import AttemptRecord, read_attempts
 from cxr_core.runs.run import StageFolder
 
 
 def blames_the_shard(attempt: AttemptRecord) -> bool:
-    """Whether the shard at hand may be why an attempt was killed. The scheduler, a person and a node that dies kill
-    whatever runs; a time limit counts where the one shard had the whole of it."""
+    """Whether the shard at hand may be why an attempt was killed; a time limit counts where one shard had all of it."""
     if attempt.cause != "killed" or not attempt.shard:
         return False
     if attempt.why == TIME_LIMIT:
         return attempt.num_shards == 0
-    return attempt.why in (OUT_OF_MEMORY, HUNG) or attempt.why.startswith("signal ")
+    return is_own_doing(attempt.why)
 
 
 def park_killers(folder: StageFolder) -> dict[str, str]:

@@ -14,6 +14,7 @@ from cxr_core.errors import UserError
 from cxr_core.runs.accounting import Accounting
 from cxr_core.runs.attempt import Life, life_of_beat, read_beat
 from cxr_core.runs.ends import shell_ends, why_killed
+from cxr_core.runs.last_words import last_words
 from cxr_core.runs.run import Run
 
 
@@ -22,9 +23,9 @@ class AttemptRecord:
     """One attempt as its folder tells it. Times are seconds since 1970 in UTC, durations seconds.
 
     `cause` is how it ended ("finished", "shards failed", "refused" ...), "running", "killed" (gone without a word) or
-    "silent" (its heart is not heard, but nothing says that it is dead). `why` says of a killed one what killed it,
-    where that is known. Of one without an end, `ended` is its last sign of life. `shard` is what it works on, or was
-    working on when it was lost, since `since`. `beat` is all that it said of itself last.
+    "silent" (its heart is not heard, but nothing says that it is dead). `detail` is what was said of the end; of a
+    killed one, what killed it, where that is known. Of one without an end, `ended` is its last sign of life. `shard` is
+    what it works on, or was working on when it was lost, since `since`. `beat` is all that it said of itself last.
     """
 
     stage: str
@@ -45,7 +46,6 @@ class AttemptRecord:
     job: str = ""
     restart: int = 0
     detail: str = ""
-    why: str = ""
     shard: str = ""
     since: float = 0.0
     beat: Mapping[str, Any] = field(default_factory=dict)
@@ -55,9 +55,9 @@ class AttemptRecord:
         return max(self.ended - self.started, 0.0)
 
     @property
-    def how(self) -> str:
-        """How it ended, with what killed it."""
-        return f"{self.cause} ({self.why})" if self.why else self.cause
+    def why(self) -> str:
+        """What killed it; empty where nobody knows, and where nothing did."""
+        return self.detail if self.cause == "killed" else ""
 
     @property
     def is_over(self) -> bool:
@@ -210,18 +210,23 @@ def _name_killed(stage_folder: Path, records: list[AttemptRecord]) -> list[Attem
     or whose task was started again, is dead: a scheduler restarts a task when it has ended it."""
     if all(record.cause not in ("killed", "silent") for record in records):
         return records
-    latest: dict[str, int] = {}
+    starts: dict[str, list[float]] = {}
     for record in records:
-        latest[record.job] = max(latest.get(record.job, 0), record.restart)
+        starts.setdefault(record.job, []).append(record.started)
     ends, accounts = shell_ends(stage_folder), Accounting.read(stage_folder.parent)
 
     def named(record: AttemptRecord) -> AttemptRecord:
         if record.cause not in ("killed", "silent") or not record.job:
             return record
-        came_back = record.restart < latest[record.job]
+        following = min((start for start in starts[record.job] if start > record.started), default=None)
         life = accounts.life_of(record.job, record.started)
-        why = why_killed(ends.get((record.job, record.restart)), life.why if life else "", came_back=came_back)
-        return replace(record, cause="killed", why=why) if why or came_back else record
+        why = why_killed(
+            by_shell=ends.get((record.job, record.restart), ""),
+            by_log=last_words(stage_folder, record.job, record.started, following or float("inf")),
+            by_accounts=life.why if life else "",
+            came_back=following is not None,
+        )
+        return replace(record, cause="killed", detail=why) if why else record
 
     return [named(record) for record in records]
 
