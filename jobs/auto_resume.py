@@ -50,7 +50,7 @@ def _resume(root: Path) -> str:
         try:
             sent = send_rest(run, config, profile, name, cwd)
         except UserError as error:
-            _end(root, lives, str(error))
+            _end(root, lives, f"{error.what} (`cxr resume {root} --if-needed` goes on, by cron say)")
             raise
         return _told(root, lives, sent)
 

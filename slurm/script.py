@@ -35,7 +35,8 @@ class Payload:
     """What a script is written for: where the run and the submit lie, and the words that start Python.
 
     `code` is the folder that holds the packages where they are not installed; `cwd` is where the user called.
-    `has_heart`: it makes shards, so it has an attempt with a heartbeat.
+    `has_heart`: it makes shards, so it has an attempt with a heartbeat. `in_step`: it is started by srun; not so what
+    calls Slurm's commands itself.
     """
 
     words: Sequence[str]
@@ -43,6 +44,7 @@ class Payload:
     cwd: Path
     code: Path | None = None
     has_heart: bool = True
+    in_step: bool = True
 
     @property
     def attempts(self) -> Path:
@@ -122,7 +124,7 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
         f"trap '[ $SECONDS -lt {limit:.0f} ] && ended TERM || ended timeout; exit 143' TERM",
         *_on_warning(profile),
         "",
-        f"srun --ntasks=1 --cpus-per-task={cpus} --cpu-bind={profile.cpu_bind} --kill-on-bad-exit=1 --unbuffered \\",
+        *([f"{_STEP.format(cpus=cpus, bind=profile.cpu_bind)} \\"] if payload.in_step else []),
         f"    {shlex.join(payload.words)} < /dev/null &",
         "payload=$!",
         *(_watch(profile, payload) if profile.silent_minutes and payload.has_heart else []),
@@ -130,6 +132,8 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
     ]
     return "\n".join(lines)
 
+
+_STEP = "srun --ntasks=1 --cpus-per-task={cpus} --cpu-bind={bind} --kill-on-bad-exit=1 --unbuffered"
 
 _ENDS = (
     # The number of the array alone would requeue all of its tasks, and SLURM_JOB_ID is that number in the last one.
