@@ -53,3 +53,12 @@ def cancel(job_ids: Iterable[str]) -> None:
     answer = call(["scancel", *job_ids])
     if answer.returncode and "Invalid job id" not in answer.stderr:
         raise UserError(f"scancel: {answer.stderr.strip()}", mend="try again, or cancel them yourself")
+
+
+def num_nodes(partition: str | None) -> int:
+    """How many nodes a partition has (the default one if None); 0 where the scheduler does not say."""
+    answer = call(
+        ["sinfo", "--noheader", "--Node", "--format=%N %P", *([f"--partition={partition}"] if partition else [])]
+    )
+    names = (line.split() for line in answer.stdout.splitlines())
+    return len({name for name, part in names if partition or part.endswith("*")})

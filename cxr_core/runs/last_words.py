@@ -10,7 +10,7 @@ from pathlib import Path
 
 _LINE = re.compile(
     r"^requeue \S+: (?P<asked>.+)$"
-    r"|\*\*\* JOB \d+ ON \S+ CANCELLED AT (?P<when>[\dT:-]+)(?: DUE TO (?P<cause>.+?))? \*\*\*",
+    r"|\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT (?P<when>[\dT:-]+)(?: DUE TO (?P<cause>.+?))? \*\*\*",
     re.MULTILINE,
 )
 """The shell's line, and slurmstepd's, which follows it; its time is the node's, without a zone."""

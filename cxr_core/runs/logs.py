@@ -32,7 +32,8 @@ def _head(attempt: AttemptRecord) -> str:
     where = attempt.node or attempt.host or "unknown host"
     job = f", job {attempt.job}" if attempt.job else ""
     at = f" in shard {attempt.shard}" if attempt.shard else ""
-    return f"attempt {attempt.id} on {where}{job}, started {when(attempt.started)} UTC: {attempt.cause}{at}"
+    why = f": {attempt.why}" if attempt.why else ""
+    return f"attempt {attempt.id} on {where}{job}, started {when(attempt.started)} UTC: {attempt.cause}{at}{why}"
 
 
 def _line(event: dict[str, Any]) -> str:

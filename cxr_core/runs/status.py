@@ -71,9 +71,9 @@ class StageStatus:
         return [attempt for attempt in self.attempts if attempt.cause == "silent" and not self.is_finished]
 
     @property
-    def ended_by_scheduler(self) -> list[AttemptRecord]:
-        """Attempts that were killed with a shard that nobody has made since, where the scheduler said why."""
-        return [a for a in self.attempts if a.cause == "killed" and a.detail and a.shard in self.lost]
+    def killed(self) -> list[AttemptRecord]:
+        """Attempts that were killed with a shard that nobody has made since, where it is known why."""
+        return [attempt for attempt in self.attempts if attempt.why and attempt.shard in self.lost]
 
     @property
     def slow(self) -> list[AttemptRecord]:

@@ -85,6 +85,12 @@ class HeldImage:
         os.close(self._pipe)
         self._pipe = None
 
+    def forget(self) -> None:
+        """The reader who waits is gone: wait for another."""
+        assert self._pipe is not None
+        os.close(self._pipe)
+        self._pipe = None
+
 
 class TinyRun:
     """A user with a run of 24 shards in 6 tasks (or another `config` of that name), in a folder with a bad name.
