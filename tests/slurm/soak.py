@@ -70,7 +70,7 @@ class Soak:
                 looked = now
                 self._command("status", self.run.root)
                 self._command("resume", self.run.root, "--if-needed")
-            time.sleep(self.random.uniform(0.5, 2.5))
+            time.sleep(self.random.uniform(0.3, 2.0))
         return time.monotonic() - begin
 
     def finish(self, seconds: float = 600) -> None:
