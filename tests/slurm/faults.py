@@ -5,6 +5,7 @@ nothing is lost, doubled or changed is checked by who calls it.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,6 @@ from pathlib import Path
 
 from tests.slurm.cluster import Cluster, program_of
 from tests.slurm.tiny import TinyRun
-
-SECONDS_AWAY = float(os.environ.get("CXR_SECONDS_AWAY", "5"))
-"""For how long the controller does not answer."""
 
 
 def six_ends_of_a_task(run: TinyRun) -> None:
@@ -95,13 +93,13 @@ def a_shard_longer_than_the_time_limit(run: TinyRun) -> None:
     assert "killed in shard 00020: time limit" in run.report()
 
 
-def a_controller_that_is_away(run: TinyRun) -> None:
+def a_controller_that_is_away(run: TinyRun, seconds: float = 5) -> None:
     """During submit, which waits for it, and during status, which does not need it; the tasks go on without it."""
     image = run.hold(1)
     run.cluster.stop_slurmctld()
     words = ["submit", run.config, "--cluster", run.profile, "--runs", run.runs]
     with subprocess.Popen([sys.executable, "-m", "jobs.cli", *words], env=run.env, stdout=subprocess.DEVNULL) as submit:
-        time.sleep(SECONDS_AWAY)
+        time.sleep(seconds)
         assert submit.poll() is None, "submit did not wait"
         run.cluster.start_slurmctld()
         assert submit.wait(120) == 0
@@ -110,16 +108,23 @@ def a_controller_that_is_away(run: TinyRun) -> None:
     assert "running" in run.status()
     image.mend()
     image.release()
-    time.sleep(SECONDS_AWAY)
+    time.sleep(seconds)
     assert {"00000", "00001", "00002", "00003"} <= run.stage.done(), "the task waited for the controller"
     run.cluster.start_slurmctld()
     run.finish()
     assert run.num_resumes == 0
 
 
+def a_controller_that_is_away_for_longer(run: TinyRun) -> None:
+    """As long as its restart on a large cluster takes."""
+    a_controller_that_is_away(run, 30)
+
+
 def commands_that_lie(run: TinyRun) -> None:
-    """sbatch submits and says that it did not, and sacct talks nonsense: there is one job of each, and all is told."""
-    run.program("sbatch", '/usr/bin/sbatch "$@" > /dev/null\necho "sbatch: error: Socket timed out" >&2\nexit 1')
+    """sbatch submits and says that it did not; sacct talks nonsense, and later is not there at all."""
+    run.program(
+        "sbatch", f'{shutil.which("sbatch")} "$@" > /dev/null\necho "sbatch: error: Socket timed out" >&2\nexit 1'
+    )
     run.program("sacct", 'echo "12345|FAILED|NODE_FAIL|||||\\n\\000garbage"')
     array = run.submit()
     listed = run.cluster.run("squeue", "--noheader", "--states=all", "--format=%F %j").stdout.splitlines()
@@ -129,6 +134,7 @@ def commands_that_lie(run: TinyRun) -> None:
     run.cluster.run("scancel", f"{array}_5")
     run.wait()
     assert "stopped" in run.status()
+    run.hide("sacct")
     run.finish()
     assert run.num_resumes == 1
 
@@ -295,3 +301,4 @@ FAULTS: tuple[Fault, ...] = (
     two_launchers,
     a_shard_that_always_fails,
 )
+LONG_FAULTS: tuple[Fault, ...] = (a_shard_longer_than_the_time_limit, a_controller_that_is_away_for_longer)

@@ -5,6 +5,7 @@ The user does what cron would: `cxr resume --if-needed` and `cxr status`, again 
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ class Soak:
         """MiB that a command of the user's held at its height."""
         self._squeues = folder / "squeues.txt"
         self._squeues.touch()
-        self.run.program("squeue", f'echo >> "{self._squeues}"\nexec /usr/bin/squeue "$@"')
+        self.run.program("squeue", f'echo >> "{self._squeues}"\nexec {shutil.which("squeue")} "$@"')
         self._dead: dict[str, float] = {}
 
     @property

@@ -45,13 +45,7 @@ def test_given_a_full_disk_then_the_tasks_say_so_and_one_resume_finishes(
 def test_given_an_array_larger_than_the_cluster_takes_then_the_refusal_says_what_to_set(
     tmp_path: Path, tiny_digest: str
 ) -> None:
-    reason = lacking()
-    require("slurm", not reason, reason)
-    with (
-        tempfile.TemporaryDirectory(prefix="cxr-slurm-") as folder,
-        Cluster(Path(folder), num_nodes=1, settings={"MaxArraySize": "5"}) as small,
-    ):
-        survive(faults.an_array_larger_than_the_cluster_takes, small, tmp_path, tiny_digest)
+    survive_small_arrays(tmp_path, tiny_digest)
 
 
 def survive_a_full_disk(small: str, enough: str, cluster: Cluster, folder: Path, digest: str) -> None:
@@ -63,3 +57,14 @@ def survive_a_full_disk(small: str, enough: str, cluster: Cluster, folder: Path,
             run.assert_whole(digest)
         finally:
             cluster.heal()
+
+
+def survive_small_arrays(folder: Path, digest: str, *, accounting: bool = False) -> None:
+    """On a cluster of its own, whose arrays have at most five elements."""
+    reason = lacking(accounting=accounting)
+    require("slurm", not reason, reason)
+    with (
+        tempfile.TemporaryDirectory(prefix="cxr-slurm-") as base,
+        Cluster(Path(base), num_nodes=1, accounting=accounting, settings={"MaxArraySize": "5"}) as small,
+    ):
+        survive(faults.an_array_larger_than_the_cluster_takes, small, folder, digest)

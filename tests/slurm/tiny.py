@@ -46,7 +46,7 @@ grace_seconds: 40
 stages:
   preprocess: {{seconds_per_item: 1, time: "{time}"}}
 # As in a container: the payload finds no command of Slurm.
-setup: ['srun() {{ PATH=/nowhere /usr/bin/srun "$@"; }}']
+setup: ['srun() {{ PATH=/nowhere "$(type -P srun)" "$@"; }}']
 """
 """Two tasks fit on a node of the test cluster."""
 
@@ -135,6 +135,16 @@ class TinyRun:
         """A command that stands before the real one in the user's PATH."""
         (self.bin / name).write_text(f"#!/bin/sh\n{text}\n")
         (self.bin / name).chmod(0o755)
+
+    def hide(self, name: str) -> None:
+        """Let the user's PATH hold all programs of this machine but one."""
+        folder = self.folder / "hidden"
+        folder.mkdir()
+        for program in Path("/usr/bin").iterdir():
+            if program.name != name:
+                (folder / program.name).symlink_to(program)
+        (self.bin / name).unlink(missing_ok=True)
+        self.env["PATH"] = f"{self.bin}:{folder}"
 
     def cxr(self, *words: str | Path) -> CompletedProcess[str]:
         return cxr(*words, env=self.env)
