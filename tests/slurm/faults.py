@@ -63,7 +63,7 @@ def six_ends_of_a_task(run: TinyRun) -> None:
 def a_time_limit_and_a_preemption_that_cancels(run: TinyRun) -> None:
     """At its time limit a task gives up its shard and goes on in its next life. Another one, whose node is taken by a
     partition with priority, does not come back."""
-    run.write_profile(partition="cancel", limit="00:01:00")
+    run.write_profile(partition="cancel", limit="00:01:00", grace=20)
     limited, taken = run.hold(2), run.hold(12)
     array = run.submit()
     run.until_awaited(limited, taken)

@@ -42,7 +42,7 @@ mem: 1900M
 array_parallelism: 8
 pack_minutes: {minutes}
 visible_seconds: 2
-grace_seconds: 40
+grace_seconds: {grace}
 stages:
   preprocess: {{seconds_per_item: 1, time: "{time}"}}
 # As in a container: the payload finds no command of Slurm.
@@ -109,10 +109,17 @@ class TinyRun:
         self.num_resumes = 0
 
     def write_profile(
-        self, *, partition: str = "low", limit: str = "00:10:00", minutes: float = PACK_MINUTES, more: str = ""
+        self,
+        *,
+        partition: str = "low",
+        limit: str = "00:10:00",
+        grace: int = 40,
+        minutes: float = PACK_MINUTES,
+        more: str = "",
     ) -> None:
-        """`limit` of time, `minutes` of a pack, where a shard counts as two seconds, and `more` lines of YAML."""
-        text = PROFILE.format(partition=partition, time=limit, minutes=minutes) + more
+        """`limit` of time, seconds of `grace`, `minutes` of a pack, in which a shard counts as two seconds, and `more`
+        lines of YAML."""
+        text = PROFILE.format(partition=partition, time=limit, grace=grace, minutes=minutes) + more
         self.profile.write_text(text + ("account: cxr\n" if self.cluster.accounting else ""))
 
     @property
