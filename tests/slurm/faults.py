@@ -157,11 +157,13 @@ def an_array_larger_than_the_cluster_takes(run: TinyRun) -> None:
 def a_stage_before_that_failed(run: TinyRun) -> None:
     """Nothing pends for ever: each later job starts, says what it lacks, and ends."""
     run.add_stage(VAE)
-    held = run.hold(0)
+    held = [run.hold(shard) for shard in range(0, 24, 4)]
     array = run.submit()
+    run.until_awaited(*held)
     run.cluster.run("scancel", array)
+    for image in held:
+        image.mend()
     run.wait()
-    held.mend()
     assert "stage 'real' lacks 24 of 24 shards: 00000, " in run.logs()
     assert "stage 'real' lacks 24 of 24 shards: 00000, " in run.logs("vae")
     run.finish()
