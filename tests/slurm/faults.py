@@ -274,7 +274,7 @@ def small_disk(folder: Path, options: str) -> Iterator[tuple[Path | None, str]]:
     try:
         yield None if done.returncode else folder, f"this user may not mount a tmpfs: {done.stderr.strip()}"
     finally:
-        subprocess.run(["umount", folder], check=False, capture_output=True)
+        subprocess.run(["umount", "--lazy", folder], check=False, capture_output=True)
 
 
 def preempt(run: TinyRun, task: str) -> None:
