@@ -42,6 +42,22 @@ def queued(*, patience: float = _PATIENCE) -> dict[str, str]:
     return {name: job_id for job_id, _, name in lines if name}
 
 
+def state_of(job_id: str) -> str:
+    """State of a job of one task that has not ended, with the reason for which it waits: `PENDING (Priority)`.
+
+    Empty once it is not in the queue any more. Raises UserError if the scheduler does not answer.
+    """
+    words = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%T %r"]
+    deadline = time.monotonic() + _PATIENCE
+    while (answer := call(words)).returncode and "Invalid job id" not in answer.stderr:
+        if time.monotonic() > deadline:
+            mend = f"job {job_id} goes on without us; type the same command again"
+            raise UserError(f"the scheduler does not say how job {job_id} is: {answer.stderr.strip()}", mend=mend)
+        time.sleep(2)
+    state, _, reason = answer.stdout.strip().partition(" ")
+    return f"{state} ({reason})" if state == "PENDING" else state
+
+
 def num_queued() -> int:
     """How many tasks of this user the scheduler counts, each element of an array by itself."""
     answer = call(["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i"])
