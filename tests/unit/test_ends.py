@@ -217,9 +217,10 @@ def test_jobs_ask_for_what_was_changed_and_those_that_compute_nothing_only_avoid
 def test_a_broken_node_is_left_out_until_an_attempt_finished_there_or_a_day_has_passed() -> None:
     broken = AttemptRecord("a", "x", Path("x"), "read-only file system", START, START + 9, node="n1")
     cuda = AttemptRecord("a", "y", Path("y"), "shards failed", START, START + 9, node="n2", detail="CUDA error: x")
-    later = AttemptRecord("a", "z", Path("z"), "finished", START, START + 99, node="n1")
+    beside = AttemptRecord("a", "z", Path("z"), "finished", START, START + 99, node="n1")
+    later = AttemptRecord("a", "z", Path("z"), "finished", START + 50, START + 99, node="n1")
     old = AttemptRecord("a", "w", Path("w"), "killed", 0, 1, node="n3", detail="node failure")
-    assert bad_nodes([broken, cuda, old]) == {"n1": "read-only file system", "n2": "CUDA error"}
+    assert bad_nodes([broken, cuda, old, beside]) == {"n1": "read-only file system", "n2": "CUDA error"}
     assert bad_nodes([broken, cuda, later]) == {"n2": "CUDA error"}
 
 
