@@ -6,7 +6,7 @@ between, the id that job and record share tells whether the job is there.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ class Submit:
             ) from error
 
     def write(self, folder: Path) -> None:
-        write_json(folder / "submit.json", asdict(self))
+        write_json(folder / "submit.json", vars(self))
 
     def sent(self, job_id: str) -> "Submit":
         """The same, with the scheduler's answer."""

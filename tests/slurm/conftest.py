@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import require
 from tests.slurm.cluster import Cluster, lacking
-from tests.slurm.tiny import undisturbed_digest
+from tests.slurm.tiny import undisturbed_digest, write_config
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,8 @@ def accounted_cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def tiny_digest(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of the tiny run that nothing happened to, made in process."""
-    return undisturbed_digest(tmp_path_factory.mktemp("tiny"))
+    folder = tmp_path_factory.mktemp("tiny")
+    return undisturbed_digest(write_config(folder), folder)
 
 
 def _cluster(*, accounting: bool) -> Iterator[Cluster]:

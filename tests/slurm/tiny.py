@@ -42,11 +42,11 @@ mem: 1900M
 array_parallelism: 8
 pack_minutes: {minutes}
 visible_seconds: 2
-grace_seconds: 40
+grace_seconds: {grace}
 stages:
   preprocess: {{seconds_per_item: 1, time: "{time}"}}
 # As in a container: the payload finds no command of Slurm.
-setup: ['srun() {{ PATH=/nowhere /usr/bin/srun "$@"; }}']
+setup: ['srun() {{ PATH=/nowhere "$(type -P srun)" "$@"; }}']
 """
 """Two tasks fit on a node of the test cluster."""
 
@@ -93,26 +93,33 @@ class HeldImage:
 
 
 class TinyRun:
-    """A user with a run of 24 shards in 6 tasks, in a folder whose name is as bad as can be.
+    """A user with a run of 24 shards in 6 tasks (or another `config` of that name), in a folder with a bad name.
 
     `bin` is a folder that stands first in the user's PATH; `folder` is where the run lies, with the images beside it.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path, *, runs: Path | None = None) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, *, runs: Path | None = None, config: Path | None = None) -> None:
         self.cluster, self.folder = cluster, folder
         self.runs = runs or folder / HOSTILE
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.env = cluster.env | {"PATH": f"{self.bin}:{cluster.env['PATH']}"}
-        self.profile, self.config = folder / "site.yaml", write_config(folder)
+        self.profile, self.config = folder / "site.yaml", config or write_config(folder)
         self.write_profile()
         self.num_resumes = 0
 
     def write_profile(
-        self, *, partition: str = "low", limit: str = "00:10:00", minutes: float = PACK_MINUTES, more: str = ""
+        self,
+        *,
+        partition: str = "low",
+        limit: str = "00:10:00",
+        grace: int = 40,
+        minutes: float = PACK_MINUTES,
+        more: str = "",
     ) -> None:
-        """`limit` of time, `minutes` of a pack, where a shard counts as two seconds, and `more` lines of YAML."""
-        text = PROFILE.format(partition=partition, time=limit, minutes=minutes) + more
+        """`limit` of time, seconds of `grace`, `minutes` of a pack, in which a shard counts as two seconds, and `more`
+        lines of YAML."""
+        text = PROFILE.format(partition=partition, time=limit, grace=grace, minutes=minutes) + more
         self.profile.write_text(text + ("account: cxr\n" if self.cluster.accounting else ""))
 
     @property
@@ -135,6 +142,16 @@ class TinyRun:
         """A command that stands before the real one in the user's PATH."""
         (self.bin / name).write_text(f"#!/bin/sh\n{text}\n")
         (self.bin / name).chmod(0o755)
+
+    def hide(self, name: str) -> None:
+        """Let the user's PATH hold all programs of this machine but one."""
+        folder = self.folder / "hidden"
+        folder.mkdir()
+        for program in Path("/usr/bin").iterdir():
+            if program.name != name:
+                (folder / program.name).symlink_to(program)
+        (self.bin / name).unlink(missing_ok=True)
+        self.env["PATH"] = f"{self.bin}:{folder}"
 
     def cxr(self, *words: str | Path) -> CompletedProcess[str]:
         return cxr(*words, env=self.env)
@@ -213,12 +230,14 @@ class TinyRun:
 
     def assert_whole(self, digest: str) -> None:
         """Each shard has its receipt, each image is there once, all bytes are as recorded, the digest is right."""
-        facts = self.stage.facts()
+        facts, plan = self.stage.facts(), self.stage.plan()
         assert facts is not None, self.status() + self.logs()
+        assert plan is not None
         assert facts["digest"] == digest
-        assert len(self.stage.done()) == NUM_SHARDS
+        assert self.stage.done() == {shard.id for shard in plan.shards}
         rows = Dataset.open(self.stage.path).rows
-        assert list(rows["image_id"]) == [f"{i:05d}" for i in range(2 * NUM_SHARDS)]
+        assert rows["image_id"].is_unique
+        assert len(rows) == sum(shard.num_items for shard in plan.shards)
         verified = self.cxr("verify", self.root)
         assert verified.returncode == 0, verified.stdout
         assert self.num_resumes <= 1
@@ -243,9 +262,9 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-def undisturbed_digest(folder: Path) -> str:
-    """The digest of the run in process."""
-    done = cxr("run", write_config(folder), "--runs", folder, "--stage", "real")
+def undisturbed_digest(config: Path, folder: Path) -> str:
+    """The digest of a run in process that nothing happened to."""
+    done = cxr("run", config, "--runs", folder, "--stage", "real")
     assert done.returncode == 0, done.stderr
     facts = Run.open(folder / "tiny").stage("real").facts()
     assert facts is not None
