@@ -1,11 +1,13 @@
 """What the scheduler says of our jobs: one bounded call, and never taken for no jobs when it says nothing."""
 
 import getpass
+import os
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from cxr_core.errors import UserError
+from slurm.checks.ask import ask
 
 _PATIENCE = 90.0
 """Seconds for which a controller that does not answer is asked again; a restart of it takes less."""
@@ -73,8 +75,7 @@ def cancel(job_ids: Iterable[str]) -> None:
 
 def num_nodes(partition: str | None) -> int:
     """How many nodes a partition has (the default one if None); 0 where the scheduler does not say."""
-    answer = call(
-        ["sinfo", "--noheader", "--Node", "--format=%N %P", *([f"--partition={partition}"] if partition else [])]
-    )
-    names = (line.split() for line in answer.stdout.splitlines())
+    chosen = [f"--partition={partition}"] if partition else []
+    answer = ask("sinfo", "--noheader", "--Node", "--format=%N %P", *chosen, environ=os.environ)
+    names = (line.split() for line in answer.out.splitlines())
     return len({name for name, part in names if partition or part.endswith("*")})
