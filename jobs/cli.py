@@ -137,6 +137,9 @@ def submit(
     stage: Annotated[str | None, typer.Option(help="Only this stage; what it needs must be done or queued.")] = None,
     runs: Runs = RUNS,
     auto_resume: AutoResume = None,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="First try one shard on a node; its time prices the rest.")
+    ] = False,
 ) -> None:
     """Send a run to a cluster, all stages at once. Safe to type again: what is done or queued is not sent again.
 
@@ -146,7 +149,13 @@ def submit(
     from jobs.config import load_config
     from jobs.show import show_sent
 
-    show_sent(send(load_config(config, overrides or ()), runs, cluster, stage, auto_resume=auto_resume))
+    loaded = load_config(config, overrides or ())
+    if canary:
+        from jobs.canary import fly
+        from jobs.show import show_canaries
+
+        show_canaries(fly(loaded, runs, cluster, stage))
+    show_sent(send(loaded, runs, cluster, stage, auto_resume=auto_resume))
 
 
 @app.command()

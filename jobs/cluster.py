@@ -87,7 +87,7 @@ def submit(
     root = (runs / config.name).absolute()
     with Run.locked(root, resolved(config)) as run:
         _may_live(run, auto_resume)
-        return send_rest(run, config, load_profile(cluster), _cluster_name(cluster), Path.cwd(), only)
+        return send_rest(run, config, load_profile(cluster), cluster_name(cluster), Path.cwd(), only)
 
 
 def resume(
@@ -149,7 +149,7 @@ def send_rest(
     ledger = read_ledger(run)
     ledger.check_budget(config.budget_gpu_hours)
     queue = queued() if is_slurm else {}
-    _freeze_roots(run, config, profile)
+    freeze_roots(run, config, profile)
     works, hopeless = possible(works_of(run, config, queue, only))
     works, changes = changed(run, works, profile, ledger)
     jobs = plan_jobs(works, profile, num_queued=num_queued() if is_slurm else 0)
@@ -172,7 +172,7 @@ def _tail(run: Run, jobs: Sequence[Job], live: Sequence[str], queue: Mapping[str
     return [Job(nothing, ("resume",), after=(*range(len(jobs)), *live))]
 
 
-def _freeze_roots(run: Run, config: RunConfig, profile: ClusterProfile) -> None:
+def freeze_roots(run: Run, config: RunConfig, profile: ClusterProfile) -> None:
     """Stages that need no other are planned at once, so that mistakes in them show before anything waits in a queue.
 
     The plan's fingerprint holds the image: one that is to be used in a container is frozen in it.
@@ -192,7 +192,7 @@ def launch_of(run: Run, profile: ClusterProfile, cluster: str, cwd: Path) -> Lau
     return Launch(run, profile, cluster, cwd, python, code)
 
 
-def _cluster_name(given: str) -> str:
+def cluster_name(given: str) -> str:
     """A profile named by a path is found again from elsewhere."""
     return str(Path(given).expanduser().absolute()) if Path(given).expanduser().is_file() else given
 

@@ -89,6 +89,13 @@ def show_sent(sent: Any) -> None:
         print_line("nothing to submit")
 
 
+def show_canaries(canaries: Iterable[Any]) -> None:
+    """What was guessed and what was measured."""
+    for canary in canaries:
+        measured = f"{canary.what} took {canary.measured:.2f} s{f' on {canary.node}' if canary.node else ''}"
+        print_line(f"canary of {canary.stage}: {measured}; guessed were {canary.guess:.2f} s")
+
+
 def show_status(stages: Sequence[StageStatus], price: float | None = None, *, clear: bool = False) -> None:
     """Per stage: counts of shards, rate and hours; below, what wants attention, and what the run has cost.
 

@@ -37,7 +37,8 @@ def _jobs(run: Run) -> list[str]:
     """Ids of the jobs whose tasks have attempts."""
     folders = [folder for stage in run.config["stages"] for folder in submit_folders(run.stage(stage["name"]).path)]
     submits = [Submit.read(folder) for folder in folders]
-    return [each.job_id for each in submits if "shards" in each.does and (each.job_id or "").isdigit() and each.job_id]
+    ids = [each.job_id or "" for each in submits if {"shards", "canary"} & set(each.does)]
+    return [job_id for job_id in ids if job_id.isdigit()]
 
 
 def _ask(jobs: Collection[str]) -> Accounting:

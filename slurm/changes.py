@@ -93,18 +93,19 @@ def _twice_time(now: str, most: str) -> tuple[str, bool]:
 
 
 def bad_nodes(attempts: Sequence[AttemptRecord]) -> dict[str, str]:
-    """Node -> what happened there: it died under an attempt, or an attempt found it broken, in the last day, and none
-    has finished there since."""
+    """Node -> what happened there, the latest last: it died under an attempt, or an attempt found it broken, in the
+    last day, and none that began later has finished there."""
     found: dict[str, str] = {}
     for attempt in sorted(attempts, key=lambda attempt: attempt.ended):
-        if not attempt.node or time.time() - attempt.ended > _BAD_FOR:
-            continue
         broken = _BROKEN.search(f"{attempt.cause} {attempt.detail}")
-        if attempt.why == NODE_FAILURE or broken:
+        is_bad = attempt.node and (attempt.why == NODE_FAILURE or broken)
+        if is_bad and time.time() - attempt.ended < _BAD_FOR and not _is_well_since(attempt, attempts):
             found[attempt.node] = broken.group(0) if broken else NODE_FAILURE
-        elif attempt.cause == "finished":
-            found.pop(attempt.node, None)
     return found
+
+
+def _is_well_since(bad: AttemptRecord, attempts: Sequence[AttemptRecord]) -> bool:
+    return any(a.node == bad.node and a.cause == "finished" and a.started > bad.ended for a in attempts)
 
 
 def excluding(resources: Resources, nodes: Iterable[str]) -> str:

@@ -49,6 +49,7 @@ CHECKS: Sequence[Check] = (
     Check("preemption", scheduler.preemption, where=_knows_partition),
     Check("requeue", scheduler.requeue, where=_answers),
     Check("dependencies", scheduler.dependencies, where=_answers),
+    Check("ports", scheduler.ports, where=_answers),
     Check("nodes", nodes.reached, where=_answers),
     Check("visibility", nodes.visibility, where=_visited),
     Check("links", nodes.links, where=_visited),

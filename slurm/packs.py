@@ -69,12 +69,17 @@ class Job:
     @property
     def kind(self) -> str:
         """Whose resources it gets."""
-        return self.work.kind if "shards" in self.does else "control"
+        return self.work.kind if self.computes else "control"
+
+    @property
+    def computes(self) -> bool:
+        """Whether it makes shards, or one to try."""
+        return "shards" in self.does or "canary" in self.does
 
     @property
     def changes(self) -> dict[str, str]:
         """What it asks for otherwise than the profile says: bad nodes are avoided by all, more memory is for shards."""
-        return {key: value for key, value in self.work.changes.items() if "shards" in self.does or key == "exclude"}
+        return {key: value for key, value in self.work.changes.items() if self.computes or key == "exclude"}
 
     def resources(self, profile: ClusterProfile) -> Resources:
         return profile.resources(self.kind).model_copy(update=self.changes)
@@ -82,7 +87,7 @@ class Job:
     def cpus(self, profile: ClusterProfile) -> int:
         """CPUs of a task. Raises UserError if the profile gives fewer than the stage computes with."""
         given = self.resources(profile).cpus_per_task or self.work.threads
-        if given < self.work.threads and "shards" in self.does:
+        if given < self.work.threads and self.computes:
             raise UserError(
                 f"stage {self.work.name!r} computes with {self.work.threads} threads, "
                 f"but profile {profile.name!r} gives a task {given} CPUs",

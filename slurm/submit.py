@@ -33,7 +33,7 @@ class Launch:
             words = [sys.executable, "-m", "jobs.auto_resume", str(self.run.root)]
             return Payload(words, folder, self.cwd, code_folder(), has_heart=False, in_step=False)
         words = [*self.python, "-m", "jobs.task", str(self.run.root), job.work.name, folder.name]
-        return Payload(words, folder, self.cwd, self.code, has_heart="shards" in job.does)
+        return Payload(words, folder, self.cwd, self.code, has_heart=job.computes)
 
 
 def code_folder() -> Path | None:

@@ -14,7 +14,7 @@ _MOST_NAMED = 10
 _NOTE = (
     "Useful is time on shards that were committed; duplicated, on shards that another attempt had committed first; "
     "failed, on shards that failed or were lost with their process; idle, all other time of the processes, mostly "
-    "starting. A killed attempt is counted up to its last sign of life."
+    "starting. A killed attempt is counted up to when it was killed or, where nobody knows, to its last sign of life."
 )
 
 

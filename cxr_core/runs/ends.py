@@ -20,14 +20,15 @@ _WORDS = {
 }
 
 
-def shell_ends(stage_folder: Path) -> dict[tuple[str, int], str]:
-    """(Job, restart) -> why its payload was killed, of all tasks of a stage whose shell left a record."""
+def shell_ends(stage_folder: Path) -> dict[tuple[str, int], tuple[str, float]]:
+    """(Job, restart) -> why its payload was killed, and when (seconds since 1970), of all tasks of a stage whose shell
+    left a record."""
     found = {}
     for path in (stage_folder / "submits").glob("*/*.end"):
         job, _, restart = path.stem.rpartition("-")
         word = path.read_text().partition(" ")[0]
         if restart.isdigit():
-            found[job, int(restart)] = _WORDS.get(word) or _of_status(word)
+            found[job, int(restart)] = _WORDS.get(word) or _of_status(word), path.stat().st_mtime
     return found
 
 

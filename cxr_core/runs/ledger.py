@@ -24,8 +24,9 @@ class AttemptRecord:
 
     `cause` is how it ended ("finished", "shards failed", "refused" ...), "running", "killed" (gone without a word) or
     "silent" (its heart is not heard, but nothing says that it is dead). `detail` is what was said of the end; of a
-    killed one, what killed it, where that is known. Of one without an end, `ended` is its last sign of life. `shard` is
-    what it works on, or was working on when it was lost, since `since`. `beat` is all that it said of itself last.
+    killed one, what killed it, where that is known. Of one without an end, `ended` is its last sign of life, or when it
+    was killed. `shard` is what it works on, or was working on when it was lost, since `since`. `beat` is all that it
+    said of itself last.
     """
 
     stage: str
@@ -220,13 +221,16 @@ def _name_killed(stage_folder: Path, records: list[AttemptRecord]) -> list[Attem
             return record
         following = min((start for start in starts[record.job] if start > record.started), default=None)
         life = accounts.life_of(record.job, record.started)
+        by_shell, over = ends.get((record.job, record.restart), ("", 0.0))
         why = why_killed(
-            by_shell=ends.get((record.job, record.restart), ""),
+            by_shell=by_shell,
             by_log=last_words(stage_folder, record.job, record.started, following or float("inf")),
             by_accounts=life.why if life else "",
             came_back=following is not None,
         )
-        return replace(record, cause="killed", detail=why) if why else record
+        # Its GPUs were held until then, also where its heart had stopped long before.
+        over = over or min(life.end or 0.0, time.time()) if life else over
+        return replace(record, cause="killed", detail=why, ended=max(record.ended, over)) if why else record
 
     return [named(record) for record in records]
 

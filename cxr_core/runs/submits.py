@@ -16,9 +16,9 @@ from cxr_core.runs.plan import Plan
 
 FORMAT = 1
 
-Part = Literal["freeze", "shards", "finalize", "resume", "rehearse"]
-"""Freeze the plan of a stage, make shards of it, finalize it: a submit does one or more of these, in this order; or it
-resumes the whole run, or tries a few steps of a training whose results are thrown away."""
+Part = Literal["freeze", "shards", "finalize", "resume", "canary"]
+"""Freeze the plan of a stage, make shards of it, finalize it: a submit does one or more of these, in this order. Or it
+resumes the whole run, or tries a stage with its first shard."""
 
 
 @dataclass(frozen=True)

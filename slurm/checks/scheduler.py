@@ -189,5 +189,25 @@ def dependencies(site: Site) -> Finding:
     )
 
 
+_PORTS_A_STEP = 4
+"""TCP ports on which one srun listens: for messages and for the output of a few nodes."""
+
+
+def ports(site: Site) -> Finding:
+    """Whether the ports on which srun may listen are enough for as many tasks as fit on a node."""
+    given = site.config.get("SrunPortRange", "")
+    first, _, last = given.partition("-")
+    if not (first.isdigit() and last.isdigit()) or int(last) == 0:
+        return Finding("ok", "srun takes any free port (no SrunPortRange): nodes must reach each other on all of them")
+    number = int(last) - int(first) + 1
+    part = site.partition()
+    cpus, num_nodes = (int(part.get(key, "1")) for key in ("TotalCPUs", "TotalNodes"))
+    needed = _PORTS_A_STEP * max(1, cpus // max(1, num_nodes))
+    fact = f"srun has {number:,} ports ({given}), and tasks of one CPU that fill a node need {needed:,}"
+    if number < needed:
+        return Finding("warn", fact, "give tasks more CPUs (cpus_per_task), or ask for a wider SrunPortRange")
+    return Finding("ok", fact)
+
+
 def _user(site: Site) -> str:
     return site.environ.get("USER") or site.ask("id", "-un").out.strip()

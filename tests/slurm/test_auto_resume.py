@@ -55,7 +55,11 @@ def test_given_preemption_that_cancels_then_the_run_finishes_with_no_command_typ
     assert run.num_resumes == 0
     assert (lives(run).most, len(lives(run).resumed), lives(run).outcome) == (3, 1, "everything is done")
     assert "auto-resume: 1 of 3 times; everything is done" in run.status()
-    assert "killed in shard 00012: preemption" in run.report()
+    hours = "lives of tasks took 0.0"
+    run.cluster.until("the accounts are there", lambda: hours in run.status())
+    report = run.report()
+    assert "killed in shard 00012: preemption" in report
+    assert hours in report
     assert [shard for pack in run.submits[-1].packs or () for shard in pack] == ["00012", "00013", "00014", "00015"]
 
 
@@ -111,4 +115,14 @@ def test_given_a_budget_that_is_used_up_then_the_run_ends_itself_and_says_so(run
     run.wait()
     assert lives(run).outcome.startswith("the budget of 0.001 GPU-hours is used up: 0.00")
     assert len(lives(run).resumed) == 0
+    assert len(run.submits) == 2
+
+
+def test_given_a_run_that_is_cancelled_then_it_does_not_resume_itself(run: TinyRun) -> None:
+    image = run.hold(5)
+    run.submit("--auto-resume", "3")
+    run.until_awaited(image)
+    run.cxr("cancel", run.root)
+    run.wait()
+    assert (lives(run).resumed, lives(run).outcome) == ([], "")
     assert len(run.submits) == 2
