@@ -142,7 +142,7 @@ class Soak:
     def told(self, seconds: float) -> str:
         """What was done and seen, in a few lines."""
         ledger = self.run.ledger()
-        causes = Counter(f"{a.cause}{': ' + a.detail if a.detail else ''}" for a in ledger.attempts)
+        causes = Counter(f"{a.cause}: {a.why}" if a.why else a.cause for a in ledger.attempts)
         num_calls = self.calls.total() + 1
         hours, doubled = ledger.hours, sum(attempt.num_duplicates for attempt in ledger.attempts)
         lines = [
