@@ -126,14 +126,17 @@ def commands_that_lie(run: TinyRun) -> None:
         "sbatch", f'{shutil.which("sbatch")} "$@" > /dev/null\necho "sbatch: error: Socket timed out" >&2\nexit 1'
     )
     run.program("sacct", 'echo "12345|FAILED|NODE_FAIL|||||\\n\\000garbage"')
+    image = run.hold(20)
     array = run.submit()
     listed = run.cluster.run("squeue", "--noheader", "--states=all", "--format=%F %j").stdout.splitlines()
     for submit in run.submits:
         name = submit.job_name("tiny")
         assert {line.split()[0] for line in listed if line.endswith(name)} == {submit.job_id}
+    run.until_awaited(image)
     run.cluster.run("scancel", f"{array}_5")
+    image.mend()
     run.wait()
-    assert "stopped" in run.status()
+    assert "was ended by the scheduler: cancelled in shard 00020" in run.status()
     run.hide("sacct")
     run.finish()
     assert run.num_resumes == 1
