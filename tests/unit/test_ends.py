@@ -198,6 +198,15 @@ def test_memory_or_time_is_doubled_by_cause_within_what_the_profile_allows(
     assert raised(StageFolder(tmp_path / "real"), resources, [killed(why)], {"00003"}).values == {}
 
 
+def test_given_a_task_out_of_memory_before_its_first_shard_then_memory_is_raised_too(tmp_path: Path) -> None:
+    stage = tmp_path / "real"
+    shell_says(stage, "7_1-0.end", "oom 5")
+    shell_says(stage, "7_1.out", "slurmstepd: error: Exceeded job memory limit")
+    found = raised(StageFolder(stage), ASKED, [], set())
+    assert found.values == {"mem": "40G"}
+    assert found.reasons == ["real: task 7_1 was out of memory: mem raised from 30G to 40G"]
+
+
 def test_what_was_raised_stays_raised_and_is_not_raised_again(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "real")
     Submit("x", "real", ("shards",), 1, "site", "/", raised={"mem": "40G", "exclude": "n1"}).write(folder)
