@@ -51,6 +51,7 @@ def test_given_preemption_that_cancels_then_the_run_finishes_with_no_command_typ
     image.mend()
     run.wait()
     assert run.stage.facts() is not None, log(run)
+    assert next(run.stage.path.glob(f"submits/*/{task}-0.end")).read_text().startswith("TERM ")
     run.assert_whole(tiny_digest)
     assert run.num_resumes == 0
     assert (lives(run).most, len(lives(run).resumed), lives(run).outcome) == (3, 1, "everything is done")
