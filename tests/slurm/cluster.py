@@ -132,7 +132,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         lines = self.run("sinfo", "-h", "-N", "-p", "low", "-o", "%N %T", check=False).stdout.splitlines()
         return dict(line.split() for line in lines)
 
-    def until(self, what: str, condition: Callable[[], bool], seconds: float = 60) -> float:
+    def until(self, what: str, condition: Callable[[], bool], seconds: float = 120) -> float:
         """Wait for anything; return the seconds that took. Raises RuntimeError, with the logs of the daemons."""
         start = time.monotonic()
         if not _until(condition, seconds):

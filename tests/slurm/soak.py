@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 from cxr_core.runs.ledger import AttemptRecord, read_attempts
 from tests.slurm.cluster import Cluster, program_of
@@ -29,11 +31,11 @@ stages:
     shard_size: {shard_size}
 """
 
-IMAGES_A_SHARD = 3
+IMAGES_A_SHARD = 2
 """A shard takes about a tenth of a second, and its task starts in two."""
 
 _LOOK_EVERY = 10.0
-"""Seconds between two calls of the user's."""
+"""Seconds between two looks of the user's."""
 
 
 class Soak:
@@ -43,7 +45,7 @@ class Soak:
         config = folder / "soak.yaml"
         config.write_text(CONFIG.format(images=num_shards * IMAGES_A_SHARD, shard_size=IMAGES_A_SHARD))
         self.cluster, self.run = cluster, TinyRun(cluster, folder, config=config)
-        self.run.write_profile(minutes=1.5)
+        self.run.write_profile(minutes=1)  # 30 shards a task
         self.random = random.Random(seed)
         self.done: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
@@ -63,16 +65,22 @@ class Soak:
         """Submit, kill for `seconds` or until the run is finished, and return for how long that was."""
         begin = time.monotonic()
         self.run.submit()
-        looked = time.monotonic()
-        while (now := time.monotonic()) < begin + seconds and self.run.stage.facts() is None:
-            self._start_daemons(now)
-            self._harm(now)
-            if now - looked > _LOOK_EVERY:
-                looked = now
-                self._command("status", self.run.root)
-                self._command("resume", self.run.root, "--if-needed")
-            time.sleep(self.random.uniform(0.3, 2.0))
+        over = Event()
+        with ThreadPoolExecutor(1) as user:
+            looks = user.submit(self._look_after, over)
+            while (now := time.monotonic()) < begin + seconds and self.run.stage.facts() is None:
+                self._start_daemons(now)
+                self._harm(now)
+                time.sleep(self.random.uniform(0.5, 1.5))
+            over.set()
+            looks.result()
         return time.monotonic() - begin
+
+    def _look_after(self, over: Event) -> None:
+        """What the user does meanwhile."""
+        while not over.wait(_LOOK_EVERY):
+            self._command("status", self.run.root)
+            self._command("resume", self.run.root, "--if-needed")
 
     def finish(self, seconds: float = 600) -> None:
         """Stop the kills and let the run come to its end."""
@@ -134,7 +142,7 @@ class Soak:
     def told(self, seconds: float) -> str:
         """What was done and seen, in a few lines."""
         ledger = self.run.ledger()
-        causes = Counter(f"{a.cause}{': ' + a.detail if a.detail else ''}" for a in ledger.attempts)
+        causes = Counter(f"{a.cause}: {a.why}" if a.why else a.cause for a in ledger.attempts)
         num_calls = self.calls.total() + 1
         hours, doubled = ledger.hours, sum(attempt.num_duplicates for attempt in ledger.attempts)
         lines = [
