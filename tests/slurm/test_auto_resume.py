@@ -104,21 +104,6 @@ def test_given_a_payload_that_hangs_then_it_is_ended_requeued_once_and_the_cause
     assert "killed in shard 00005: hung" in run.report()
 
 
-def test_given_a_budget_that_is_used_up_then_the_run_ends_itself_and_says_so(run: TinyRun) -> None:
-    run.write_profile(more="gpus_per_node: 1\n")
-    run.config.write_text(run.config.read_text().replace("seed: 5", "seed: 5\nbudget_gpu_hours: 0.001"))
-    image = run.hold(5)
-    array = run.submit("--auto-resume", "3")
-    run.until_awaited(image)
-    run.cluster.until("the budget is used up", lambda: run.ledger().gpu_hours.total > 0.002)
-    run.cluster.run("scancel", f"{array}_1")
-    image.mend()
-    run.wait()
-    assert lives(run).outcome.startswith("the budget of 0.001 GPU-hours is used up: 0.00")
-    assert len(lives(run).resumed) == 0
-    assert len(run.submits) == 2
-
-
 def test_given_a_run_that_is_cancelled_then_it_does_not_resume_itself(run: TinyRun) -> None:
     image = run.hold(5)
     run.submit("--auto-resume", "3")
