@@ -68,8 +68,9 @@ def fly(config: RunConfig, runs: Path, cluster: str, only: str | None = None) ->
 
 
 def _needs_one(work: StageWork) -> bool:
-    """Whether nothing is known yet of a stage that could begin at once."""
-    return not work.upstream and not work.finished and work.seconds is None and work.num_left > 0
+    """Whether nothing is known yet of a stage that could begin at once, and no other job of it is on its way."""
+    can_begin = not work.upstream and not work.finished and work.num_left > 0
+    return can_begin and work.seconds is None and all(set(parts) == {"canary"} for parts in work.jobs.values())
 
 
 def _wait(stage: str, job_id: str) -> None:

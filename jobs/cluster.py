@@ -86,8 +86,9 @@ def submit(
     """
     root = (runs / config.name).absolute()
     with Run.locked(root, resolved(config)) as run:
-        _may_live(run, auto_resume)
-        return send_rest(run, config, load_profile(cluster), cluster_name(cluster), Path.cwd(), only)
+        profile = load_profile(cluster)
+        _may_live(run, profile, auto_resume)
+        return send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
 
 
 def resume(
@@ -120,13 +121,19 @@ def resume(
         if retry_parked:
             for stage in config.stages:
                 release(run.stage(stage.name).path)
-        _may_live(run, auto_resume)
+        _may_live(run, profile, auto_resume)
         return send_rest(run, config, profile, name, cwd)
 
 
-def _may_live(run: Run, most: int | None) -> None:
-    if most is not None:
-        Lives(most).write(run.root)
+def _may_live(run: Run, profile: ClusterProfile, most: int | None) -> None:
+    if most is None:
+        return
+    if profile.scheduler != "slurm":
+        raise UserError(
+            f"profile {profile.name!r} has no scheduler that could resume the run",
+            mend="leave out --auto-resume; the same command again goes on",
+        )
+    Lives(most).write(run.root)
 
 
 def cancel_run(root: Path) -> list[str]:

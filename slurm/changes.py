@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cxr_core.runs.ends import NODE_FAILURE, OUT_OF_MEMORY, TIME_LIMIT
+from cxr_core.runs.accounting import Accounting
+from cxr_core.runs.ends import NODE_FAILURE, OUT_OF_MEMORY, TIME_LIMIT, shell_ends
 from cxr_core.runs.failures import Failure
 from cxr_core.runs.files import read_json
 from cxr_core.runs.ledger import AttemptRecord
@@ -37,21 +38,30 @@ def raised(folder: StageFolder, resources: Resources, attempts: Sequence[Attempt
         before |= {key: value for key, value in Submit.read(path).raised.items() if key in ("mem", "time")}
     values, reasons = dict(before), [f"{key} stays {value}, as raised before" for key, value in before.items()]
     for key, cause in (("mem", OUT_OF_MEMORY), ("time", TIME_LIMIT)):
-        shards = sorted(_shards_out_of(cause, attempts) - done) if key not in before else []
-        if shards:
+        victims = [f"shard {shard}" for shard in sorted(_shards_out_of(cause, attempts) - done)]
+        victims += [f"task {task}" for task in _tasks_out_of(cause, folder, attempts)]
+        if victims and key not in before:
             value, reason = _doubled(key, resources)
             values |= {key: value} if value else {}
-            reasons.append(f"shard {shards[0]} {'was ' * (key == 'mem')}{_ENDED[key]}: {reason}")
+            reasons.append(f"{victims[0]} {_ENDED[key]}: {reason}")
     return Changes(values, [f"{folder.name}: {reason}" for reason in reasons])
 
 
-_ENDED = {"mem": "out of memory", "time": "took longer than the time limit"}
+_ENDED = {"mem": "was out of memory", "time": "took longer than the time limit"}
 
 
 def _shards_out_of(cause: str, attempts: Iterable[AttemptRecord]) -> set[str]:
     """Shards in which an attempt was killed for a cause, or which it reported to have failed of it."""
     killed = {a.shard for a in attempts if a.shard and a.why == cause and (cause != TIME_LIMIT or not a.num_shards)}
     return killed | {failure.shard for failure in _failures(attempts) if failure.cause == cause and _is_host(failure)}
+
+
+def _tasks_out_of(cause: str, folder: StageFolder, attempts: Iterable[AttemptRecord]) -> list[str]:
+    """Tasks that were killed for a cause before they had an attempt: a process may be too large from its start."""
+    lives = [(life.job, life.why) for life in Accounting.read(folder.path.parent).lives]
+    killed = [(job, why) for (job, _), (why, _) in shell_ends(folder.path).items()]
+    begun, ours = {attempt.job for attempt in attempts}, {path.name for path in folder.path.glob("submits/*/*.out")}
+    return sorted({job for job, why in (*killed, *lives) if why == cause and f"{job}.out" in ours} - begun)
 
 
 def _failures(attempts: Iterable[AttemptRecord]) -> Iterator[Failure]:

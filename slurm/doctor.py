@@ -56,6 +56,7 @@ CHECKS: Sequence[Check] = (
     Check("scratch", nodes.scratch, where=_visited),
     Check("clocks", nodes.clocks, where=_visited),
     Check("node python", nodes.python, where=_visited),
+    Check("node submit", nodes.submits, where=_visited),
 )
 """In the order in which they are told: each where it can be answered."""
 

@@ -156,7 +156,7 @@ _WAIT = (
     f'if [ "$status" = {REQUEUE} ]; then requeue "the payload stopped at a safe point"; fi',
     # That the kernel killed for memory, only slurmstepd and srun say, in the log.
     'if [ "$status" -gt 128 ]; then',
-    '    tail -n 20 "$submit/$task.out" | grep -qiE "oom.kill|out of memory" && status=oom',
+    '    tail -n 20 "$submit/$task.out" | grep -qiE "oom.kill|out of memory|exceeded .*memory limit" && status=oom',
     '    ended "$status"',
     "fi",
     '[ "$status" = oom ] && exit 137',

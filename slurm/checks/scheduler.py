@@ -5,6 +5,7 @@ from itertools import chain
 
 from slurm.checks.ask import join, parse_hours, parse_rows, parse_version
 from slurm.checks.site import Finding, Site
+from slurm.profile import hours_of
 
 REQUIRED = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 
@@ -126,17 +127,19 @@ def _submit_limit(site: Site) -> Finding:
 
 def _time_limits(site: Site) -> Iterator[Finding]:
     """`sbatch --test-only` takes a job that is longer than its partition allows, and then it pends for ever."""
-    kinds: dict[tuple[str, str, str], list[str]] = {}
+    kinds: dict[tuple[str, str, str, str], list[str]] = {}
     for kind in (None, *site.profile.stages):
         part, wanted = site.partition(kind), site.profile.resources(kind)
         longest = part.get("MaxTime", "UNLIMITED")
-        if wanted.hours > parse_hours(longest):
-            kinds.setdefault((wanted.time, part["PartitionName"], longest), []).append(kind or "any stage")
-    for (time, name, longest), names in kinds.items():
+        for key in ("time", "max_time"):
+            value = getattr(wanted, key)
+            if value is not None and hours_of(value) > parse_hours(longest):
+                kinds.setdefault((key, value, part["PartitionName"], longest), []).append(kind or "any stage")
+    for (key, time, name, longest), names in kinds.items():
         yield Finding(
             "fail",
-            f"time: {time} of {join(names)} is more than partition {name} allows ({longest})",
-            f'set `time: "{longest}"` or less in the profile; work that is longer is resumed',
+            f"{key}: {time} of {join(names)} is more than partition {name} allows ({longest})",
+            f'set `{key}: "{longest}"` or less in the profile; work that is longer is resumed',
         )
 
 
@@ -161,7 +164,9 @@ def preemption(site: Site) -> Finding:
     fact = f"tasks in {part['PartitionName']} may be preempted: {mode} after {grace} s"
     if "REQUEUE" not in mode:
         what = "are cancelled, not requeued" if "CANCEL" in mode else "are stopped with what they hold in memory"
-        return Finding("warn", f"{fact}, so they {what}", "call `cxr resume RUN` when it is over")
+        return Finding(
+            "warn", f"{fact}, so they {what}", "send with --auto-resume N, or call `cxr resume RUN` when it is over"
+        )
     if "preempt_send_user_signal" not in site.config.get("SlurmctldParameters", ""):
         return Finding(
             "warn",

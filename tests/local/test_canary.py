@@ -34,3 +34,9 @@ def test_given_a_training_that_can_begin_then_ten_steps_are_timed_and_leave_noth
     cxr("submit", config, "--cluster", "local", "--runs", tmp_path / "plain")
     digests = [read_json(tmp_path / runs / "training" / "vae" / "stage.json")["digest"] for runs in ("runs", "plain")]
     assert digests[0] == digests[1]
+
+
+def test_given_no_scheduler_then_a_run_cannot_resume_itself(nano_config: Path, tmp_path: Path) -> None:
+    done = cxr("submit", nano_config, "--cluster", "local", "--runs", tmp_path, "--auto-resume", "3")
+    assert done.returncode == 2
+    assert "profile 'local' has no scheduler that could resume the run" in done.stderr

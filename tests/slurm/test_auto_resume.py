@@ -51,6 +51,7 @@ def test_given_preemption_that_cancels_then_the_run_finishes_with_no_command_typ
     image.mend()
     run.wait()
     assert run.stage.facts() is not None, log(run)
+    assert next(run.stage.path.glob(f"submits/*/{task}-0.end")).read_text().startswith("TERM ")
     run.assert_whole(tiny_digest)
     assert run.num_resumes == 0
     assert (lives(run).most, len(lives(run).resumed), lives(run).outcome) == (3, 1, "everything is done")
@@ -101,21 +102,6 @@ def test_given_a_payload_that_hangs_then_it_is_ended_requeued_once_and_the_cause
     assert (first.cause, first.why, second.cause) == ("killed", "hung", "finished")
     assert "nothing was heard of the payload for too long" in run.logs()
     assert "killed in shard 00005: hung" in run.report()
-
-
-def test_given_a_budget_that_is_used_up_then_the_run_ends_itself_and_says_so(run: TinyRun) -> None:
-    run.write_profile(more="gpus_per_node: 1\n")
-    run.config.write_text(run.config.read_text().replace("seed: 5", "seed: 5\nbudget_gpu_hours: 0.001"))
-    image = run.hold(5)
-    array = run.submit("--auto-resume", "3")
-    run.until_awaited(image)
-    run.cluster.until("the budget is used up", lambda: run.ledger().gpu_hours.total > 0.002)
-    run.cluster.run("scancel", f"{array}_1")
-    image.mend()
-    run.wait()
-    assert lives(run).outcome.startswith("the budget of 0.001 GPU-hours is used up: 0.00")
-    assert len(lives(run).resumed) == 0
-    assert len(run.submits) == 2
 
 
 def test_given_a_run_that_is_cancelled_then_it_does_not_resume_itself(run: TinyRun) -> None:

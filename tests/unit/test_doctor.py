@@ -242,3 +242,11 @@ def test_given_few_ports_for_srun_then_doctor_says_how_many_a_full_node_needs(
     found = scheduler.ports(known(site_of(tmp_path), config=config(SrunPortRange=given), partitions=partitions()))
     assert found.level == level
     assert words in found.fact
+
+
+def test_given_nodes_without_sbatch_then_cron_is_named(tmp_path: Path) -> None:
+    reports = ({"node": "n1", "sbatch": True}, {"node": "n2", "sbatch": False})
+    found = nodes.submits(known(site_of(tmp_path), visit=Visit(reports)))
+    assert (found.level, found.fact.split()[0]) == ("warn", "n2")
+    assert "--if-needed" in found.fix
+    assert nodes.submits(known(site_of(tmp_path), visit=Visit(reports[:1]))).level == "ok"

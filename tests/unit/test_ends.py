@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cxr_core.runs.accounting import Accounting, Life, compare
-from cxr_core.runs.failures import parked, release
+from cxr_core.runs.failures import Failure, parked, release
 from cxr_core.runs.files import write_json
 from cxr_core.runs.kills import park_killers
 from cxr_core.runs.ledger import AttemptRecord, read_attempts
@@ -196,6 +196,26 @@ def test_memory_or_time_is_doubled_by_cause_within_what_the_profile_allows(
     assert found.values == values
     assert reason in "".join(found.reasons)
     assert raised(StageFolder(tmp_path / "real"), resources, [killed(why)], {"00003"}).values == {}
+
+
+def test_given_a_task_out_of_memory_before_its_first_shard_then_memory_is_raised_too(tmp_path: Path) -> None:
+    stage = tmp_path / "real"
+    shell_says(stage, "7_1-0.end", "oom 5")
+    shell_says(stage, "7_1.out", "slurmstepd: error: Exceeded job memory limit")
+    found = raised(StageFolder(stage), ASKED, [], set())
+    assert found.values == {"mem": "40G"}
+    assert found.reasons == ["real: task 7_1 was out of memory: mem raised from 30G to 40G"]
+
+
+@pytest.mark.parametrize(("text", "is_raised"), [("MemoryError", True), ("CUDA out of memory. Tried ...", False)])
+def test_given_a_shard_that_said_itself_that_memory_ran_out_then_it_counts_unless_it_is_of_a_gpu(
+    text: str, is_raised: bool, tmp_path: Path
+) -> None:
+    failure = Failure("00003", "a", "out of memory", text, 5.0, "2026-01-01")
+    (tmp_path / "failed").mkdir()
+    write_json(tmp_path / "failed" / "00003.json", vars(failure))
+    attempt = AttemptRecord("real", "a", tmp_path, "shards failed", START, START + 9, num_failed=1)
+    assert bool(raised(StageFolder(tmp_path / "real"), ASKED, [attempt], set()).values) == is_raised
 
 
 def test_what_was_raised_stays_raised_and_is_not_raised_again(tmp_path: Path) -> None:
