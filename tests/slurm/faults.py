@@ -46,7 +46,7 @@ def six_ends_of_a_task(run: TinyRun) -> None:
 
     run.wait()
     status = run.status()
-    assert "on n0 was ended by the scheduler: cancelled in shard 00005" in status
+    assert "was ended by the scheduler: cancelled in shard 00005" in status
     assert "lost with a killed process: 00005, 00009" in status
     run.finish()
     report = run.report()
@@ -87,7 +87,7 @@ def a_shard_longer_than_the_time_limit(run: TinyRun) -> None:
     task = f"{run.submit()}_5"
     run.until_awaited(image)
     run.wait(180)
-    assert f"on {run.node(task)} was ended by the scheduler: time limit in shard 00020" in run.status()
+    assert "was ended by the scheduler: time limit in shard 00020" in run.status()
     image.mend()
     run.finish()
     assert "killed in shard 00020: time limit" in run.report()
@@ -108,8 +108,9 @@ def a_controller_that_is_away(run: TinyRun, seconds: float = 5) -> None:
     assert "running" in run.status()
     image.mend()
     image.release()
+    first_pack = {"00000", "00001", "00002", "00003"}
+    run.cluster.until("the task goes on without it", lambda: first_pack <= run.stage.done())
     time.sleep(seconds)
-    assert {"00000", "00001", "00002", "00003"} <= run.stage.done(), "the task waited for the controller"
     run.cluster.start_slurmctld()
     run.finish()
     assert run.num_resumes == 0
