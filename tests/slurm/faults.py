@@ -84,7 +84,7 @@ def a_shard_longer_than_the_time_limit(run: TinyRun) -> None:
     """A task that made nothing since it started does not come back for ever: it ends, and why is said."""
     run.write_profile(limit="00:01:00")
     image = run.hold(20)
-    task = f"{run.submit()}_5"
+    run.submit()
     run.until_awaited(image)
     run.wait(180)
     assert "was ended by the scheduler: time limit in shard 00020" in run.status()
