@@ -29,6 +29,9 @@ Config = Annotated[str, typer.Argument(help="Path of a YAML config, or the name 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/demo.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the config.")]
 Price = Annotated[float | None, typer.Option(min=0, help="Of a GPU-hour; the config's price_per_gpu_hour by default.")]
+AutoResume = Annotated[
+    int | None, typer.Option("--auto-resume", min=1, metavar="N", help="Let the run resume itself, at most N times.")
+]
 
 RUNS = Path("runs")
 
@@ -133,16 +136,26 @@ def submit(
     overrides: Overrides = None,
     stage: Annotated[str | None, typer.Option(help="Only this stage; what it needs must be done or queued.")] = None,
     runs: Runs = RUNS,
+    auto_resume: AutoResume = None,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="First try one shard on a node; its time prices the rest.")
+    ] = False,
 ) -> None:
     """Send a run to a cluster, all stages at once. Safe to type again: what is done or queued is not sent again.
 
-    Example: cxr submit nih14_sd21 --cluster generic --runs /scratch/me/runs
+    Example: cxr submit nih14_sd21 --cluster generic --runs /scratch/me/runs --auto-resume 5
     """
     from jobs.cluster import submit as send
     from jobs.config import load_config
     from jobs.show import show_sent
 
-    show_sent(send(load_config(config, overrides or ()), runs, cluster, stage))
+    loaded = load_config(config, overrides or ())
+    if canary:
+        from jobs.canary import fly
+        from jobs.show import show_canaries
+
+        show_canaries(fly(loaded, runs, cluster, stage))
+    show_sent(send(loaded, runs, cluster, stage, auto_resume=auto_resume))
 
 
 @app.command()
@@ -153,6 +166,7 @@ def resume(
     retry_parked: Annotated[
         bool, typer.Option("--retry-parked", help="Send also what was parked after three failures for one cause.")
     ] = False,
+    auto_resume: AutoResume = None,
 ) -> None:
     """Send new jobs for exactly what has no receipt.
 
@@ -161,7 +175,7 @@ def resume(
     from jobs.cluster import resume as send
     from jobs.show import show_sent
 
-    show_sent(send(run, cluster, if_needed=if_needed, retry_parked=retry_parked))
+    show_sent(send(run, cluster, if_needed=if_needed, retry_parked=retry_parked, auto_resume=auto_resume))
 
 
 @app.command()
@@ -189,15 +203,21 @@ def status(
     """
     import time
 
+    from cxr_core.runs.accounting import compare
+    from cxr_core.runs.lives import Lives
     from cxr_core.runs.run import Run
     from cxr_core.runs.status import run_status
-    from jobs.show import show_status
+    from jobs.show import show_accounts, show_lives, show_status
+    from slurm.accounting import refresh
 
     opened = Run.open(run)
     price = opened.config.get("price_per_gpu_hour") if price is None else price
     while True:
+        accounting = refresh(opened)
         stages = run_status(opened)
         show_status(stages, price, clear=watch)
+        show_lives(Lives.read(opened.root))
+        show_accounts(compare(accounting, [attempt for stage in stages for attempt in stage.attempts]))
         if not watch or all(stage.is_finished for stage in stages):
             return
         time.sleep(every)
@@ -266,8 +286,11 @@ def report(run: RunFolder, price: Price = None) -> None:
     """
     from cxr_core.report.write import write_report
     from cxr_core.runs.run import Run
+    from slurm.accounting import refresh
 
-    typer.echo(write_report(Run.open(run).root, price))
+    opened = Run.open(run)
+    refresh(opened)
+    typer.echo(write_report(opened.root, price))
 
 
 @app.command()

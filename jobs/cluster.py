@@ -1,36 +1,37 @@
-"""A run on a cluster: what is left of each stage, the jobs for it, and sending, cancelling and resuming them."""
+"""A run on a cluster: the jobs for what is left of its stages, and sending, cancelling and resuming them."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import cxr_core
 from containers.command import exec_prefix
 from cxr_core.errors import UserError
-from cxr_core.runs.failures import parked, release
+from cxr_core.runs.failures import release
 from cxr_core.runs.ledger import read_ledger
+from cxr_core.runs.lives import FOLDER, Lives
 from cxr_core.runs.pack import freeze
-from cxr_core.runs.run import Run, StageFolder
+from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, submit_folders
 from jobs.config import RunConfig, inputs_of, resolved
-from jobs.launch import estimates, prepare
+from jobs.launch import prepare
+from jobs.left import changed, park, possible, works_of
+from slurm.accounting import refresh
 from slurm.packs import Job, StageWork, plan_jobs
 from slurm.profile import ClusterProfile, load_profile
 from slurm.queue import cancel, num_queued, queued
-from slurm.submit import Launch, do_here, live_jobs, record, script_text, send
-
-_NUM_MEASURED = 20
-"""Receipts that are read to measure the time of a shard."""
+from slurm.submit import Launch, code_folder, do_here, live_jobs, record, script_text, send
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What a submit or resume did: jobs with their ids, in order, and the jobs that were in the queue before."""
+    """What a submit or resume did: jobs with their ids, in order, the jobs that were in the queue before, and lines
+    about what was decided by itself: shards parked, nodes left out, memory raised."""
 
     jobs: Sequence[tuple[Job, str]]
     live: Sequence[str]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None
     profile = load_profile(cluster)
     root = (runs / config.name).absolute()
     run = Run.open(root) if (root / "config.yaml").exists() else Run(root, resolved(config))
-    works = [_as_if_frozen(work, profile) for work in _works(run, config, {}, only)]
+    works = [_as_if_frozen(work, profile) for work in works_of(run, config, {}, only)]
+    works, _ = changed(run, possible(works)[0], profile, read_ledger(run))
     jobs = plan_jobs(works, profile)
-    launch = _launch(run, profile, cluster, Path.cwd())
+    launch = launch_of(run, profile, cluster, Path.cwd())
     return Preview(works, jobs, [_preview_script(launch, jobs, i) for i in range(len(jobs))], profile)
 
 
@@ -75,14 +77,28 @@ def _last_number(folders: Path) -> int:
     return max(numbers, default=0)
 
 
-def submit(config: RunConfig, runs: Path, cluster: str, only: str | None = None) -> Sent:
-    """Send the jobs of a run that are not in the queue. Safe to call again at any time, also while they run."""
+def submit(
+    config: RunConfig, runs: Path, cluster: str, only: str | None = None, *, auto_resume: int | None = None
+) -> Sent:
+    """Send the jobs of a run that are not in the queue. Safe to call again at any time, also while they run.
+
+    `auto_resume`: and a last one, which resumes the run when the others have ended, so many times.
+    """
     root = (runs / config.name).absolute()
     with Run.locked(root, resolved(config)) as run:
-        return _send(run, config, load_profile(cluster), _cluster_name(cluster), Path.cwd(), only)
+        profile = load_profile(cluster)
+        _may_live(run, profile, auto_resume)
+        return send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
 
 
-def resume(root: Path, cluster: str | None, *, if_needed: bool, retry_parked: bool = False) -> Sent:
+def resume(
+    root: Path,
+    cluster: str | None,
+    *,
+    if_needed: bool = False,
+    retry_parked: bool = False,
+    auto_resume: int | None = None,
+) -> Sent:
     """Send new jobs for exactly what has no receipt, to the cluster of the last submit unless another is named.
 
     Shards that are parked are left out unless `retry_parked`. Raises UserError if jobs of the run are still in the
@@ -90,14 +106,10 @@ def resume(root: Path, cluster: str | None, *, if_needed: bool, retry_parked: bo
     """
     config_of = Run.open(root.absolute())
     config = RunConfig.model_validate(config_of.config)
-    last = _last_submit(config_of)
-    if last is None and cluster is None:
-        raise UserError("nothing of this run was submitted", where=str(root), mend="cxr submit CONFIG --cluster NAME")
-    name = cluster or (last.cluster if last else "")
-    cwd = Path(last.cwd) if last else Path.cwd()
+    name, cwd = where_sent(config_of, cluster)
     with Run.locked(config_of.root, config_of.config) as run:
         profile = load_profile(name)
-        live = _live(run, profile)
+        live = live_ids(run, queued()) if profile.scheduler == "slurm" else []
         if live:
             if if_needed:
                 return Sent((), live)
@@ -109,34 +121,65 @@ def resume(root: Path, cluster: str | None, *, if_needed: bool, retry_parked: bo
         if retry_parked:
             for stage in config.stages:
                 release(run.stage(stage.name).path)
-        return _send(run, config, profile, name, cwd, None)
+        _may_live(run, profile, auto_resume)
+        return send_rest(run, config, profile, name, cwd)
+
+
+def _may_live(run: Run, profile: ClusterProfile, most: int | None) -> None:
+    if most is None:
+        return
+    if profile.scheduler != "slurm":
+        raise UserError(
+            f"profile {profile.name!r} has no scheduler that could resume the run",
+            mend="leave out --auto-resume; the same command again goes on",
+        )
+    Lives(most).write(run.root)
 
 
 def cancel_run(root: Path) -> list[str]:
     """Cancel the jobs of a run that are in the queue and return their ids."""
     run = Run.open(root.absolute())
-    live = _live_ids(run, queued())
+    live = live_ids(run, queued())
     if live:
         cancel(live)
     return live
 
 
-def _send(run: Run, config: RunConfig, profile: ClusterProfile, cluster: str, cwd: Path, only: str | None) -> Sent:
-    read_ledger(run).check_budget(config.budget_gpu_hours)
+def send_rest(
+    run: Run, config: RunConfig, profile: ClusterProfile, cluster: str, cwd: Path, only: str | None = None
+) -> Sent:
+    """Send what is left and not in the queue, and behind it the job that resumes the run, if it may do so."""
     is_slurm = profile.scheduler == "slurm"
-    queue = queued() if is_slurm else {}
-    _freeze_roots(run, config, profile)
-    works = _works(run, config, queue, only)
-    jobs = plan_jobs(works, profile, num_queued=num_queued() if is_slurm else 0)
-    launch = _launch(run, profile, cluster, cwd)
-    live = _live_ids(run, queue)
     if is_slurm:
-        return Sent(send(launch, jobs), live)
-    do_here(launch, jobs)
-    return Sent([(job, "here") for job in jobs], live)
+        refresh(run, max_age=0)
+    notes = park(run)
+    ledger = read_ledger(run)
+    ledger.check_budget(config.budget_gpu_hours)
+    queue = queued() if is_slurm else {}
+    freeze_roots(run, config, profile)
+    works, hopeless = possible(works_of(run, config, queue, only))
+    works, changes = changed(run, works, profile, ledger)
+    jobs = plan_jobs(works, profile, num_queued=num_queued() if is_slurm else 0)
+    launch = launch_of(run, profile, cluster, cwd)
+    live = live_ids(run, queue)
+    if not is_slurm:
+        do_here(launch, jobs)
+        return Sent([(job, "here") for job in jobs], live, [*notes, *hopeless])
+    jobs += _tail(run, jobs, live, queue)
+    return Sent(send(launch, jobs), live, [*notes, *hopeless, *changes])
 
 
-def _freeze_roots(run: Run, config: RunConfig, profile: ClusterProfile) -> None:
+def _tail(run: Run, jobs: Sequence[Job], live: Sequence[str], queue: Mapping[str, str]) -> list[Job]:
+    """The job that resumes the run when all its other jobs have ended; none if it is in the queue, or is not wanted."""
+    lives = Lives.read(run.root)
+    waiting = set(live_jobs(run, FOLDER, queue)) - {_asking()}
+    if lives is None or lives.outcome or waiting or not (jobs or live):
+        return []
+    nothing = StageWork(FOLDER, "control", threads=1, num_items=0, num_shards=0)
+    return [Job(nothing, ("resume",), after=(*range(len(jobs)), *live))]
+
+
+def freeze_roots(run: Run, config: RunConfig, profile: ClusterProfile) -> None:
     """Stages that need no other are planned at once, so that mistakes in them show before anything waits in a queue.
 
     The plan's fingerprint holds the image: one that is to be used in a container is frozen in it.
@@ -147,57 +190,7 @@ def _freeze_roots(run: Run, config: RunConfig, profile: ClusterProfile) -> None:
             freeze(prepare(run, config, stage.name))
 
 
-def _works(run: Run, config: RunConfig, queue: Mapping[str, str], only: str | None) -> list[StageWork]:
-    """What is left to do of each stage, or of the one named, whose inputs then must be there or in the queue."""
-    sizes = estimates(config)
-    wanted = config.stage(only).name if only else None
-    works = [_work(run, stage, sizes[stage.name], config, queue) for stage in config.stages]
-    if wanted is None:
-        return works
-    chosen = next(work for work in works if work.name == wanted)
-    needed = [work for work in works if work.name in chosen.upstream]
-    lacking = [work.name for work in needed if not work.finished and not work.jobs]
-    if lacking:
-        raise UserError(
-            f"stage {wanted!r} needs {', '.join(map(repr, lacking))}, which is neither finished nor in the queue",
-            where=str(run.root),
-            mend="submit that stage first, or leave out --stage",
-        )
-    return [*(replace(work, finished=True) for work in needed), chosen]
-
-
-def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str, str]) -> StageWork:
-    folder = run.stage(stage.name)
-    names = {other.name for other in config.stages}
-    plan = folder.plan()
-    done, aside = folder.done(), parked(folder.path)
-    facts = folder.facts()
-    return StageWork(
-        name=stage.name,
-        kind=stage.kind,
-        threads=stage.threads,
-        num_items=sum(shard.num_items for shard in plan.shards) if plan else size.num_items,
-        num_shards=len(plan.shards) if plan else size.num_shards,
-        chain=plan.chain if plan else stage.kind == "train",
-        upstream=[name for name in inputs_of(stage).values() if name in names],
-        todo=[shard.id for shard in plan.shards if shard.id not in done | aside] if plan else None,
-        finished=facts is not None and plan is not None and {shard.id for shard in plan.shards} <= done,
-        seconds=_measured(folder, done),
-        num_files=size.num_files,
-        num_bytes=size.num_bytes,
-        jobs=live_jobs(run, stage.name, queue) if queue else {},
-    )
-
-
-def _measured(folder: StageFolder, done: set[str]) -> float | None:
-    """Mean seconds of a shard, by some of the receipts that there are."""
-    some = sorted(done)[:: max(1, len(done) // _NUM_MEASURED)][:_NUM_MEASURED]
-    seconds = [folder.receipt(shard).seconds for shard in some]
-    total = sum(parts.get("make", 0.0) + parts.get("place", 0.0) for parts in seconds)
-    return total / len(some) if some and total > 0 else None
-
-
-def _launch(run: Run, profile: ClusterProfile, cluster: str, cwd: Path) -> Launch:
+def launch_of(run: Run, profile: ClusterProfile, cluster: str, cwd: Path) -> Launch:
     python, code = [sys.executable], code_folder()
     if profile.container is not None:
         gpus = profile.gpus_per_node > 0
@@ -206,26 +199,30 @@ def _launch(run: Run, profile: ClusterProfile, cluster: str, cwd: Path) -> Launc
     return Launch(run, profile, cluster, cwd, python, code)
 
 
-def code_folder() -> Path | None:
-    """The folder that tasks must be told of to find this code: that of a checkout, not of an installation."""
-    folder = Path(cxr_core.__file__).absolute().parents[1]
-    return None if folder.name in ("site-packages", "dist-packages") else folder
-
-
-def _cluster_name(given: str) -> str:
+def cluster_name(given: str) -> str:
     """A profile named by a path is found again from elsewhere."""
     return str(Path(given).expanduser().absolute()) if Path(given).expanduser().is_file() else given
 
 
-def _last_submit(run: Run) -> Submit | None:
+def where_sent(run: Run, cluster: str | None = None) -> tuple[str, Path]:
+    """The cluster of the last submit, unless another is named, and the folder where the user called."""
     folders = [folder for stage in run.config["stages"] for folder in submit_folders(run.stage(stage["name"]).path)]
-    submits = [Submit.read(folder) for folder in folders]
-    return max(submits, key=lambda each: each.time, default=None)
+    last = max((Submit.read(folder) for folder in folders), key=lambda each: each.time, default=None)
+    if last is not None:
+        return cluster or last.cluster, Path(last.cwd)
+    if cluster is None:
+        mend = "cxr submit CONFIG --cluster NAME"
+        raise UserError("nothing of this run was submitted", where=str(run.root), mend=mend)
+    return cluster, Path.cwd()
 
 
-def _live(run: Run, profile: ClusterProfile) -> list[str]:
-    return _live_ids(run, queued()) if profile.scheduler == "slurm" else []
+def live_ids(run: Run, queue: Mapping[str, str]) -> list[str]:
+    """Jobs of a run that are in the queue: the one that resumes it first, so that it is cancelled before the others
+    set it free. A job that asks is not among them."""
+    names = [FOLDER, *(stage["name"] for stage in run.config["stages"])]
+    return [job for name in names for job in live_jobs(run, name, queue) if job != _asking()]
 
 
-def _live_ids(run: Run, queue: Mapping[str, str]) -> list[str]:
-    return [job for stage in run.config["stages"] for job in live_jobs(run, stage["name"], queue)]
+def _asking() -> str:
+    """The job in which we are; empty on a login node."""
+    return os.environ.get("SLURM_ARRAY_JOB_ID", "")

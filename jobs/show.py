@@ -9,8 +9,11 @@ from rich.table import Table
 
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.report.spell import duration, percent
+from cxr_core.runs.accounting import Comparison
+from cxr_core.runs.ends import is_own_doing
 from cxr_core.runs.gc import Garbage
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
+from cxr_core.runs.lives import Lives
 from cxr_core.runs.status import StageStatus
 
 
@@ -75,6 +78,8 @@ def _sizes(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def show_sent(sent: Any) -> None:
     """What was submitted, and what was in the queue before."""
+    for note in sent.notes:
+        print_line(note)
     if sent.live:
         print_line(f"in the queue already: {', '.join(sent.live)}")
     rows = [(job.work.name, " + ".join(job.does), str(job.num_tasks), job_id) for job, job_id in sent.jobs]
@@ -82,6 +87,13 @@ def show_sent(sent: Any) -> None:
         _table(["stage", "does", "tasks", "job"], rows, right=2)
     else:
         print_line("nothing to submit")
+
+
+def show_canaries(canaries: Iterable[Any]) -> None:
+    """What was guessed and what was measured."""
+    for canary in canaries:
+        measured = f"{canary.what} took {canary.measured:.2f} s{f' on {canary.node}' if canary.node else ''}"
+        print_line(f"canary of {canary.stage}: {measured}; guessed were {canary.guess:.2f} s")
 
 
 def show_status(stages: Sequence[StageStatus], price: float | None = None, *, clear: bool = False) -> None:
@@ -139,11 +151,32 @@ def _attention(stage: StageStatus) -> Iterator[str]:
         yield f"attempt {attempt.id} on {attempt.node or attempt.host} is slow: {duration(attempt.under_way)}" + (
             _in_shard(attempt)
         )
+    for attempt in stage.killed[:_MOST_NAMED]:
+        whose = "killed" if is_own_doing(attempt.why) else "ended by the scheduler"
+        where = f"on {attempt.node or attempt.host} was {whose}: {attempt.why}"
+        yield f"attempt {attempt.id} {where}{_in_shard(attempt)}"
     words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
     for word, shards in words.items():
         if shards:
             names = ", ".join(sorted(shards)[:_MOST_NAMED]) + (" ..." if len(shards) > _MOST_NAMED else "")
             yield f"{word}: {names}"
+
+
+def show_lives(lives: Lives | None) -> None:
+    """How often the run resumed itself, where it may."""
+    if lives is not None:
+        outcome = f"; {lives.outcome}" if lives.outcome else ""
+        print_line(f"auto-resume: {len(lives.resumed)} of {lives.most} times{outcome}")
+
+
+def show_accounts(found: Comparison) -> None:
+    """The scheduler's accounts beside the attempts; nothing where there are no accounts."""
+    if found.num_lives:
+        hours = f"{found.hours_by_scheduler:,.3f} hours by the scheduler, {found.hours_by_attempts:,.3f} by attempts"
+        print_line(f"accounts: {found.num_lives} lives of tasks took {hours}")
+    for life in found.without_attempt[:_MOST_NAMED]:
+        ran = f"ran {life.seconds:.0f} s on {life.node}"
+        print_line(f"accounts: job {life.job} {ran} and left no attempt ({life.state})")
 
 
 def _in_shard(attempt: AttemptRecord) -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,9 @@ def run_task(root: Path, stage: str, number: str, index: int) -> None:
     names = {other.name for other in config.stages}
     gate(run, [name for name in inputs_of(config.stage(stage)).values() if name in names], submit.visible_seconds)
     work = prepare(run, config, stage)
+    if "canary" in submit.does:
+        _try_stage(work, run.stage(stage).path / "submits" / number)
+        return
     if "freeze" in submit.does:
         with _alone(work.folder):
             freeze(work)
@@ -128,6 +132,45 @@ def run_task(root: Path, stage: str, number: str, index: int) -> None:
     if "finalize" in submit.does:
         _wait_for_receipts(work, submit)
         finalize(work, plan)
+
+
+REHEARSAL = "rehearsal.json"
+"""In the folder of a submit: what ten steps of a training took."""
+
+_NUM_REHEARSED = 10
+
+
+def _try_stage(work: "Work", submit: Path) -> None:
+    """Make the first shard of a stage, or try ten steps of a training, of which nothing is kept but their time."""
+    from cxr_core.runs.pack import freeze, run_pack
+
+    if work.context.settings.kind == "train":
+        _rehearse(work, submit)
+        return
+    with _alone(work.folder):
+        plan = freeze(work)
+    run_pack(work, plan, [plan.shards[0].id])
+
+
+def _rehearse(work: "Work", submit: Path) -> None:
+    from cxr_core.runs.files import remove, write_json
+
+    scratch = submit / "rehearsal"
+    remove(scratch)
+    steps = min(_NUM_REHEARSED, work.context.settings.steps)
+    settings = work.context.settings.model_copy(update={"steps": steps, "checkpoint_every": steps})
+    context = replace(work.context, settings=settings, folder=scratch)
+    for folder in (context.plan_folder, scratch / "work"):
+        folder.mkdir(parents=True)
+    try:
+        draft = work.job.freeze(context, context.plan_folder)
+        start = time.monotonic()
+        work.job.run_shard(context, draft.shards[0], scratch / "work")
+        seconds = round(time.monotonic() - start, 3)
+    finally:
+        remove(scratch)
+    node = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
+    write_json(submit / REHEARSAL, {"format": 1, "steps": steps, "seconds": seconds, "node": node})
 
 
 def _wait_for_plan(work: "Work", submit: Submit) -> None:

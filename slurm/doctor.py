@@ -49,12 +49,14 @@ CHECKS: Sequence[Check] = (
     Check("preemption", scheduler.preemption, where=_knows_partition),
     Check("requeue", scheduler.requeue, where=_answers),
     Check("dependencies", scheduler.dependencies, where=_answers),
+    Check("ports", scheduler.ports, where=_answers),
     Check("nodes", nodes.reached, where=_answers),
     Check("visibility", nodes.visibility, where=_visited),
     Check("links", nodes.links, where=_visited),
     Check("scratch", nodes.scratch, where=_visited),
     Check("clocks", nodes.clocks, where=_visited),
     Check("node python", nodes.python, where=_visited),
+    Check("node submit", nodes.submits, where=_visited),
 )
 """In the order in which they are told: each where it can be answered."""
 

@@ -70,7 +70,7 @@ class BatchExecutor(SlurmExecutor):
         raise UserError(
             f"sbatch: {answer.stderr.strip() or answer.stdout.strip() or 'no answer'}",
             where=str(self.folder / SCRIPT),
-            mend="correct the profile of the cluster (`cxr plan CONFIG --cluster NAME` shows the script)",
+            mend=_mend(answer.stderr),
         )
 
     def _answered(self, text: str) -> str | None:
@@ -78,6 +78,12 @@ class BatchExecutor(SlurmExecutor):
             return self._get_job_id_from_submission_command(text)
         except FailedSubmissionError:
             return None
+
+
+def _mend(refusal: str) -> str:
+    if "Invalid job array specification" in refusal:
+        return "set `max_array_size` in the profile to MaxArraySize of `scontrol show config`: packs grow with it"
+    return "correct the profile of the cluster (`cxr plan CONFIG --cluster NAME` shows the script)"
 
 
 def _settled(find: Callable[[], str | None]) -> str | None:

@@ -23,7 +23,8 @@ class StageWork:
 
     `todo` lists shards without a receipt, or is None while the plan is not frozen; `num_shards` and `num_items` count
     all shards. `chain`: shard k needs shard k-1. `seconds` is the measured time of a shard, None before there is a
-    receipt. `queued` says which parts live jobs (`jobs`) will do.
+    receipt. `parked` are shards that are not tried any more. `jobs` says which parts live jobs will do, `changes` what
+    is asked for otherwise than the profile says.
     """
 
     name: str
@@ -34,15 +35,21 @@ class StageWork:
     chain: bool = False
     upstream: Sequence[str] = ()
     todo: Sequence[str] | None = None
+    parked: Sequence[str] = ()
     finished: bool = False
     seconds: float | None = None
     num_files: int = 0
     num_bytes: int = 0
     jobs: Mapping[str, Collection[Part]] = field(default_factory=dict)
+    changes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_left(self) -> int:
         return self.num_shards if self.todo is None else len(self.todo)
+
+    def resources(self, profile: ClusterProfile) -> Resources:
+        """What a task that makes shards asks for."""
+        return profile.resources(self.kind).model_copy(update=dict(self.changes))
 
     def shard_seconds(self, resources: Resources) -> float:
         """Measured, else guessed by the profile."""
@@ -62,15 +69,25 @@ class Job:
     @property
     def kind(self) -> str:
         """Whose resources it gets."""
-        return self.work.kind if "shards" in self.does else "control"
+        return self.work.kind if self.computes else "control"
+
+    @property
+    def computes(self) -> bool:
+        """Whether it makes shards, or one to try."""
+        return "shards" in self.does or "canary" in self.does
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """What it asks for otherwise than the profile says: bad nodes are avoided by all, more memory is for shards."""
+        return {key: value for key, value in self.work.changes.items() if self.computes or key == "exclude"}
 
     def resources(self, profile: ClusterProfile) -> Resources:
-        return profile.resources(self.kind)
+        return profile.resources(self.kind).model_copy(update=self.changes)
 
     def cpus(self, profile: ClusterProfile) -> int:
         """CPUs of a task. Raises UserError if the profile gives fewer than the stage computes with."""
         given = self.resources(profile).cpus_per_task or self.work.threads
-        if given < self.work.threads and "shards" in self.does:
+        if given < self.work.threads and self.computes:
             raise UserError(
                 f"stage {self.work.name!r} computes with {self.work.threads} threads, "
                 f"but profile {profile.name!r} gives a task {given} CPUs",
@@ -130,7 +147,7 @@ def _add_stage(jobs: list[Job], work: StageWork, profile: ClusterProfile, before
 def _num_tasks(work: StageWork, profile: ClusterProfile) -> int:
     if work.chain:
         return min(1, work.num_left)
-    resources = profile.resources(work.kind)
+    resources = work.resources(profile)
     minutes = min(profile.pack_minutes, _OF_THE_LIMIT * 60 * resources.hours)
     each = max(1, int(60 * minutes / work.shard_seconds(resources)))
     return min(math.ceil(work.num_left / each), profile.max_array_size)

@@ -16,6 +16,7 @@ from cxr_core.yamlfile import line_of, parse_mapping, read_text
 StageKind = Literal["preprocess", "latents", "train", "generate", "evaluate", "control"]
 """What can have resources of its own: a kind of stage, or `control`: the one-task jobs that freeze and finalize."""
 
+_MEMORY = r"^\d+[KMGT]$"
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?")
 
 
@@ -27,6 +28,14 @@ def _is_plain(text: str) -> str:
 
 
 Word = Annotated[str, Field(min_length=1), AfterValidator(_is_plain)]
+
+
+def hours_of(time: str) -> float:
+    """A time limit of a profile in hours."""
+    match = _TIME.fullmatch(time)
+    assert match is not None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return 24 * days + hours + minutes / 60 + seconds / 3600
 
 
 class Resources(Settings):
@@ -48,17 +57,21 @@ class Resources(Settings):
     """Kind of GPU as the cluster names it, e.g. `a100`."""
     cpus_per_task: int | None = Field(default=None, ge=1, le=1024)
     """CPUs of a task; as many as the stage has `threads` if left out."""
-    mem: Annotated[str, Field(pattern=r"^\d+[KMGT]$")] | None = None
+    mem: Annotated[str, Field(pattern=_MEMORY)] | None = None
     """Memory of a node, e.g. `32G`; the cluster's default if left out."""
+    max_mem: Annotated[str, Field(pattern=_MEMORY)] | None = None
+    """As much may be asked for after shards were out of memory: `cxr resume` then doubles `mem`, once."""
     time: str = "04:00:00"
     """Time limit as Slurm writes it, in quotes: `"04:00:00"` or `"2-00:00:00"`."""
+    max_time: str | None = None
+    """As much may be asked for after a shard took longer than the limit: `cxr resume` then doubles `time`, once."""
     seconds_per_item: float = Field(default=1.0, gt=0)
     """Guess at the time of one item (image, step, classifier), until receipts of the run tell the real one."""
 
-    @field_validator("time", mode="before")
+    @field_validator("time", "max_time", mode="before")
     @classmethod
     def _time_is_text(cls, value: Any) -> Any:
-        if not isinstance(value, str) or not _TIME.fullmatch(value):
+        if value is not None and not (isinstance(value, str) and _TIME.fullmatch(value)):
             # Without quotes YAML reads 24:00:00 as a number, in base 60.
             raise ValueError(f'{value!r} is no time: write "HH:MM:SS" or "D-HH:MM:SS", in quotes')
         return value
@@ -66,10 +79,7 @@ class Resources(Settings):
     @property
     def hours(self) -> float:
         """The time limit in hours."""
-        match = _TIME.fullmatch(self.time)
-        assert match is not None
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        return 24 * days + hours + minutes / 60 + seconds / 3600
+        return hours_of(self.time)
 
     @property
     def gres(self) -> str | None:
@@ -97,6 +107,8 @@ class ClusterProfile(Resources):
     """Work of one task: long enough to be worth a place in the queue, short enough to be lost."""
     grace_seconds: int = Field(default=90, ge=10, le=3600)
     """Warning before the time limit; a shard that ends within it is kept."""
+    silent_minutes: float = Field(default=60, ge=0)
+    """A task of which nothing is heard for so long is ended and requeued once; 0 waits for ever."""
     visible_seconds: float = Field(default=120, ge=0, le=3600)
     """How long a file written on one node may stay unseen on another, before it is called missing."""
     cpu_bind: Word = "cores"

@@ -1,11 +1,13 @@
 """What the scheduler says of our jobs: one bounded call, and never taken for no jobs when it says nothing."""
 
 import getpass
+import os
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from cxr_core.errors import UserError
+from slurm.checks.ask import ask
 
 _PATIENCE = 90.0
 """Seconds for which a controller that does not answer is asked again; a restart of it takes less."""
@@ -42,6 +44,22 @@ def queued(*, patience: float = _PATIENCE) -> dict[str, str]:
     return {name: job_id for job_id, _, name in lines if name}
 
 
+def state_of(job_id: str) -> str:
+    """State of a job of one task that has not ended, with the reason for which it waits: `PENDING (Priority)`.
+
+    Empty once it is not in the queue any more. Raises UserError if the scheduler does not answer.
+    """
+    words = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%T %r"]
+    deadline = time.monotonic() + _PATIENCE
+    while (answer := call(words)).returncode and "Invalid job id" not in answer.stderr:
+        if time.monotonic() > deadline:
+            mend = f"job {job_id} goes on without us; type the same command again"
+            raise UserError(f"the scheduler does not say how job {job_id} is: {answer.stderr.strip()}", mend=mend)
+        time.sleep(2)
+    state, _, reason = answer.stdout.strip().partition(" ")
+    return f"{state} ({reason})" if state == "PENDING" else state
+
+
 def num_queued() -> int:
     """How many tasks of this user the scheduler counts, each element of an array by itself."""
     answer = call(["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i"])
@@ -53,3 +71,11 @@ def cancel(job_ids: Iterable[str]) -> None:
     answer = call(["scancel", *job_ids])
     if answer.returncode and "Invalid job id" not in answer.stderr:
         raise UserError(f"scancel: {answer.stderr.strip()}", mend="try again, or cancel them yourself")
+
+
+def num_nodes(partition: str | None) -> int:
+    """How many nodes a partition has (the default one if None); 0 where the scheduler does not say."""
+    chosen = [f"--partition={partition}"] if partition else []
+    answer = ask("sinfo", "--noheader", "--Node", "--format=%N %P", *chosen, environ=os.environ)
+    names = (line.split() for line in answer.out.splitlines())
+    return len({name for name, part in names if partition or part.endswith("*")})

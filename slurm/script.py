@@ -3,6 +3,10 @@
 The shell, not the payload, gets the scheduler's warning: a signal to the whole step would also kill what mounts a
 container's image. It tells the payload by a byte in a file that the payload looks at between shards, and it alone calls
 `scontrol`, which need not be there in a container.
+
+The shell also outlives a payload that the kernel kills, and watches one that hangs. What it saw goes to
+`<task>-<life>.end` beside the log, as `WHAT SECONDS`: `TERM` (the scheduler ended the job) or `timeout` (at its limit),
+`silent` (nothing was heard of the payload), `oom`, or the exit status of a payload that a signal killed.
 """
 
 import re
@@ -12,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm.profile import ClusterProfile
+from cxr_core.runs.submits import Submit
+from slurm.profile import ClusterProfile, Resources
 
 REQUEUE = 75
 """Exit status by which the payload asks to be requeued (EX_TEMPFAIL of sysexits.h)."""
@@ -21,40 +26,55 @@ _LAST_MOMENT = 30
 """Seconds before the time limit at which a shard that is still not done is given up. Slurm's clock is coarse."""
 
 
+_LATE_START = 15
+"""Seconds by which the shell may have begun later than its job."""
+
+
 @dataclass(frozen=True)
 class Payload:
     """What a script is written for: where the run and the submit lie, and the words that start Python.
 
     `code` is the folder that holds the packages where they are not installed; `cwd` is where the user called.
+    `has_heart`: it makes shards, so it has an attempt with a heartbeat. `in_step`: it is started by srun; not so what
+    calls Slurm's commands itself.
     """
 
-    run: Path
-    stage: str
+    words: Sequence[str]
     submit: Path
     cwd: Path
-    python: Sequence[str]
     code: Path | None = None
+    has_heart: bool = True
+    in_step: bool = True
 
     @property
-    def words(self) -> list[str]:
-        return [*self.python, "-m", "jobs.task", str(self.run), self.stage, self.submit.name]
+    def attempts(self) -> Path:
+        """Where its attempts have their folders."""
+        return self.submit.parents[1] / "attempts"
 
 
 def directives(
-    profile: ClusterProfile, kind: str, *, name: str, submit_id: str, cpus: int, num_tasks: int, after: Sequence[str]
+    profile: ClusterProfile,
+    resources: Resources,
+    *,
+    name: str,
+    submit: Submit,
+    cpus: int,
+    folder: Path,
 ) -> dict[str, Any]:
-    """The parameters of submitit's SlurmExecutor for an array of `num_tasks` tasks that starts once `after` ended."""
-    resources = profile.resources(kind)
+    """The parameters of submitit's SlurmExecutor for an array of the tasks of `submit`, whose folder is `folder`.
+
+    It starts once all that it waits for has ended.
+    """
     options = (option[2:].partition("=") for option in profile.sbatch)
     named = ("partition", "account", "qos", "constraint", "exclude", "mem", "gres", "time")
     found = {key: getattr(resources, key) for key in named} | {
         "mail_user": profile.mail_user,
         "mail_type": profile.mail_type,
-        "dependency": "afterany:" + ":".join(after) if after else None,
+        "dependency": "afterany:" + ":".join(submit.waits_for) if submit.waits_for else None,
     }
     return {key: value for key, value in found.items() if value is not None} | {
         "job_name": name,
-        "comment": f"cxr:{submit_id}",
+        "comment": f"cxr:{submit.id}",
         "nodes": 1,
         "ntasks_per_node": 1,
         "cpus_per_task": cpus,
@@ -62,9 +82,9 @@ def directives(
         "stderr_to_stdout": True,
         "use_srun": False,
         "additional_parameters": {
-            "array": f"0-{num_tasks - 1}%{min(num_tasks, profile.array_parallelism)}",
+            "array": f"0-{submit.num_tasks - 1}%{min(submit.num_tasks, profile.array_parallelism)}",
             # Relative to the folder where sbatch is called: a directive could not hold each name a folder can have.
-            "output": "%A_%a.out",
+            "output": "/dev/null" if _is_rewritten(folder) else "%A_%a.out",
             "signal": f"B:USR2@{profile.grace_seconds}",
             "requeue": True,
             "kill-on-invalid-dep": "yes",
@@ -80,43 +100,66 @@ def script(parameters: dict[str, Any], body: str) -> str:
     return _make_sbatch_string(command=body, folder=".", **parameters)
 
 
-def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int) -> str:
-    """What the batch shell does, below the directives."""
+def _is_rewritten(folder: Path) -> bool:
+    """Whether Slurm would read the name of a log in this folder otherwise than it is: % starts a pattern, and a
+    backslash anywhere takes all patterns their meaning."""
+    return any(letter in str(folder) for letter in "%\\")
+
+
+def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: float) -> str:
+    """What the batch shell does, below the directives, in a job of `hours` at most."""
+    limit = max(3600 * hours - _LATE_START, 1)
     lines = [
+        'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" life="${SLURM_RESTART_COUNT:-0}"',
+        f"submit={shlex.quote(str(payload.submit))}",
+        *(['exec >> "$submit/$task.out" 2>&1 || exit 1'] if _is_rewritten(payload.submit) else []),
+        'export CXR_FLAG="$submit/$task-$life.flag"',
+        ': > "$CXR_FLAG"',
+        "",
+        # Before all that may take long: a warning for which there is no trap ends the shell.
+        *_ENDS,
+        # Slurm ends a job at its time limit some seconds late, never early.
+        f"trap '[ $SECONDS -lt {limit:.0f} ] && ended TERM || ended timeout; exit 143' TERM",
+        *_on_warning(profile),
+        "",
         *_environment(profile, payload, cpus),
         *profile.setup,
         "",
-        'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
-        f'export CXR_FLAG={shlex.quote(str(payload.submit))}/"$task-${{SLURM_RESTART_COUNT:-0}}.flag"',
-        ': > "$CXR_FLAG"',
-        "",
-        *_REQUEUE,
-        *_on_warning(profile),
-        "",
-        f"srun --ntasks=1 --cpus-per-task={cpus} --cpu-bind={profile.cpu_bind} --kill-on-bad-exit=1 --unbuffered \\",
+        *([f"{_STEP.format(cpus=cpus, bind=profile.cpu_bind)} \\"] if payload.in_step else []),
         f"    {shlex.join(payload.words)} < /dev/null &",
         "payload=$!",
+        *(_watch(profile, payload) if profile.silent_minutes and payload.has_heart else []),
         *_WAIT,
     ]
     return "\n".join(lines)
 
 
-_REQUEUE = (
+_STEP = "srun --ntasks=1 --cpus-per-task={cpus} --cpu-bind={bind} --kill-on-bad-exit=1 --unbuffered"
+
+_ENDS = (
     # The number of the array alone would requeue all of its tasks, and SLURM_JOB_ID is that number in the last one.
     "requeue() {",
     '    echo "requeue $task: $1"',
     '    scontrol requeue "$task"',
     "}",
+    # The first cause is the true one: what follows is its consequence.
+    'ended() { [ -e "$submit/$task-$life.end" ] || echo "$1 $SECONDS" > "$submit/$task-$life.end"; }',
 )
 
 _WAIT = (
     "status=0",
     # A warning ends `wait` before the payload has ended.
     'while kill -0 "$payload" 2> /dev/null; do wait "$payload"; status=$?; done',
-    'wait "$payload" 2> /dev/null; ended=$?; [ "$ended" = 127 ] || status=$ended',
-    'if [ -n "$last_moment" ]; then kill "$last_moment" 2> /dev/null; fi',
+    'wait "$payload" 2> /dev/null; last=$?; [ "$last" = 127 ] || status=$last',
+    'for helper in $last_moment $watch; do kill "$helper" 2> /dev/null; done',
     'rm -f "$CXR_FLAG" "$CXR_FLAG.more"',
     f'if [ "$status" = {REQUEUE} ]; then requeue "the payload stopped at a safe point"; fi',
+    # That the kernel killed for memory, only slurmstepd and srun say, in the log.
+    'if [ "$status" -gt 128 ]; then',
+    '    tail -n 20 "$submit/$task.out" | grep -qiE "oom.kill|out of memory|exceeded .*memory limit" && status=oom',
+    '    ended "$status"',
+    "fi",
+    '[ "$status" = oom ] && exit 137',
     'exit "$status"',
 )
 
@@ -134,6 +177,37 @@ def _on_warning(profile: ClusterProfile) -> list[str]:
         "    last_moment=$!",
         "}",
         "trap on_warning USR2",
+    ]
+
+
+def _watch(profile: ClusterProfile, payload: Payload) -> list[str]:
+    """End a payload whose heart is not heard for too long: the first time its task is requeued, then no more.
+
+    Its heartbeat is read by another process: on a dead file system that one hangs, and its silence counts.
+    """
+    seconds = 60 * profile.silent_minutes
+    return [
+        f'attempt={shlex.quote(str(payload.attempts))}/"$task-$life"',
+        "beats() {",
+        "    local now before=",
+        f'    while kill -0 "$$" && sleep {max(1, min(30, seconds / 10)):g}; do',
+        # What an attempt is followed by, finalizing, has no heartbeat.
+        '        now=$(cat "$attempt"-*/heartbeat.json; cat "$attempt"-*/ended.json && date)',
+        '        [ "$now" = "$before" ] || echo; before=$now',
+        "    done 2> /dev/null",
+        "}",
+        "watch() {",
+        "    local heard first=1",
+        '    grep -qs "^silent" "$submit/$task"-*.end && first=',
+        f"    while read -r -t {seconds:g}; heard=$?; [ $heard = 0 ]; do :; done",
+        "    [ $heard -gt 128 ] || return",
+        '    echo "$task: nothing was heard of the payload for too long"',
+        "    ended silent &",
+        "    sleep 1",
+        '    { [ -n "$first" ] && requeue "it is tried once more"; } || scancel --signal=KILL "$SLURM_JOB_ID.0"',
+        "}",
+        "watch < <(beats) &",
+        "watch=$!",
     ]
 
 

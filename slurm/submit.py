@@ -1,9 +1,11 @@
 """Send jobs to a cluster, record each before and after, and know again what was sent."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cxr_core
 from cxr_core.errors import UserError
 from cxr_core.runs.provenance import now
 from cxr_core.runs.run import Run
@@ -15,7 +17,8 @@ from slurm.script import Payload, directives, script, shell_body
 
 @dataclass(frozen=True)
 class Launch:
-    """What all submits of one call share: run, profile and how it was named, and the start of the command line."""
+    """What all submits of one call share: run, profile and how it was named, and the start of the command line of
+    tasks, which may be that of a container."""
 
     run: Run
     profile: ClusterProfile
@@ -24,8 +27,19 @@ class Launch:
     python: Sequence[str]
     code: Path | None
 
-    def payload(self, stage: str, folder: Path) -> Payload:
-        return Payload(self.run.root, stage, folder, self.cwd, self.python, self.code)
+    def payload(self, job: Job, folder: Path) -> Payload:
+        if "resume" in job.does:
+            # Not in the container, where no sbatch is.
+            words = [sys.executable, "-m", "jobs.auto_resume", str(self.run.root)]
+            return Payload(words, folder, self.cwd, code_folder(), has_heart=False, in_step=False)
+        words = [*self.python, "-m", "jobs.task", str(self.run.root), job.work.name, folder.name]
+        return Payload(words, folder, self.cwd, self.code, has_heart=job.computes)
+
+
+def code_folder() -> Path | None:
+    """The folder that tasks must be told of to find this code: that of a checkout, not of an installation."""
+    folder = Path(cxr_core.__file__).absolute().parents[1]
+    return None if folder.name in ("site-packages", "dist-packages") else folder
 
 
 def live_jobs(run: Run, stage: str, queue: Mapping[str, str]) -> dict[str, tuple[Part, ...]]:
@@ -81,7 +95,7 @@ def do_here(launch: Launch, jobs: Sequence[Job]) -> None:
         folder = new_folder(launch.run.stage(job.work.name).path)
         record(launch, job, waits_for=[f"local{i}" for i in range(number)]).sent(f"local{number}").write(folder)
         parallel = launch.profile.array_parallelism
-        payload = launch.payload(job.work.name, folder)
+        payload = launch.payload(job, folder)
         threads = {"OMP_NUM_THREADS": str(job.cpus(launch.profile))}
         failed = run_tasks(payload, job.num_tasks, parallel=parallel, environ={**environ, **threads})
         if failed:
@@ -106,22 +120,17 @@ def record(launch: Launch, job: Job, *, waits_for: Sequence[str]) -> Submit:
         resources={**resources, "cpus_per_task": job.cpus(launch.profile)},
         visible_seconds=launch.profile.visible_seconds,
         waits_for=tuple(waits_for),
+        raised=job.changes,
         time=now(),
     )
 
 
 def _parts(launch: Launch, job: Job, folder: Path, submit: Submit) -> tuple[dict[str, object], str]:
     cpus = job.cpus(launch.profile)
-    parameters = directives(
-        launch.profile,
-        job.kind,
-        name=submit.job_name(launch.run.config["name"]),
-        submit_id=submit.id,
-        cpus=cpus,
-        num_tasks=job.num_tasks,
-        after=submit.waits_for,
-    )
-    return parameters, shell_body(launch.profile, launch.payload(job.work.name, folder), cpus=cpus)
+    name = submit.job_name(launch.run.config["name"])
+    resources = job.resources(launch.profile)
+    parameters = directives(launch.profile, resources, name=name, submit=submit, cpus=cpus, folder=folder)
+    return parameters, shell_body(launch.profile, launch.payload(job, folder), cpus=cpus, hours=resources.hours)
 
 
 def _ids(job: Job, sent: Sequence[str]) -> list[str]:

@@ -5,14 +5,16 @@ from collections import Counter
 from cxr_core.report.blocks import Block, Column, Details, Section, Table, Text
 from cxr_core.report.read import RunView
 from cxr_core.report.spell import count, duration, listed, percent
+from cxr_core.runs.accounting import Accounting, Comparison, compare
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent, read_ledger, when
 
 _MOST_ROWS = 200
+_MOST_NAMED = 10
 
 _NOTE = (
     "Useful is time on shards that were committed; duplicated, on shards that another attempt had committed first; "
     "failed, on shards that failed or were lost with their process; idle, all other time of the processes, mostly "
-    "starting. A killed attempt is counted up to its last sign of life."
+    "starting. A killed attempt is counted up to when it was killed or, where nobody knows, to its last sign of life."
 )
 
 
@@ -30,8 +32,21 @@ def cost_section(run: RunView, price: float | None = None) -> Section:
         blocks.append(Text("No GPU was held, so the hours are those of processes.", "note"))
     elif price is None:
         blocks.append(Text("No price: a GPU-hour has none in the config (`price_per_gpu_hour`).", "note"))
+    blocks += _accounts(compare(Accounting.read(run.root), ledger.attempts))
     blocks.append(Details("Every attempt", [_attempts_table(ledger)]))
     return Section("cost", "What it cost", blocks)
+
+
+def _accounts(found: Comparison) -> list[Block]:
+    """What the scheduler's accounts say, where it has some."""
+    texts = []
+    if found.num_lives:
+        hours = f"{found.hours_by_scheduler:,.3f} hours by the scheduler and {found.hours_by_attempts:,.3f} by attempts"
+        texts.append(f"Accounts: {count(found.num_lives)} lives of tasks took {hours}; the difference is starting.")
+    if found.without_attempt:
+        names = listed([f"{life.job} ({life.state}, {life.node})" for life in found.without_attempt[:_MOST_NAMED]])
+        texts.append(f"Accounts: {count(len(found.without_attempt))} lives of tasks left no attempt: {names}.")
+    return [Text(text, "note") for text in texts]
 
 
 def _hours_table(run: RunView, ledger: Ledger, price: float | None) -> Table:

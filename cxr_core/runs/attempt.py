@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import traceback
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -98,13 +98,21 @@ class Attempt(AbstractContextManager["Attempt"]):
         remove(self.work)
         self._leave("failed")
         cause = self.cause or ("finished" if error is None else cause_of(error))
-        if error is not None and not isinstance(error, UserError | KeyboardInterrupt | Stopped):
-            (self.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
-        self.event("ended", cause=cause, detail=str(error or ""))
-        write_json(
-            self.folder / "ended.json",
-            {"cause": cause, "detail": str(error or ""), "time": now(), "seconds": self.seconds, **self._state()},
-        )
+        end = {"cause": cause, "detail": str(error or "")}
+        with suppress(OSError):
+            self.event("ended", **end)
+            if error is not None and not isinstance(error, UserError | KeyboardInterrupt | Stopped):
+                (self.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+        self._write_end({**end, "time": now(), "seconds": self.seconds, **self._state()})
+
+    def _write_end(self, record: dict[str, Any]) -> None:
+        path = self.folder / "ended.json"
+        try:
+            write_json(path, record)
+        except OSError:
+            # On a full disk it gets the room of the heartbeat, of which it tells all.
+            (self.folder / "heartbeat.json").unlink(missing_ok=True)
+            write_json(path, record)
 
     def enter_shard(self, shard: str) -> None:
         """Work on a shard begins."""

@@ -120,13 +120,13 @@ def failures_of(stage_folder: Path, shard: str) -> list[Failure]:
     return sorted((Failure(**read_json(path)) for path in paths), key=lambda failure: failure.time)
 
 
-def park_if_hopeless(stage_folder: Path, shard: str) -> str | None:
+def park_if_hopeless(stage_folder: Path, shard: str, kills: Sequence[Failure] = ()) -> str | None:
     """Park a shard that failed three times for the same cause since it was last released. Returns that cause.
 
-    Attempts that were killed are not counted: it is mostly a scheduler that kills, and not because of the shard.
+    `kills` are attempts that were killed in the middle of it, and probably because of it (see `kills`).
     """
     forgiven = set(_released(stage_folder, shard))
-    counted = [failure for failure in failures_of(stage_folder, shard) if failure.attempt not in forgiven]
+    counted = [each for each in (*failures_of(stage_folder, shard), *kills) if each.attempt not in forgiven]
     cause, num = Counter(failure.cause for failure in counted).most_common(1)[0] if counted else ("", 0)
     if num < PARK_AFTER:
         return None
@@ -151,7 +151,8 @@ def release(stage_folder: Path, shards: Sequence[str] | None = None) -> list[str
     """Let parked shards (all of them by default) be tried again, three times anew. Returns their ids."""
     chosen = sorted(parked(stage_folder) & set(shards) if shards is not None else parked(stage_folder))
     for shard in chosen:
-        attempts = [failure.attempt for failure in failures_of(stage_folder, shard)]
+        counted = read_json(stage_folder / "parked" / f"{shard}.json").get("attempts", [])
+        attempts = sorted({*counted, *(failure.attempt for failure in failures_of(stage_folder, shard))})
         record = stage_folder / "parked" / "released" / f"{shard}.json"
         record.parent.mkdir(exist_ok=True)
         write_json(record, {"format": FORMAT, "shard": shard, "attempts": attempts, "time": now()})

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.errors import UserError
+from cxr_core.runs.accounting import Accounting
 from cxr_core.runs.attempt import Life, life_of_beat, read_beat
+from cxr_core.runs.ends import shell_ends, why_killed
+from cxr_core.runs.last_words import last_words
 from cxr_core.runs.run import Run
 
 
@@ -20,8 +23,9 @@ class AttemptRecord:
     """One attempt as its folder tells it. Times are seconds since 1970 in UTC, durations seconds.
 
     `cause` is how it ended ("finished", "shards failed", "refused" ...), "running", "killed" (gone without a word) or
-    "silent" (its heart is not heard, but nothing says that it is dead). Of one without an end, `ended` is its last
-    sign of life. `shard` is what it works on, or was working on when it was lost, since `since`. `beat` is all that it
+    "silent" (its heart is not heard, but nothing says that it is dead). `detail` is what was said of the end; of a
+    killed one, what killed it, where that is known. Of one without an end, `ended` is its last sign of life, or when it
+    was killed. `shard` is what it works on, or was working on when it was lost, since `since`. `beat` is all that it
     said of itself last.
     """
 
@@ -50,6 +54,11 @@ class AttemptRecord:
     @property
     def seconds(self) -> float:
         return max(self.ended - self.started, 0.0)
+
+    @property
+    def why(self) -> str:
+        """What killed it; empty where nobody knows, and where nothing did."""
+        return self.detail if self.cause == "killed" else ""
 
     @property
     def is_over(self) -> bool:
@@ -145,7 +154,7 @@ def read_attempts(stage_folder: Path) -> list[AttemptRecord]:
     except FileNotFoundError:
         return []
     records = [_read(stage_folder.name, folder) for folder in folders]
-    return _name_requeued(sorted(records, key=lambda attempt: (attempt.started, attempt.id)))
+    return _name_killed(stage_folder, sorted(records, key=lambda attempt: (attempt.started, attempt.id)))
 
 
 def _read(stage: str, folder: Path) -> AttemptRecord:
@@ -197,17 +206,33 @@ def _record(stage: str, folder: Path, cause: str, told: dict[str, Any], ended: f
     )
 
 
-def _name_requeued(records: list[AttemptRecord]) -> list[AttemptRecord]:
-    """A silent attempt whose job was started again is dead: a scheduler restarts a job when it has ended it."""
-    latest: dict[str, int] = {}
+def _name_killed(stage_folder: Path, records: list[AttemptRecord]) -> list[AttemptRecord]:
+    """Say of attempts that ended without a word what killed them. A silent one of which another source tells the end,
+    or whose task was started again, is dead: a scheduler restarts a task when it has ended it."""
+    if all(record.cause not in ("killed", "silent") for record in records):
+        return records
+    starts: dict[str, list[float]] = {}
     for record in records:
-        latest[record.job] = max(latest.get(record.job, 0), record.restart)
-    return [
-        replace(record, cause="killed")
-        if record.cause == "silent" and record.job and record.restart < latest[record.job]
-        else record
-        for record in records
-    ]
+        starts.setdefault(record.job, []).append(record.started)
+    ends, accounts = shell_ends(stage_folder), Accounting.read(stage_folder.parent)
+
+    def named(record: AttemptRecord) -> AttemptRecord:
+        if record.cause not in ("killed", "silent") or not record.job:
+            return record
+        following = min((start for start in starts[record.job] if start > record.started), default=None)
+        life = accounts.life_of(record.job, record.started)
+        by_shell, over = ends.get((record.job, record.restart), ("", 0.0))
+        why = why_killed(
+            by_shell=by_shell,
+            by_log=last_words(stage_folder, record.job, record.started, following or float("inf")),
+            by_accounts=life.why if life else "",
+            came_back=following is not None,
+        )
+        # Its GPUs were held until then, also where its heart had stopped long before.
+        over = over or min(life.end or 0.0, time.time()) if life else over
+        return replace(record, cause="killed", detail=why, ended=max(record.ended, over)) if why else record
+
+    return [named(record) for record in records]
 
 
 def _object(path: Path) -> dict[str, Any] | None:

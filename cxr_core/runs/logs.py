@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cxr_core.runs.last_words import scheduler_logs
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, when
 
 _TAIL = 40
@@ -31,7 +32,8 @@ def _head(attempt: AttemptRecord) -> str:
     where = attempt.node or attempt.host or "unknown host"
     job = f", job {attempt.job}" if attempt.job else ""
     at = f" in shard {attempt.shard}" if attempt.shard else ""
-    return f"attempt {attempt.id} on {where}{job}, started {when(attempt.started)} UTC: {attempt.cause}{at}"
+    why = f": {attempt.why}" if attempt.why else ""
+    return f"attempt {attempt.id} on {where}{job}, started {when(attempt.started)} UTC: {attempt.cause}{at}{why}"
 
 
 def _line(event: dict[str, Any]) -> str:
@@ -67,8 +69,7 @@ def _indented(path: Path | None) -> Iterator[str]:
 
 def _scheduler_log(stage_folder: Path, attempt: AttemptRecord) -> Iterator[str]:
     """The last lines of `submits/*/<job>.out`, where the attempt ran as a job."""
-    for path in sorted((stage_folder / "submits").glob(f"*/{attempt.job}*.out")) if attempt.job else ():
-        if path.stem in (attempt.job, f"{attempt.job}_0"):
-            lines = path.read_text(errors="replace").splitlines()
-            yield f"  {path}:" + (f" (last {_TAIL} of {len(lines)} lines)" if len(lines) > _TAIL else "")
-            yield from (f"    {line}" for line in lines[-_TAIL:])
+    for path in scheduler_logs(stage_folder, attempt.job) if attempt.job else ():
+        lines = path.read_text(errors="replace").splitlines()
+        yield f"  {path}:" + (f" (last {_TAIL} of {len(lines)} lines)" if len(lines) > _TAIL else "")
+        yield from (f"    {line}" for line in lines[-_TAIL:])

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -67,7 +67,10 @@ class _Lines(_Counter):
         now = time.monotonic()
         if now - self._last >= _LOG_EVERY:
             rate = self.done / (now - self._start)
-            print(f"{self.label}: {self.done}/{self.total} ({rate:.1f}/s) {text}".rstrip(), file=sys.stderr, flush=True)
+            # Whoever reads the log may be gone, as where a node lost its daemons: no reason to fail a shard.
+            with suppress(OSError):
+                line = f"{self.label}: {self.done}/{self.total} ({rate:.1f}/s) {text}".rstrip()
+                print(line, file=sys.stderr, flush=True)
             self._last = now
 
 

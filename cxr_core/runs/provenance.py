@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -62,9 +63,9 @@ def _versions() -> dict[str, str]:
 
 
 def _git(*words: str) -> str:
-    """What git says of the code's checkout; empty where the code is not in one."""
+    """What git says of the code's checkout; empty where the code is not in one, or a node has no git."""
     folder = Path(cxr_core.__file__).resolve().parents[1]
-    if not (folder / ".git").exists():
+    if not (folder / ".git").exists() or shutil.which("git") is None:
         return ""
     command = ["git", "-C", str(folder), *words]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -21,6 +21,10 @@ from cxr_core.runs.receipt import Receipt
 FORMAT = 1
 
 
+class RunHeldError(UserError):
+    """Another launcher works in the run at this moment."""
+
+
 @dataclass(frozen=True)
 class StageFolder:
     """The part of a run folder that belongs to one stage."""
@@ -170,7 +174,7 @@ def _hold(lock: int, root: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(lock, 200, 0).decode().strip()
-        raise UserError(
+        raise RunHeldError(
             f"another cxr works in this run ({holder or 'unknown process'})",
             where=str(root),
             mend="wait until it ends, or use another name: `cxr run CONFIG name=other`",

@@ -71,6 +71,11 @@ class StageStatus:
         return [attempt for attempt in self.attempts if attempt.cause == "silent" and not self.is_finished]
 
     @property
+    def killed(self) -> list[AttemptRecord]:
+        """Attempts that were killed with a shard that nobody has made since, where it is known why."""
+        return [attempt for attempt in self.attempts if attempt.why and attempt.shard in self.lost]
+
+    @property
     def slow(self) -> list[AttemptRecord]:
         """Attempts that have been in their shard for far longer than shards take, the slowest first."""
         usual = _usual_seconds(self.attempts)

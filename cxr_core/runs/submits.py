@@ -6,7 +6,7 @@ between, the id that job and record share tells whether the job is there.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from cxr_core.runs.plan import Plan
 
 FORMAT = 1
 
-Part = Literal["freeze", "shards", "finalize"]
-"""Freeze the plan of a stage, make shards of it, finalize it: a submit does one or more of these, in this order."""
+Part = Literal["freeze", "shards", "finalize", "resume", "canary"]
+"""Freeze the plan of a stage, make shards of it, finalize it: a submit does one or more of these, in this order. Or it
+resumes the whole run, or tries a stage with its first shard."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Submit:
 
     `packs` lists the shard ids of each task. It is None where the plan is not frozen yet: then task i makes the i-th
     of `num_tasks` equal parts of it. `resources` are those asked for, `cwd` is where relative paths of the config
-    start, and `waits_for` are the jobs that end before this one starts.
+    start, and `waits_for` are the jobs that end before this one starts. `raised` holds what is asked for otherwise than
+    the profile says (`mem`, `time`, `exclude`), because of how earlier attempts ended.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Submit:
     resources: Mapping[str, Any] = field(default_factory=dict)
     visible_seconds: float = 0.0
     waits_for: Sequence[str] = ()
+    raised: Mapping[str, str] = field(default_factory=dict)
     time: str = ""
     job_id: str | None = None
     format: int = FORMAT
@@ -56,7 +59,7 @@ class Submit:
             ) from error
 
     def write(self, folder: Path) -> None:
-        write_json(folder / "submit.json", asdict(self))
+        write_json(folder / "submit.json", vars(self))
 
     def sent(self, job_id: str) -> "Submit":
         """The same, with the scheduler's answer."""

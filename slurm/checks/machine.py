@@ -18,6 +18,8 @@ _CACHES = {
     "HF_HOME": ".cache/huggingface",
     "APPTAINER_CACHEDIR": ".apptainer/cache",
     "PIP_CACHE_DIR": ".cache/pip",
+    "TORCH_HOME": ".cache/torch",
+    "TRITON_CACHE_DIR": ".triton/cache",
 }
 """Variable -> where the cache lies below $HOME without it."""
 

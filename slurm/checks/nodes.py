@@ -137,3 +137,15 @@ def python(site: Site) -> Finding:
         f"{report['node']} has no {sys.executable} (it has {report['executable']}, {report['python']})",
         "install into a folder that the nodes share, or set `container:` in the profile",
     )
+
+
+def submits(site: Site) -> Finding:
+    """Whether a run can resume itself from a node."""
+    lacking = [report["node"] for report in site.visit.reports if not report["sbatch"]]
+    if not lacking:
+        return Finding("ok", "the nodes have sbatch, as --auto-resume needs")
+    return Finding(
+        "warn",
+        f"{lacking[0]} has no sbatch, so --auto-resume cannot send from there",
+        "let cron do it on a login node: `cxr resume RUN --if-needed` sends only what is missing",
+    )

@@ -109,6 +109,7 @@ def main(folder: Path, scratch: str) -> None:
         "scratch": look_at_scratch(scratch, folder),
         "python": platform.python_version(),
         "executable": sys.executable,
+        "sbatch": shutil.which("sbatch") is not None,
     }
     put(folder, f"report-{rank}.json", json.dumps(report))
 

@@ -5,6 +5,7 @@ from itertools import chain
 
 from slurm.checks.ask import join, parse_hours, parse_rows, parse_version
 from slurm.checks.site import Finding, Site
+from slurm.profile import hours_of
 
 REQUIRED = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 
@@ -126,17 +127,19 @@ def _submit_limit(site: Site) -> Finding:
 
 def _time_limits(site: Site) -> Iterator[Finding]:
     """`sbatch --test-only` takes a job that is longer than its partition allows, and then it pends for ever."""
-    kinds: dict[tuple[str, str, str], list[str]] = {}
+    kinds: dict[tuple[str, str, str, str], list[str]] = {}
     for kind in (None, *site.profile.stages):
         part, wanted = site.partition(kind), site.profile.resources(kind)
         longest = part.get("MaxTime", "UNLIMITED")
-        if wanted.hours > parse_hours(longest):
-            kinds.setdefault((wanted.time, part["PartitionName"], longest), []).append(kind or "any stage")
-    for (time, name, longest), names in kinds.items():
+        for key in ("time", "max_time"):
+            value = getattr(wanted, key)
+            if value is not None and hours_of(value) > parse_hours(longest):
+                kinds.setdefault((key, value, part["PartitionName"], longest), []).append(kind or "any stage")
+    for (key, time, name, longest), names in kinds.items():
         yield Finding(
             "fail",
-            f"time: {time} of {join(names)} is more than partition {name} allows ({longest})",
-            f'set `time: "{longest}"` or less in the profile; work that is longer is resumed',
+            f"{key}: {time} of {join(names)} is more than partition {name} allows ({longest})",
+            f'set `{key}: "{longest}"` or less in the profile; work that is longer is resumed',
         )
 
 
@@ -161,7 +164,9 @@ def preemption(site: Site) -> Finding:
     fact = f"tasks in {part['PartitionName']} may be preempted: {mode} after {grace} s"
     if "REQUEUE" not in mode:
         what = "are cancelled, not requeued" if "CANCEL" in mode else "are stopped with what they hold in memory"
-        return Finding("warn", f"{fact}, so they {what}", "call `cxr resume RUN` when it is over")
+        return Finding(
+            "warn", f"{fact}, so they {what}", "send with --auto-resume N, or call `cxr resume RUN` when it is over"
+        )
     if "preempt_send_user_signal" not in site.config.get("SlurmctldParameters", ""):
         return Finding(
             "warn",
@@ -187,6 +192,26 @@ def dependencies(site: Site) -> Finding:
     return Finding(
         "ok", "jobs whose dependency failed pend for ever unless sent with --kill-on-invalid-dep=yes, as ours are"
     )
+
+
+_PORTS_A_STEP = 4
+"""TCP ports on which one srun listens: for messages and for the output of a few nodes."""
+
+
+def ports(site: Site) -> Finding:
+    """Whether the ports on which srun may listen are enough for as many tasks as fit on a node."""
+    given = site.config.get("SrunPortRange", "")
+    first, _, last = given.partition("-")
+    if not (first.isdigit() and last.isdigit()) or int(last) == 0:
+        return Finding("ok", "srun takes any free port (no SrunPortRange): nodes must reach each other on all of them")
+    number = int(last) - int(first) + 1
+    part = site.partition()
+    cpus, num_nodes = (int(part.get(key, "1")) for key in ("TotalCPUs", "TotalNodes"))
+    needed = _PORTS_A_STEP * max(1, cpus // max(1, num_nodes))
+    fact = f"srun has {number:,} ports ({given}), and tasks of one CPU that fill a node need {needed:,}"
+    if number < needed:
+        return Finding("warn", fact, "give tasks more CPUs (cpus_per_task), or ask for a wider SrunPortRange")
+    return Finding("ok", fact)
 
 
 def _user(site: Site) -> str:

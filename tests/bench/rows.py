@@ -10,6 +10,7 @@ ROWS = {
     "C1": "tests.bench.images:c1",
     "C1b": "tests.bench.images:c1b",
     "C2": "tests.bench.images:c2",
+    "C9": "tests.bench.submit:c9",
     "C10": "tests.bench.command:c10",
 }
 

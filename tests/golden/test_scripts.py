@@ -69,13 +69,17 @@ def test_the_local_profile_asks_no_scheduler() -> None:
 FAKES = {
     "srun": 'while [ "$1" != -m ]; do shift; done\nexec bash "$PAYLOAD"\n',
     "scontrol": 'echo "$@" >> "$CALLS"\n',
+    "scancel": 'echo "scancel $@" >> "$CALLS"\nkill -KILL "$(cat "$PAYLOAD.pid")"\n',
 }
 
 
 def run_script(
-    folder: Path, payload: str, *, grace: int = 31, warn_after: float | None = None
+    folder: Path, payload: str, *, grace: int = 31, warn_after: float | None = None, before: str = "", **keys: object
 ) -> tuple[int, list[str]]:
-    """Run a script whose payload is a line of bash; returns its exit status and how scontrol was called."""
+    """Run a script whose payload is a line of bash; returns its exit status and how scontrol was called.
+
+    `before` is what the shell of an earlier life wrote of its end; `keys` are of the profile.
+    """
     fakes = folder / "bin"
     fakes.mkdir()
     for name, text in FAKES.items():
@@ -84,10 +88,13 @@ def run_script(
     (folder / "payload").write_text(payload)
     run = folder / HOSTILE
     job = SHARDS
-    (run / job.work.name / "submits" / "0001").mkdir(parents=True)
-    profile = load_profile("generic").model_copy(update={"grace_seconds": grace})
+    submit = run / job.work.name / "submits" / "0001"
+    submit.mkdir(parents=True)
+    if before:
+        (submit / "12_3-0.end").write_text(before)
+    profile = load_profile("generic").model_copy(update={"grace_seconds": grace, **keys})
     launch = Launch(Run(run, {"name": "nano"}), profile, "generic", folder, ["python"], None)
-    text = script_text(launch, job, run / job.work.name / "submits" / "0001", record(launch, job, waits_for=()))
+    text = script_text(launch, job, submit, record(launch, job, waits_for=()))
     environ = {
         "PATH": f"{fakes}:{os.environ['PATH']}",
         "PAYLOAD": str(folder / "payload"),
@@ -96,8 +103,10 @@ def run_script(
         "SLURM_ARRAY_TASK_ID": "3",
         # Of the last task of an array this is the number of the array.
         "SLURM_JOB_ID": "12",
+        "SLURM_RESTART_COUNT": str(int(bool(before))),
     }
     (folder / "script").write_text(text)
+    (submit / "12_3.out").touch()
     with subprocess.Popen(["bash", folder / "script"], env=environ, stdout=subprocess.DEVNULL) as process:
         if warn_after is not None:
             with pytest.raises(subprocess.TimeoutExpired):
@@ -105,7 +114,7 @@ def run_script(
             process.send_signal(12)
         status = process.wait(30)
     calls = folder / "calls"
-    assert not list((run / job.work.name / "submits" / "0001").glob("*.flag*"))
+    assert not list(submit.glob("*.flag*"))
     return status, calls.read_text().splitlines() if calls.exists() else []
 
 
@@ -129,3 +138,52 @@ def test_given_a_long_shard_after_progress_then_the_task_is_requeued_at_the_last
 
 def test_given_a_shard_longer_than_the_time_limit_then_it_does_not_come_back_for_ever(tmp_path: Path) -> None:
     assert run_script(tmp_path, "sleep 4", warn_after=1) == (0, [])
+
+
+def end_of(folder: Path, life: int = 0) -> str:
+    """What the shell wrote of the end of its payload, without the seconds."""
+    path = folder / HOSTILE / SHARDS.work.name / "submits" / "0001" / f"12_3-{life}.end"
+    return path.read_text().split()[0] if path.exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("payload", "end"),
+    [
+        ("kill -KILL $$", "137"),
+        ("kill -BUS $$", "135"),
+        ('echo "error: Detected 1 oom_kill event" >> "${CXR_FLAG%-0.flag}.out"; kill -KILL $$', "oom"),
+        ('echo "error: Exceeded job memory limit" >> "${CXR_FLAG%-0.flag}.out"; kill -KILL $$', "oom"),
+        ("exit 1", ""),
+    ],
+)
+def test_given_a_payload_that_a_signal_ends_then_the_shell_that_outlives_it_writes_down_which(
+    payload: str, end: str, tmp_path: Path
+) -> None:
+    status, calls = run_script(tmp_path, payload)
+    assert status == (int(end) if end.isdigit() else 137 if end else 1)
+    assert (end_of(tmp_path), calls) == (end, [])
+
+
+def test_given_a_payload_of_which_nothing_is_heard_then_it_is_requeued_once(tmp_path: Path) -> None:
+    assert run_script(tmp_path, "sleep 5; exit 0", silent_minutes=0.03) == (0, ["requeue 12_3"])
+    assert end_of(tmp_path) == "silent"
+
+
+def test_given_a_payload_that_was_silent_before_then_it_is_ended_for_good(tmp_path: Path) -> None:
+    payload = 'echo $$ > "$PAYLOAD.pid"; sleep 20'
+    status, calls = run_script(tmp_path, payload, silent_minutes=0.03, before="silent 2\n")
+    assert (status, calls) == (137, ["scancel --signal=KILL 12.0"])
+    assert end_of(tmp_path, 1) == "silent"
+
+
+BEATING = """\
+attempt="${CXR_FLAG%/submits/*}/attempts/12_3-0-abc"
+mkdir -p "$attempt"
+for i in 1 2 3; do echo $i > "$attempt/heartbeat.json"; sleep 1; done
+"""
+
+
+@pytest.mark.parametrize("after", ["", 'echo > "$attempt/ended.json"; sleep 4'])
+def test_given_a_heartbeat_or_an_attempt_that_has_ended_then_nothing_hangs(after: str, tmp_path: Path) -> None:
+    assert run_script(tmp_path, BEATING + after, silent_minutes=0.04) == (0, [])
+    assert end_of(tmp_path) == ""

@@ -132,7 +132,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         lines = self.run("sinfo", "-h", "-N", "-p", "low", "-o", "%N %T", check=False).stdout.splitlines()
         return dict(line.split() for line in lines)
 
-    def until(self, what: str, condition: Callable[[], bool], seconds: float = 60) -> float:
+    def until(self, what: str, condition: Callable[[], bool], seconds: float = 120) -> float:
         """Wait for anything; return the seconds that took. Raises RuntimeError, with the logs of the daemons."""
         start = time.monotonic()
         if not _until(condition, seconds):
@@ -155,6 +155,17 @@ class Cluster(AbstractContextManager["Cluster"]):
     def kill_slurmd(self, node: str) -> None:
         """kill -9 the daemon of a node; the jobs on it go on."""
         self._end(f"slurmd.{node}", signal.SIGKILL)
+
+    def heal(self) -> None:
+        """Cancel all jobs, start again what was killed, and wait until every node is idle."""
+        if not self.pid("slurmctld"):
+            self.start_slurmctld()
+        for node in self.nodes:
+            if not self.pid(f"slurmd.{node}"):
+                self.start_slurmd(node)
+        self.run("scancel", "--user=root", check=False)
+        idle = dict.fromkeys(self.nodes, "idle")
+        self.until("the cluster is idle", lambda: not self.run("squeue", "-h").stdout and self.states() == idle)
 
     def pid(self, daemon: str) -> int | None:
         """Process id of a live daemon by its pid file: munged, slurmctld, slurmd.n0, slurmdbd, mariadbd."""

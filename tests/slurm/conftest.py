@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import require
 from tests.slurm.cluster import Cluster, lacking
+from tests.slurm.tiny import undisturbed_digest, write_config
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,13 @@ def cluster() -> Iterator[Cluster]:
 def accounted_cluster() -> Iterator[Cluster]:
     """The same with slurmdbd on MariaDB: sacct answers, and there is an account `cxr`."""
     yield from _cluster(accounting=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_digest(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of the tiny run that nothing happened to, made in process."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return undisturbed_digest(write_config(folder), folder)
 
 
 def _cluster(*, accounting: bool) -> Iterator[Cluster]:

@@ -1,9 +1,7 @@
 """`cxr submit`, `resume` and `cancel` on a real cluster."""
 
 import json
-import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -122,23 +120,6 @@ def assert_as_undisturbed(site: Site, undisturbed: Path) -> None:
     assert site.facts("real")["digest"] == there["digest"]
 
 
-def test_given_an_sbatch_that_submits_but_fails_then_there_is_one_job_of_each(
-    site: Site, nano_config: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    liar = tmp_path / "bin" / "sbatch"
-    liar.parent.mkdir()
-    liar.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" > /dev/null\necho "Socket timed out" >&2\nexit 1\n')
-    liar.chmod(0o755)
-    site.env["PATH"] = f"{liar.parent}:{site.env['PATH']}"
-    only_real(nano_config, site)
-    listed = site.cluster.run("squeue", "--noheader", "--states=all", "--format=%F %j").stdout.splitlines()
-    for submit in site.submits("real"):
-        name = submit.job_name("nano")
-        assert {line.split()[0] for line in listed if line.endswith(name)} == {submit.job_id}
-    site.wait()
-    assert_as_undisturbed(site, undisturbed)
-
-
 def test_given_a_launcher_that_died_before_the_answer_then_submitting_again_finds_its_job(
     site: Site, nano_config: Path
 ) -> None:
@@ -149,20 +130,6 @@ def test_given_a_launcher_that_died_before_the_answer_then_submitting_again_find
     again = site.submit(nano_config, "--stage", "real")
     assert "nothing to submit" in again.stdout
     assert Submit.read(folder).job_id == known.job_id
-
-
-def test_given_a_controller_that_is_away_then_submit_waits_for_it(
-    site: Site, nano_config: Path, undisturbed: Path
-) -> None:
-    site.cluster.stop_slurmctld()
-    command = [sys.executable, "-m", "jobs.cli", "submit", nano_config, "--cluster", site.profile, "--runs", site.runs]
-    with subprocess.Popen([*command, "--stage", "real"], env=site.env, stdout=subprocess.DEVNULL) as launcher:
-        with pytest.raises(subprocess.TimeoutExpired):
-            launcher.wait(12)
-        site.cluster.start_slurmctld()
-        assert launcher.wait(120) == 0
-    site.wait()
-    assert_as_undisturbed(site, undisturbed)
 
 
 def test_given_a_warning_then_the_task_stops_is_requeued_and_the_digest_is_the_same(

@@ -171,7 +171,7 @@ def test_given_a_file_seen_later_than_the_profile_allows_then_it_fails_with_the_
 
 def test_given_caches_in_home_on_a_cluster_then_it_warns_until_the_profile_names_others(tmp_path: Path) -> None:
     home, large = tmp_path / "home", tmp_path / "large"
-    names = ("HF_HOME", "APPTAINER_CACHEDIR", "PIP_CACHE_DIR")
+    names = ("HF_HOME", "APPTAINER_CACHEDIR", "PIP_CACHE_DIR", "TORCH_HOME", "TRITON_CACHE_DIR")
     site = known(site_of(tmp_path, HOME=str(home)), has_slurm=True)
     assert machine.caches(site).level == "warn"
     profile = ClusterProfile(name="test", caches={name: str(large) for name in names})
@@ -225,3 +225,28 @@ def test_room_and_folder_leave_nothing_behind(tmp_path: Path) -> None:
     assert machine.run_folder(site).level == "ok"
     assert machine.room(site).level == ("ok" if shutil.disk_usage(tmp_path).free > 20e9 else "warn")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "level", "words"),
+    [
+        ("0-0", "ok", "any free port"),
+        ("(null)", "ok", "any free port"),
+        ("60001-63000", "ok", "3,000 ports"),
+        ("60001-60020", "warn", "20 ports (60001-60020), and tasks of one CPU that fill a node need 32"),
+    ],
+)
+def test_given_few_ports_for_srun_then_doctor_says_how_many_a_full_node_needs(
+    given: str, level: str, words: str, tmp_path: Path
+) -> None:
+    found = scheduler.ports(known(site_of(tmp_path), config=config(SrunPortRange=given), partitions=partitions()))
+    assert found.level == level
+    assert words in found.fact
+
+
+def test_given_nodes_without_sbatch_then_cron_is_named(tmp_path: Path) -> None:
+    reports = ({"node": "n1", "sbatch": True}, {"node": "n2", "sbatch": False})
+    found = nodes.submits(known(site_of(tmp_path), visit=Visit(reports)))
+    assert (found.level, found.fact.split()[0]) == ("warn", "n2")
+    assert "--if-needed" in found.fix
+    assert nodes.submits(known(site_of(tmp_path), visit=Visit(reports[:1]))).level == "ok"

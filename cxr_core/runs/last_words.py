@@ -1,0 +1,57 @@
+"""Why a job ended that did not say so itself: what slurmstepd and the batch shell wrote into its log.
+
+It needs no accounting and no scheduler that answers, and it outlives both.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_LINE = re.compile(
+    r"^requeue \S+: (?P<asked>.+)$"
+    r"|\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT (?P<when>[\dT:-]+)(?: DUE TO (?P<cause>.+?))? \*\*\*",
+    re.MULTILINE,
+)
+"""The shell's line, and slurmstepd's, which follows it; its time is the node's, without a zone."""
+
+
+def scheduler_logs(stage_folder: Path, job: str) -> list[Path]:
+    """The logs of a job: of an element of an array ("12_3"), or of a job without elements ("12")."""
+    found = sorted((stage_folder / "submits").glob(f"*/{job}*.out"))
+    return [path for path in found if path.stem in (job, f"{job}_0")]
+
+
+def last_words(stage_folder: Path, job: str, started: float, until: float = float("inf")) -> str:
+    """Why the scheduler ended the life of a job that began at `started`, the next one beginning at `until`.
+
+    Times are seconds since 1970. Returns "time limit", "preemption", "cancelled", "requeued: a shard was not done in
+    time" ... or "" where the log does not tell.
+    """
+    for path in scheduler_logs(stage_folder, job):
+        for moment, why in _ends(path.read_text(errors="replace")):
+            if int(started) <= moment <= until:
+                return why
+    return ""
+
+
+def _ends(text: str) -> Iterator[tuple[float, str]]:
+    asked = ""
+    for match in _LINE.finditer(text):
+        if match["when"] is None:
+            asked = match["asked"]
+            continue
+        cause = (match["cause"] or "cancelled").lower().removeprefix("job ")
+        yield _moment(match["when"]), _requeued(asked) if cause == "requeue" else cause
+        asked = ""
+
+
+def _requeued(asked: str) -> str:
+    return f"requeued: {asked}" if asked else "requeued from outside"
+
+
+def _moment(text: str) -> float:
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return 0.0

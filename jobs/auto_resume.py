@@ -1,0 +1,92 @@
+"""The last job of a run that resumes itself: `python -m jobs.auto_resume RUN`, when all others have ended.
+
+It sends what is left and, behind that, itself again, until everything is done, nothing more can be done, the budget is
+used up, or it did so as often as it may. How it ended is in the run folder (`cxr_core.runs.lives`).
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+from cxr_core.errors import UserError
+from cxr_core.runs.lives import Lives
+from cxr_core.runs.run import Run, RunHeldError
+from jobs.cli import prepare_environment
+from jobs.cluster import Sent, send_rest, where_sent
+from jobs.config import RunConfig
+from jobs.task import wait_until
+from slurm.profile import load_profile
+
+_PATIENCE = 600.0
+"""Seconds for which another launcher, a person's say, may hold the run."""
+
+
+def resume_itself(root: Path) -> str:
+    """Resume the run once more if there is need. Returns what was done, in words."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return _resume(root)
+        except RunHeldError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(5)
+
+
+def _resume(root: Path) -> str:
+    opened = Run.open(root)
+    config = RunConfig.model_validate(opened.config)
+    name, cwd = where_sent(opened)
+    profile = load_profile(name)
+    with Run.locked(root, opened.config) as run:
+        lives = Lives.read(root)
+        if lives is None or lives.outcome:
+            return "it is not wanted any more"
+        if wait_until(lambda: _is_done(run), profile.visible_seconds):
+            return _end(root, lives, "everything is done")
+        if not lives.num_left:
+            return _end(root, lives, f"it resumed {lives.most} times, as often as it may, and is not done")
+        try:
+            sent = send_rest(run, config, profile, name, cwd)
+        except UserError as error:
+            _end(root, lives, f"{error.what} (`cxr resume {root} --if-needed` goes on, by cron say)")
+            raise
+        return _told(root, lives, sent)
+
+
+def _is_done(run: Run) -> bool:
+    return all((run.stage(stage["name"]).path / "stage.json").exists() for stage in run.config["stages"])
+
+
+def _told(root: Path, lives: Lives, sent: Sent) -> str:
+    notes = "; ".join(sent.notes)
+    work = [job_id for job, job_id in sent.jobs if "resume" not in job.does]
+    if work:
+        lives.lived().write(root)
+        return f"sent {', '.join(work)}{'; ' * bool(notes)}{notes}"
+    if sent.live:
+        return f"others are in the queue: {', '.join(sent.live)}"
+    return _end(root, lives, f"nothing more can be done: {notes}")
+
+
+def _end(root: Path, lives: Lives, outcome: str) -> str:
+    lives.ended(outcome).write(root)
+    return outcome
+
+
+def main(root: Path) -> int:
+    """Returns the exit status: 2 where it could not go on."""
+    # The seconds that this takes are given before a job is killed.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    prepare_environment()
+    try:
+        print(f"auto-resume: {resume_itself(root)}")
+    except UserError as error:
+        print(f"cxr: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,135 @@
+"""What is left to do of each stage of a run, and what earlier attempts teach about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+from cxr_core.errors import UserError
+from cxr_core.runs.failures import parked
+from cxr_core.runs.kills import park_killers
+from cxr_core.runs.ledger import Ledger
+from cxr_core.runs.plan import Plan
+from cxr_core.runs.run import Run, StageFolder
+from jobs.config import RunConfig, inputs_of
+from jobs.launch import estimates
+from slurm.changes import bad_nodes, excluding, raised
+from slurm.packs import StageWork
+from slurm.profile import ClusterProfile
+from slurm.queue import num_nodes
+from slurm.submit import live_jobs
+
+_NUM_MEASURED = 20
+"""Receipts that are read to measure the time of a shard."""
+
+
+def works_of(run: Run, config: RunConfig, queue: Mapping[str, str], only: str | None = None) -> list[StageWork]:
+    """What is left to do of each stage, or of the one named, whose inputs then must be there or in the queue."""
+    sizes = estimates(config)
+    wanted = config.stage(only).name if only else None
+    works = [_work(run, stage, sizes[stage.name], config, queue) for stage in config.stages]
+    if wanted is None:
+        return works
+    chosen = next(work for work in works if work.name == wanted)
+    needed = [work for work in works if work.name in chosen.upstream]
+    lacking = [work.name for work in needed if not work.finished and not work.jobs]
+    if lacking:
+        raise UserError(
+            f"stage {wanted!r} needs {', '.join(map(repr, lacking))}, which is neither finished nor in the queue",
+            where=str(run.root),
+            mend="submit that stage first, or leave out --stage",
+        )
+    return [*(replace(work, finished=True) for work in needed), chosen]
+
+
+def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str, str]) -> StageWork:
+    folder = run.stage(stage.name)
+    names = {other.name for other in config.stages}
+    plan = folder.plan()
+    done, aside = folder.done(), parked(folder.path)
+    facts = folder.facts()
+    return StageWork(
+        name=stage.name,
+        kind=stage.kind,
+        threads=stage.threads,
+        num_items=sum(shard.num_items for shard in plan.shards) if plan else size.num_items,
+        num_shards=len(plan.shards) if plan else size.num_shards,
+        chain=plan.chain if plan else stage.kind == "train",
+        upstream=[name for name in inputs_of(stage).values() if name in names],
+        todo=_todo(plan, done, aside) if plan else None,
+        parked=sorted(aside - done),
+        finished=facts is not None and plan is not None and {shard.id for shard in plan.shards} <= done,
+        seconds=_measured(folder, done),
+        num_files=size.num_files,
+        num_bytes=size.num_bytes,
+        jobs=live_jobs(run, stage.name, queue) if queue else {},
+    )
+
+
+def _todo(plan: Plan, done: set[str], aside: set[str]) -> list[str]:
+    """Nothing of a chain goes on behind a parked shard."""
+    missing = [shard.id for shard in plan.shards if shard.id not in done]
+    if plan.chain:
+        return list(takewhile(lambda shard: shard not in aside, missing))
+    return [shard for shard in missing if shard not in aside]
+
+
+def _measured(folder: StageFolder, done: set[str]) -> float | None:
+    """Mean seconds of a shard, by some of the receipts that there are."""
+    some = sorted(done)[:: max(1, len(done) // _NUM_MEASURED)][:_NUM_MEASURED]
+    seconds = [folder.receipt(shard).seconds for shard in some]
+    total = sum(parts.get("make", 0.0) + parts.get("place", 0.0) for parts in seconds)
+    return total / len(some) if some and total > 0 else None
+
+
+def park(run: Run) -> list[str]:
+    """Park shards that kill whatever works on them. Returns a line a shard."""
+    stages = [run.stage(stage["name"]) for stage in run.config["stages"]]
+    found = [(folder.name, shard, cause) for folder in stages for shard, cause in park_killers(folder).items()]
+    return [
+        f"{name}: shard {shard} is parked: three attempts were killed in it ({cause})" for name, shard, cause in found
+    ]
+
+
+def possible(works: Sequence[StageWork]) -> tuple[list[StageWork], list[str]]:
+    """The stages of which something can be done, and a line for each that waits for parked shards in vain."""
+    vain: set[str] = set()
+    kept, lines = [], []
+    for work in works:
+        missed = [name for name in work.upstream if name in vain]
+        if work.parked and not work.finished:
+            vain.add(work.name)
+            shards = ", ".join(work.parked[:5]) + " ..." * (len(work.parked) > 5)
+            lines.append(f"{work.name}: parked, so it cannot be finished: {shards} (--retry-parked tries them again)")
+        elif missed and not work.jobs:
+            vain.add(work.name)
+            lines.append(f"{work.name}: left out, since it needs {', '.join(missed)}")
+        if work.name not in vain or (work.todo and not missed):
+            kept.append(work)
+    return kept, lines
+
+
+def changed(
+    run: Run, works: Sequence[StageWork], profile: ClusterProfile, ledger: Ledger
+) -> tuple[list[StageWork], list[str]]:
+    """The same with more memory or time where shards were out of it, and without nodes that failed; and why."""
+    nodes, lines = _nodes_to_avoid(profile, ledger)
+    found = []
+    for work in works:
+        resources = profile.resources(work.kind)
+        folder = run.stage(work.name)
+        asked = raised(folder, resources, ledger.of(work.name).attempts, folder.done())
+        exclude = {"exclude": excluding(resources, nodes)} if nodes else {}
+        found.append(replace(work, changes={**asked.values, **exclude}))
+        lines += asked.reasons if not work.finished else []
+    return found, lines
+
+
+def _nodes_to_avoid(profile: ClusterProfile, ledger: Ledger) -> tuple[list[str], list[str]]:
+    """At most half of the nodes are left out: a run must not exclude itself from the cluster."""
+    bad = bad_nodes(ledger.attempts)
+    if not bad or profile.scheduler != "slurm":
+        return [], []
+    most = num_nodes(profile.partition) // 2
+    chosen = list(bad)[-most:] if most else []
+    return chosen, [f"node {name} is left out: {bad[name]}" for name in chosen]

@@ -1,0 +1,60 @@
+"""Ask the scheduler's accounts for the tasks of a run. They may refuse, be slow or wrong: nothing depends on them."""
+
+import os
+import time
+from collections.abc import Collection, Iterator
+
+from cxr_core.runs.accounting import Accounting, Life
+from cxr_core.runs.run import Run
+from cxr_core.runs.submits import Submit, submit_folders
+from slurm.checks.ask import ask, scrubbed
+
+_PATIENCE = 5.0
+"""Seconds that sacct may take."""
+
+_FIELDS = ("JobID", "State", "Start", "End", "NodeList")
+
+
+def refresh(run: Run, *, max_age: float = 30.0) -> Accounting:
+    """What sacct says of all tasks that make shards, asked anew if the last answer is older than `max_age` seconds.
+
+    The answer is kept in the run folder. Never raises for what sacct does; a run that no scheduler has is not asked of.
+    """
+    known = Accounting.read(run.root)
+    if 0 <= time.time() - known.asked < max_age:
+        return known
+    jobs = _jobs(run)
+    if not jobs:
+        return known
+    told = _ask(jobs)
+    # An answer that was there is not given up for a refusal: accounts are away now and then.
+    accounting = told if told.lives or not known.lives else Accounting(told.asked, told.refusal, known.lives)
+    accounting.write(run.root)
+    return accounting
+
+
+def _jobs(run: Run) -> list[str]:
+    """Ids of the jobs whose tasks have attempts."""
+    folders = [folder for stage in run.config["stages"] for folder in submit_folders(run.stage(stage["name"]).path)]
+    submits = [Submit.read(folder) for folder in folders]
+    ids = [each.job_id or "" for each in submits if {"shards", "canary"} & set(each.does)]
+    return [job_id for job_id in ids if job_id.isdigit()]
+
+
+def _ask(jobs: Collection[str]) -> Accounting:
+    words = ("sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={','.join(jobs)}")
+    environ = scrubbed(os.environ) | {"SLURM_TIME_FORMAT": "%s"}
+    answer = ask(*words, f"--format={','.join(_FIELDS)}", environ=environ, seconds=_PATIENCE)
+    refusal = "" if answer.ok else answer.reason
+    return Accounting(time.time(), refusal, tuple(parse(answer.out, set(jobs))) if answer.ok else ())
+
+
+def parse(text: str, jobs: Collection[str]) -> Iterator[Life]:
+    """The lives of tasks of `jobs` that have begun. Lines of another form are left out."""
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) != len(_FIELDS):
+            continue
+        job, state, start, end, node = fields
+        if job.partition("_")[0] in jobs and start.isdigit() and state:
+            yield Life(job, state.split()[0], float(start), float(end) if end.isdigit() else None, node)

@@ -1,0 +1,123 @@
+"""What is asked for otherwise than the profile says, by how attempts ended: more memory, more time, other nodes."""
+
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cxr_core.runs.accounting import Accounting
+from cxr_core.runs.ends import NODE_FAILURE, OUT_OF_MEMORY, TIME_LIMIT, shell_ends
+from cxr_core.runs.failures import Failure
+from cxr_core.runs.files import read_json
+from cxr_core.runs.ledger import AttemptRecord
+from cxr_core.runs.run import StageFolder
+from cxr_core.runs.submits import Submit, submit_folders
+from slurm.profile import Resources, hours_of
+
+_BAD_FOR = 24 * 3600.0
+"""Seconds after which a node that failed is trusted again."""
+
+_BROKEN = re.compile(r"read-only file system|stale file handle|input/output error|CUDA error", re.IGNORECASE)
+"""Words of an attempt that the next one on the same node would say too."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """`values` replace those of the profile (`mem`, `time`); `reasons` say why, or what the profile does not allow."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    reasons: Sequence[str] = ()
+
+
+def raised(folder: StageFolder, resources: Resources, attempts: Sequence[AttemptRecord], done: set[str]) -> Changes:
+    """Twice the memory or time for a stage of whose missing shards one was out of it: once, and no more than
+    `max_mem` and `max_time`. What was raised before stays."""
+    before: dict[str, str] = {}
+    for path in submit_folders(folder.path):
+        before |= {key: value for key, value in Submit.read(path).raised.items() if key in ("mem", "time")}
+    values, reasons = dict(before), [f"{key} stays {value}, as raised before" for key, value in before.items()]
+    for key, cause in (("mem", OUT_OF_MEMORY), ("time", TIME_LIMIT)):
+        victims = [f"shard {shard}" for shard in sorted(_shards_out_of(cause, attempts) - done)]
+        victims += [f"task {task}" for task in _tasks_out_of(cause, folder, attempts)]
+        if victims and key not in before:
+            value, reason = _doubled(key, resources)
+            values |= {key: value} if value else {}
+            reasons.append(f"{victims[0]} {_ENDED[key]}: {reason}")
+    return Changes(values, [f"{folder.name}: {reason}" for reason in reasons])
+
+
+_ENDED = {"mem": "was out of memory", "time": "took longer than the time limit"}
+
+
+def _shards_out_of(cause: str, attempts: Iterable[AttemptRecord]) -> set[str]:
+    """Shards in which an attempt was killed for a cause, or which it reported to have failed of it."""
+    killed = {a.shard for a in attempts if a.shard and a.why == cause and (cause != TIME_LIMIT or not a.num_shards)}
+    return killed | {failure.shard for failure in _failures(attempts) if failure.cause == cause and _is_host(failure)}
+
+
+def _tasks_out_of(cause: str, folder: StageFolder, attempts: Iterable[AttemptRecord]) -> list[str]:
+    """Tasks that were killed for a cause before they had an attempt: a process may be too large from its start."""
+    lives = [(life.job, life.why) for life in Accounting.read(folder.path.parent).lives]
+    killed = [(job, why) for (job, _), (why, _) in shell_ends(folder.path).items()]
+    begun, ours = {attempt.job for attempt in attempts}, {path.name for path in folder.path.glob("submits/*/*.out")}
+    return sorted({job for job, why in (*killed, *lives) if why == cause and f"{job}.out" in ours} - begun)
+
+
+def _failures(attempts: Iterable[AttemptRecord]) -> Iterator[Failure]:
+    for attempt in attempts:
+        if attempt.num_failed:
+            yield from (Failure(**read_json(path)) for path in (attempt.folder / "failed").glob("*.json"))
+
+
+def _is_host(failure: Failure) -> bool:
+    """The memory of a GPU cannot be asked for."""
+    return not re.search("CUDA|GPU", failure.text)
+
+
+def _doubled(key: str, resources: Resources) -> tuple[str | None, str]:
+    """Twice the value of `mem` or `time`, as far as allowed; None where it is not. And what to say of it."""
+    now, most = getattr(resources, key), getattr(resources, f"max_{key}")
+    if now is None or most is None:
+        return None, f"set {key} and max_{key} in the profile to let resume ask for more"
+    value, grows = _twice_mem(now, most) if key == "mem" else _twice_time(now, most)
+    if not grows:
+        return None, f"{key} is {now} already, and max_{key} allows no more"
+    return value, f"{key} raised from {now} to {value}"
+
+
+def _twice_mem(now: str, most: str) -> tuple[str, bool]:
+    """The lesser of twice `now` and `most`, and whether that is more than `now`."""
+    value = min(f"{2 * int(now[:-1])}{now[-1]}", most, key=_kilobytes)
+    return value, _kilobytes(value) > _kilobytes(now)
+
+
+def _kilobytes(mem: str) -> int:
+    return int(mem[:-1]) * 1024 ** "KMGT".index(mem[-1])
+
+
+def _twice_time(now: str, most: str) -> tuple[str, bool]:
+    hours = min(2 * hours_of(now), hours_of(most))
+    minutes = math.ceil(60 * hours)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:00", hours > hours_of(now)
+
+
+def bad_nodes(attempts: Sequence[AttemptRecord]) -> dict[str, str]:
+    """Node -> what happened there, the latest last: it died under an attempt, or an attempt found it broken, in the
+    last day, and none that began later has finished there."""
+    found: dict[str, str] = {}
+    for attempt in sorted(attempts, key=lambda attempt: attempt.ended):
+        broken = _BROKEN.search(f"{attempt.cause} {attempt.detail}")
+        is_bad = attempt.node and (attempt.why == NODE_FAILURE or broken)
+        if is_bad and time.time() - attempt.ended < _BAD_FOR and not _is_well_since(attempt, attempts):
+            found[attempt.node] = broken.group(0) if broken else NODE_FAILURE
+    return found
+
+
+def _is_well_since(bad: AttemptRecord, attempts: Sequence[AttemptRecord]) -> bool:
+    return any(a.node == bad.node and a.cause == "finished" and a.started > bad.ended for a in attempts)
+
+
+def excluding(resources: Resources, nodes: Iterable[str]) -> str:
+    """The value of `exclude` that leaves out `nodes` too."""
+    return ",".join(filter(None, (resources.exclude, *sorted(nodes))))

@@ -1,0 +1,65 @@
+"""The job that resumes a run: when it sends nothing more, and what it says then. No scheduler is asked for that."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from cxr_core.errors import UserError
+from cxr_core.runs.files import write_json
+from cxr_core.runs.lives import Lives
+from cxr_core.runs.run import Run
+from cxr_core.runs.submits import Submit, new_folder
+from jobs.auto_resume import resume_itself
+from jobs.config import load_config, resolved
+from tests.slurm.tiny import write_config
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that was submitted and may resume itself twice, on a machine without Slurm, with a GPU-hour spent."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    profile = tmp_path / "site.yaml"
+    profile.write_text("inherits: base\nvisible_seconds: 0\n")
+    config = load_config(str(write_config(tmp_path)), ["budget_gpu_hours=0.5"])
+    with Run.locked(tmp_path / "tiny", resolved(config)) as made:
+        stage = made.stage("real").path
+        stage.mkdir()
+        Submit("x", "real", ("shards",), 1, str(profile), "/", job_id="7").write(new_folder(stage))
+        attempt = stage / "attempts" / "7_0-0-aaaaaa"
+        attempt.mkdir(parents=True)
+        end = {"cause": "stopped", "started": time.time() - 3600, "seconds": 3600, "gpus": 1, "job": "7_0"}
+        write_json(attempt / "ended.json", end)
+        Lives(2).write(made.root)
+    return made
+
+
+def outcome(run: Run) -> str:
+    lives = Lives.read(run.root)
+    assert lives is not None
+    return lives.outcome
+
+
+def test_given_a_budget_that_is_used_up_then_it_ends_and_says_so(run: Run) -> None:
+    with pytest.raises(UserError, match=r"the budget of 0\.5 GPU-hours is used up"):
+        resume_itself(run.root)
+    assert outcome(run).startswith("the budget of 0.5 GPU-hours is used up: 1.00 GPU-hours were spent (`cxr resume ")
+    assert resume_itself(run.root) == "it is not wanted any more"
+
+
+def test_given_as_many_resumes_as_it_may_then_it_ends_and_says_so(run: Run) -> None:
+    Lives(2, ("2026-01-01", "2026-01-02")).write(run.root)
+    assert resume_itself(run.root) == "it resumed 2 times, as often as it may, and is not done"
+    assert outcome(run) == "it resumed 2 times, as often as it may, and is not done"
+
+
+def test_given_that_everything_is_done_then_it_sends_nothing(run: Run) -> None:
+    write_json(run.stage("real").path / "stage.json", {"format": 1})
+    assert resume_itself(run.root) == "everything is done"
+    assert outcome(run) == "everything is done"
+
+
+def test_given_a_damaged_count_of_lives_then_the_file_is_named(run: Run) -> None:
+    (run.root / "_auto_resume" / "lives.json").write_text("{")
+    with pytest.raises(UserError, match=r"lives\.json: damaged .*\n.*--auto-resume N"):
+        Lives.read(run.root)
