@@ -1,10 +1,11 @@
 """How far a run is: counted from the names of receipts and from what attempts say of themselves. Opens no receipt."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cxr_core.runs.ends import is_own_doing, shell_ends
 from cxr_core.runs.failures import parked
 from cxr_core.runs.ledger import AttemptRecord, Ledger, read_attempts
 from cxr_core.runs.run import Run, StageFolder
@@ -19,7 +20,8 @@ class StageStatus:
 
     `running` are in the hands of live or silent attempts, `lost` were in the hands of attempts that were killed,
     `failed` failed in their last attempt and will be tried again, `parked` will not. `rate` is shards an hour of the
-    attempts that live, `eta` the seconds until they are through at that rate.
+    attempts that live, `eta` the seconds until they are through at that rate. `stillborn` are tasks that were killed
+    before they had an attempt, with what killed them.
     """
 
     name: str
@@ -34,6 +36,7 @@ class StageStatus:
     attempts: Sequence[AttemptRecord]
     doing: str
     rate: float | None
+    stillborn: Mapping[str, str]
 
     @property
     def ledger(self) -> Ledger:
@@ -115,7 +118,16 @@ def stage_status(folder: StageFolder, kind: str) -> StageStatus:
         attempts=attempts,
         doing=_doing(live),
         rate=_rate(live),
+        stillborn=_stillborn(folder, attempts),
     )
+
+
+def _stillborn(folder: StageFolder, attempts: Sequence[AttemptRecord]) -> dict[str, str]:
+    if folder.facts() is not None:
+        return {}
+    begun = {attempt.job for attempt in attempts}
+    ends = {job: why for (job, _), (why, _) in shell_ends(folder.path).items()}
+    return {job: why for job, why in sorted(ends.items()) if job not in begun and is_own_doing(why)}
 
 
 def _failed(attempts: Sequence[AttemptRecord]) -> frozenset[str]:
