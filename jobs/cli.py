@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.image import app as image_app
+
 app = typer.Typer(
     name="cxr",
     # Plain help: rich's costs a tenth of a second at each start, and completion runs this at every tab.
@@ -23,12 +25,16 @@ model_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Train
 app.add_typer(data, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
+app.add_typer(image_app, name="image")
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
 Config = Annotated[str, typer.Argument(help="Path of a YAML config, or the name of a ready one: demo, nih14_small ...")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/demo.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the config.")]
 Price = Annotated[float | None, typer.Option(min=0, help="Of a GPU-hour; the config's price_per_gpu_hour by default.")]
+AcceptImage = Annotated[
+    bool, typer.Option("--accept-image", help="Go on in another image than stages were planned in.")
+]
 
 RUNS = Path("runs")
 
@@ -85,6 +91,7 @@ def run(
     retry_parked: Annotated[
         bool, typer.Option("--retry-parked", help="Try again what was parked after three failures for one cause.")
     ] = False,
+    accept_image: AcceptImage = False,
 ) -> None:
     """Do a run in this process, stage after stage. Run it again to go on where it was stopped.
 
@@ -95,7 +102,7 @@ def run(
     from jobs.show import show_results
 
     loaded = load_config(config, overrides or ())
-    results = run_stages(loaded, runs, stage, retry_parked=retry_parked)
+    results = run_stages(loaded, runs, stage, retry_parked=retry_parked, accept_image=accept_image)
     show_results(results)
     if stage is None:
         report(runs / loaded.name)
@@ -133,6 +140,7 @@ def submit(
     overrides: Overrides = None,
     stage: Annotated[str | None, typer.Option(help="Only this stage; what it needs must be done or queued.")] = None,
     runs: Runs = RUNS,
+    accept_image: AcceptImage = False,
 ) -> None:
     """Send a run to a cluster, all stages at once. Safe to type again: what is done or queued is not sent again.
 
@@ -142,7 +150,7 @@ def submit(
     from jobs.config import load_config
     from jobs.show import show_sent
 
-    show_sent(send(load_config(config, overrides or ()), runs, cluster, stage))
+    show_sent(send(load_config(config, overrides or ()), runs, cluster, stage, accept_image=accept_image))
 
 
 @app.command()
@@ -153,6 +161,7 @@ def resume(
     retry_parked: Annotated[
         bool, typer.Option("--retry-parked", help="Send also what was parked after three failures for one cause.")
     ] = False,
+    accept_image: AcceptImage = False,
 ) -> None:
     """Send new jobs for exactly what has no receipt.
 
@@ -161,7 +170,7 @@ def resume(
     from jobs.cluster import resume as send
     from jobs.show import show_sent
 
-    show_sent(send(run, cluster, if_needed=if_needed, retry_parked=retry_parked))
+    show_sent(send(run, cluster, if_needed=if_needed, retry_parked=retry_parked, accept_image=accept_image))
 
 
 @app.command()

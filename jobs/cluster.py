@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import cxr_core
-from containers.command import exec_prefix
 from cxr_core.errors import UserError
+from cxr_core.runs import image
 from cxr_core.runs.failures import parked, release
 from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.pack import freeze
 from cxr_core.runs.run import Run, StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
 from jobs.config import RunConfig, inputs_of, resolved
+from jobs.container import copies, image_of, prefix, prelude, working_in_image_of
 from jobs.launch import estimates, prepare
 from slurm.packs import Job, StageWork, plan_jobs
 from slurm.profile import ClusterProfile, load_profile
@@ -41,6 +42,8 @@ class Preview:
     jobs: Sequence[Job]
     scripts: Sequence[str]
     profile: ClusterProfile
+    image: str = ""
+    """What bringing the container's image to the nodes costs, in words."""
 
 
 def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None) -> Preview:
@@ -51,7 +54,14 @@ def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None
     works = [_as_if_frozen(work, profile) for work in _works(run, config, {}, only)]
     jobs = plan_jobs(works, profile)
     launch = _launch(run, profile, cluster, Path.cwd())
-    return Preview(works, jobs, [_preview_script(launch, jobs, i) for i in range(len(jobs))], profile)
+    return Preview(
+        works, jobs, [_preview_script(launch, jobs, i) for i in range(len(jobs))], profile, _copies(profile, jobs)
+    )
+
+
+def _copies(profile: ClusterProfile, jobs: Sequence[Job]) -> str:
+    found = image_of(profile)
+    return copies(found, profile, jobs) if found else ""
 
 
 def _as_if_frozen(work: StageWork, profile: ClusterProfile) -> StageWork:
@@ -75,14 +85,20 @@ def _last_number(folders: Path) -> int:
     return max(numbers, default=0)
 
 
-def submit(config: RunConfig, runs: Path, cluster: str, only: str | None = None) -> Sent:
-    """Send the jobs of a run that are not in the queue. Safe to call again at any time, also while they run."""
-    root = (runs / config.name).absolute()
-    with Run.locked(root, resolved(config)) as run:
-        return _send(run, config, load_profile(cluster), _cluster_name(cluster), Path.cwd(), only)
+def submit(config: RunConfig, runs: Path, cluster: str, only: str | None = None, *, accept_image: bool = False) -> Sent:
+    """Send the jobs of a run that are not in the queue. Safe to call again at any time, also while they run.
+
+    Raises UserError if a stage was planned in another image than the profile's, unless `accept_image`.
+    """
+    root, profile = (runs / config.name).absolute(), load_profile(cluster)
+    with working_in_image_of(profile), Run.locked(root, resolved(config)) as run:
+        _check_image(run, config, accept_image)
+        return _send(run, config, profile, _cluster_name(cluster), Path.cwd(), only)
 
 
-def resume(root: Path, cluster: str | None, *, if_needed: bool, retry_parked: bool = False) -> Sent:
+def resume(
+    root: Path, cluster: str | None, *, if_needed: bool, retry_parked: bool = False, accept_image: bool = False
+) -> Sent:
     """Send new jobs for exactly what has no receipt, to the cluster of the last submit unless another is named.
 
     Shards that are parked are left out unless `retry_parked`. Raises UserError if jobs of the run are still in the
@@ -95,8 +111,8 @@ def resume(root: Path, cluster: str | None, *, if_needed: bool, retry_parked: bo
         raise UserError("nothing of this run was submitted", where=str(root), mend="cxr submit CONFIG --cluster NAME")
     name = cluster or (last.cluster if last else "")
     cwd = Path(last.cwd) if last else Path.cwd()
-    with Run.locked(config_of.root, config_of.config) as run:
-        profile = load_profile(name)
+    profile = load_profile(name)
+    with working_in_image_of(profile), Run.locked(config_of.root, config_of.config) as run:
         live = _live(run, profile)
         if live:
             if if_needed:
@@ -109,6 +125,7 @@ def resume(root: Path, cluster: str | None, *, if_needed: bool, retry_parked: bo
         if retry_parked:
             for stage in config.stages:
                 release(run.stage(stage.name).path)
+        _check_image(run, config, accept_image)
         return _send(run, config, profile, name, cwd, None)
 
 
@@ -119,6 +136,16 @@ def cancel_run(root: Path) -> list[str]:
     if live:
         cancel(live)
     return live
+
+
+def _check_image(run: Run, config: RunConfig, accepted: bool) -> None:
+    """Whether the stages that are planned may go on in the image of the profile."""
+    if accepted:
+        image.accept(run.root)
+    for stage in config.stages:
+        plan = run.stage(stage.name).plan()
+        if plan is not None:
+            image.check(run.root, stage.name, plan.image)
 
 
 def _send(run: Run, config: RunConfig, profile: ClusterProfile, cluster: str, cwd: Path, only: str | None) -> Sent:
@@ -198,12 +225,11 @@ def _measured(folder: StageFolder, done: set[str]) -> float | None:
 
 
 def _launch(run: Run, profile: ClusterProfile, cluster: str, cwd: Path) -> Launch:
-    python, code = [sys.executable], code_folder()
-    if profile.container is not None:
-        gpus = profile.gpus_per_node > 0
-        python = [*exec_prefix(profile.container, [run.root, cwd, *profile.binds], gpus=gpus), "python"]
-        code = None
-    return Launch(run, profile, cluster, cwd, python, code)
+    found = image_of(profile)
+    if found is None:
+        return Launch(run, profile, cluster, cwd, [sys.executable], code_folder())
+    python = [*prefix(found, profile, run.root, cwd), "python"]
+    return Launch(run, profile, cluster, cwd, python, None, prelude(found, profile))
 
 
 def code_folder() -> Path | None:

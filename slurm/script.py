@@ -25,7 +25,8 @@ _LAST_MOMENT = 30
 class Payload:
     """What a script is written for: where the run and the submit lie, and the words that start Python.
 
-    `code` is the folder that holds the packages where they are not installed; `cwd` is where the user called.
+    `code` is the folder that holds the packages where they are not installed; `cwd` is where the user called; `prelude`
+    are lines before the work.
     """
 
     run: Path
@@ -34,6 +35,7 @@ class Payload:
     cwd: Path
     python: Sequence[str]
     code: Path | None = None
+    prelude: Sequence[str] = ()
 
     @property
     def words(self) -> list[str]:
@@ -92,6 +94,7 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int) -> str:
         "",
         *_REQUEUE,
         *_on_warning(profile),
+        *payload.prelude,
         "",
         f"srun --ntasks=1 --cpus-per-task={cpus} --cpu-bind={profile.cpu_bind} --kill-on-bad-exit=1 --unbuffered \\",
         f"    {shlex.join(payload.words)} < /dev/null &",
@@ -144,12 +147,12 @@ def _environment(profile: ClusterProfile, payload: Payload, cpus: int) -> list[s
     ]
     if payload.code is not None:
         lines.append(f"export PYTHONPATH={shlex.quote(str(payload.code))}")
-    lines += [f"export {name}={_expanding(folder)}" for name, folder in profile.caches.items()]
+    lines += [f"export {name}={expanding(folder)}" for name, folder in profile.caches.items()]
     if profile.scratch is not None:
-        lines += [f"export TMPDIR={_expanding(profile.scratch)}", 'mkdir -p -- "$TMPDIR"']
+        lines += [f"export TMPDIR={expanding(profile.scratch)}", 'mkdir -p -- "$TMPDIR"']
     return lines
 
 
-def _expanding(text: str) -> str:
+def expanding(text: str) -> str:
     """Quoted for the shell, but for `$NAME`, which stands for another thing on each node."""
     return '"' + re.sub(r'(["\\`]|\$(?!\{?[A-Za-z_]))', r"\\\1", text) + '"'

@@ -15,7 +15,10 @@ from slurm.script import Payload, directives, script, shell_body
 
 @dataclass(frozen=True)
 class Launch:
-    """What all submits of one call share: run, profile and how it was named, and the start of the command line."""
+    """What all submits of one call share: run, profile and how it was named, and the start of the command line.
+
+    `prelude` are lines of shell that a node needs before the work, such as those that bring a container's image.
+    """
 
     run: Run
     profile: ClusterProfile
@@ -23,9 +26,10 @@ class Launch:
     cwd: Path
     python: Sequence[str]
     code: Path | None
+    prelude: Sequence[str] = ()
 
     def payload(self, stage: str, folder: Path) -> Payload:
-        return Payload(self.run.root, stage, folder, self.cwd, self.python, self.code)
+        return Payload(self.run.root, stage, folder, self.cwd, self.python, self.code, self.prelude)
 
 
 def live_jobs(run: Run, stage: str, queue: Mapping[str, str]) -> dict[str, tuple[Part, ...]]:
