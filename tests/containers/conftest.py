@@ -10,6 +10,9 @@ from containers.store import Store
 from tests.conftest import require
 from tests.containers import engines
 from tests.containers.engines import APPTAINER, OCI, Registry, lacking
+from tests.slurm.conftest import cluster
+
+__all__ = ["cluster"]
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +25,7 @@ def registry() -> Iterator[Registry]:
 
 @pytest.fixture(scope="session")
 def thin_image() -> Iterator[Path]:
-    """A SIF of the project on a bare Debian; its packages are to be bound at STACK."""
+    """A SIF of the project on a bare Debian; its packages, SITE_PACKAGES, are to be bound."""
     require("apptainer", not lacking(APPTAINER), lacking(APPTAINER))
     # Not below pytest's folders, which other users cannot walk into.
     with tempfile.TemporaryDirectory(prefix="cxr-image-") as folder:

@@ -26,10 +26,8 @@ OCI = ("apptainer", "buildah", "skopeo", "docker-registry")
 
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
-STACK = "/opt/stack"
-"""Where the thin image expects the packages of this virtual environment."""
-
 SITE_PACKAGES = Path(sys.prefix) / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
+"""What the thin image expects to be bound at the same place."""
 
 _THIN = """\
 Bootstrap: localimage
@@ -37,7 +35,6 @@ From: {base}
 %files
 {files}
 %post
-  mkdir -p {stack}
   python3 -m venv --without-pip /opt/venv
   printf '/opt/cxr\\n{stack}\\n' > $(echo /opt/venv/lib/python3.*/site-packages)/cxr.pth
 %environment
@@ -100,7 +97,7 @@ def build_thin(folder: Path) -> Path:
     names = ("cxr_core", "jobs", "slurm", "containers")
     files = "\n".join(f"  {REPOSITORY / name} /opt/cxr/{name}" for name in names)
     recipe = folder / "thin.def"
-    recipe.write_text(_THIN.format(base=base(), files=files, stack=STACK))
+    recipe.write_text(_THIN.format(base=base(), files=files, stack=SITE_PACKAGES))
     sif = folder / "thin.sif"
     squash = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
     command = ["apptainer", "build", "--fakeroot", *squash, str(sif), str(recipe)]
