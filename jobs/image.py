@@ -15,6 +15,48 @@ Target = Annotated[Literal["cpu", "cuda"], typer.Option(help="With or without th
 
 
 @app.command()
+def build(
+    base: Annotated[str, typer.Option(help="A folder with a Linux system and Python, or an image by digest.")],
+    target: Target = "cpu",
+    engine: Annotated[Literal["apptainer", "buildah"], typer.Option(help="What builds it.")] = "apptainer",
+    build_base: Annotated[str, typer.Option(help="The same with a compiler (nvcc), for --target cuda.")] = "",
+    index: Annotated[str, typer.Option(help="URL of a package index; pip's own by default.")] = "",
+    find_links: Annotated[str, typer.Option(help="Folder or page of wheels, e.g. of torch for the CPU.")] = "",
+    bind: Annotated[
+        list[Path] | None, typer.Option(help="Seen during the build, e.g. certificates; repeat it.")
+    ] = None,
+    images: Images = None,
+) -> None:
+    """Build the image of this checkout: a SIF in the folder of images, or an OCI image to push to a registry.
+
+    Example: cxr image build --base /images/bookworm --find-links /wheels
+    """
+    from containers.build import Recipe, build_oci, build_sif
+    from containers.store import Store
+
+    recipe = Recipe(target, base, build_base, index, find_links, bind or ())
+    if engine == "buildah":
+        name = build_oci(recipe)
+        typer.echo(f"{name}\nbuildah push --digestfile digest {name} docker://REGISTRY/NAME:TAG   then: cxr image pull")
+        return
+    image = build_sif(recipe, Store.of_environment(images))
+    typer.echo(f"{image.path}\n{image.bytes:,} bytes; in the profile of a cluster: `container: {image.path}`")
+
+
+@app.command("lock")
+def write_lock(target: Target = "cpu") -> None:
+    """Resolve the packages of an image and write containers/TARGET.lock. pip's own settings and variables apply.
+
+    Example: cxr image lock --target cuda
+    """
+    from containers.build import source
+    from containers.lock import make_lock, packages
+
+    path = make_lock(source(), target)
+    typer.echo(f"{path}: {len(packages(path))} packages")
+
+
+@app.command()
 def pull(reference: Annotated[str, typer.Argument(help="REGISTRY/NAME@sha256:DIGEST.")], images: Images = None) -> None:
     """Bring an image from a registry and convert it to a SIF, once, however many ask at the same time.
 
