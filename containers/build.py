@@ -15,6 +15,9 @@ from cxr_core.errors import UserError
 from cxr_core.runs.files import remove
 from cxr_core.runs.provenance import code
 
+_WHEELS = "/mnt"
+"""Where a folder of wheels is seen during the build: apptainer binds only to a place that the base has."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -37,14 +40,21 @@ class Recipe:
             "BASE": self.base,
             "BUILD_BASE": self.build_base or self.base,
             "INDEX": self.index,
-            "FIND_LINKS": self.find_links,
+            "FIND_LINKS": _WHEELS if self._wheels else self.find_links,
             "VERSION": cxr_core.__version__,
             "GIT_SHA": code()["commit"] or "unknown",
         }
 
-    def folders(self) -> list[Path]:
-        local = [Path(self.find_links)] if self.find_links and Path(self.find_links).is_dir() else []
-        return [*local, *self.binds]
+    @property
+    def _wheels(self) -> Path | None:
+        """`find_links` where it is a folder."""
+        folder = Path(self.find_links).absolute()
+        return folder if self.find_links and folder.is_dir() else None
+
+    def volumes(self) -> list[str]:
+        """What the build sees, as both engines spell it."""
+        wheels = [f"{self._wheels}:{_WHEELS}:ro"] if self._wheels else []
+        return [*wheels, *(f"{path}:{path}:ro" for path in self.binds)]
 
 
 def source() -> Path:
@@ -64,7 +74,7 @@ def build_sif(recipe: Recipe, store: Store) -> Image:
     made = store.work("build") / "image.sif"
     remove(made.parent)
     made.parent.mkdir(parents=True)
-    binds = [word for folder in recipe.folders() for word in ("--bind", f"{folder}:{folder}:ro")]
+    binds = [word for volume in recipe.volumes() for word in ("--bind", volume)]
     words = [engine(), "build", "--fakeroot", "--mksquashfs-args", SQUASHFS, *binds, *_build_args(arguments)]
     try:
         _run([*words, str(made), "containers/cxr.def"], recipe)
@@ -76,7 +86,7 @@ def build_sif(recipe: Recipe, store: Store) -> Image:
 def build_oci(recipe: Recipe) -> str:
     """Build an image with buildah and return its name. Raises UserError if the build fails."""
     name = f"localhost/cxr-suite:{cxr_core.__version__}-{recipe.target}"
-    binds = [word for folder in recipe.folders() for word in ("--volume", f"{folder}:{folder}:ro")]
+    binds = [word for volume in recipe.volumes() for word in ("--volume", volume)]
     words = ["buildah", "bud", "--isolation", "chroot", "--file", "containers/Dockerfile", "--target", recipe.target]
     _run([*words, *binds, *_build_args(recipe.arguments()), "--tag", name, "."], recipe)
     return name

@@ -310,13 +310,15 @@ def doctor(
 
     Example: cxr doctor --cluster generic
     """
+    from jobs.doctor import checks_of
     from jobs.show import show_findings
     from slurm.checks.site import Site
     from slurm.doctor import examine
     from slurm.profile import ClusterProfile, load_profile
 
     profile = load_profile(cluster) if cluster else ClusterProfile(name="default")
-    if not show_findings(examine(Site(profile, runs, os.environ, wait))):
+    site = Site(profile, runs, os.environ, wait)
+    if not show_findings(examine(site, checks_of(site))):
         raise typer.Exit(1)
 
 
