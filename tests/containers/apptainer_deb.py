@@ -1,4 +1,4 @@
-"""Debian 12 has no package of apptainer: `python3 apptainer_deb.py FOLDER` makes one of the newest Debian's and prints it.
+"""Debian 12 has no package of apptainer: `python3 apptainer_deb.py FOLDER` makes one of the newest Debian's.
 
 That package asks for glibc 2.38 only because C23 gave strtol and its family new names there (`__isoc23_strtol`, at
 version GLIBC_2.38). The programs are pointed to the old names, which differ in binary literals (0b1) alone. Standard
@@ -121,7 +121,7 @@ def _hash(text: str) -> int:
 
 def mirror() -> str:
     """The mirror that this machine is set up for."""
-    for path in sorted(Path("/etc/apt").rglob("*.sources")) + [Path("/etc/apt/sources.list")]:
+    for path in [*sorted(Path("/etc/apt").rglob("*.sources")), Path("/etc/apt/sources.list")]:
         found = re.search(r"^(?:URIs:|deb(?: \[.*?\])?)\s+(\S+)", path.read_text(), re.M) if path.exists() else None
         if found:
             return found[1].rstrip("/")
@@ -148,7 +148,7 @@ def fetch(url: str) -> bytes:
 
 
 def main(folder: Path) -> Path:
-    """Download, change and pack again; returns the package."""
+    """Download, change and pack again; returns the package, whose path the script prints."""
     folder.mkdir(parents=True, exist_ok=True)
     source, version = download(folder)
     tree, made = folder / "tree", folder / "apptainer.deb"
