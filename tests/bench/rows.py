@@ -11,6 +11,8 @@ ROWS = {
     "C1b": "tests.bench.images:c1b",
     "C2": "tests.bench.images:c2",
     "C10": "tests.bench.command:c10",
+    "C12": "tests.bench.containers:c12",
+    "C12b": "tests.bench.containers:c12b",
 }
 
 

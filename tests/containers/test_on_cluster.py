@@ -5,6 +5,7 @@ step would end.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from containers.store import Image
 from tests.containers.engines import SITE_PACKAGES
-from tests.pipeline import copy_until, stage_folder
+from tests.pipeline import copy_until, cxr, stage_folder
 from tests.slurm.cluster import Cluster
 from tests.slurm.test_submit import PROFILE, Site
 
@@ -58,6 +59,8 @@ def lives(site: Site, stage: str) -> dict[str, str]:
 def test_given_preprocess_in_an_image_and_a_preemption_then_each_node_has_one_copy_and_the_digest_is_as_outside(
     site: Site, nano_config: Path, undisturbed: Path, thin_image: Path, tmp_path: Path
 ) -> None:
+    planned = site.cxr("plan", nano_config, "--cluster", site.profile, "--runs", site.runs, "--stage", "real")
+    assert re.search(r"image \w{12}: 0\.09 GB, copied once to each node .* at most \d nodes at once", planned.stdout)
     site.submit(nano_config, "--stage", "real")
     (job,) = [submit.job_id for submit in site.submits("real") if "shards" in submit.does]
     attempts = stage_folder(site.runs, "real").path / "attempts"
@@ -98,3 +101,17 @@ def test_given_stages_planned_outside_then_generate_in_an_image_needs_a_word_and
     plan = stage_folder(site.runs, "synthetic").plan()
     assert plan is not None
     assert plan.image == sha256
+
+
+def test_given_no_scheduler_then_tasks_of_this_machine_work_in_the_image_too(
+    nano_config: Path, undisturbed: Path, thin_image: Path, tmp_path: Path
+) -> None:
+    profile = tmp_path / "here.yaml"
+    profile.write_text(f"inherits: local\ncontainer: {thin_image}\nbinds: [{SITE_PACKAGES}]\nenv: [APPTAINER_USERNS]\n")
+    done = cxr("submit", nano_config, "--cluster", profile, "--runs", tmp_path, "--stage", "real")
+    assert done.returncode == 0, done.stderr
+    facts, there = (stage_folder(runs, "real").facts() for runs in (tmp_path, undisturbed))
+    assert facts is not None
+    assert there is not None
+    assert facts["digest"] == there["digest"]
+    assert {receipt.image for receipt in stage_folder(tmp_path, "real").receipts()} == {Image.at(thin_image).sha256}

@@ -30,9 +30,11 @@ CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 SHORT = (
     "stages.real.data.images=400",
     "stages.diffusion.steps=30",
+    "stages.diffusion.warmup_steps=5",
     "stages.diffusion.checkpoint_every=15",
     "stages.synthetic.steps=3",
     "stages.judge.steps=40",
+    "stages.judge.warmup_steps=5",
     "stages.judge.checkpoint_every=20",
 )
 """The demo, all stages, in a minute or two."""
