@@ -1,5 +1,6 @@
 """Build an image from a checkout: a SIF by apptainer and cxr.def, or an OCI image by buildah and the Dockerfile."""
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,8 +72,7 @@ def build_sif(recipe: Recipe, store: Store) -> Image:
     if not is_folder:
         Reference.parse(recipe.base)
     arguments = recipe.arguments() | {"TARGET": recipe.target, "BOOTSTRAP": "localimage" if is_folder else "docker"}
-    made = store.work("build") / "image.sif"
-    remove(made.parent)
+    made = store.work(f"build-{os.getpid()}") / "image.sif"
     made.parent.mkdir(parents=True)
     binds = [word for volume in recipe.volumes() for word in ("--bind", volume)]
     words = [engine(), "build", "--fakeroot", "--mksquashfs-args", SQUASHFS, *binds, *_build_args(arguments)]

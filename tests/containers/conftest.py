@@ -1,5 +1,7 @@
 """A registry and an image of the project, made once a session."""
 
+import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,3 +44,15 @@ def store(tmp_path: Path) -> Store:
 def user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run as root, for whom apptainer works in a user namespace only."""
     monkeypatch.setenv("APPTAINER_USERNS", "1")
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 8 MB."""
+    require("apptainer", os.geteuid() == 0, "only root may mount a file system")
+    with tempfile.TemporaryDirectory(prefix="cxr-small-") as folder:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)

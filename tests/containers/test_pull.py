@@ -5,9 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -132,17 +130,6 @@ def test_given_a_registry_that_is_too_busy_then_the_pull_backs_off_and_ends_well
     assert told.pauses == list(PAUSES[:3])
     assert "TOOMANYREQUESTS" in told.lines[0]
     assert store.images()[0].is_sound()
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of 8 MB: the image alone is 6."""
-    with tempfile.TemporaryDirectory(prefix="cxr-small-") as folder:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", folder], check=True)
 
 
 def test_given_a_full_disk_then_it_is_named_and_nothing_is_left(

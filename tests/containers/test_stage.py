@@ -14,7 +14,6 @@ import pytest
 from containers.stage import prelude, stage
 from containers.store import Image, Store
 from cxr_core.errors import UserError
-from tests.containers.test_pull import small_disk  # noqa: F401 - a fixture
 from tests.pipeline import cxr
 
 
@@ -86,11 +85,10 @@ def test_given_a_damaged_image_then_nothing_is_copied_and_the_mend_is_named(imag
         stage(image, node)
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_given_a_disk_without_room_then_what_is_unused_goes_and_what_is_used_stays(
     store: Store,
     tmp_path: Path,
-    small_disk: Path,  # noqa: F811
+    small_disk: Path,
 ) -> None:
     first, second, third = (added(store, tmp_path, 3_500_000) for _ in range(3))
     assert stage(first, small_disk).parent == small_disk
