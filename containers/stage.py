@@ -9,10 +9,16 @@ from containers.store import Image
 from cxr_core.errors import UserError
 
 
-def prelude(image: Image, folder: str) -> list[str]:
-    """Lines of a batch script that bring a SIF to the node, once. `folder` is quoted for the shell already."""
+def prelude(image: Image, folder: str | None) -> list[str]:
+    """Lines of a batch script that bring a SIF to the node, once, or without `folder` only say that it is in use.
+
+    `folder` is quoted for the shell already.
+    """
+    functions = [line for line in script("stage.sh").splitlines() if line]
+    if folder is None:
+        return [*functions[: functions.index("}") + 1], shlex.join(["hold_image", str(image.path)])]
     words = shlex.join(["stage_image", str(image.path), image.sha256, str(image.bytes)])
-    return [*script("stage.sh").rstrip().splitlines(), f"{words} {folder} || exit 1"]
+    return [*functions, f"{words} {folder} || exit 1"]
 
 
 def stage(image: Image, folder: Path) -> Path:

@@ -1,22 +1,33 @@
+# Lines of a batch script, run by the batch shell of a node. They use bash, flock and coreutils, since a node need not
+# have Python.
+
+# hold_image FILE: descriptor 9 stays open, and its shared lock says until the end of the job that FILE is in use; its
+# time is when it was last used.
+hold_image() {
+    exec 9< "$1" && flock -s 9
+    touch -c -- "$1" 2> /dev/null || true
+}
+
 # stage_image IMAGE SHA256 BYTES FOLDER: one copy of a SIF on this node, in FOLDER, for all tasks of all jobs.
-# Sets CXR_IMAGE_FILE. Without room the image is read where it lies; status 1 if it is damaged. Uses bash, flock and
-# coreutils, since a node need not have Python. Descriptor 9 stays open: its shared lock says that the copy is in use.
+# Sets CXR_IMAGE_FILE. Without room the image is read where it lies; status 1 if it is damaged.
 stage_image() {
     local image=$1 sha256=$2 bytes=$3 folder=$4 code
     local copy=$folder/$sha256.sif part=$folder/.$sha256.part
+    in_place() { echo "image: $1; read where it lies" >&2; hold_image "$image"; }
+    touch -c -- "$image" 2> /dev/null
     if ! mkdir -p -- "$folder" || ! exec 8> "$folder/.$sha256.lock"; then
-        echo "image: $folder cannot be written; read where it lies" >&2
+        in_place "$folder cannot be written"
         return 0
     fi
     until flock -w 10 8; do
         code=$?
-        if [ "$code" != 1 ]; then echo "image: no locks in $folder; read where it lies" >&2; return 0; fi
+        if [ "$code" != 1 ]; then in_place "no locks in $folder"; return 0; fi
         echo "image: another task copies it: $(stat -c %s -- "$part" 2> /dev/null || echo 0) of $bytes bytes" >&2
     done
     if [ "$(stat -c %s -- "$copy" 2> /dev/null)" != "$bytes" ]; then
         rm -f -- "$copy" "$part"
         if ! make_room "$bytes" "$folder"; then
-            echo "image: no room for $bytes bytes in $folder; read where it lies" >&2
+            in_place "no room for $bytes bytes in $folder"
             exec 8>&-
             return 0
         fi
@@ -30,9 +41,7 @@ stage_image() {
         mv -- "$part" "$copy"
         echo "image: copied to $copy" >&2
     fi
-    exec 9< "$copy"
-    flock -s 9
-    touch -c -- "$copy"
+    hold_image "$copy"
     exec 8>&-
     export CXR_IMAGE_FILE=$copy
 }

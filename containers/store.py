@@ -142,10 +142,10 @@ class Store:
 
     def remove(self, image: Image) -> bool:
         """Remove an image unless it is in use; its image.lock stays, and pulling makes it again."""
-        if _in_use(image.path):
-            return False
-        remove(image.path)
-        return True
+        used = _in_use(image.path)
+        if not used:
+            remove(image.path)
+        return not used
 
 
 def find_image(text: str, images: Path | None = None) -> Image:
@@ -156,8 +156,13 @@ def find_image(text: str, images: Path | None = None) -> Image:
 
 def _in_use(path: Path) -> bool:
     """Whether a process holds a shared lock on the file, as `stage.sh` does; it ends with the process."""
-    with path.open("rb") as file:
-        return not _locked(file.fileno())
+    # A network file system gives an exclusive lock only to who may write.
+    path.chmod(0o644)
+    try:
+        with path.open("r+b") as file:
+            return not _locked(file.fileno())
+    finally:
+        path.chmod(0o444)
 
 
 @contextmanager

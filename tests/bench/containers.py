@@ -12,7 +12,7 @@ from cxr_core.runs.files import sha256_path, size_of
 from tests.bench.harness import Peer, Row
 from tests.containers.engines import SITE_PACKAGES
 
-PACKAGES = ("numpy", "numpy.libs", "pandas", "scipy", "matplotlib", "PIL", "transformers")
+PACKAGES = ("numpy", "numpy.libs", "pandas", "PIL")
 """A part of what the image holds: compiled libraries and many small files, as in the whole."""
 
 

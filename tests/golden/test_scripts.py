@@ -37,7 +37,7 @@ def text_of(profile_name: str, job: Job, run: Path) -> str:
     if profile.container:
         image, cwd = Image(Path(profile.container), 64 * "c", 673_000_000), Path("/home/me")
         python = [*enter(image.path, image.sha256, [run], cwd=cwd, gpus=True, names=["HF_HOME"]), "python"]
-        code, before = None, prelude(image, '"/scratch/$USER/images"')
+        code, before = None, prelude(image, '"/scratch/$USER/images"' if job is SHARDS else None)
     launch = Launch(Run(run, {"name": "nano"}), profile, profile_name, Path("/home/me"), python, code, before)
     submit = record(launch, job, waits_for=[str(each) for each in job.after])
     object.__setattr__(submit, "id", "0badcafe")
