@@ -5,14 +5,15 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from containers.engine import architecture, engine
 from containers.reference import Reference
-from containers.store import Image, ImageLock, Store, Tell, alone
+from containers.store import TOLD_EVERY, Image, ImageLock, Store, Tell, alone
 from cxr_core.errors import UserError
-from cxr_core.runs.files import remove, size_of
+from cxr_core.runs.files import remove
 from cxr_core.runs.provenance import now
 
 PAUSES = (2.0, 5.0, 15.0, 45.0)
@@ -43,8 +44,7 @@ def pull(reference: Reference, store: Store, *, tell: Tell, sleep: Callable[[flo
     """
     work = store.work(reference.digest)
     lock = store.lock_path(reference)
-    busy = lambda: f"another process pulls it: {size_of(work) / 1e6:.0f} MB so far"  # noqa: E731
-    with alone(lock.with_name(".pull"), tell=tell, busy=busy):
+    with alone(lock.with_name(".pull"), tell=tell, busy=lambda: f"another process pulls it: {_so_far(work)}"):
         there = store.pulled(reference)
         if there is not None and there.is_sound():
             return there
@@ -73,17 +73,43 @@ def _try(reference: Reference, made: Path, work: Path, tell: Tell, sleep: Callab
     """Let the engine download and convert; again after a pause where trying again may help."""
     for pause in (*PAUSES, None):
         remove(made)
-        done = subprocess.run(
-            _words(reference, made), env=_environ(work), capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
-        if done.returncode == 0:
+        status, said = _run(_words(reference, made), work, tell)
+        if status == 0:
             return
-        reason = _reason(done.stderr)
+        reason = _reason(said)
         if pause is None or not _TRANSIENT.search(reason) or "no space left" in reason:
             mend = next((mend for form, mend in _MENDS if re.search(form, reason)), "try again later")
             raise UserError(f"could not be pulled: {reason}", where=str(reference), mend=mend)
         tell(f"{reason}; trying again in {pause:.0f} s")
         sleep(pause)
+
+
+def _run(words: Sequence[str], work: Path, tell: Tell) -> tuple[int, str]:
+    """Run the engine, and say now and then how far it is; returns its exit status and what it said."""
+    with subprocess.Popen(
+        words,
+        env=_environ(work),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while True:
+            try:
+                _, said = process.communicate(timeout=TOLD_EVERY)
+                return process.returncode, said
+            except subprocess.TimeoutExpired:
+                tell(_so_far(work))
+
+
+def _so_far(work: Path) -> str:
+    """Bytes of what is half-made; files come and go while they are counted."""
+    total = 0
+    for folder, _, names in os.walk(work):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - many files, and often
+    return f"{total / 1e6:.0f} MB so far"
 
 
 def _words(reference: Reference, made: Path) -> list[str]:

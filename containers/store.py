@@ -15,8 +15,8 @@ from cxr_core.runs.files import fsync_dir, fsync_file, read_json, remove, sha256
 
 FORMAT = 1
 
-_TOLD_EVERY = 10.0
-"""Seconds between two lines about what another process is doing."""
+TOLD_EVERY = 10.0
+"""Seconds between two lines about how far something is."""
 
 Tell = Callable[[str], None]
 
@@ -172,7 +172,7 @@ def alone(path: Path, *, tell: Tell, busy: Callable[[], str]) -> Iterator[None]:
     with path.open("w") as file:
         told = time.monotonic()
         while not _locked(file.fileno()):
-            if time.monotonic() - told >= _TOLD_EVERY:
+            if time.monotonic() - told >= TOLD_EVERY:
                 told = time.monotonic()
                 tell(busy())
             time.sleep(0.2)
