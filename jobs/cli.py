@@ -55,7 +55,7 @@ def demo(
     overrides: Overrides = None,
     runs: Runs = RUNS,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Pre-train the base too, as run tiny_base: about an hour more.")
+        bool, typer.Option("--from-scratch", help="Pre-train the base too, as run tiny_base: about half an hour more.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
