@@ -1,6 +1,7 @@
 """The commit protocol under two real writers: any interleaving, and a kill -9 between any two file operations."""
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -14,7 +15,11 @@ from hypothesis import strategies as st
 
 from cxr_core.runs.commit import Commit, commit, place, sweep
 from cxr_core.runs.files import sha256_path
+from cxr_core.runs.pack import finalize, freeze, run_pack
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.run import Run
+from cxr_core.runs.verify import verify_stage
+from tests.stages import tiny_work
 
 FILE_OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
@@ -145,3 +150,50 @@ def test_given_every_single_crash_point_then_a_rerun_commits(tmp_path: Path) -> 
             break
         k += 1
     assert k > 10, "the writer was expected to do more than ten file operations"
+
+
+def do_stage(folder: Path) -> None:
+    """A whole stage of three shards: its plan, its shards, its end."""
+    work, _ = tiny_work(folder, 3)
+    plan = freeze(work)
+    run_pack(work, plan, [shard.id for shard in plan.shards])
+    finalize(work, plan)
+
+
+def do_stage_and_die(folder: Path, last: int) -> None:
+    """The same, by a process that is killed before its file operation number `last`."""
+    num_seen = 0
+
+    def before(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal num_seen
+        if event in FILE_OPERATIONS and str(arguments[0]).startswith(str(folder)):
+            if num_seen == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            num_seen += 1
+
+    sys.addaudithook(before)
+    do_stage(folder)
+    os._exit(0)
+
+
+def test_given_a_crash_before_each_file_operation_of_a_stage_then_a_rerun_finishes_it(
+    tmp_path: Path,
+) -> None:
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    do_stage(undisturbed)
+    facts = tiny_work(undisturbed, 3)[0].folder.facts()
+    assert facts is not None
+    for last in range(1000):
+        shutil.rmtree(disturbed, ignore_errors=True)
+        disturbed.mkdir()
+        process = get_context("fork").Process(target=do_stage_and_die, args=(disturbed, last))
+        process.start()
+        process.join()
+        do_stage(disturbed)
+        folder = tiny_work(disturbed, 3)[0].folder
+        assert (folder.facts() or {})["digest"] == facts["digest"]
+        assert folder.done() == {"00000", "00001", "00002"}
+        assert verify_stage(Run(tmp_path, {"stages": []}), {"name": "disturbed"}).findings == ()
+        if process.exitcode == 0:
+            break
+    assert last > 50, "a stage was expected to do more than fifty file operations"
