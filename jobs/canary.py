@@ -12,9 +12,9 @@ from cxr_core.errors import UserError
 from cxr_core.runs.failures import failures_of
 from cxr_core.runs.files import read_json
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, read_ledger
-from cxr_core.runs.run import Run, StageFolder
+from cxr_core.runs.run import StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
-from jobs.cluster import cluster_name, freeze_roots, launch_of
+from jobs.cluster import check_image, cluster_name, freeze_roots, launch_of, locked_for
 from jobs.config import RunConfig, resolved
 from jobs.left import works_of
 from jobs.show import print_line
@@ -43,7 +43,9 @@ class Canary:
     node: str
 
 
-def fly(config: RunConfig, runs: Path, cluster: str, only: str | None = None) -> list[Canary]:
+def fly(
+    config: RunConfig, runs: Path, cluster: str, only: str | None = None, *, accept_image: bool = False
+) -> list[Canary]:
     """Send the canaries of a run, wait for them, and return what they measured; none where shards are done already.
 
     Raises UserError with the cause and the log if one fails, or if it has not begun within an hour. Called again, it
@@ -51,7 +53,8 @@ def fly(config: RunConfig, runs: Path, cluster: str, only: str | None = None) ->
     """
     root, profile = (runs / config.name).absolute(), load_profile(cluster)
     is_slurm = profile.scheduler == "slurm"
-    with Run.locked(root, resolved(config)) as run:
+    with locked_for(profile, root, resolved(config)) as run:
+        check_image(run, config, accept_image)
         read_ledger(run).check_budget(config.budget_gpu_hours)
         freeze_roots(run, config, profile)
         works = [work for work in works_of(run, config, queued() if is_slurm else {}, only) if _needs_one(work)]

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.image import app as image_app
+
 app = typer.Typer(
     name="cxr",
     # Plain help: rich's costs a tenth of a second at each start, and completion runs this at every tab.
@@ -23,6 +25,7 @@ model_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Train
 app.add_typer(data, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
+app.add_typer(image_app, name="image")
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
 Config = Annotated[str, typer.Argument(help="Path of a YAML config, or the name of a ready one: demo, nih14_small ...")]
@@ -31,6 +34,9 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 Price = Annotated[float | None, typer.Option(min=0, help="Of a GPU-hour; the config's price_per_gpu_hour by default.")]
 AutoResume = Annotated[
     int | None, typer.Option("--auto-resume", min=1, metavar="N", help="Let the run resume itself, at most N times.")
+]
+AcceptImage = Annotated[
+    bool, typer.Option("--accept-image", help="Go on in another image than stages were planned in.")
 ]
 
 RUNS = Path("runs")
@@ -52,7 +58,7 @@ def demo(
     overrides: Overrides = None,
     runs: Runs = RUNS,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Pre-train the base too, as run tiny_base: about an hour more.")
+        bool, typer.Option("--from-scratch", help="Pre-train the base too, as run tiny_base: about half an hour more.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
@@ -88,6 +94,7 @@ def run(
     retry_parked: Annotated[
         bool, typer.Option("--retry-parked", help="Try again what was parked after three failures for one cause.")
     ] = False,
+    accept_image: AcceptImage = False,
 ) -> None:
     """Do a run in this process, stage after stage. Run it again to go on where it was stopped.
 
@@ -98,7 +105,7 @@ def run(
     from jobs.show import show_results
 
     loaded = load_config(config, overrides or ())
-    results = run_stages(loaded, runs, stage, retry_parked=retry_parked)
+    results = run_stages(loaded, runs, stage, retry_parked=retry_parked, accept_image=accept_image)
     show_results(results)
     if stage is None:
         report(runs / loaded.name)
@@ -140,6 +147,7 @@ def submit(
     canary: Annotated[
         bool, typer.Option("--canary", help="First try one shard on a node; its time prices the rest.")
     ] = False,
+    accept_image: AcceptImage = False,
 ) -> None:
     """Send a run to a cluster, all stages at once. Safe to type again: what is done or queued is not sent again.
 
@@ -154,8 +162,8 @@ def submit(
         from jobs.canary import fly
         from jobs.show import show_canaries
 
-        show_canaries(fly(loaded, runs, cluster, stage))
-    show_sent(send(loaded, runs, cluster, stage, auto_resume=auto_resume))
+        show_canaries(fly(loaded, runs, cluster, stage, accept_image=accept_image))
+    show_sent(send(loaded, runs, cluster, stage, auto_resume=auto_resume, accept_image=accept_image))
 
 
 @app.command()
@@ -167,6 +175,7 @@ def resume(
         bool, typer.Option("--retry-parked", help="Send also what was parked after three failures for one cause.")
     ] = False,
     auto_resume: AutoResume = None,
+    accept_image: AcceptImage = False,
 ) -> None:
     """Send new jobs for exactly what has no receipt.
 
@@ -175,7 +184,15 @@ def resume(
     from jobs.cluster import resume as send
     from jobs.show import show_sent
 
-    show_sent(send(run, cluster, if_needed=if_needed, retry_parked=retry_parked, auto_resume=auto_resume))
+    sent = send(
+        run,
+        cluster,
+        if_needed=if_needed,
+        retry_parked=retry_parked,
+        auto_resume=auto_resume,
+        accept_image=accept_image,
+    )
+    show_sent(sent)
 
 
 @app.command()
@@ -324,13 +341,15 @@ def doctor(
 
     Example: cxr doctor --cluster generic
     """
+    from jobs.doctor import checks_of
     from jobs.show import show_findings
     from slurm.checks.site import Site
     from slurm.doctor import examine
     from slurm.profile import ClusterProfile, load_profile
 
     profile = load_profile(cluster) if cluster else ClusterProfile(name="default")
-    if not show_findings(examine(Site(profile, runs, os.environ, wait))):
+    site = Site(profile, runs, os.environ, wait)
+    if not show_findings(examine(site, checks_of(site))):
         raise typer.Exit(1)
 
 

@@ -2,12 +2,14 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from containers.command import exec_prefix
 from cxr_core.errors import UserError
+from cxr_core.runs import image
 from cxr_core.runs.failures import release
 from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.lives import FOLDER, Lives
@@ -15,6 +17,7 @@ from cxr_core.runs.pack import freeze
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, submit_folders
 from jobs.config import RunConfig, inputs_of, resolved
+from jobs.container import copies, image_of, prefix, prelude, working_in_image_of
 from jobs.launch import prepare
 from jobs.left import changed, park, possible, works_of
 from slurm.accounting import refresh
@@ -42,6 +45,8 @@ class Preview:
     jobs: Sequence[Job]
     scripts: Sequence[str]
     profile: ClusterProfile
+    image: str = ""
+    """What bringing the container's image to the nodes costs, in words."""
 
 
 def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None) -> Preview:
@@ -53,7 +58,14 @@ def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None
     works, _ = changed(run, possible(works)[0], profile, read_ledger(run))
     jobs = plan_jobs(works, profile)
     launch = launch_of(run, profile, cluster, Path.cwd())
-    return Preview(works, jobs, [_preview_script(launch, jobs, i) for i in range(len(jobs))], profile)
+    return Preview(
+        works, jobs, [_preview_script(launch, jobs, i) for i in range(len(jobs))], profile, _copies(profile, jobs)
+    )
+
+
+def _copies(profile: ClusterProfile, jobs: Sequence[Job]) -> str:
+    found = image_of(profile)
+    return copies(found, profile, jobs) if found else ""
 
 
 def _as_if_frozen(work: StageWork, profile: ClusterProfile) -> StageWork:
@@ -77,16 +89,40 @@ def _last_number(folders: Path) -> int:
     return max(numbers, default=0)
 
 
+@contextmanager
+def locked_for(profile: ClusterProfile, root: Path, config: Mapping[str, Any]) -> Iterator[Run]:
+    """The run, under its lock; what is recorded inside names the image of the profile, in which tasks will run."""
+    with working_in_image_of(profile), Run.locked(root, config) as run:
+        yield run
+
+
+def check_image(run: Run, config: RunConfig, accepted: bool) -> None:
+    """Raise UserError if a stage was planned in another image than this one, unless that is `accepted`."""
+    if accepted:
+        image.accept(run.root)
+    for stage in config.stages:
+        plan = run.stage(stage.name).plan()
+        if plan is not None:
+            image.check(run.root, stage.name, plan.image)
+
+
 def submit(
-    config: RunConfig, runs: Path, cluster: str, only: str | None = None, *, auto_resume: int | None = None
+    config: RunConfig,
+    runs: Path,
+    cluster: str,
+    only: str | None = None,
+    *,
+    auto_resume: int | None = None,
+    accept_image: bool = False,
 ) -> Sent:
     """Send the jobs of a run that are not in the queue. Safe to call again at any time, also while they run.
 
-    `auto_resume`: and a last one, which resumes the run when the others have ended, so many times.
+    `auto_resume`: and a last one, which resumes the run when the others have ended, so many times. Raises UserError if
+    a stage was planned in another image than the profile's, unless `accept_image`.
     """
-    root = (runs / config.name).absolute()
-    with Run.locked(root, resolved(config)) as run:
-        profile = load_profile(cluster)
+    root, profile = (runs / config.name).absolute(), load_profile(cluster)
+    with locked_for(profile, root, resolved(config)) as run:
+        check_image(run, config, accept_image)
         _may_live(run, profile, auto_resume)
         return send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
 
@@ -98,6 +134,7 @@ def resume(
     if_needed: bool = False,
     retry_parked: bool = False,
     auto_resume: int | None = None,
+    accept_image: bool = False,
 ) -> Sent:
     """Send new jobs for exactly what has no receipt, to the cluster of the last submit unless another is named.
 
@@ -107,8 +144,8 @@ def resume(
     config_of = Run.open(root.absolute())
     config = RunConfig.model_validate(config_of.config)
     name, cwd = where_sent(config_of, cluster)
-    with Run.locked(config_of.root, config_of.config) as run:
-        profile = load_profile(name)
+    profile = load_profile(name)
+    with locked_for(profile, config_of.root, config_of.config) as run:
         live = live_ids(run, queued()) if profile.scheduler == "slurm" else []
         if live:
             if if_needed:
@@ -121,6 +158,7 @@ def resume(
         if retry_parked:
             for stage in config.stages:
                 release(run.stage(stage.name).path)
+        check_image(run, config, accept_image)
         _may_live(run, profile, auto_resume)
         return send_rest(run, config, profile, name, cwd)
 
@@ -191,12 +229,11 @@ def freeze_roots(run: Run, config: RunConfig, profile: ClusterProfile) -> None:
 
 
 def launch_of(run: Run, profile: ClusterProfile, cluster: str, cwd: Path) -> Launch:
-    python, code = [sys.executable], code_folder()
-    if profile.container is not None:
-        gpus = profile.gpus_per_node > 0
-        python = [*exec_prefix(profile.container, [run.root, cwd, *profile.binds], gpus=gpus), "python"]
-        code = None
-    return Launch(run, profile, cluster, cwd, python, code)
+    found = image_of(profile)
+    if found is None:
+        return Launch(run, profile, cluster, cwd, [sys.executable], code_folder())
+    python = [*prefix(found, profile, run.root, cwd), "python"]
+    return Launch(run, profile, cluster, cwd, python, None, prelude(found, profile))
 
 
 def cluster_name(given: str) -> str:

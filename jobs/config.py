@@ -17,11 +17,11 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.settings import Name, Settings
-from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, LatentsStage, VaeTrain
+from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, LatentsStage, TextEncoderTrain, VaeTrain
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 
 DATASETS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"latents"})
-MODELS, DENOISERS = frozenset({"train.vae", "train.diffusion"}), frozenset({"train.diffusion"})
+MODELS, DENOISERS = frozenset({"train.vae", "train.text_encoder", "train.diffusion"}), frozenset({"train.diffusion"})
 ROLES = {
     "dataset": DATASETS,
     "like": DATASETS,
@@ -48,6 +48,7 @@ Stage: TypeAlias = Annotated[
     Annotated[PreprocessStage, Tag("preprocess")]
     | Annotated[LatentsStage, Tag("latents")]
     | Annotated[VaeTrain, Tag("train.vae")]
+    | Annotated[TextEncoderTrain, Tag("train.text_encoder")]
     | Annotated[DiffusionTrain, Tag("train.diffusion")]
     | Annotated[ClassifierTrain, Tag("train.classifier")]
     | Annotated[GenerateStage, Tag("generate")]
@@ -248,7 +249,7 @@ def _names(keys: Sequence[str | int], value: dict[str, Any]) -> Iterator[str]:
         yield str(stage["name"]) if isinstance(stage, dict) and "name" in stage else str(key)
 
 
-_TAGS = {"preprocess", "latents", "train.vae", "train.diffusion", "train.classifier", "generate", "evaluate"}
+_TAGS = {"preprocess", "latents", *MODELS, "train.classifier", "generate", "evaluate"}
 
 
 def _unknown_kind(mistake: Any) -> str:

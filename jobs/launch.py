@@ -10,6 +10,7 @@ from typing import Any
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import BUILT_IN
+from cxr_core.runs import image
 from cxr_core.runs.failures import release
 from cxr_core.runs.files import sha256_text, walk_files
 from cxr_core.runs.ledger import read_ledger
@@ -37,14 +38,22 @@ def job_of(stage: Any) -> Job:
 
 
 def run_stages(
-    config: RunConfig, runs: Path, only: str | None = None, *, retry_parked: bool = False
+    config: RunConfig,
+    runs: Path,
+    only: str | None = None,
+    *,
+    retry_parked: bool = False,
+    accept_image: bool = False,
 ) -> list[StageResult]:
     """Do all stages that are not done (or the one named) of the run `<runs>/<name>`, under its lock.
 
     Shards that are parked, since they failed again and again, are left out unless `retry_parked`.
+    Raises UserError if a stage was planned in another container image than this process runs in, unless `accept_image`.
     """
     stages = [config.stage(only)] if only else config.stages
     with Run.locked(runs / config.name, resolved(config)) as run:
+        if accept_image:
+            image.accept(run.root)
         if retry_parked:
             for stage in stages:
                 release(run.stage(stage.name).path)

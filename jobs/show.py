@@ -64,6 +64,8 @@ def show_jobs(preview: Any) -> None:
     guessed = [row["stage"] for row in rows if not row["measured"] and row["tasks"]]
     if guessed:
         print_line(f"hours are guessed from seconds_per_item of the profile, not measured, for: {', '.join(guessed)}")
+    if preview.image:
+        print_line(preview.image)
     for number, (job, text) in enumerate(zip(preview.jobs, preview.scripts, strict=True), 1):
         waits = ", ".join(f"JOB{each + 1}" if isinstance(each, int) else each for each in job.after)
         what = f"{job.work.name}: {' + '.join(job.does)}, {job.num_tasks} tasks"
@@ -220,6 +222,20 @@ def show_garbage(found: Sequence[Garbage]) -> None:
     """What may be removed from a run, a line each: paths are long and must not be folded."""
     for each in found:
         print_line(f"{each.path}: {each.what}, {human_bytes(each.bytes)}")
+
+
+def show_images(images: Iterable[Any], locks: Mapping[str, Any]) -> None:
+    """A row an image: its sha256, bytes, when it was last used, and the reference that it was pulled by."""
+    rows = [
+        (
+            image.sha256[:12],
+            human_bytes(image.bytes),
+            time.strftime("%Y-%m-%d", time.localtime(image.path.stat().st_mtime)),
+            locks[image.sha256].reference if image.sha256 in locks else "built here",
+        )
+        for image in images
+    ]
+    _table(["image", "bytes", "last used", "from"], rows, right=4)
 
 
 def show_findings(findings: Iterable[tuple[str, Any]]) -> bool:

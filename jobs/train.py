@@ -21,9 +21,9 @@ from cxr_core.runs.files import canonical_json, sha256_text, size_of, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, TrainSettings, VaeTrain
+from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, TextEncoderTrain, TrainSettings, VaeTrain
 
-Train: TypeAlias = VaeTrain | DiffusionTrain | ClassifierTrain
+Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain
 
 _FILES_A_CHECKPOINT = 14
 _FILES_A_CLASSIFIER = 2
@@ -56,7 +56,7 @@ def freeze(context: Context, work: Path) -> Draft:
     elif isinstance(settings, ClassifierTrain):
         findings = _check_classifier(settings, context.inputs)
         write_json(work / "findings.json", {"format": 1, "findings": findings})
-    else:
+    elif isinstance(settings, DiffusionTrain):
         prompts = _check_diffusion(settings, context.inputs)
         write_json(work / "preview.json", {"format": 1, "prompts": prompts})
         write_json(work / TRAINING_DATA, _training_data(context.inputs).model_dump(mode="json"))

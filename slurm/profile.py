@@ -118,9 +118,12 @@ class ClusterProfile(Resources):
     caches: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], str] = Field(default_factory=dict)
     """Variable -> folder of a cache off the home folder, e.g. `HF_HOME: /scratch/$USER/hf`."""
     container: str | None = None
-    """Apptainer image (.sif or a sandbox folder) in which tasks run; without one, this Python."""
+    """Image in which tasks run: a .sif, a sandbox folder, or what `cxr image pull` got; without one, this Python."""
+    image_scratch: str | None = None
+    """Folder of a node's own disk for one copy of the image, which all jobs there see, e.g. `/scratch/$USER/images`;
+    without it, the image is read where it lies."""
     binds: list[str] = Field(default_factory=list)
-    """Folders bound into the container besides the run folder and the working directory."""
+    """Folders bound into the container besides the run folder, the working directory and the caches: data, models."""
     price_per_gpu_hour: float = Field(default=0.0, ge=0)
     """For the cost in plan and report, in the currency of your bill."""
     env: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=list)

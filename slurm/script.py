@@ -34,15 +34,16 @@ _LATE_START = 15
 class Payload:
     """What a script is written for: where the run and the submit lie, and the words that start Python.
 
-    `code` is the folder that holds the packages where they are not installed; `cwd` is where the user called.
-    `has_heart`: it makes shards, so it has an attempt with a heartbeat. `in_step`: it is started by srun; not so what
-    calls Slurm's commands itself.
+    `code` is the folder that holds the packages where they are not installed; `cwd` is where the user called; `prelude`
+    are lines before the work. `has_heart`: it makes shards, so it has an attempt with a heartbeat. `in_step`: it is
+    started by srun; not so what calls Slurm's commands itself.
     """
 
     words: Sequence[str]
     submit: Path
     cwd: Path
     code: Path | None = None
+    prelude: Sequence[str] = ()
     has_heart: bool = True
     in_step: bool = True
 
@@ -125,6 +126,7 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
         *_environment(profile, payload, cpus),
         *profile.setup,
         "",
+        *payload.prelude,
         *([f"{_STEP.format(cpus=cpus, bind=profile.cpu_bind)} \\"] if payload.in_step else []),
         f"    {shlex.join(payload.words)} < /dev/null &",
         "payload=$!",
@@ -218,12 +220,12 @@ def _environment(profile: ClusterProfile, payload: Payload, cpus: int) -> list[s
     ]
     if payload.code is not None:
         lines.append(f"export PYTHONPATH={shlex.quote(str(payload.code))}")
-    lines += [f"export {name}={_expanding(folder)}" for name, folder in profile.caches.items()]
+    lines += [f"export {name}={expanding(folder)}" for name, folder in profile.caches.items()]
     if profile.scratch is not None:
-        lines += [f"export TMPDIR={_expanding(profile.scratch)}", 'mkdir -p -- "$TMPDIR"']
+        lines += [f"export TMPDIR={expanding(profile.scratch)}", 'mkdir -p -- "$TMPDIR"']
     return lines
 
 
-def _expanding(text: str) -> str:
+def expanding(text: str) -> str:
     """Quoted for the shell, but for `$NAME`, which stands for another thing on each node."""
     return '"' + re.sub(r'(["\\`]|\$(?!\{?[A-Za-z_]))', r"\\\1", text) + '"'

@@ -18,7 +18,10 @@ from slurm.script import Payload, directives, script, shell_body
 @dataclass(frozen=True)
 class Launch:
     """What all submits of one call share: run, profile and how it was named, and the start of the command line of
-    tasks, which may be that of a container."""
+    tasks, which may be that of a container.
+
+    `prelude` are lines of shell that a node needs before the work, such as those that bring a container's image.
+    """
 
     run: Run
     profile: ClusterProfile
@@ -26,6 +29,7 @@ class Launch:
     cwd: Path
     python: Sequence[str]
     code: Path | None
+    prelude: Sequence[str] = ()
 
     def payload(self, job: Job, folder: Path) -> Payload:
         if "resume" in job.does:
@@ -33,7 +37,7 @@ class Launch:
             words = [sys.executable, "-m", "jobs.auto_resume", str(self.run.root)]
             return Payload(words, folder, self.cwd, code_folder(), has_heart=False, in_step=False)
         words = [*self.python, "-m", "jobs.task", str(self.run.root), job.work.name, folder.name]
-        return Payload(words, folder, self.cwd, self.code, has_heart=job.computes)
+        return Payload(words, folder, self.cwd, self.code, self.prelude, has_heart=job.computes)
 
 
 def code_folder() -> Path | None:

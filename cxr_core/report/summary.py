@@ -8,7 +8,7 @@ from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import duration, listed, several
 from cxr_core.report.utility import ARMS, experiment_name
 
-_MODELS = {"vae": "autoencoder (VAE)", "diffusion": "diffusion model"}
+_MODELS = {"vae": "autoencoder (VAE)", "text_encoder": "text encoder", "diffusion": "diffusion model"}
 
 
 def summary(run: RunView) -> Section:
@@ -34,7 +34,8 @@ def _sentence(stage: StageView) -> str:
         steps, batch = stage.settings.get("steps"), stage.settings.get("batch_size")
         if steps and batch:
             model = _MODELS.get(stage.model, stage.model)
-            return f"“{stage.name}” trained the {model} for {several(steps, 'step')} of {several(batch, 'image')}."
+            of = several(batch, "text" if stage.model == "text_encoder" else "image")
+            return f"“{stage.name}” trained the {model} for {several(steps, 'step')} of {of}."
     if stage.kind == "evaluate":
         return " ".join(_utility_sentence(result) for result in read_metrics(stage).utility)
     return ""

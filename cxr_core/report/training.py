@@ -22,7 +22,12 @@ MOST_ROWS = 6
 """Checkpoints whose previews are shown; of more, as many spread evenly, always with the first and the last."""
 
 
-_MODELS = {"vae": "Autoencoder (VAE)", "diffusion": "Diffusion model", "classifier": "Classifier (judge)"}
+_MODELS = {
+    "vae": "Autoencoder (VAE)",
+    "text_encoder": "Text encoder",
+    "diffusion": "Diffusion model",
+    "classifier": "Classifier (judge)",
+}
 
 
 def training_section(run: RunView) -> Section:
@@ -172,8 +177,10 @@ def _curve_caption(stage: StageView, values: pd.DataFrame, window: int) -> str:
     drawn = _thinned(len(values))
     thinning = "" if len(drawn) == len(values) else f" (one in {count(drawn[1] - drawn[0])} is drawn)"
     batch = stage.settings.get("batch_size")
-    images = f", {several(batch, 'image')} a step" if batch else ""
+    reads = stage.model == "text_encoder"
+    examples = f", {several(batch, 'text' if reads else 'image')} a step" if batch else ""
+    held_out = "other texts" if reads else "images of held-out patients"
     return (
-        f"{several(len(values), 'step')}{images}. Loss: each step faint{thinning}; in full colour a running mean over "
-        f"{several(window, 'step')}. Validation is measured at checkpoints, on images of held-out patients."
+        f"{several(len(values), 'step')}{examples}. Loss: each step faint{thinning}; in full colour a running mean "
+        f"over {several(window, 'step')}. Validation is measured at checkpoints, on {held_out}."
     )

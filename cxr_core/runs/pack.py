@@ -13,6 +13,7 @@ from typing import Any
 
 import cxr_core
 from cxr_core.errors import UserError
+from cxr_core.runs import image
 from cxr_core.runs.attempt import Attempt, Purpose, is_alive
 from cxr_core.runs.commit import commit, place, prune, sweep
 from cxr_core.runs.failures import (
@@ -51,15 +52,16 @@ class Work:
 
 
 def freeze(work: Work) -> Plan:
-    """The frozen plan of a stage; frozen now if it was not. Raises UserError if the inputs changed since."""
+    """The frozen plan of a stage; frozen now if it was not. Raises UserError if inputs or image changed since."""
     plan = work.folder.plan()
     if plan is None:
         return _freeze_now(work)
-    if plan.fingerprint != _fingerprint(work, plan.shards, plan.files):
+    image.check(work.folder.path.parent, work.folder.name, plan.image)
+    if plan.fingerprint != _fingerprint(work, plan.shards, plan.files, plan.image):
         raise UserError(
             "the plan was frozen for other inputs or settings than there are now",
             where=str(work.folder.plan_path),
-            mend="an input was remade, or this is another version of the program or image: "
+            mend="an input was remade, or this is another version of the program: "
             "start a run under another name, or remove this stage's folder; "
             f"where an input changed, `cxr verify {work.folder.path.parent} --repair` sets this stage aside",
         )
@@ -93,16 +95,18 @@ def _freeze_now(work: Work) -> Plan:
     fsync_dir(work.folder.path)
     files = {path.relative_to(final).as_posix(): sha256_file(path) for path in walk_files(final)}
     shards = tuple(draft.shards)
-    sealed = _fingerprint(work, shards, files)
-    plan = Plan(work.folder.name, shards, sealed, chain=draft.chain, files=files, upstream=dict(work.upstream))
+    now_in = image.image()
+    sealed = _fingerprint(work, shards, files, now_in)
+    upstream = dict(work.upstream)
+    plan = Plan(work.folder.name, shards, sealed, chain=draft.chain, files=files, upstream=upstream, image=now_in)
     plan.write(work.folder.plan_path)
     return plan
 
 
-def _fingerprint(work: Work, shards: Iterable[Shard], files: Mapping[str, str]) -> str:
+def _fingerprint(work: Work, shards: Iterable[Shard], files: Mapping[str, str], image: str) -> str:
     return fingerprint(
         version=cxr_core.__version__,
-        image=os.environ.get("CXR_IMAGE_SHA256", ""),
+        image=image,
         settings=work.context.settings.model_dump(mode="json"),
         seed=work.context.seed,
         upstream=dict(work.upstream),
@@ -211,6 +215,7 @@ def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
         device=_device(),
         ended=now(),
         continues=_continued(work, shard),
+        image=image.image(),
     )
     attempt.beat({}, force=True)  # placing may have taken long, and a silent attempt counts as dead
     result = commit(work.folder.path, receipt, is_alive=lambda other: is_alive(work.folder.path, other))

@@ -36,8 +36,9 @@ class Plan:
     """What a stage will do, frozen once in `plan.jsonl`.
 
     `chain` says that shard k needs shard k-1 (training). `files` are the side files of the plan (in `<stage>/plan/`)
-    with their sha256, `upstream` maps the role of each input to its digest.
-    The fingerprint covers settings, seed, upstream digests, side files and shards.
+    with their sha256, `upstream` maps the role of each input to its digest,
+    `image` is the sha256 of the image it was frozen in.
+    The fingerprint covers settings, seed, upstream digests, image, side files and shards.
     """
 
     stage: str
@@ -46,6 +47,7 @@ class Plan:
     chain: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
     upstream: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
     format: int = FORMAT
 
     def write(self, path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import cxr_core
 from cxr_core.runs.files import canonical_json, sha256_text
+from cxr_core.runs.image import image
 
 PACKAGES = (
     "torch",
@@ -34,7 +35,7 @@ def now() -> str:
 def code() -> dict[str, str]:
     """Which code runs: version, commit of the checkout if it is one, sha256 of the container image if it is in one."""
     commit = _git("rev-parse", "HEAD") or os.environ.get("CXR_GIT_SHA", "")
-    return {"version": cxr_core.__version__, "commit": commit, "image": os.environ.get("CXR_IMAGE_SHA256", "")}
+    return {"version": cxr_core.__version__, "commit": commit, "image": image()}
 
 
 def provenance(root: Path, config: Mapping[str, Any]) -> dict[str, Any]:

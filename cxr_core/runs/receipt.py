@@ -23,7 +23,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one shard made, who made it and how long it took (`seconds` by part of the work).
+    """What one shard made, who made it and how long it took (`seconds` by part of the work), in which image.
 
     `continues` is the digest of the shard before it in a chain (training), which it went on from.
     """
@@ -40,6 +40,7 @@ class Receipt:
     device: str = ""
     ended: str = ""
     continues: str = ""
+    image: str = ""
     format: int = FORMAT
 
     def to_json(self) -> str:

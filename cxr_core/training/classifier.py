@@ -47,7 +47,7 @@ class ClassifierTask:
             pixels = mild(pixels, self._draws(step))
         return self._errors(module(pixels), self.train.labels[places]).mean()
 
-    def image_ids(self, step: int) -> Sequence[str]:
+    def examples(self, step: int) -> Sequence[str]:
         return self.train.rows["image_id"].iloc[self.order.batch(step)].tolist()
 
     @torch.no_grad()

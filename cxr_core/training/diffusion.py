@@ -100,7 +100,7 @@ class DiffusionTask:
         draws = [self._draw(int(rows[place]), stream(seed, step, place)) for place in places]
         return self._collate(draws)
 
-    def image_ids(self, step: int) -> Sequence[str]:
+    def examples(self, step: int) -> Sequence[str]:
         return self.cache.rows["image_id"].iloc[self.train_rows[self.order.batch(step)]].tolist()
 
     @torch.no_grad()

@@ -43,8 +43,8 @@ class Task(Protocol):
     def loss(self, module: torch.nn.Module, step: int) -> torch.Tensor:
         """Mean loss of the batch at `step` (from 0). `module` is `self.module` as prepared for the device."""
 
-    def image_ids(self, step: int) -> Sequence[str]:
-        """The images of the batch at `step`."""
+    def examples(self, step: int) -> Sequence[str]:
+        """What the batch at `step` shows: the ids of its images, or its texts."""
 
     def validation(self) -> dict[str, Any]:
         """What is measured on held-out patients' images, always the same ones: for the last metrics row.
@@ -154,9 +154,9 @@ class Engine:
 
     def _not_finite(self, step: int, what: str) -> UserError:
         return UserError(
-            f"{what} at step {step + 1}, on the images {', '.join(self.task.image_ids(step))}",
+            f"{what} at step {step + 1}, on {', '.join(self.task.examples(step))}",
             where=f"stage {self.settings.name!r}",
-            mend="look at these images, lower learning_rate or raise warmup_steps; the last checkpoint is kept",
+            mend="look at these, lower learning_rate or raise warmup_steps; the last checkpoint is kept",
         )
 
     def _tensors(self) -> dict[str, torch.Tensor]:

@@ -27,7 +27,8 @@ from cxr_core.seeds import derive_seed
 from cxr_core.training.classifier import ClassifierTask
 from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.engine import Engine, Task, threads
-from cxr_core.training.settings import ClassifierTrain, TrainSettings, VaeTrain
+from cxr_core.training.settings import ClassifierTrain, TextEncoderTrain, TrainSettings, VaeTrain
+from cxr_core.training.text_encoder import TextEncoderTask
 from cxr_core.training.vae import VaeTask
 
 
@@ -134,5 +135,7 @@ def _task(context: Context) -> Task:
     pipeline.to(device)
     if isinstance(settings, VaeTrain):
         return VaeTask(pipeline, Dataset.open(inputs["dataset"]), settings, seed)
+    if isinstance(settings, TextEncoderTrain):
+        return TextEncoderTask(pipeline, settings, seed)
     prompts = read_json(context.plan_folder / "preview.json")["prompts"]
     return DiffusionTask(pipeline, LatentCache.open(inputs["latents"]), settings, seed, prompts)

@@ -125,6 +125,27 @@ class VaeTrain(TrainSettings):
         return self
 
 
+class TextEncoderInputs(Settings):
+    """Where the text encoder starts."""
+
+    base: str
+    """The model whose text encoder is trained: a train stage or a diffusers folder. Its other parts stay the same."""
+
+
+class TextEncoderTrain(TrainSettings):
+    """Teach a text encoder of random weights the words of our prompts, by texts alone: every output comes to tell which
+    words were said. A published model's can read, and needs no such stage."""
+
+    model: Literal["text_encoder"]
+    """What is trained."""
+    inputs: TextEncoderInputs
+    """Where it starts."""
+    base_sha256: str | None = Sha256
+    """Lock on a `base` that is a folder: it must have this digest (see `weights_sha256`)."""
+    validation_images: int = Field(default=256, ge=0)
+    """Texts, not images here, on which the loss is measured at each checkpoint; 0 measures none."""
+
+
 class DiffusionInputs(Settings):
     """What the denoiser learns from, and where it starts."""
 

@@ -56,7 +56,7 @@ class VaeTask:
         made, mean, log_variance = module(pixels, self._noise(step).to(pixels.device))
         return self._error(made, pixels) + self.settings.kl_weight * divergence(mean, log_variance)
 
-    def image_ids(self, step: int) -> Sequence[str]:
+    def examples(self, step: int) -> Sequence[str]:
         return self.train_rows["image_id"].iloc[self.order.batch(step)].tolist()
 
     @torch.no_grad()

@@ -12,6 +12,8 @@ ROWS = {
     "C2": "tests.bench.images:c2",
     "C9": "tests.bench.submit:c9",
     "C10": "tests.bench.command:c10",
+    "C12": "tests.bench.containers:c12",
+    "C12b": "tests.bench.containers:c12b",
 }
 
 

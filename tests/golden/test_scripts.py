@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from containers.command import exec_prefix
+from containers.engine import enter
+from containers.stage import prelude
+from containers.store import Image
 from cxr_core.runs.run import Run
 from slurm.packs import Job, StageWork
 from slurm.profile import load_profile
@@ -31,9 +33,12 @@ CASES = {
 def text_of(profile_name: str, job: Job, run: Path) -> str:
     path = HERE / f"{profile_name}.yaml"
     profile = load_profile(path if path.exists() else profile_name)
-    python = [*exec_prefix(profile.container, [run], gpus=True), "python"] if profile.container else ["/venv/python"]
-    code = None if profile.container else Path("/code of mine")
-    launch = Launch(Run(run, {"name": "nano"}), profile, profile_name, Path("/home/me"), python, code)
+    python, code, before = ["/venv/python"], Path("/code of mine"), []
+    if profile.container:
+        image, cwd = Image(Path(profile.container), 64 * "c", 673_000_000), Path("/home/me")
+        python = [*enter(image.path, image.sha256, [run], cwd=cwd, gpus=True, names=["HF_HOME"]), "python"]
+        code, before = None, prelude(image, '"/scratch/$USER/images"' if job is SHARDS else None)
+    launch = Launch(Run(run, {"name": "nano"}), profile, profile_name, Path("/home/me"), python, code, before)
     submit = record(launch, job, waits_for=[str(each) for each in job.after])
     object.__setattr__(submit, "id", "0badcafe")
     return script_text(launch, job, run / job.work.name / "submits" / "0001", submit)

@@ -485,7 +485,7 @@ def test_given_a_loss_that_is_not_finite_training_stops_and_names_step_and_image
     interval._live = None
     with pytest.raises(
         UserError,
-        match=r"loss is nan and its gradient's norm nan at step 3, on the images train-\d+, train-\d+, train-\d+",
+        match=r"loss is nan and its gradient's norm nan at step 3, on train-\d+, train-\d+, train-\d+",
     ):
         run_pack(work, plan, ["00001"])
     assert work.folder.done() == {"00000"}

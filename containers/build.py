@@ -1,0 +1,111 @@
+"""Build an image from a checkout: a SIF by apptainer and cxr.def, or an OCI image by buildah and the Dockerfile."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cxr_core
+from containers.engine import engine
+from containers.lock import Target, lock_path
+from containers.pull import SQUASHFS
+from containers.reference import Reference
+from containers.store import Image, Store
+from cxr_core.errors import UserError
+from cxr_core.runs.files import remove
+from cxr_core.runs.provenance import code
+
+_WHEELS = "/mnt"
+"""Where a folder of wheels is seen during the build: apptainer binds only to a place that the base has."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an image is built from. Nothing here has a default that names a host.
+
+    `base` is a folder with a Linux system or the reference of an image; `build_base` likewise, with a compiler, where
+    one is needed. `find_links` and `binds` are seen during the build; `index` is a package index.
+    """
+
+    target: Target
+    base: str
+    build_base: str = ""
+    index: str = ""
+    find_links: str = ""
+    binds: Sequence[Path] = ()
+
+    def arguments(self) -> dict[str, str]:
+        """The build arguments that cxr.def and the Dockerfile share."""
+        return {
+            "BASE": self.base,
+            "BUILD_BASE": self.build_base or self.base,
+            "INDEX": self.index,
+            "FIND_LINKS": _WHEELS if self._wheels else self.find_links,
+            "VERSION": cxr_core.__version__,
+            "GIT_SHA": code()["commit"] or "unknown",
+        }
+
+    @property
+    def _wheels(self) -> Path | None:
+        """`find_links` where it is a folder."""
+        folder = Path(self.find_links).absolute()
+        return folder if self.find_links and folder.is_dir() else None
+
+    def volumes(self) -> list[str]:
+        """What the build sees, as both engines spell it."""
+        wheels = [f"{self._wheels}:{_WHEELS}:ro"] if self._wheels else []
+        return [*wheels, *(f"{path}:{path}:ro" for path in self.binds)]
+
+
+def source() -> Path:
+    """The checkout. Raises UserError where this package was installed from a wheel."""
+    folder = Path(cxr_core.__file__).absolute().parents[1]
+    if not (folder / "pyproject.toml").is_file():
+        raise UserError("images are built from a checkout, and this is an installed package", where=str(folder))
+    return folder
+
+
+def build_sif(recipe: Recipe, store: Store) -> Image:
+    """Build a SIF with apptainer, test it, and put it into the store. Raises UserError if the build fails."""
+    is_folder = Path(recipe.base).is_dir()
+    if not is_folder:
+        Reference.parse(recipe.base)
+    arguments = recipe.arguments() | {"TARGET": recipe.target, "BOOTSTRAP": "localimage" if is_folder else "docker"}
+    made = store.work(f"build-{os.getpid()}") / "image.sif"
+    made.parent.mkdir(parents=True)
+    binds = [word for volume in recipe.volumes() for word in ("--bind", volume)]
+    words = [engine(), "build", "--fakeroot", "--mksquashfs-args", SQUASHFS, *binds, *_build_args(arguments)]
+    try:
+        _run([*words, str(made), "containers/cxr.def"], recipe)
+        return store.add(made)
+    finally:
+        remove(made.parent)
+
+
+def build_oci(recipe: Recipe) -> str:
+    """Build an image with buildah and return its name. Raises UserError if the build fails."""
+    name = f"localhost/cxr-suite:{cxr_core.__version__}-{recipe.target}"
+    binds = [word for volume in recipe.volumes() for word in ("--volume", volume)]
+    words = ["buildah", "bud", "--isolation", "chroot", "--file", "containers/Dockerfile", "--target", recipe.target]
+    _run([*words, *binds, *_build_args(recipe.arguments()), "--tag", name, "."], recipe)
+    return name
+
+
+def _build_args(arguments: Mapping[str, str]) -> list[str]:
+    return [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
+
+
+def _run(words: Sequence[str], recipe: Recipe) -> None:
+    folder = source()
+    lock = lock_path(folder, recipe.target)
+    if not lock.is_file():
+        raise UserError("there is no lock file", where=str(lock), mend=f"cxr image lock --target {recipe.target}")
+    try:
+        done = subprocess.run(words, cwd=folder, check=False)
+    except FileNotFoundError:
+        raise UserError(f"there is no {words[0]} on this machine", mend="load its module, or install it") from None
+    if done.returncode != 0:
+        raise UserError(
+            "the image was not built: see above", where=words[0], mend="is BASE complete, and is the index in reach?"
+        )

@@ -1,0 +1,171 @@
+"""Questions to a machine about containers: can it run an image, how fast, and is the image what it should be."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from containers.engine import architecture, enter
+from containers.store import Image
+
+_OLDEST = (1, 1)
+"""apptainer that builds and runs without help of root."""
+
+_SLOW = 5.0
+"""Seconds to enter an image from which it is worth asking why."""
+
+_HELPERS = ("/usr/libexec/apptainer/bin", "/usr/lib/x86_64-linux-gnu/apptainer/bin", "/usr/local/libexec/apptainer/bin")
+"""Where packages of apptainer keep programs of their own."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The fact, and what to do about it where it is not as it should be."""
+
+    level: Literal["ok", "warn", "fail"]
+    fact: str
+    fix: str = ""
+
+
+def engine(image: Image) -> Answer:
+    """Which engine there is."""
+    path = shutil.which("apptainer")
+    if path is None:
+        return Answer(
+            "fail", "there is no apptainer on this machine", "load its module, and add that line to `setup:` too"
+        )
+    said = _said("apptainer", "--version")
+    found = re.search(r"(\d+)\.(\d+)\S*", said)
+    if found is None or (int(found[1]), int(found[2])) < _OLDEST:
+        return Answer("warn", f"{path}: {said or 'no version'}", "ask for apptainer 1.1 or later")
+    return Answer("ok", f"apptainer {found[0]} at {path}")
+
+
+def user_namespaces(image: Image) -> Answer:
+    """Whether an engine without rights of root can work."""
+    if any(_setuid(Path(folder) / "starter-suid") for folder in _HELPERS):
+        return Answer("ok", "the engine is installed setuid, and needs no user namespaces")
+    if _status("unshare", "--user", "--map-root-user", "true") == 0:
+        return Answer("ok", "user namespaces are allowed")
+    limit = _read("/proc/sys/user/max_user_namespaces")
+    return Answer(
+        "fail",
+        f"no user namespaces (max_user_namespaces is {limit})",
+        "ask your administrators to allow them, or to install apptainer-suid",
+    )
+
+
+def mount(image: Image) -> Answer:
+    """How the file of an image becomes a file system."""
+    if image.path.is_dir():
+        return Answer("ok", "the image is a folder: nothing is mounted")
+    if any(_setuid(Path(folder) / "starter-suid") for folder in _HELPERS):
+        return Answer("ok", "the kernel mounts images (the engine is installed setuid)")
+    programs = ("squashfuse_ll", "squashfuse")
+    found = next((program for program in programs if _which(program)), None)
+    if found and os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return Answer("ok", f"{found} mounts images; signals go to the batch shell alone, which it survives")
+    lacks = "/dev/fuse may not be opened" if found else "there is no squashfuse"
+    return Answer(
+        "warn", f"{lacks}: an image is unpacked at each start", "ask for squashfuse, or unpack it to a folder"
+    )
+
+
+def start(image: Image) -> Answer:
+    """How long it takes to run `true` in the image."""
+    begin = time.monotonic()
+    done = subprocess.run(
+        [*enter(image.path, image.sha256, (), cwd=Path("/"), gpus=False), "true"], capture_output=True, text=True
+    )
+    seconds = time.monotonic() - begin
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return Answer("fail", f"`true` does not run in it: {reason}", f"try: apptainer exec {image.path} true")
+    if seconds > _SLOW:
+        return Answer("warn", f"`true` takes {seconds:.1f} s in it", "put it on a faster disk: `image_scratch:`")
+    return Answer("ok", f"`true` takes {seconds:.2f} s in it")
+
+
+def machine(image: Image) -> Answer:
+    """Whether the image is for this kind of machine."""
+    kind, here = architecture(image.path) if image.path.is_file() else None, platform.machine()
+    if kind is None:
+        return Answer("ok", f"{image.path.name} does not say which machines it is for")
+    if kind != here:
+        return Answer("fail", f"the image is for {kind}, this machine is {here}", "pull the image for this machine")
+    return Answer("ok", f"the image is for {kind}, as this machine")
+
+
+def digest(image: Image) -> Answer:
+    """Whether the bytes of the image are those of its name."""
+    size = f"{image.bytes / 1e9:.2f} GB"
+    if not image.is_sound():
+        return Answer("fail", f"{image.path} is not what its name says", "`cxr image pull` replaces it")
+    return Answer("ok", f"sha256 {image.sha256[:12]}, {size}")
+
+
+def driver(image: Image) -> Answer:
+    """Whether the driver knows the CUDA that the image was built for."""
+    header = _said("nvidia-smi")
+    newest = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", header)
+    if newest is None:
+        return Answer("ok", "not compared with the image: there is no NVIDIA driver on this machine")
+    words = enter(image.path, image.sha256, (), cwd=Path("/"), gpus=True)
+    inside = re.search(r"(\d+)\.(\d+)", _said(*words, "python", "-c", "import torch; print(torch.version.cuda)"))
+    if inside is None:
+        return Answer("warn", "torch in the image has no CUDA", "build it with --target cuda")
+    return judge_driver((int(newest[1]), int(newest[2])), (int(inside[1]), int(inside[2])))
+
+
+def judge_driver(driver: tuple[int, int], image: tuple[int, int]) -> Answer:
+    """A driver serves programs of its own CUDA and of older ones, and of its major version."""
+    fact = f"the driver knows CUDA {driver[0]}.{driver[1]}, the image was built for {image[0]}.{image[1]}"
+    if driver[0] < image[0]:
+        return Answer("fail", fact, "use an image for an older CUDA, or ask for a newer driver")
+    return Answer("ok", fact)
+
+
+CHECKS: Mapping[str, Callable[[Image], Answer]] = {
+    "engine": engine,
+    "namespaces": user_namespaces,
+    "mount": mount,
+    "image": digest,
+    "machine": machine,
+    "start": start,
+    "driver": driver,
+}
+"""In the order in which they are told."""
+
+
+def _said(*words: str) -> str:
+    """What a command prints; empty where it is not there or fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _status(*words: str) -> int:
+    try:
+        return subprocess.run(words, capture_output=True, timeout=20, check=False).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return 127
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program) or next((p for f in _HELPERS if os.access(p := f"{f}/{program}", os.X_OK)), None)
+
+
+def _setuid(path: Path) -> bool:
+    return path.is_file() and bool(path.stat().st_mode & 0o4000)
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text().strip() if Path(path).exists() else "unknown"

@@ -1,0 +1,56 @@
+"""The words before a command that is to run in an image, and what can be known of an image without running it."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from cxr_core.errors import UserError
+
+_ARCHITECTURES = {b"02": "x86_64", b"04": "aarch64", b"05": "ppc64", b"06": "ppc64le"}
+"""Code in the header of a SIF -> machine as `uname -m` calls it."""
+
+_MAGIC, _ARCHITECTURE = slice(32, 41), slice(45, 47)
+"""Where the header of a SIF has its name and its architecture."""
+
+
+def script(name: str) -> str:
+    """A shell script of this package, without the comments that explain it."""
+    lines = (files("containers") / name).read_text().splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("#")) + "\n"
+
+
+def enter(
+    image: Path, sha256: str, binds: Iterable[str | Path], *, cwd: Path, gpus: bool, names: Sequence[str] = ()
+) -> list[str]:
+    """The words that run what follows them in an image: one container, named binds, a short list of variables.
+
+    `binds` lie at the same place inside, whatever their names; `cwd` is bound and is the working directory. Of the
+    environment only SLURM_*, CUDA_VISIBLE_DEVICES, NCCL_*, CXR_*, TMPDIR, the numbers of threads and `names` pass, and
+    where one of `names` holds a folder it is bound. Home is a scratch folder. `gpus` brings the driver's libraries in.
+    """
+    folders = dict.fromkeys(map(str, (*binds, cwd)))
+    mounts = [word for folder in folders for word in ("--mount", mount(folder))]
+    options = [*(["--nv"] if gpus else []), *mounts, "--pwd", str(cwd)]
+    return ["bash", "-c", script("enter.sh"), "enter", str(image), sha256, "|".join(names), *options, "--"]
+
+
+def mount(folder: str) -> str:
+    """A bind of `folder` to the same place. Its quotes hold any name; `--bind` would split it at colons and commas."""
+    quoted = folder.replace('"', '""')
+    return f'type=bind,"source={quoted}","destination={quoted}"'
+
+
+def engine() -> str:
+    """Path of apptainer. Raises UserError where there is none."""
+    found = shutil.which("apptainer")
+    if found is None:
+        raise UserError("there is no apptainer on this machine", mend="load its module, or install it (any 1.x)")
+    return found
+
+
+def architecture(image: Path) -> str | None:
+    """Machine that a SIF is for, as `uname -m` says it; None where it is no SIF, or of a machine we do not know."""
+    with image.open("rb") as file:
+        header = file.read(64)
+    return _ARCHITECTURES.get(header[_ARCHITECTURE]) if header[_MAGIC] == b"SIF_MAGIC" else None

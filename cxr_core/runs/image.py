@@ -1,0 +1,63 @@
+"""The image in which a run works: an opaque text that whoever starts a process puts into its environment."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cxr_core.errors import UserError
+from cxr_core.runs.files import write_atomic
+
+VARIABLE = "CXR_IMAGE_SHA256"
+
+
+def image() -> str:
+    """sha256 of the image that this process runs in; empty outside of one."""
+    return os.environ.get(VARIABLE, "")
+
+
+@contextmanager
+def working_in(sha256: str) -> Iterator[None]:
+    """Work for the image `sha256`, though this process is not in it: a launcher's view."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = sha256
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+def accept(run: Path) -> None:
+    """Let the run at `run` go on in this image, whatever its stages were planned in."""
+    known = _accepted(run)
+    if image() not in known:
+        write_atomic(_path(run), "".join(f"{each or '-'}\n" for each in [*known, image()]))
+
+
+def check(run: Path, stage: str, planned: str) -> None:
+    """Raise UserError if a stage was planned in another image than this one, and nobody said that this is fine."""
+    now = image()
+    if now == planned or now in _accepted(run):
+        return
+    raise UserError(
+        f"stage {stage!r} was planned in {_spell(planned)}, and this is {_spell(now)}",
+        where=str(run),
+        mend="go on with the image of before, or say that this one is fine: --accept-image; receipts name their image",
+    )
+
+
+def _path(run: Path) -> Path:
+    return run / "accepted_images"
+
+
+def _accepted(run: Path) -> list[str]:
+    path = _path(run)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return ["" if line == "-" else line for line in lines]
+
+
+def _spell(sha256: str) -> str:
+    return f"image {sha256[:12]}" if sha256 else "no image"

@@ -1,0 +1,52 @@
+"""`cxr doctor`: what `slurm` asks of the cluster and, where a profile names an image, what `containers` asks of it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from containers import checks as containers_checks
+from containers.checks import Answer
+from containers.store import Image
+from cxr_core.errors import UserError
+from jobs.container import image_of, prefix
+from slurm.checks.site import Check, Finding, Site
+from slurm.doctor import CHECKS
+
+
+def checks_of(site: Site) -> Sequence[Check]:
+    """All checks that have a meaning here."""
+    try:
+        image = image_of(site.profile)
+    except UserError as error:
+        return (*CHECKS, _broken(error))
+    if image is None:
+        return CHECKS
+    ours = [_about(name, ask, image) for name, ask in containers_checks.CHECKS.items()]
+    on_node = Check("node image", lambda site: _on_a_node(site, image), where=lambda site: site.visited)
+    return (*CHECKS, *ours, on_node)
+
+
+def _about(name: str, ask: Callable[[Image], Answer], image: Image) -> Check:
+    return Check(name, lambda site: _finding(ask(image)))
+
+
+def _finding(answer: Answer) -> Finding:
+    return Finding(answer.level, answer.fact, answer.fix)
+
+
+def _broken(error: UserError) -> Check:
+    finding = Finding("fail", f"{error.where}: {error.what}", error.mend or "correct `container:` in the profile")
+    return Check("image", lambda site: finding)
+
+
+def _on_a_node(site: Site, image: Image) -> Finding:
+    """How long a node takes to run `true` in the image, where it lies now."""
+    words = prefix(image, site.profile, site.existing_runs, Path("/"))
+    setup = "\n".join([*site.profile.setup, "TIMEFORMAT=%R", 'time "$@"'])
+    said = site.ask(
+        "srun", "--ntasks=1", *site.words("control"), "bash", "-c", setup, "doctor", *words, "true", seconds=site.wait
+    )
+    if not said.ok:
+        return Finding(
+            "fail", f"`true` does not run in the image on a node: {said.reason}", "see `engine` and `setup:`"
+        )
+    return Finding("ok", f"`true` takes {said.err.split()[-1]} s in the image on a node")
