@@ -14,7 +14,7 @@ from cxr_core.generation import sampler
 from cxr_core.models import stable_diffusion
 from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import DataOrder, repeated, some, stream
-from cxr_core.training.objective import noisy, squared_error, target
+from cxr_core.training.objective import min_snr_weights, noisy, squared_error, target
 from cxr_core.training.preview import Preview
 from cxr_core.training.settings import DiffusionTrain
 
@@ -90,8 +90,10 @@ class DiffusionTask:
         self.no_caption = stable_diffusion.tokenize(pipeline.tokenizer, [""]).numpy()[0].astype(np.int32)
 
     def loss(self, module: torch.nn.Module, step: int) -> torch.Tensor:
-        """Mean squared error of the prediction, over the batch at `step`."""
-        return self._errors(module, self.batch(step, range(self.settings.batch_size))).mean()
+        """Mean squared error of the prediction over the batch at `step`, each image weighed as the settings say."""
+        batch = self.batch(step, range(self.settings.batch_size))
+        errors, gamma = self._errors(module, batch), self.settings.min_snr_gamma
+        return (errors if gamma is None else errors * min_snr_weights(self.scheduler, batch.steps, gamma)).mean()
 
     def batch(self, step: int, positions: Iterable[int]) -> Batch:
         """The part of the batch at `step` that lies at `positions` of the global batch."""
@@ -158,9 +160,13 @@ class DiffusionTask:
         return int(self.scheduler.config["num_train_timesteps"])
 
     def _draw(self, row: int, rng: np.random.Generator) -> Draw:
-        """Step and dropout first, then the noises, always in this order."""
+        """Step and dropout first, then the noises, always in this order; last the offset of the noise."""
         step, kept = int(rng.integers(self._num_steps)), rng.random() >= self.settings.caption_dropout
-        return self._latents(row, rng, step, self.cache.token_ids[row] if kept else self.no_caption)
+        drawn = self._latents(row, rng, step, self.cache.token_ids[row] if kept else self.no_caption)
+        if not self.settings.offset_noise:
+            return drawn
+        offset = rng.standard_normal((len(drawn.noise), 1, 1), np.float32)
+        return drawn._replace(noise=drawn.noise + np.float32(self.settings.offset_noise) * offset)
 
     def _latents(self, row: int, rng: np.random.Generator, step: int, token_ids: np.ndarray) -> Draw:
         """A sample of the VAE's latents, scaled, and noise of their shape."""

@@ -186,6 +186,12 @@ class DiffusionTrain(TrainSettings):
     arXiv 1908.03195), sqrt(repeat_below / share) times. Null: every image once an epoch."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
+    min_snr_gamma: float | None = Field(default=None, gt=0)
+    """Weigh each image's loss by its noise, min-SNR (Hang et al. 2023, arXiv 2303.09556; 5 is usual), so that images
+    with hardly any noise count less. Null: all count the same. The validation loss is never weighed."""
+    offset_noise: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation of noise that is the same at every place of a channel, added to that of each place: the model
+    then learns to change the brightness of the whole image (0.05 to 0.1 is usual). Not in the validation loss."""
     preview: Preview = Preview()
     """The pictures made at each checkpoint."""
 
