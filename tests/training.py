@@ -46,12 +46,12 @@ def latents_stage(folder: Path, dataset: Path, base: Path, **values: Any) -> Wor
     return stage(folder, jobs.latents, settings, {"dataset": dataset, "base": base})
 
 
-def diffusion_stage(folder: Path, latents: Path, base: Path, **values: Any) -> Work:
+def diffusion_stage(folder: Path, latents: Path, base: Path, *, prior: Path | None = None, **values: Any) -> Work:
     defaults = {**COMMON, "steps": 6, "checkpoint_every": 2, "preview": {"steps": 2, "num_prompts": 2}}
-    settings = DiffusionTrain(
-        name="d", kind="train", model="diffusion", inputs={"latents": "l", "base": "b"}, **{**defaults, **values}
-    )
-    return stage(folder, jobs.train, settings, {"latents": latents, "base": base})
+    inputs = {"latents": latents, "base": base} | ({"prior": prior} if prior else {})
+    names = {role: role for role in inputs}
+    settings = DiffusionTrain(name="d", kind="train", model="diffusion", inputs=names, **{**defaults, **values})
+    return stage(folder, jobs.train, settings, inputs)
 
 
 def metrics(stage_folder: Path) -> list[dict[str, Any]]:
@@ -74,8 +74,9 @@ def prompted(rows: list[dict]) -> list[dict]:
     return rows
 
 
-def diffusion_task(latents: Path, base: Path, **values: Any) -> DiffusionTask:
+def diffusion_task(latents: Path, base: Path, *, prior: Path | None = None, **values: Any) -> DiffusionTask:
     """The task of a diffusion stage by itself, with a seed of 7."""
-    settings = diffusion_stage(latents.parent, latents, base, **values).context.settings
+    settings = diffusion_stage(latents.parent, latents, base, prior=prior, **values).context.settings
     pipeline = stable_diffusion.load(final_checkpoint(base))
-    return DiffusionTask(pipeline, LatentCache.open(latents), settings, 7, ["a"])
+    cache, of_class = LatentCache.open(latents), LatentCache.open(prior) if prior else None
+    return DiffusionTask(pipeline, cache, settings, 7, ["a"], prior=of_class)

@@ -29,3 +29,14 @@ def nano_latents(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("latents")
     rows = prompted(planted_rows(12) + planted_rows(6, split="val"))
     return finish(latents_stage(folder / "latents", write_planted(folder / "real", rows, size=SIZE).folder, nano_base))
+
+
+@pytest.fixture(scope="session")
+def nano_prior(nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latents of 5 synthetic images by `nano_base`."""
+    from tests.training import SIZE, finish, latents_stage, prompted
+
+    folder = tmp_path_factory.mktemp("prior")
+    rows = prompted(planted_rows(5, split="synthetic"))
+    dataset = write_planted(folder / "made", rows, size=SIZE, synthetic=True)
+    return finish(latents_stage(folder / "latents", dataset.folder, nano_base))
