@@ -40,8 +40,8 @@ def merged(part: Any) -> Any:
     tensors = {name.replace(".base_layer.", "."): t for name, t in part.state_dict().items() if ".lora_" not in name}
     for name, layer in part.named_modules():
         if isinstance(layer, LoraLayer):
-            weight: torch.Tensor = layer.get_base_layer().weight  # type: ignore[assignment]
-            tensors[f"{name}.weight"] = weight.detach() + layer.get_delta_weight(_NAME).detach()  # type: ignore[operator]
+            weight: torch.Tensor = layer.get_base_layer().weight
+            tensors[f"{name}.weight"] = weight.detach() + layer.get_delta_weight(_NAME).detach()
     with torch.device("meta"):
         plain = type(part).from_config(part.config) if hasattr(part, "from_config") else type(part)(part.config)
     plain.load_state_dict(tensors, assign=True)
