@@ -21,6 +21,8 @@ from cxr_core.runs.files import canonical_json, sha256_text, size_of, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.training import memory
+from cxr_core.training.overfit import overfit
 from cxr_core.training.sampling import FILE as SAMPLING
 from cxr_core.training.sampling import realised, training_source
 from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, TextEncoderTrain, TrainSettings, VaeTrain
@@ -41,7 +43,10 @@ def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate
     num_bytes = (num_kept + _NUMBERS_A_PARAMETER) * weights
     files_each = _FILES_A_CLASSIFIER if isinstance(settings, ClassifierTrain) else _FILES_A_CHECKPOINT
     num_files = num_kept * files_each + 4 * len(intervals) + 8
-    return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes)
+    like = _model_like(inputs.get("base"))
+    if isinstance(settings, DiffusionTrain):
+        notes += memory.notes(settings, like) if like else ["its memory is known once the base is there"]
+    return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes, like)
 
 
 def freeze(context: Context, work: Path) -> Draft:
@@ -85,7 +90,15 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         "steps": context.settings.steps,
         "final": checkpoints[-1].path,
         "validation_loss": checkpoints[-1].validation_loss,
-    }
+    } | _overfit(context.settings, checkpoints)
+
+
+def _overfit(settings: Train, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """Whether a diffusion model was trained for too long, and which step had the lowest loss on held-out patients."""
+    if not isinstance(settings, DiffusionTrain):
+        return {}
+    found = overfit([(each.step, each.validation_loss) for each in checkpoints if each.validation_loss is not None])
+    return {"overfit": found is not None} | ({"best_step": found.best_step} if found else {})
 
 
 def obsolete(context: Context, done: Sequence[str]) -> Sequence[tuple[str, str]]:
@@ -121,6 +134,11 @@ def _weight_bytes(settings: Train, base: Estimate | Path | None) -> tuple[int, l
     if isinstance(base, Estimate):
         return base.num_bytes, ["at most this: the size of the base is known once it is trained"]
     return size_of(base) if base else PRESETS[str(_preset(settings))].num_bytes, []
+
+
+def _model_like(base: Estimate | Path | None) -> Path | None:
+    """A diffusers folder of the same sizes as what is trained further."""
+    return final_checkpoint(base) if isinstance(base, Path) else base.like if base else None
 
 
 _MOST_FINDINGS = 62

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from cxr_core.errors import UserError
+from cxr_core.models.tensors import content_sha256
 from cxr_core.runs.files import read_json, sha256_file, sha256_text, walk_files, write_json
 
 FORMAT = 1
@@ -94,7 +95,10 @@ def weights_sha256(folder: Path) -> str:
 
 
 def vae_sha256(folder: Path) -> str:
-    """sha256 of the weights of a diffusers folder's VAE. Raises UserError if they are not in safetensors."""
+    """Digest of the weights of a diffusers folder's VAE, by content: the folder that it was loaded from has the same.
+
+    Raises UserError if they are not in safetensors.
+    """
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
     if not path.is_file():
         raise UserError(
@@ -102,7 +106,7 @@ def vae_sha256(folder: Path) -> str:
             where=str(path.parent),
             mend="take the safetensors files of the model; .bin files are pickles, which can run code",
         )
-    return sha256_file(path)
+    return content_sha256(path)
 
 
 def lock_base(folder: Path, expected: str | None, record: Path) -> None:

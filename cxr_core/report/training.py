@@ -14,7 +14,8 @@ from cxr_core.report.datasets import not_yet
 from cxr_core.report.picture import as_picture
 from cxr_core.report.read import RunView, StageView, read_lines, read_object
 from cxr_core.report.sampling import sampling_chart
-from cxr_core.report.spell import count, several
+from cxr_core.report.spell import count, percent, several
+from cxr_core.training.overfit import RULE, overfit
 
 MOST_POINTS = 1500
 """Values of a curve that are drawn; of more, every k-th."""
@@ -45,7 +46,7 @@ def training_section(run: RunView) -> Section:
     return Section("training", "Training", blocks or [Text("This run trains nothing.", "absent")])
 
 
-def _curves(stage: StageView) -> Iterator[Charts]:
+def _curves(stage: StageView) -> Iterator[Block]:
     values = pd.DataFrame([line for path in stage.data("metrics") for line in read_lines(path)])
     if values.empty:
         return
@@ -59,6 +60,18 @@ def _curves(stage: StageView) -> Iterator[Charts]:
             known = values[values[key].notna()]
             charts.append(_line(f"{key}-{stage.name}", title, known["step"], known[key], held_out=key in _HELD_OUT))
     yield Charts(charts, _curve_caption(stage, values, window))
+    if stage.model == "diffusion" and "validation_loss" in values:
+        yield from _alarm(values[values["validation_loss"].notna()])
+
+
+def _alarm(checkpoints: pd.DataFrame) -> Iterator[Text]:
+    found = overfit(list(zip(checkpoints["step"].tolist(), checkpoints["validation_loss"].tolist(), strict=True)))
+    if found:
+        yield Text(
+            f"Overfitting: the loss on held-out patients is {RULE}, which it had at step {count(found.best_step)}; now "
+            f"it is {percent(found.rise, 1)} above. Training on fits these training images, not others: generate from "
+            "the checkpoint of that step (keep.every keeps older ones), or train for fewer steps."
+        )
 
 
 _LEAST_WINDOW = 5

@@ -65,6 +65,8 @@ class Estimate:
     num_files: int
     num_bytes: int
     notes: Sequence[str] = ()
+    like: Path | None = None
+    """Of a stage that makes a model: a folder with one of the same sizes, where there is one before it runs."""
 
 
 class Job(Protocol):

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from cxr_core.errors import UserError
 from cxr_core.models.initial import seeded
 from cxr_core.models.lora import add_adapter
 from cxr_core.seeds import derive_seed
@@ -52,7 +53,36 @@ def make_denoiser(pipeline: Any, settings: DiffusionTrain, seed: int) -> Denoise
         getattr(pipeline, name).requires_grad_(is_trained and settings.lora is None)
     if settings.lora is not None:
         _add_adapters(pipeline, [name for name, is_trained in trained.items() if is_trained], settings, seed)
+    if settings.attention == "xformers":
+        _use_xformers(pipeline.unet, settings.name)
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(pipeline)
     return Denoiser(pipeline.unet, pipeline.text_encoder, train_text_encoder=settings.train_text_encoder)
+
+
+def _use_xformers(unet: Any, stage: str) -> None:
+    mend = "set attention: sdpa, or run where there is a GPU with the extra installed: pip install 'cxr-suite[gpu]'"
+    if not torch.cuda.is_available():
+        raise UserError("attention: xformers needs a GPU, and there is none", where=f"stage {stage!r}", mend=mend)
+    try:
+        unet.enable_xformers_memory_efficient_attention()
+    except (ImportError, ValueError) as error:
+        raise UserError(f"xformers cannot be used ({error})", where=f"stage {stage!r}", mend=mend) from error
+
+
+def _checkpoint_gradients(pipeline: Any) -> None:
+    """Both parts: gradients go through a frozen UNet too. Dropout would be drawn from torch's global state."""
+    for part in (pipeline.unet, pipeline.text_encoder):
+        drops = [name for name, module in part.named_modules() if isinstance(module, torch.nn.Dropout) and module.p]
+        in_attention = float(getattr(part.config, "attention_dropout", 0.0))
+        if drops or in_attention:
+            raise UserError(
+                "gradient_checkpointing needs training mode, in which the base's dropout would make resume inexact",
+                where=f"{type(part).__name__} {', '.join(drops[:3])}".rstrip(),
+                mend="set dropout and attention_dropout to 0 in the config.json of that part",
+            )
+    pipeline.unet.enable_gradient_checkpointing()
+    pipeline.text_encoder.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _add_adapters(pipeline: Any, names: list[str], settings: DiffusionTrain, seed: int) -> None:

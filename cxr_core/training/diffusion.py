@@ -43,8 +43,6 @@ class Batch:
 class DiffusionTask:
     """See `engine.Task`. Trains `pipeline.unet` and `pipeline.text_encoder`, or one of them, on a latent cache."""
 
-    training_mode = False
-
     def __init__(
         self,
         pipeline: Any,
@@ -61,6 +59,11 @@ class DiffusionTask:
         self.shown, held_out = batches(cache, prior, settings, seed), cache.indices("val")
         self.held_out = held_out[some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))]
         self.no_caption = stable_diffusion.tokenize(pipeline.tokenizer, [""]).numpy()[0].astype(np.int32)
+
+    @property
+    def training_mode(self) -> bool:
+        """A text encoder computes activations again in training mode alone; `make_denoiser` refuses any dropout."""
+        return self.settings.gradient_checkpointing
 
     @property
     def num_parts(self) -> int:

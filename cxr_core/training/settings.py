@@ -235,6 +235,10 @@ class DiffusionTrain(TrainSettings):
     micro_batch: PositiveInt | None = None
     """Images that go through the model at once; the gradients of a batch are added up (gradient accumulation), so the
     result is that of the whole batch but for rounding. Null: all. Smaller needs less memory."""
+    gradient_checkpointing: bool = False
+    """Compute activations again when the gradient needs them: far less memory, about a third more time."""
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """How the UNet computes attention: torch's own, or xformers', which needs a GPU and the extra `gpu`."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
     min_snr_gamma: float | None = Field(default=None, gt=0)

@@ -8,16 +8,20 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch.autograd.graph import saved_tensors_hooks
 
 from cxr_core.errors import UserError
+from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import NANO
+from cxr_core.models.tensors import content_sha256
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.pack import freeze
 from cxr_core.runs.progress import bar
 from cxr_core.training.engine import Engine
 from cxr_core.training.objective import min_snr_weights
 from cxr_core.training.sampling import batches
-from tests.training import diffusion_stage, diffusion_task
+from tests.training import diffusion_stage, diffusion_task, finish
 
 # Weights by noise
 
@@ -150,3 +154,77 @@ def test_given_micro_batches_the_model_sees_no_more_at_once_and_the_losses_are_t
     (whole, at_once), (parts, few) = run(None), run(3)
     assert (at_once, few) == (8, 3)
     assert parts == pytest.approx(whole, rel=1e-5)
+
+
+# Memory and speed
+
+
+@pytest.mark.parametrize("train_text_encoder", [True, False])
+def test_given_gradient_checkpointing_less_is_kept_for_the_gradient_and_the_losses_are_the_same(
+    nano_latents: Path, nano_base: Path, *, train_text_encoder: bool
+) -> None:
+    def run(*, checkpointing: bool) -> tuple[list[float], int]:
+        values = {"gradient_checkpointing": checkpointing, "train_text_encoder": train_text_encoder}
+        task, kept = diffusion_task(nano_latents, nano_base, **values), []
+        engine = Engine(task, task.settings)
+        with saved_tensors_hooks(lambda tensor: kept.append(tensor.nbytes) or tensor, lambda tensor: tensor):
+            task.loss(engine.module, 0)
+        with bar("test", 3) as progress:
+            return [row["loss"] for row in engine.train(3, progress)], sum(kept)
+
+    (plain, all_kept), (again, few_kept) = run(checkpointing=False), run(checkpointing=True)
+    assert again == plain
+    assert few_kept < 0.5 * all_kept
+
+
+def test_given_gradient_checkpointing_the_text_encoder_computes_again_too(nano_latents: Path, nano_base: Path) -> None:
+    task, calls = diffusion_task(nano_latents, nano_base, gradient_checkpointing=True), []
+    engine = Engine(task, task.settings)
+    task.module.text_encoder.encoder.layers[0].layer_norm1.register_forward_pre_hook(lambda *_: calls.append(1))
+    task.loss(engine.module, 0).backward()
+    assert len(calls) == 2
+
+
+def test_given_a_base_with_dropout_gradient_checkpointing_is_refused(
+    tmp_path: Path, nano_latents: Path, nano_base: Path
+) -> None:
+    base = shutil.copytree(nano_base, tmp_path / "base")
+    config = base / "text_encoder" / "config.json"
+    write_json(config, read_json(config) | {"attention_dropout": 0.1})
+    with pytest.raises(UserError, match="the base's dropout would make resume inexact"):
+        diffusion_task(nano_latents, base, gradient_checkpointing=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, where xformers may be asked for")
+def test_given_no_gpu_xformers_is_refused_and_the_error_names_the_stage(nano_latents: Path, nano_base: Path) -> None:
+    with pytest.raises(UserError, match="attention: xformers needs a GPU, and there is none"):
+        diffusion_task(nano_latents, nano_base, attention="xformers")
+
+
+# The study's recipe
+
+
+def test_given_a_text_encoder_trained_alone_then_a_unet_alone_on_the_same_latents_each_changes_its_part(
+    tmp_path: Path, nano_latents: Path, nano_base: Path
+) -> None:
+    # As published: the same weights as in a checkpoint of ours, but a file with other bytes.
+    base = shutil.copytree(nano_base, tmp_path / "base")
+    vae = base / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(vae), vae, metadata={"made": "elsewhere"})
+    values = {"steps": 2, "batch_size": 1, "ema_decay": None, "schedule": "linear", "caption_dropout": 0.0}
+    words = finish(diffusion_stage(tmp_path / "words", nano_latents, base, train_unet=False, **values))
+    images = finish(diffusion_stage(tmp_path / "images", nano_latents, words, train_text_encoder=False, **values))
+
+    def weights(folder: Path, part: str) -> str:
+        return content_sha256(next((folder / part).glob("*.safetensors")))
+
+    first, second = final_checkpoint(words), final_checkpoint(images)
+    folders = (base, first, second)
+    changed = {part: [weights(folder, part) for folder in folders] for part in ("unet", "text_encoder")}
+    assert changed["unet"][0] == changed["unet"][1] != changed["unet"][2]
+    assert changed["text_encoder"][0] != changed["text_encoder"][1] == changed["text_encoder"][2]
+
+
+def test_given_nothing_to_train_the_config_is_refused(nano_latents: Path, nano_base: Path) -> None:
+    with pytest.raises(ValidationError, match="nothing is trained: set train_unet or train_text_encoder"):
+        diffusion_task(nano_latents, nano_base, train_unet=False, train_text_encoder=False)

@@ -56,12 +56,15 @@ def add_real(run: Run, findings: Findings, *, stage: str = "real", file: str = "
     write_problems(folder.path / "problems.csv", found)
 
 
-def add_training(run: Run, *, num_done: int = 4) -> None:
-    """`num_done` of 4 checkpoint intervals of 10 steps; with all of them the stage is finished."""
+def add_training(run: Run, *, num_done: int = 4, rising: bool = False) -> None:
+    """`num_done` of 4 checkpoint intervals of 10 steps; with all of them the stage is finished.
+
+    The validation loss falls, or rises.
+    """
     folder, shards = run.stage("fine"), slices(40, 10)
     Plan("fine", shards, "f" * 64, chain=True).write(_made(folder) / "plan.jsonl")
     with Attempt(folder.path, "pid1-0-aaaaaa") as attempt:
-        receipts = [_train(folder, attempt, shard) for shard in shards[:num_done]]
+        receipts = [_train(folder, attempt, shard, rising=rising) for shard in shards[:num_done]]
     if num_done == len(shards):
         _finish(folder, receipts[-1].digest)
 
@@ -264,12 +267,12 @@ def _add_dataset(
     _finish(folder, info.digest)
 
 
-def _train(folder: StageFolder, attempt: Attempt, shard: Shard) -> Receipt:
+def _train(folder: StageFolder, attempt: Attempt, shard: Shard, *, rising: bool) -> Receipt:
     work = attempt.work / shard.id
     (work / "preview").mkdir(parents=True)
     steps = range(shard.start + 1, shard.stop + 1)
     lines = [{"step": step, "loss": 1 / step, "lr": 1e-3, "grad_norm": 2.0} for step in steps]
-    lines[-1]["validation_loss"] = 2 / shard.stop
+    lines[-1]["validation_loss"] = shard.stop / 20 if rising else 2 / shard.stop
     (work / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (work / "preview" / "preview.png").write_bytes(encode_grey(_film(shard.stop, len(PROMPTS) * SIZE)))
     write_json(work / "preview" / "preview.json", {"format": 1, "step": shard.stop, "prompts": PROMPTS})

@@ -120,6 +120,15 @@ def test_given_findings_shown_oftener_when_reported_then_both_shares_are_there(t
     assert "Edema 10.0 % of images, 30.0 % as shown" in html
 
 
+def test_given_a_validation_loss_that_rises_when_reported_then_an_alarm_states_its_rule(tmp_path: Path) -> None:
+    for rising in (False, True):
+        run = report_run.empty_run(tmp_path / f"tiny{rising:d}")
+        report_run.add_training(run, rising=rising)
+        text = Page(write_report(run.root).read_text()).text
+        rule = "at each of the last 3 checkpoints more than 2 % above its lowest value, which it had at step 10"
+        assert (rule in text) == rising
+
+
 def test_given_training_in_progress_when_reported_then_its_curve_and_previews_so_far_are_there(tmp_path: Path) -> None:
     run = report_run.empty_run(tmp_path / "tiny")
     report_run.add_training(run, num_done=2)

@@ -26,6 +26,7 @@ from cxr_core.models.geometry import Geometry
 from cxr_core.models.presets import PRESETS, SD21_BASE
 from cxr_core.models.tokenizer import train_bpe
 from cxr_core.training.data_order import DataOrder, some, stream
+from cxr_core.training.overfit import Overfit, overfit
 from cxr_core.training.sampling import drawn
 from cxr_core.training.schedule import learning_rate
 from cxr_core.training.settings import DiffusionTrain, LatentsStage, Sampling, VaeTrain
@@ -81,6 +82,15 @@ def test_given_a_combination_of_one_image_it_is_not_repeated_without_bound() -> 
 def test_given_two_rules_of_sampling_the_error_names_both() -> None:
     with pytest.raises(ValidationError, match="repeat_below and temper are two rules"):
         Sampling(repeat_below=0.1, temper=0.5)
+
+
+def test_given_three_checkpoints_above_the_lowest_validation_loss_the_alarm_names_its_step() -> None:
+    falling = [(100, 0.5), (200, 0.4), (300, 0.3), (400, 0.29)]
+    assert overfit(falling) is None
+    risen = [*falling, (500, 0.31), (600, 0.32), (700, 0.33)]
+    assert overfit(risen) == Overfit(best_step=400, rise=pytest.approx(0.33 / 0.29 - 1))
+    assert overfit(risen[:-1]) is None
+    assert overfit([*risen[:-2], (600, 0.295), (700, 0.33)]) is None
 
 
 @given(num_rows=st.integers(1, 30), batch_size=st.integers(1, 17), steps=st.integers(0, 9))

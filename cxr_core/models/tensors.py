@@ -1,0 +1,56 @@
+"""Files of weights in safetensors, read without torch: which tensors they hold, and a digest of their content."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxr_core.errors import UserError
+
+_BLOCK = 1 << 24
+_MOST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as the header of a file describes it; `start` and `stop` are places in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, sorted. Raises UserError if it is missing or no safetensors file."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > _MOST_HEADER:
+                raise ValueError(f"a header of {size} bytes")
+            header = json.loads(file.read(size))
+        tensors = {name: about for name, about in header.items() if name != "__metadata__"}
+        return {name: _tensor(about, 8 + size) for name, about in sorted(tensors.items())}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"is no readable safetensors file ({error})", where=str(path), mend="copy the model's folder again"
+        ) from error
+
+
+def content_sha256(path: Path) -> str:
+    """sha256 over the tensors by name, with type, shape and bytes: the same whatever library laid the file out."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for name, tensor in read_header(path).items():
+            digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
+            file.seek(tensor.start)
+            left = tensor.stop - tensor.start
+            while block := file.read(min(left, _BLOCK)):
+                digest.update(block)
+                left -= len(block)
+    return digest.hexdigest()
+
+
+def _tensor(about: dict, offset: int) -> Tensor:
+    start, stop = about["data_offsets"]
+    return Tensor(str(about["dtype"]), tuple(map(int, about["shape"])), offset + int(start), offset + int(stop))
