@@ -28,7 +28,7 @@ def lock_path(source: Path, target: Target) -> Path:
 def make_lock(source: Path, target: Target) -> Path:
     """Resolve the dependencies of the checkout `source` with this Python's pip and write `containers/<target>.lock`.
 
-    Raises UserError with pip's words if they cannot be resolved.
+    Raises UserError with pip's words if they cannot be resolved, and if the cuda image would get a CPU build of torch.
     """
     path = lock_path(source, target)
     header = (
@@ -36,6 +36,12 @@ def make_lock(source: Path, target: Target) -> Path:
         f"{sys.version_info[1]} on {platform.machine()}. torch is pinned by version and local tag.\n"
     )
     lines = sorted(_lines(_resolve(source, target)))
+    if target == "cuda" and any(line.startswith(f"{UNHASHED}==") and line.endswith("+cpu") for line in lines):
+        raise UserError(
+            "pip would install a CPU build of torch into the cuda image",
+            where=str(path),
+            mend="its settings name an index or a folder of CPU builds: set PIP_CONFIG_FILE=/dev/null for this command",
+        )
     write_atomic(path, header + "".join(f"{line}\n" for line in lines))
     return path
 
