@@ -30,6 +30,7 @@ ROLES = {
     "base": MODELS,
     "model": DENOISERS,
     "latents": LATENTS,
+    "prior": LATENTS,
     "judge": frozenset({"train.classifier"}),
 }
 """Which kinds of stage can stand in which role of `inputs`; a train stage's kind is told with its model."""

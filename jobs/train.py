@@ -21,6 +21,8 @@ from cxr_core.runs.files import canonical_json, sha256_text, size_of, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.training.sampling import FILE as SAMPLING
+from cxr_core.training.sampling import realised, training_source
 from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, TextEncoderTrain, TrainSettings, VaeTrain
 
 Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain
@@ -46,7 +48,8 @@ def freeze(context: Context, work: Path) -> Draft:
     """Check that inputs fit together; write what the plan is a function of into side files.
 
     base.json: what is trained further. Of a classifier findings.json, what it tells; of a diffusion model preview.json,
-    what is drawn, and training_data.json, what every exported checkpoint says that it learnt from.
+    what is drawn, sampling.json, what is shown how often, and training_data.json, what every exported checkpoint says
+    that it learnt from.
     """
     settings: Train = context.settings
     if not isinstance(settings, ClassifierTrain) and "base" in context.inputs:
@@ -59,6 +62,8 @@ def freeze(context: Context, work: Path) -> Draft:
     elif isinstance(settings, DiffusionTrain):
         prompts = _check_diffusion(settings, context.inputs)
         write_json(work / "preview.json", {"format": 1, "prompts": prompts})
+        source = training_source(LatentCache.open(context.inputs["latents"]), settings, context.seed)
+        write_json(work / SAMPLING, realised(source, settings.steps))
         write_json(work / TRAINING_DATA, _training_data(context.inputs).model_dump(mode="json"))
     return Draft(_intervals(settings), chain=True)
 
@@ -139,12 +144,14 @@ def _check_vae(settings: VaeTrain, inputs: Mapping[str, Path]) -> None:
 def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> list[str]:
     """Raise UserError where cache and base do not belong together. Returns the prompts of the previews."""
     cache, base = LatentCache.open(inputs["latents"]), final_checkpoint(inputs["base"])
-    if cache.info.vae != vae_sha256(base):
-        raise UserError(
-            "the latents were encoded by another VAE than the base's",
-            where=f"{inputs['latents']} and {base}",
-            mend="give the latents stage and this one the same base",
-        )
+    vae = vae_sha256(base)
+    for folder in (inputs[role] for role in ("latents", "prior") if role in inputs):
+        if LatentCache.open(folder).info.vae != vae:
+            raise UserError(
+                "the latents were encoded by another VAE than the base's",
+                where=f"{folder} and {base}",
+                mend="give the latents stage and this one the same base",
+            )
     _check_splits(settings, cache.rows["split"], str(cache.folder))
     if settings.preview.prompts:
         _check_preview(settings, base)

@@ -18,8 +18,9 @@ from cxr_core.errors import UserError
 from cxr_core.runs.files import read_json, write_json
 
 FORMAT = 1
-SPLITS = ("train", "val")
-"""What is encoded: training needs the first, its validation loss the second. Test patients are never trained on."""
+SPLITS = ("train", "val", "synthetic")
+"""What is encoded: training needs the first, its validation loss the second, prior preservation the images of a model.
+Test patients are never trained on."""
 
 COLUMNS = ["image_id", "patient_id", "split", "view", "labels", "prompt"]
 

@@ -13,6 +13,7 @@ from cxr_core.report.blocks import Block, Chart, Charts, Gallery, Heading, Pictu
 from cxr_core.report.datasets import not_yet
 from cxr_core.report.picture import as_picture
 from cxr_core.report.read import RunView, StageView, read_lines, read_object
+from cxr_core.report.sampling import sampling_chart
 from cxr_core.report.spell import count, several
 
 MOST_POINTS = 1500
@@ -37,6 +38,7 @@ def training_section(run: RunView) -> Section:
         blocks.append(Heading(f"{_MODELS.get(stage.model, stage.model)}: stage “{stage.name}”"))
         if not stage.is_done:
             blocks.append(not_yet(stage))
+        blocks += sampling_chart(stage)
         if stage.receipts:
             blocks += _curves(stage)
             blocks += _previews(stage)

@@ -33,7 +33,7 @@ from cxr_core.runs.files import fsync_dir, fsync_tree, remove, sha256_file, walk
 from cxr_core.runs.plan import Plan, Shard, fingerprint
 from cxr_core.runs.progress import bar
 from cxr_core.runs.provenance import now
-from cxr_core.runs.receipt import Receipt, broken_links
+from cxr_core.runs.receipt import Data, Receipt, broken_links
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context, Job, Output
 
@@ -220,9 +220,19 @@ def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
     attempt.beat({}, force=True)  # placing may have taken long, and a silent attempt counts as dead
     result = commit(work.folder.path, receipt, is_alive=lambda other: is_alive(work.folder.path, other))
     shutil.rmtree(folder, ignore_errors=True)
+    if result.outcome != "committed":
+        _withdraw(work.folder, data, result.receipt)
     _count(attempt, shard, output, result.outcome)
     counted_as: Purpose = "useful" if result.outcome == "committed" else "duplicated"
     attempt.leave_shard(shard.id, counted_as, "shard ended", outcome=result.outcome, digest=receipt.digest)
+
+
+def _withdraw(folder: StageFolder, placed: Sequence[Data], standing: Receipt) -> None:
+    """Remove what was placed in vain: the stage may be finished already, and nobody sweeps it again."""
+    kept = {data.name for data in standing.data}
+    for data in placed:
+        if data.name not in kept:
+            remove(folder.path / "shards" / data.name)
 
 
 def _continued(work: Work, shard: Shard) -> str:

@@ -29,6 +29,7 @@ class ClassifierTask:
     """See `engine.Task`. Trains a classifier on the training images of a Dataset."""
 
     training_mode = True
+    num_parts = 1
 
     def __init__(self, model: Classifier, dataset: Dataset, settings: ClassifierTrain, seed: int) -> None:
         self.module, self.settings, self.seed = model, settings, seed
@@ -39,7 +40,7 @@ class ClassifierTask:
         self.order = DataOrder(len(self.train.rows), settings.batch_size, derive_seed(seed, "order"))
         self.positive_weights = _positive_weights(self.train.labels) if settings.balance else None
 
-    def loss(self, module: torch.nn.Module, step: int) -> torch.Tensor:
+    def loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:
         """Binary cross-entropy of each finding by itself, averaged over findings and the batch at `step`."""
         places = self.order.batch(step)
         pixels = self.train.pixels(places)

@@ -27,20 +27,17 @@ class DataOrder:
             rows[epochs == epoch] = order[places[epochs == epoch] % self.num_rows]
         return rows
 
+    def counts(self, steps: int) -> np.ndarray:
+        """How often each row comes in the first `steps` steps: int64 (num_rows,)."""
+        epochs, rest = divmod(steps * self.batch_size, self.num_rows)
+        times = np.full(self.num_rows, epochs)
+        times[_permutation(self.num_rows, derive_seed(self.seed, "epoch", epochs))[:rest]] += 1
+        return times
 
-def repeated(rows: np.ndarray, labels: np.ndarray, below: float, seed: int) -> np.ndarray:
-    """`rows` with those of rare findings repeated: int64. `labels` (as long as `rows`) are bits of findings.
 
-    A finding with share f < `below` of the rows has the factor sqrt(below / f); a row has that of its rarest finding,
-    and at least 1 (Gupta et al. 2019, arXiv 1908.03195, section 4.2). A factor's fraction is a chance, drawn once.
-    """
-    factors = np.ones(len(rows))
-    for bit in range(int(labels.max(initial=0)).bit_length()):
-        has = labels >> bit & 1 == 1
-        if has.any():
-            factors[has] = np.maximum(factors[has], np.sqrt(below / has.mean()))
-    chance = np.random.Generator(np.random.Philox(seed)).random(len(rows))
-    return np.repeat(rows, np.floor(factors + chance).astype(int))
+def spread(num: int, share: float) -> np.ndarray:
+    """Which of `num` positions belong to a share of them, as evenly among the others as it goes: bool (num,)."""
+    return np.diff(np.floor(np.arange(num + 1) * share)) > 0
 
 
 def some(num_rows: int, num: int, seed: int) -> np.ndarray:

@@ -11,46 +11,14 @@ from diffusers import DDPMScheduler
 
 from cxr_core.data.latents import LatentCache
 from cxr_core.generation import sampler
-from cxr_core.models import stable_diffusion
+from cxr_core.models import lora, stable_diffusion
 from cxr_core.seeds import derive_seed
-from cxr_core.training.data_order import DataOrder, repeated, some, stream
-from cxr_core.training.objective import noisy, squared_error, target
+from cxr_core.training.data_order import some, stream
+from cxr_core.training.denoiser import make_denoiser
+from cxr_core.training.objective import min_snr_weights, noisy, squared_error, target
 from cxr_core.training.preview import Preview
+from cxr_core.training.sampling import batches
 from cxr_core.training.settings import DiffusionTrain
-
-
-class Denoiser(torch.nn.Module):
-    """UNet and text encoder in one module, so that whatever wraps a model for several devices takes both."""
-
-    def __init__(self, unet: Any, text_encoder: Any, *, train_text_encoder: bool) -> None:
-        super().__init__()
-        self.unet = unet.requires_grad_(True)
-        self.text_encoder = text_encoder.requires_grad_(train_text_encoder)
-        self.train_text_encoder = train_text_encoder
-        self._known: dict[bytes, torch.Tensor] = {}
-
-    def forward(
-        self, latents: torch.Tensor, steps: torch.Tensor, token_ids: torch.Tensor, which: torch.Tensor
-    ) -> torch.Tensor:
-        """Prediction for noisy latents (n, channels, h, w) at `steps` (n,).
-
-        `token_ids` (distinct prompts, tokens) lie on the CPU; image i has prompt `which[i]`.
-        """
-        # index_select, because indexing adds up gradients in an order that differs from one run to the next.
-        text = self._encode(token_ids).index_select(0, which)
-        return self.unet(latents, steps, encoder_hidden_states=text).sample
-
-    def _encode(self, token_ids: torch.Tensor) -> torch.Tensor:
-        if self.train_text_encoder:
-            return self.text_encoder(token_ids.to(self.unet.device))[0]
-        return torch.cat([self._encode_once(row) for row in token_ids.split(1)])
-
-    @torch.no_grad()
-    def _encode_once(self, token_ids: torch.Tensor) -> torch.Tensor:
-        key = token_ids.numpy().tobytes()
-        if key not in self._known:
-            self._known[key] = self.text_encoder(token_ids.to(self.unet.device))[0]
-        return self._known[key]
 
 
 class Draw(NamedTuple):
@@ -73,35 +41,48 @@ class Batch:
 
 
 class DiffusionTask:
-    """See `engine.Task`. Trains `pipeline.unet`, and `pipeline.text_encoder` with it, on a latent cache."""
+    """See `engine.Task`. Trains `pipeline.unet` and `pipeline.text_encoder`, or one of them, on a latent cache."""
 
     training_mode = False
 
     def __init__(
-        self, pipeline: Any, cache: LatentCache, settings: DiffusionTrain, seed: int, prompts: Sequence[str]
+        self,
+        pipeline: Any,
+        cache: LatentCache,
+        settings: DiffusionTrain,
+        seed: int,
+        prompts: Sequence[str],
+        *,
+        prior: LatentCache | None = None,
     ) -> None:
         self.pipeline, self.cache, self.settings, self.seed, self.prompts = pipeline, cache, settings, seed, prompts
-        train_text = settings.train_text_encoder
-        self.module = Denoiser(pipeline.unet, pipeline.text_encoder, train_text_encoder=train_text)
+        self.module = make_denoiser(pipeline, settings, seed)
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.train_rows, held_out = self._shown(cache.indices("train")), cache.indices("val")
-        self.order = DataOrder(len(self.train_rows), settings.batch_size, derive_seed(seed, "order"))
+        self.shown, held_out = batches(cache, prior, settings, seed), cache.indices("val")
         self.held_out = held_out[some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))]
         self.no_caption = stable_diffusion.tokenize(pipeline.tokenizer, [""]).numpy()[0].astype(np.int32)
 
-    def loss(self, module: torch.nn.Module, step: int) -> torch.Tensor:
-        """Mean squared error of the prediction, over the batch at `step`."""
-        return self._errors(module, self.batch(step, range(self.settings.batch_size))).mean()
+    @property
+    def num_parts(self) -> int:
+        return len(self._parts)
+
+    def loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:
+        """Squared error of the prediction, each image weighed as the settings say, over a part of the batch at `step`.
+
+        Parts add up to the batch's mean.
+        """
+        positions = self._parts[part]
+        batch = self.batch(step, positions)
+        errors = self._errors(module, batch) * self._weights(batch, positions)
+        return errors.sum() / self.settings.batch_size
 
     def batch(self, step: int, positions: Iterable[int]) -> Batch:
         """The part of the batch at `step` that lies at `positions` of the global batch."""
-        rows = self.train_rows[self.order.batch(step)]
-        places, seed = list(positions), derive_seed(self.seed, "draws")
-        draws = [self._draw(int(rows[place]), stream(seed, step, place)) for place in places]
-        return self._collate(draws)
+        shown, seed = self.shown.at(step), derive_seed(self.seed, "draws")
+        return self._collate([self._draw(*shown[place], stream(seed, step, place)) for place in positions])
 
     def examples(self, step: int) -> Sequence[str]:
-        return self.cache.rows["image_id"].iloc[self.train_rows[self.order.batch(step)]].tolist()
+        return [str(cache.rows["image_id"].iloc[row]) for cache, row in self.shown.at(step)]
 
     @torch.no_grad()
     def validation(self) -> dict[str, Any]:
@@ -109,7 +90,7 @@ class DiffusionTask:
         num, seed = len(self.held_out), derive_seed(self.seed, "validation noise")
         steps = ((np.arange(num) + 0.5) / max(num, 1) * self._num_steps).astype(int)
         draws = [
-            self._latents(int(row), stream(seed, 0, place), int(step), self.cache.token_ids[int(row)])
+            self._latents(self.cache, int(row), stream(seed, 0, place), int(step), self.cache.token_ids[int(row)])
             for place, (row, step) in enumerate(zip(self.held_out, steps, strict=True))
         ]
         size = self.settings.batch_size
@@ -143,28 +124,45 @@ class DiffusionTask:
         """Nothing to measure."""
 
     def export(self, folder: Path, step: int) -> None:
-        """Write the whole pipeline as a diffusers folder."""
-        stable_diffusion.save(self.pipeline, folder)
+        """Write the whole pipeline as a diffusers folder, adapters merged, and the adapters alone as `lora/` in it."""
+        if self.settings.lora is None:
+            stable_diffusion.save(self.pipeline, folder)
+            return
+        stable_diffusion.save(lora.merged_pipeline(self.pipeline), folder)
+        lora.save_adapter(self.pipeline, folder / "lora")
 
-    def _shown(self, rows: np.ndarray) -> np.ndarray:
-        """The training rows of an epoch, those of rare findings oftener where the settings say so."""
-        if self.settings.repeat_below is None:
-            return rows
-        labels = self.cache.rows["labels"].to_numpy()[rows]
-        return repeated(rows, labels, self.settings.repeat_below, derive_seed(self.seed, "repeats"))
+    @property
+    def _parts(self) -> list[range]:
+        """The positions of the global batch that go through the model together."""
+        positions = range(self.settings.batch_size)
+        size = self.settings.micro_batch or len(positions)
+        return [positions[start : start + size] for start in positions[::size]]
+
+    def _weights(self, batch: Batch, positions: Sequence[int]) -> torch.Tensor:
+        """Of the images of `batch`, which lie at `positions`: float32 (n,)."""
+        weights = torch.from_numpy(self.shown.weights(self.settings.prior_weight)[list(positions)])
+        gamma = self.settings.min_snr_gamma
+        noise = 1.0 if gamma is None else min_snr_weights(self.scheduler, batch.steps, gamma)
+        return weights.to(batch.latents.device) * noise
 
     @property
     def _num_steps(self) -> int:
         return int(self.scheduler.config["num_train_timesteps"])
 
-    def _draw(self, row: int, rng: np.random.Generator) -> Draw:
-        """Step and dropout first, then the noises, always in this order."""
+    def _draw(self, cache: LatentCache, row: int, rng: np.random.Generator) -> Draw:
+        """Step and dropout first, then the noises, always in this order; last the offset of the noise."""
         step, kept = int(rng.integers(self._num_steps)), rng.random() >= self.settings.caption_dropout
-        return self._latents(row, rng, step, self.cache.token_ids[row] if kept else self.no_caption)
+        drawn = self._latents(cache, row, rng, step, cache.token_ids[row] if kept else self.no_caption)
+        if not self.settings.offset_noise:
+            return drawn
+        offset = rng.standard_normal((len(drawn.noise), 1, 1), np.float32)
+        return drawn._replace(noise=drawn.noise + np.float32(self.settings.offset_noise) * offset)
 
-    def _latents(self, row: int, rng: np.random.Generator, step: int, token_ids: np.ndarray) -> Draw:
+    def _latents(
+        self, cache: LatentCache, row: int, rng: np.random.Generator, step: int, token_ids: np.ndarray
+    ) -> Draw:
         """A sample of the VAE's latents, scaled, and noise of their shape."""
-        mean, log_variance = np.split(self.cache.moments[row].astype(np.float32), 2)
+        mean, log_variance = np.split(cache.moments[row].astype(np.float32), 2)
         sampled = mean + np.exp(0.5 * log_variance.clip(-30, 20)) * rng.standard_normal(mean.shape, np.float32)
         noise = rng.standard_normal(mean.shape, np.float32)
         return Draw(sampled * np.float32(self.pipeline.vae.config["scaling_factor"]), noise, step, token_ids)

@@ -40,8 +40,15 @@ class Task(Protocol):
         Dropout would draw from torch's global state. Measured, drawn and exported is always in evaluation mode.
         """
 
-    def loss(self, module: torch.nn.Module, step: int) -> torch.Tensor:
-        """Mean loss of the batch at `step` (from 0). `module` is `self.module` as prepared for the device."""
+    @property
+    def num_parts(self) -> int:
+        """Parts of a batch that go through the module one after another, so that it needs less memory."""
+
+    def loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:
+        """Loss of a part of the batch at `step` (from 0); all parts add up to the batch's mean loss.
+
+        `module` is `self.module` as prepared for the device.
+        """
 
     def examples(self, step: int) -> Sequence[str]:
         """What the batch at `step` shows: the ids of its images, or its texts."""
@@ -140,9 +147,12 @@ class Engine:
         """One optimiser step. Returns (loss, gradient norm) without waiting for them."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step)
-        with self.accelerator.autocast():
-            loss = self.task.loss(self.module, self.step)
-        self.accelerator.backward(loss)
+        loss = torch.zeros((), device=self.accelerator.device)
+        for part in range(self.task.num_parts):
+            with self.accelerator.autocast():
+                share = self.task.loss(self.module, self.step, part)
+            self.accelerator.backward(share)
+            loss += share.detach()
         limit = self.settings.max_grad_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
         self.optimizer.step()
@@ -150,7 +160,7 @@ class Engine:
         self.step += 1
         if self.ema:
             self.ema.update(self.step)
-        return torch.stack([loss.detach().float(), norm.float()])
+        return torch.stack([loss, norm.float()])
 
     def _not_finite(self, step: int, what: str) -> UserError:
         return UserError(

@@ -138,4 +138,5 @@ def _task(context: Context) -> Task:
     if isinstance(settings, TextEncoderTrain):
         return TextEncoderTask(pipeline, settings, seed)
     prompts = read_json(context.plan_folder / "preview.json")["prompts"]
-    return DiffusionTask(pipeline, LatentCache.open(inputs["latents"]), settings, seed, prompts)
+    prior = LatentCache.open(inputs["prior"]) if "prior" in inputs else None
+    return DiffusionTask(pipeline, LatentCache.open(inputs["latents"]), settings, seed, prompts, prior=prior)

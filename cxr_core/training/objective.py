@@ -39,6 +39,20 @@ def target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, steps: to
     )
 
 
+def min_snr_weights(scheduler: Any, steps: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Weight of each image's squared error by min-SNR (Hang et al. 2023, arXiv 2303.09556, section 3.4): float32 (n,).
+
+    That of an error in x_0 is min(SNR, gamma), with SNR = a_t / (1 - a_t). An error in the noise is SNR times, one in
+    the velocity SNR + 1 times that in x_0, so the weight is divided by it; it is never 0 / 0 where no signal is left.
+    """
+    kept = scheduler.alphas_cumprod.to(steps.device, torch.float32)[steps]
+    ratio = kept / (1 - kept)
+    kind = scheduler.config["prediction_type"]
+    if kind == "epsilon":
+        return (gamma / ratio).clamp(max=1)
+    return ratio.clamp(max=gamma) / (ratio + 1 if kind == "v_prediction" else 1)
+
+
 def squared_error(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Mean squared error of each image: float32 (n,)."""
     return (predicted.float() - wanted.float()).square().flatten(1).mean(1)

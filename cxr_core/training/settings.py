@@ -2,9 +2,11 @@
 
 from typing import Literal, Self
 
+import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
 from cxr_core.settings import Settings, StageSettings, check_whole_batches
+from cxr_core.training.data_order import spread
 
 Sha256 = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
@@ -153,6 +155,10 @@ class DiffusionInputs(Settings):
     """The latents stage that encoded images and prompts."""
     base: str
     """The model that is fine-tuned: a train stage (its final checkpoint) or a diffusers folder."""
+    prior: str | None = None
+    """Latents of images that `base` made (a latents stage of a generate stage): part of each batch shows them, so that
+    fine-tuning on few images does not forget what the model could. Prior preservation of DreamBooth (Ruiz et al. 2022,
+    arXiv 2208.12242)."""
 
 
 class Preview(Settings):
@@ -170,8 +176,43 @@ class Preview(Settings):
     """Classifier-free guidance scale (Ho and Salimans 2022, arXiv 2207.12598)."""
 
 
+class Sampling(Settings):
+    """How often an epoch shows an image: once, or oftener the rarer what it shows, by at most one of two rules. What
+    came of it is in the stage's plan/sampling.json and in the report."""
+
+    repeat_below: float | None = Field(default=None, gt=0, le=1)
+    """By finding: images of one that is rarer than this share come sqrt(repeat_below / share) times (repeat factor
+    sampling, Gupta et al. 2019, arXiv 1908.03195). 1 takes in all findings; an image without any comes once."""
+    temper: float | None = Field(default=None, ge=0, le=1)
+    """By combination of findings, No Finding being one: with n images its share of an epoch goes as n ** temper. 0
+    shows all combinations equally often (class-balanced), 0.5 by the square root of how common they are, 1 as they
+    are."""
+    most_repeats: PositiveInt = 20
+    """No image comes oftener than this in an epoch: combinations of a handful of images would be learnt by heart."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.repeat_below is not None and self.temper is not None:
+            raise ValueError("repeat_below and temper are two rules for the same thing: remove one")
+        return self
+
+
+class Lora(Settings):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): the weights stay, small matrices beside them are trained.
+    A checkpoint is the whole model with them merged; lora/ in it holds them alone, as diffusers loads them."""
+
+    rank: PositiveInt = 16
+    """Columns of the matrices: how much can be learnt, and how large they are."""
+    alpha: float | None = Field(default=None, gt=0)
+    """What they make is scaled by alpha / rank; null: as rank, so by 1."""
+    unet_targets: tuple[str, ...] = Field(default=("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
+    """Layers of the UNet that get them, by the end of their names: those of attention."""
+    text_encoder_targets: tuple[str, ...] = Field(default=("q_proj", "k_proj", "v_proj", "out_proj"), min_length=1)
+    """Layers of the text encoder that get them, where it is trained."""
+
+
 class DiffusionTrain(TrainSettings):
-    """Fine-tune the UNet, and the text encoder with it, of a Stable Diffusion model on cached latents."""
+    """Fine-tune the UNet and the text encoder of a Stable Diffusion model, or one of them, on cached latents."""
 
     model: Literal["diffusion"]
     """What is trained."""
@@ -179,15 +220,51 @@ class DiffusionTrain(TrainSettings):
     """What it learns from, and where it starts."""
     base_sha256: str | None = Sha256
     """Lock on a `base` that is a folder: it must have this digest (see `weights_sha256`)."""
+    train_unet: bool = True
+    """Train the UNet. False: only the text encoder, as the study did before it trained the UNet."""
     train_text_encoder: bool = True
-    """Train the text encoder jointly with the UNet."""
-    repeat_below: float | None = Field(default=None, gt=0, le=1)
-    """Show images of findings that are rarer than this share oftener: repeat factor sampling (Gupta et al. 2019,
-    arXiv 1908.03195), sqrt(repeat_below / share) times. Null: every image once an epoch."""
+    """Train the text encoder, jointly with the UNet."""
+    lora: Lora | None = None
+    """Train adapters in place of the weights of these parts (1e-4 is a usual learning rate). Null: the weights."""
+    sampling: Sampling = Sampling()
+    """How often images of rare findings are shown."""
+    prior_weight: float = Field(default=1.0, gt=0)
+    """Weight of the mean loss of `inputs.prior`'s images beside that of the training images."""
+    prior_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the batch that shows images of `inputs.prior`, where there is one, always at the same positions."""
+    micro_batch: PositiveInt | None = None
+    """Images that go through the model at once; the gradients of a batch are added up (gradient accumulation), so the
+    result is that of the whole batch but for rounding. Null: all. Smaller needs less memory."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
+    min_snr_gamma: float | None = Field(default=None, gt=0)
+    """Weigh each image's loss by its noise, min-SNR (Hang et al. 2023, arXiv 2303.09556; 5 is usual), so that images
+    with hardly any noise count less. Null: all count the same. The validation loss is never weighed."""
+    offset_noise: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation of noise that is the same at every place of a channel, added to that of each place: the model
+    then learns to change the brightness of the whole image (0.05 to 0.1 is usual). Not in the validation loss."""
     preview: Preview = Preview()
     """The pictures made at each checkpoint."""
+
+    @property
+    def prior_positions(self) -> np.ndarray:
+        """Which positions of the global batch show images of `inputs.prior`: bool (batch_size,)."""
+        return spread(self.batch_size, self.prior_share if self.inputs.prior else 0.0)
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> Self:
+        if not self.train_unet and not self.train_text_encoder:
+            raise ValueError("nothing is trained: set train_unet or train_text_encoder")
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_prior(self) -> Self:
+        if self.inputs.prior and not 0 < self.prior_positions.sum() < self.batch_size:
+            raise ValueError(
+                f"prior_share {self.prior_share:g} of batch_size {self.batch_size} leaves no room for training images "
+                "and for those of inputs.prior: raise batch_size"
+            )
+        return self
 
 
 class ClassifierInputs(Settings):

@@ -56,6 +56,7 @@ class TextEncoderTask:
     """See `engine.Task`. Trains `pipeline.text_encoder` on random texts of the words of our prompts."""
 
     training_mode = False
+    num_parts = 1
 
     def __init__(self, pipeline: Any, settings: TextEncoderTrain, seed: int) -> None:
         self.pipeline, self.settings, self.seed = pipeline, settings, seed
@@ -64,7 +65,7 @@ class TextEncoderTask:
             self.module = Reader(pipeline.text_encoder, len(pipeline.tokenizer)).to(pipeline.text_encoder.device)
         self.marks = torch.tensor(pipeline.tokenizer.all_special_ids, device=pipeline.text_encoder.device)
 
-    def loss(self, module: torch.nn.Module, step: int) -> torch.Tensor:
+    def loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:
         """Cross-entropies of all tokens so far, summed, + 0.1 * those of the last three; mean over the batch."""
         token_ids, places = self._batch(derive_seed(self.seed, "texts"), step, self.settings.batch_size)
         so_far, before = module(token_ids, places)

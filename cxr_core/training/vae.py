@@ -39,6 +39,7 @@ class VaeTask:
     """See `engine.Task`. Trains `pipeline.vae` on the training images of a Dataset."""
 
     training_mode = False
+    num_parts = 1
 
     def __init__(self, pipeline: Any, dataset: Dataset, settings: VaeTrain, seed: int) -> None:
         self.pipeline, self.dataset, self.settings, self.seed = pipeline, dataset, settings, seed
@@ -50,7 +51,7 @@ class VaeTask:
         shown = held_out if len(held_out) else self.train_rows
         self.shown = shown.iloc[some(len(shown), _NUM_PREVIEWS, derive_seed(seed, "preview"))]
 
-    def loss(self, module: torch.nn.Module, step: int) -> torch.Tensor:
+    def loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:
         """L1 of pixels + `edge_weight` * L1 of edges + `kl_weight` * divergence, on the batch at `step`."""
         pixels = self._pixels(self.train_rows.iloc[self.order.batch(step)])
         made, mean, log_variance = module(pixels, self._noise(step).to(pixels.device))

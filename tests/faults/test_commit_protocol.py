@@ -197,3 +197,21 @@ def test_given_a_crash_before_each_file_operation_of_a_stage_then_a_rerun_finish
         if process.exitcode == 0:
             break
     assert last > 50, "a stage was expected to do more than fifty file operations"
+
+
+def test_given_a_stage_finished_meanwhile_with_another_result_then_a_late_writer_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    late, job = tiny_work(tmp_path / "stage", 3)
+    plan = freeze(late)
+    ids = [shard.id for shard in plan.shards]
+
+    def finish_elsewhere() -> None:
+        first, other = tiny_work(tmp_path / "stage", 3)
+        other.words = "as another GPU says it"
+        run_pack(first, plan, ids)
+        finalize(first, plan)
+
+    job.trouble = {"00001": finish_elsewhere}
+    run_pack(late, plan, ids)
+    assert verify_stage(Run(tmp_path, {"stages": []}), {"name": "stage"}).findings == ()

@@ -15,12 +15,9 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from diffusers.models import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel
 
-import jobs.latents
-import jobs.train
 from cxr_core.data.dataset import Dataset
-from cxr_core.data.findings import NIH
 from cxr_core.data.latents import LatentCache
-from cxr_core.data.words import CLINICAL_PREFIX, prompt_words
+from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weights_sha256
@@ -28,70 +25,27 @@ from cxr_core.models.presets import NANO, PRESETS, SD21_BASE
 from cxr_core.models.training_data import Seen, read_training_data
 from cxr_core.runs.files import read_json, remove, sha256_path
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
-from cxr_core.runs.run import StageFolder
-from cxr_core.runs.stage import Context
 from cxr_core.training import interval
-from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.ema import Ema, decay_at
 from cxr_core.training.encode import to_pixels
 from cxr_core.training.objective import divergence, edge_error, noisy, squared_error, target
-from cxr_core.training.settings import DiffusionTrain, LatentsStage, VaeTrain
 from tests.planted import planted_rows, write_planted
-
-SIZE = NANO.image_size
-COMMON = {"batch_size": 4, "learning_rate": 1e-3, "threads": 1, "validation_images": 4, "warmup_steps": 1}
-
-
-def stage(folder: Path, job: Any, settings: Any, inputs: dict[str, Path]) -> Work:
-    folder.mkdir(parents=True, exist_ok=True)
-    return Work(StageFolder(folder), job, Context(settings, inputs, 11, folder), {})
-
-
-def finish(work: Work) -> Path:
-    plan = freeze(work)
-    run_pack(work, plan, [shard.id for shard in plan.shards])
-    finalize(work, plan)
-    return work.folder.path
-
-
-def vae_stage(folder: Path, dataset: Path, **values: Any) -> Work:
-    defaults = {**COMMON, "steps": 4, "checkpoint_every": 2, "preset": "nano"}
-    settings = VaeTrain(name="v", kind="train", model="vae", inputs={"dataset": "d"}, **{**defaults, **values})
-    return stage(folder, jobs.train, settings, {"dataset": dataset})
-
-
-def latents_stage(folder: Path, dataset: Path, base: Path, **values: Any) -> Work:
-    defaults = {"batch_size": 4, "shard_size": 8, "threads": 1}
-    settings = LatentsStage(name="l", kind="latents", inputs={"dataset": "d", "base": "b"}, **{**defaults, **values})
-    return stage(folder, jobs.latents, settings, {"dataset": dataset, "base": base})
-
-
-def diffusion_stage(folder: Path, latents: Path, base: Path, **values: Any) -> Work:
-    defaults = {**COMMON, "steps": 6, "checkpoint_every": 2, "preview": {"steps": 2, "num_prompts": 2}}
-    settings = DiffusionTrain(
-        name="d", kind="train", model="diffusion", inputs={"latents": "l", "base": "b"}, **{**defaults, **values}
-    )
-    return stage(folder, jobs.train, settings, {"latents": latents, "base": base})
-
-
-def metrics(stage_folder: Path) -> list[dict[str, Any]]:
-    lines = [
-        line
-        for checkpoint in read_checkpoints(stage_folder)
-        for line in (stage_folder / checkpoint.metrics).read_text().splitlines()
-    ]
-    return [json.loads(line) for line in lines]
-
-
-def losses(stage_folder: Path) -> list[float]:
-    return [line["loss"] for line in metrics(stage_folder)]
+from tests.training import (
+    SIZE,
+    diffusion_stage,
+    diffusion_task,
+    finish,
+    latents_stage,
+    losses,
+    metrics,
+    prompted,
+    vae_stage,
+)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = planted_rows(12) + planted_rows(6, split="val") + planted_rows(2, split="test")
-    for row in rows:
-        row["prompt"] = f"{CLINICAL_PREFIX}, {row['view']} view, {', '.join(NIH.decode(row['labels'])).lower()}"
+    rows = prompted(planted_rows(12) + planted_rows(6, split="val") + planted_rows(2, split="test"))
     return write_planted(tmp_path_factory.mktemp("data") / "real", rows, size=SIZE).folder
 
 
@@ -425,12 +379,6 @@ def test_given_the_state_of_another_model_the_error_says_so(tmp_path: Path, late
 
 
 # What the settings do
-
-
-def diffusion_task(latents: Path, vae: Path, **values: Any) -> DiffusionTask:
-    settings = diffusion_stage(latents.parent, latents, vae, **values).context.settings
-    pipeline = stable_diffusion.load(final_checkpoint(vae))
-    return DiffusionTask(pipeline, LatentCache.open(latents), settings, 7, ["a"])
 
 
 def test_given_caption_dropout_that_share_of_captions_is_empty(latents: Path, vae: Path) -> None:

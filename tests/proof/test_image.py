@@ -36,6 +36,7 @@ SHORT = (
     "stages.judge.steps=40",
     "stages.judge.warmup_steps=5",
     "stages.judge.checkpoint_every=20",
+    "stages.study.utility=[]",
 )
 """The demo, all stages, in a minute or two."""
 

@@ -1,5 +1,6 @@
 """A minute of kills; ten of them are in `make proof TARGET=soak`."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.slurm.cluster import Cluster
@@ -10,13 +11,15 @@ from tests.slurm.tiny import undisturbed_digest
 def soak(cluster: Cluster, folder: Path, *, num_shards: int, seconds: float, seed: int) -> Soak:
     """A soak that was survived: nothing lost, nothing doubled, and the commands stayed small."""
     soak = Soak(cluster, folder, num_shards=num_shards, seed=seed)
-    try:
-        lasted = soak.survive(seconds)
-        soak.finish()
-        print(f"\nseed {seed}: {soak.told(lasted)}")
-        soak.run.assert_whole(undisturbed_digest(soak.run.config, folder / "undisturbed"))
-    finally:
-        cluster.heal()
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(undisturbed_digest, soak.run.config, folder / "undisturbed")
+        try:
+            lasted = soak.survive(seconds)
+            soak.finish()
+            print(f"\nseed {seed}: {soak.told(lasted)}")
+            soak.run.assert_whole(digest.result())
+        finally:
+            cluster.heal()
     assert soak.most_memory < 400, "MiB"
     assert soak.num_squeues <= 4 * (soak.calls.total() + 1)
     return soak

@@ -25,9 +25,10 @@ from cxr_core.models.checkpoints import (
 from cxr_core.models.geometry import Geometry
 from cxr_core.models.presets import PRESETS, SD21_BASE
 from cxr_core.models.tokenizer import train_bpe
-from cxr_core.training.data_order import DataOrder, repeated, some, stream
+from cxr_core.training.data_order import DataOrder, some, stream
+from cxr_core.training.sampling import drawn
 from cxr_core.training.schedule import learning_rate
-from cxr_core.training.settings import DiffusionTrain, LatentsStage, VaeTrain
+from cxr_core.training.settings import DiffusionTrain, LatentsStage, Sampling, VaeTrain
 
 TRAIN = {
     "name": "t",
@@ -55,12 +56,38 @@ def test_given_any_sizes_every_epoch_shows_each_image_once(num_rows: int, batch_
 def test_given_a_rare_finding_its_images_are_repeated_by_the_square_root_of_how_rare_it_is() -> None:
     common, rare = 0b01, 0b10
     labels = np.array([0] * 8000 + [common] * 1600 + [common | rare] * 400)
-    rows = repeated(np.arange(10_000), labels, 0.64, seed=5)
+    rows = drawn(np.arange(10_000), labels, Sampling(repeat_below=0.64), seed=5)
     times = np.bincount(rows, minlength=10_000)
     assert set(times[:8000]) == {1}
     assert times[8000:9600].mean() == pytest.approx((0.64 / 0.2) ** 0.5, abs=0.03)
     assert set(times[9600:]) == {4}  # (0.64 / 0.04) ** 0.5, by the rarer of its two findings
-    assert rows.tolist() == repeated(np.arange(10_000), labels, 0.64, seed=5).tolist()
+    assert rows.tolist() == drawn(np.arange(10_000), labels, Sampling(repeat_below=0.64), seed=5).tolist()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_given_tempering_a_combination_of_n_images_has_a_share_that_goes_as_n_to_that_power(power: float) -> None:
+    labels = np.repeat([0b00, 0b01, 0b11], [6400, 1600, 400])
+    rows = drawn(np.arange(8400), labels, Sampling(temper=power), seed=5)
+    shown = np.bincount(labels[rows])[[0b00, 0b01, 0b11]]
+    assert shown / shown[0] == pytest.approx((np.array([6400, 1600, 400]) / 6400) ** power, rel=0.05)
+    assert shown[0] == 6400
+
+
+def test_given_a_combination_of_one_image_it_is_not_repeated_without_bound() -> None:
+    rows = drawn(np.arange(1001), np.array([0] * 1000 + [1]), Sampling(temper=0, most_repeats=7), seed=5)
+    assert np.bincount(rows).max() == 7
+
+
+def test_given_two_rules_of_sampling_the_error_names_both() -> None:
+    with pytest.raises(ValidationError, match="repeat_below and temper are two rules"):
+        Sampling(repeat_below=0.1, temper=0.5)
+
+
+@given(num_rows=st.integers(1, 30), batch_size=st.integers(1, 17), steps=st.integers(0, 9))
+def test_given_a_number_of_steps_rows_are_counted_as_they_come(num_rows: int, batch_size: int, steps: int) -> None:
+    order = DataOrder(num_rows, batch_size, seed=3)
+    came = np.concatenate([np.zeros(0, int), *(order.batch(step) for step in range(steps))])
+    assert order.counts(steps).tolist() == np.bincount(came, minlength=num_rows).tolist()
 
 
 def test_given_any_step_the_batch_does_not_depend_on_what_was_asked_before() -> None:
