@@ -43,21 +43,22 @@ def _resume(root: Path) -> str:
         lives = Lives.read(root)
         if lives is None or lives.outcome:
             return "it is not wanted any more"
-        if wait_until(lambda: _is_done(run), profile.visible_seconds):
+        stages = [lives.stage] if lives.stage else [stage.name for stage in config.stages]
+        if wait_until(lambda: all(_is_done(run, stage) for stage in stages), profile.visible_seconds):
             return _end(root, lives, "everything is done")
         if not lives.num_left:
             return _end(root, lives, f"it resumed {lives.most} times, as often as it may, and is not done")
         try:
             check_image(run, config, accepted=False)
-            sent = send_rest(run, config, profile, name, cwd)
+            sent = send_rest(run, config, profile, name, cwd, lives.stage)
         except UserError as error:
             _end(root, lives, f"{error.what} (`cxr resume {root} --if-needed` goes on, by cron say)")
             raise
         return _told(root, lives, sent)
 
 
-def _is_done(run: Run) -> bool:
-    return all((run.stage(stage["name"]).path / "stage.json").exists() for stage in run.config["stages"])
+def _is_done(run: Run, stage: str) -> bool:
+    return (run.stage(stage).path / "stage.json").exists()
 
 
 def _told(root: Path, lives: Lives, sent: Sent) -> str:

@@ -123,7 +123,7 @@ def submit(
     root, profile = (runs / config.name).absolute(), load_profile(cluster)
     with locked_for(profile, root, resolved(config)) as run:
         check_image(run, config, accept_image)
-        _may_live(run, profile, auto_resume)
+        _may_live(run, profile, auto_resume, config.stage(only).name if only else None)
         return send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
 
 
@@ -163,7 +163,7 @@ def resume(
         return send_rest(run, config, profile, name, cwd)
 
 
-def _may_live(run: Run, profile: ClusterProfile, most: int | None) -> None:
+def _may_live(run: Run, profile: ClusterProfile, most: int | None, stage: str | None = None) -> None:
     if most is None:
         return
     if profile.scheduler != "slurm":
@@ -171,7 +171,7 @@ def _may_live(run: Run, profile: ClusterProfile, most: int | None) -> None:
             f"profile {profile.name!r} has no scheduler that could resume the run",
             mend="leave out --auto-resume; the same command again goes on",
         )
-    Lives(most).write(run.root)
+    Lives(most, stage).write(run.root)
 
 
 def cancel_run(root: Path) -> list[str]:

@@ -16,9 +16,13 @@ FOLDER = "_auto_resume"
 
 @dataclass(frozen=True)
 class Lives:
-    """`most` is how often the run may resume itself; `resumed` lists when it did, `outcome` how it ended, if it has."""
+    """`most` is how often the run may resume itself; `resumed` lists when it did, `outcome` how it ended, if it has.
+
+    `stage` is the one that is to be done, where it is not the whole run.
+    """
 
     most: int
+    stage: str | None = None
     resumed: Sequence[str] = ()
     outcome: str = ""
     format: int = FORMAT
