@@ -61,7 +61,7 @@ def sif(store: Store) -> Image:
     """The image for the CPU, built by apptainer from cxr.def; its own test passed, or there would be none."""
     if not store.images():
         words = ("--base", engines.base(), *build_options(), "--images", store.root)
-        done = cxr("image", "build", *words, timeout=1800)
+        done = cxr("image", "build", *words, timeout=3600)
         assert done.returncode == 0, done.stderr
         print(done.stderr[-300:])
     return store.images()[0]
@@ -114,7 +114,7 @@ def test_the_dockerfile_makes_the_same_and_it_comes_back_by_digest(
     tar = subprocess.Popen(["tar", "-C", engines.base(), "-c", "."], stdout=subprocess.PIPE)
     subprocess.run(["podman", "import", "-", "localhost/cxr-base:proof"], stdin=tar.stdout, check=True)
     words = ("--engine", "buildah", "--base", "localhost/cxr-base:proof", *build_options())
-    done = cxr("image", "build", *words, timeout=1800)
+    done = cxr("image", "build", *words, timeout=3600)
     assert done.returncode == 0, done.stderr
     name = done.stdout.split()[0]
     run = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", "--rm", "--network", "host"]
@@ -126,7 +126,7 @@ def test_the_dockerfile_makes_the_same_and_it_comes_back_by_digest(
     target = f"{registry.address}/cxr/suite"
     push = ["buildah", "push", "--tls-verify=false", "--quiet", "--digestfile", digest, name, f"docker://{target}:dev"]
     subprocess.run(push, check=True)
-    done = cxr("image", "pull", f"{target}@{digest.read_text().strip()}", "--images", store.root, timeout=1800)
+    done = cxr("image", "pull", f"{target}@{digest.read_text().strip()}", "--images", store.root, timeout=3600)
     assert done.returncode == 0, done.stderr
     pulled = Path(done.stdout.splitlines()[0])
     print(f"pulled: {pulled.stat().st_size / 1e6:.0f} MB")
