@@ -34,7 +34,7 @@ def test_the_judge_knows_five_findings_of_phantoms_that_it_never_saw(metrics: Me
 def test_the_findings_asked_for_are_there_and_shuffled_prompts_give_chance(metrics: Metrics) -> None:
     assert metrics.faithfulness is not None
     asked = [each for each in metrics.faithfulness.findings if each.synthetic]
-    assert len(asked) == 6
+    assert len(asked) == 7
     for each in asked:
         for contrast in each.synthetic:
             print(f"{each.finding}, {contrast.within}: {contrast.verdict}")
