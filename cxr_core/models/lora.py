@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from cxr_core.errors import UserError
+from cxr_core.models.tensors import sort_metadata
 
 _NAME = "default"
 
@@ -21,8 +22,9 @@ def add_adapter(part: Any, *, rank: int, alpha: float, targets: Sequence[str]) -
     It is scaled by alpha / rank. From then on only these matrices are trained (`requires_grad`). Raises UserError if
     there is no such layer.
     """
+    options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": list(targets)}
     try:
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)), part, _NAME)
+        inject_adapter_in_model(LoraConfig(**options), part, _NAME)
     except ValueError as error:
         raise UserError(
             f"no adapter can be added to {', '.join(targets)} of a {type(part).__name__} ({error})",
@@ -32,15 +34,19 @@ def add_adapter(part: Any, *, rank: int, alpha: float, targets: Sequence[str]) -
 
 
 def has_adapter(part: Any) -> bool:
-    return any(isinstance(module, LoraLayer) for module in part.modules())
+    return any(_is_adapted(module) for module in part.modules())
+
+
+def _is_adapted(layer: Any) -> bool:
+    return isinstance(layer, LoraLayer)
 
 
 def merged(part: Any) -> Any:
     """`part` with its adapter added to its weights, as a model without any; the other weights are shared with it."""
     tensors = {name.replace(".base_layer.", "."): t for name, t in part.state_dict().items() if ".lora_" not in name}
     for name, layer in part.named_modules():
-        if isinstance(layer, LoraLayer):
-            weight: torch.Tensor = layer.get_base_layer().weight
+        if _is_adapted(layer):
+            weight = layer.get_base_layer().weight
             tensors[f"{name}.weight"] = weight.detach() + layer.get_delta_weight(_NAME).detach()
     with torch.device("meta"):
         plain = type(part).from_config(part.config) if hasattr(part, "from_config") else type(part)(part.config)
@@ -64,6 +70,8 @@ def save_adapter(pipeline: Any, folder: Path) -> None:
         # A set of texts has another order in each process.
         about[f"{name}_lora_adapter_metadata"] = config | {"target_modules": sorted(config["target_modules"])}
     StableDiffusionPipeline.save_lora_weights(str(folder), **layers, **about)
+    for path in folder.glob("*.safetensors"):
+        sort_metadata(path)
 
 
 def _adapted(pipeline: Any) -> dict[str, Any]:
