@@ -1,6 +1,5 @@
 """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the UNet and the text encoder of a pipeline, by peft."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from cxr_core.errors import UserError
+from cxr_core.models.tensors import sort_metadata
 
 _NAME = "default"
 
@@ -22,9 +22,9 @@ def add_adapter(part: Any, *, rank: int, alpha: float, targets: Sequence[str]) -
     It is scaled by alpha / rank. From then on only these matrices are trained (`requires_grad`). Raises UserError if
     there is no such layer.
     """
-    settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": list(targets)}
+    options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": list(targets)}
     try:
-        inject_adapter_in_model(LoraConfig(**settings), part, _NAME)
+        inject_adapter_in_model(LoraConfig(**options), part, _NAME)
     except ValueError as error:
         raise UserError(
             f"no adapter can be added to {', '.join(targets)} of a {type(part).__name__} ({error})",
@@ -34,15 +34,20 @@ def add_adapter(part: Any, *, rank: int, alpha: float, targets: Sequence[str]) -
 
 
 def has_adapter(part: Any) -> bool:
-    return any(isinstance(module, LoraLayer) for module in part.modules())
+    return any(_is_adapted(module) for module in part.modules())
+
+
+def _is_adapted(layer: Any) -> bool:
+    return isinstance(layer, LoraLayer)
 
 
 def merged(part: Any) -> Any:
     """`part` with its adapter added to its weights, as a model without any; the other weights are shared with it."""
     tensors = {name.replace(".base_layer.", "."): t for name, t in part.state_dict().items() if ".lora_" not in name}
-    layers: dict[str, Any] = {name: layer for name, layer in part.named_modules() if isinstance(layer, LoraLayer)}
-    for name, layer in layers.items():
-        tensors[f"{name}.weight"] = layer.get_base_layer().weight.detach() + layer.get_delta_weight(_NAME).detach()
+    for name, layer in part.named_modules():
+        if _is_adapted(layer):
+            weight = layer.get_base_layer().weight
+            tensors[f"{name}.weight"] = weight.detach() + layer.get_delta_weight(_NAME).detach()
     with torch.device("meta"):
         plain = type(part).from_config(part.config) if hasattr(part, "from_config") else type(part)(part.config)
     plain.load_state_dict(tensors, assign=True)
@@ -66,21 +71,7 @@ def save_adapter(pipeline: Any, folder: Path) -> None:
         about[f"{name}_lora_adapter_metadata"] = config | {"target_modules": sorted(config["target_modules"])}
     StableDiffusionPipeline.save_lora_weights(str(folder), **layers, **about)
     for path in folder.glob("*.safetensors"):
-        _sort_metadata(path)
-
-
-def _sort_metadata(path: Path) -> None:
-    """safetensors writes the entries of a file's metadata in an order that differs from one time to the next.
-
-    A file is the length of its header in eight bytes, the header in JSON, padded to a multiple of eight, and the data.
-    """
-    data = path.read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
+        sort_metadata(path)
 
 
 def _adapted(pipeline: Any) -> dict[str, Any]:

@@ -121,4 +121,5 @@ def _adapter(tensors: Mapping[str, Tensor], lora: Lora, part: str) -> int:
 
 
 def _gib(number: int) -> str:
-    return f"{number / 2**30:.1f}"
+    gib = number / 2**30
+    return f"{gib:.1f}" if gib >= 1 or not gib else f"{gib:.2g}"

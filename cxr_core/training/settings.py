@@ -79,7 +79,8 @@ class TrainSettings(StageSettings):
     ema_decay: float | None = Field(default=0.999, gt=0, lt=1)
     """Decay of the moving average of the weights that checkpoints export; null exports the weights themselves."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it."""
+    """bf16 computes in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it. No fp16:
+    the attention of Stable Diffusion 2.x overflows in it."""
     validation_images: int = Field(default=64, ge=0)
     """Images of held-out patients on which the loss is measured at each checkpoint; 0 measures none."""
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
+from cxr_core.models.lora import save_adapter
 from cxr_core.runs.files import sha256_path
 from cxr_core.runs.pack import finalize, freeze, run_pack
 from cxr_core.training import interval
@@ -82,6 +83,15 @@ def test_given_every_shard_in_a_new_process_adapters_resume_bit_for_bit(
 def test_given_adapters_the_training_state_holds_nothing_of_the_base(adapted: Path) -> None:
     state = load_file(next((adapted / "shards").glob("*.state")) / "state.safetensors")
     assert all(".lora_" in name for name in state if name.startswith("weights/"))
+
+
+def test_given_one_adapter_it_is_written_with_the_same_bytes_each_time(
+    tmp_path: Path, nano_latents: Path, nano_base: Path
+) -> None:
+    pipeline = diffusion_task(nano_latents, nano_base, lora={"rank": 4}).pipeline
+    for i in range(6):
+        save_adapter(pipeline, tmp_path / str(i))
+    assert len({sha256_path(tmp_path / str(i)) for i in range(6)}) == 1
 
 
 def test_given_layers_that_the_model_does_not_have_the_error_names_them(nano_latents: Path, nano_base: Path) -> None:

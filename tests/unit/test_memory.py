@@ -1,11 +1,14 @@
 """Memory of fine-tuning, by arithmetic: against what torch has and keeps."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
 
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import BUILT_IN
+from cxr_core.runs.files import write_json
 from cxr_core.runs.stage import Estimate
 from cxr_core.training.memory import Memory, memory_of, notes
 from cxr_core.training.settings import DiffusionTrain
@@ -58,6 +61,53 @@ def test_given_the_tiny_base_activations_are_within_a_fifth_of_what_torch_keeps(
     planned = memory_of(settings(**values), BASE).activations
     one_layer = 4 * 4 * 2 * 19.5 * 32 * 16**2 if checkpointing else 0
     assert planned - one_layer == pytest.approx(sum(size for size, _ in kept.values()), rel=0.2)
+
+
+@pytest.fixture(scope="module")
+def sd21(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the configs of Stable Diffusion 2.1-base and files of its tensors' sizes that are one hole."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from cxr_core.models.presets import SD21_BASE
+
+    with torch.device("meta"):
+        text = CLIPTextModel(CLIPTextConfig(**SD21_BASE.text_encoder))
+        parts = {
+            "unet": UNet2DConditionModel(**SD21_BASE.unet),
+            "text_encoder": text,
+            "vae": AutoencoderKL(**SD21_BASE.vae),
+        }
+    folder = tmp_path_factory.mktemp("sd21")
+    for name, config in {"unet": SD21_BASE.unet, "text_encoder": SD21_BASE.text_encoder, "vae": SD21_BASE.vae}.items():
+        (folder / name).mkdir()
+        write_json(folder / name / "config.json", dict(config))
+        shapes = {key: tuple(parameter.shape) for key, parameter in parts[name].named_parameters()}
+        write_hollow(folder / name / "diffusion_pytorch_model.safetensors", shapes)
+    return folder
+
+
+def write_hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A safetensors file of float32 tensors that takes no room on the disk."""
+    header, stop = {}, 0
+    for name, shape in shapes.items():
+        start, stop = stop, stop + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + stop)
+
+
+def test_given_sd21_its_unet_alone_without_an_average_needs_14_5_gib_and_activations(sd21: Path) -> None:
+    alone = {"train_text_encoder": False, "ema_decay": None, "batch_size": 1}
+    plain, again = (memory_of(settings(gradient_checkpointing=yes, **alone), sd21) for yes in (False, True))
+    assert (plain.total - plain.activations) / 2**30 == pytest.approx(14.48, abs=0.01)
+    # What torch 2.13 keeps of one image at 64 x 64 latents, counted on fake tensors: 1,784 and 295 MiB.
+    assert plain.activations / 2**20 == pytest.approx(1784, rel=0.02)
+    one_layer = 4 * 2 * 19.5 * 320 * 64**2
+    assert (again.activations - one_layer) / 2**20 == pytest.approx(295, rel=0.02)
 
 
 def test_given_micro_batches_and_adapters_memory_falls_by_what_they_spare() -> None:
