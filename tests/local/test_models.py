@@ -50,17 +50,17 @@ def test_the_tiny_base_is_small_whole_and_as_recorded() -> None:
     assert size_of(folder) <= 12_000_000
     assert record["weights_sha256"] == weights_sha256(folder)
     assert record["run"]["name"] == "tiny_base"
-    assert {"vae", "diffusion"} == set(record["losses"])
+    assert set(record["losses"]) == {"vae", "words", "diffusion"}
     pipeline = stable_diffusion.load(folder)
     parts = (pipeline.vae, pipeline.unet, pipeline.text_encoder)
     assert sum(parameter.numel() for part in parts for parameter in part.parameters()) == TINY.num_parameters
 
 
 @torch.no_grad()
-def test_the_tiny_base_tells_the_words_of_findings_apart() -> None:
+def test_the_tiny_base_tells_the_words_of_findings_apart_far_behind_them() -> None:
     pipeline = stable_diffusion.load(BUILT_IN["tiny_base"])
     start = "frontal chest x-ray, PA view, "
     ids = stable_diffusion.tokenize(pipeline.tokenizer, [start + plain_words(name) for name in (*NIH_FINDINGS, "male")])
-    words = pipeline.text_encoder(ids)[0].flatten(1)
+    words = pipeline.text_encoder(ids)[0][:, -1]
     distances = torch.cdist(words, words) / words.norm(dim=1).mean()
-    assert distances[~torch.eye(len(words), dtype=torch.bool)].min() > 0.05
+    assert distances[~torch.eye(len(words), dtype=torch.bool)].min() > 0.3
