@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,25 @@ def copy_until(runs: Path, target: Path, stage: str) -> None:
     names = [entry["name"] for entry in run.config["stages"]]
     later = set(names[names.index(stage) :])
     shutil.copytree(run.root, target / "nano", ignore=lambda folder, found: later & set(found))
+
+
+_MEASURED = """\
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def cxr_with_memory(*words: str | Path, env: Mapping[str, str] | None = None) -> tuple[int, str, float]:
+    """Run `cxr`: exit status, all that it said, and the most memory that it held, in MiB.
+
+    A small process starts it, since Linux counts what the one that starts a process holds as that one's own.
+    """
+    command = [sys.executable, "-c", _MEASURED, sys.executable, "-m", "jobs.cli", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    *said, kilobytes = done.stderr.splitlines()
+    return done.returncode, "\n".join([done.stdout, *said]), int(kilobytes) / 1024
 
 
 def kill_at_random_moments(config: Path, runs: Path, stage: str, *, num_kills: int, seed: int) -> list[int]:

@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ from pathlib import Path
 from threading import Event
 
 from cxr_core.runs.ledger import AttemptRecord, read_attempts
+from tests.pipeline import cxr_with_memory
 from tests.slurm.cluster import Cluster, program_of
 from tests.slurm.tiny import TinyRun
 
@@ -129,15 +128,10 @@ class Soak:
 
     def _command(self, *words: str | Path) -> None:
         """One command of the user's, with the memory that it took."""
-        command = [sys.executable, "-m", "jobs.cli", *map(str, words)]
-        with subprocess.Popen(command, env=self.run.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            assert process.stdout is not None
-            told = process.stdout.read().decode()
-            _, state, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(state)
-        assert process.returncode == 0, told
+        status, told, memory = cxr_with_memory(*words, env=self.run.env)
+        assert status == 0, told
         self.calls[str(words[0])] += 1
-        self.most_memory = max(self.most_memory, used.ru_maxrss / 1024)
+        self.most_memory = max(self.most_memory, memory)
 
     def told(self, seconds: float) -> str:
         """What was done and seen, in a few lines."""

@@ -3,12 +3,12 @@ the scheduler."""
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.pipeline import cxr_with_memory
 from tests.slurm.cluster import Cluster, program_of
 from tests.slurm.faults import kill_stepd
 from tests.slurm.tiny import TinyRun
@@ -111,14 +111,9 @@ def test_given_nodes_that_may_not_submit_then_cron_finishes_the_run_and_asks_lit
 def test_given_a_plan_of_a_hundred_thousand_shards_then_the_launcher_needs_little_memory(tmp_path: Path) -> None:
     config = tmp_path / "large.yaml"
     config.write_text(LARGE)
-    words = [sys.executable, "-m", "jobs.cli", "plan", str(config), "--cluster", "generic", "--runs", str(tmp_path)]
-    with (tmp_path / "out").open("w") as out:
-        process = os.posix_spawn(
-            words[0], words, dict(os.environ), file_actions=[(os.POSIX_SPAWN_DUP2, out.fileno(), 1)]
-        )
-    _, status, used = os.wait4(process, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert used.ru_maxrss < 400_000, f"{used.ru_maxrss / 1000:.0f} MB"
+    status, told, memory = cxr_with_memory("plan", config, "--cluster", "generic", "--runs", tmp_path)
+    assert status == 0, told
+    assert memory < 400, "MiB"
 
 
 LARGE = """\
