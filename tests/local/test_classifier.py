@@ -329,7 +329,9 @@ def test_given_a_classifier_as_the_base_of_a_diffusion_model_then_the_config_nam
     judge = {**VALUES, "inputs": {"dataset": str(tmp_path)}}
     fine = {**VALUES, "name": "fine", "model": "diffusion", "inputs": {"latents": str(tmp_path), "base": "judge"}}
     assert RunConfig(name="r", stages=[judge]).stage("judge").model == "classifier"
-    with pytest.raises(ValidationError, match=r"wants a train\.diffusion or train\.vae stage, but 'judge' is"):
+    with pytest.raises(
+        ValidationError, match=r"wants a train\.diffusion or train\.text_encoder or train\.vae stage, but 'judge' is"
+    ):
         RunConfig(name="r", stages=[judge, fine])
 
 

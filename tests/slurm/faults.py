@@ -56,8 +56,10 @@ def six_ends_of_a_task(run: TinyRun) -> None:
     assert "killed in shard 00012: preemption" in report
     for task in tasks[4:]:
         first, second = run.attempts(task)
-        seen = (first.cause, first.num_duplicates, second.cause)
-        assert seen == ("finished", 1, "finished"), f"{task}: {seen}, {first.detail}\n{run.logs()}"
+        seen = (first.cause, second.cause)
+        assert seen == ("finished", "finished"), f"{task}: {seen}, {first.detail}\n{run.logs()}"
+        # One for certain; more where the two were at the same shard again.
+        assert first.num_duplicates >= 1
 
 
 def a_time_limit_and_a_preemption_that_cancels(run: TinyRun) -> None:

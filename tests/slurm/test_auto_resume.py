@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cxr_core.runs.ledger import AttemptRecord
 from cxr_core.runs.lives import Lives
 from tests.slurm.cluster import Cluster, program_of
 from tests.slurm.faults import preempt
@@ -33,6 +34,11 @@ def lives(run: TinyRun) -> Lives:
     found = Lives.read(run.root)
     assert found is not None
     return found
+
+
+def inside(run: TinyRun, shard: str) -> list[AttemptRecord]:
+    """Attempts that are in the middle of a shard."""
+    return [each for each in run.ledger().attempts if each.shard == shard and each.cause == "running"]
 
 
 def log(run: TinyRun) -> str:
@@ -71,7 +77,9 @@ def test_given_a_shard_in_which_the_payload_is_killed_again_and_again_then_it_is
     run.submit("--auto-resume", "9")
     for _ in range(3):
         run.until_awaited(image)
-        (attempt,) = [a for a in run.ledger().attempts if a.shard == "00009" and a.cause == "running"]
+        # A reader that the killed one left may be what waits for the image.
+        run.cluster.until("an attempt is in the shard", lambda: bool(inside(run, "00009")))
+        (attempt,) = inside(run, "00009")
         process = int(attempt.beat["pid"])
         os.kill(process, signal.SIGKILL)
         run.cluster.until("it is dead", lambda process=process: not program_of(process))
