@@ -115,7 +115,10 @@ def bad_nodes(attempts: Sequence[AttemptRecord]) -> dict[str, str]:
 
 
 def _is_well_since(bad: AttemptRecord, attempts: Sequence[AttemptRecord]) -> bool:
-    return any(a.node == bad.node and a.cause == "finished" and a.started > bad.ended for a in attempts)
+    # A node may die long after it was last heard of: for certain only before its task began again elsewhere.
+    again = [a.started for a in attempts if bad.why and a.job == bad.job and a.started > bad.started]
+    dead = min(again, default=bad.ended)
+    return any(a.node == bad.node and a.cause == "finished" and a.started > dead for a in attempts)
 
 
 def excluding(resources: Resources, nodes: Iterable[str]) -> str:

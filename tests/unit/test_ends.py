@@ -244,6 +244,17 @@ def test_a_broken_node_is_left_out_until_an_attempt_finished_there_or_a_day_has_
     assert bad_nodes([broken, cuda, later]) == {"n2": "CUDA error"}
 
 
+def test_given_a_task_that_ended_well_before_a_node_died_then_the_node_is_bad_all_the_same() -> None:
+    def attempt(name: str, cause: str, begin: float, end: float, node: str, job: str) -> AttemptRecord:
+        why = "node failure" if cause == "killed" else ""
+        return AttemptRecord("a", name, Path(name), cause, START + begin, START + end, node=node, job=job, detail=why)
+
+    lost, again = attempt("x", "killed", 0, 5, "n1", "7_2"), attempt("y", "finished", 100, 110, "n2", "7_2")
+    before, after = (attempt(f"z{begin}", "finished", begin, begin + 20, "n1", "7_3") for begin in (10, 120))
+    assert bad_nodes([lost, again, before]) == {"n1": "node failure"}
+    assert bad_nodes([lost, again, before, after]) == {}
+
+
 def test_given_parked_shards_then_what_waits_for_them_is_left_out_and_named() -> None:
     real = StageWork("real", "preprocess", 2, 10, 10, todo=[], parked=["00003"])
     half = StageWork("half", "preprocess", 2, 10, 10, todo=["00004"], parked=["00003"])
