@@ -99,6 +99,7 @@ class Attempt(AbstractContextManager["Attempt"]):
         self._leave("failed")
         cause = self.cause or ("finished" if error is None else cause_of(error))
         end = {"cause": cause, "detail": str(error or "")}
+        # A disk that is full refuses these two; how it ended is told by ended.json all the same.
         with suppress(OSError):
             self.event("ended", **end)
             if error is not None and not isinstance(error, UserError | KeyboardInterrupt | Stopped):

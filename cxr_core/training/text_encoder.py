@@ -70,7 +70,7 @@ class TextEncoderTask:
         token_ids, places = self._batch(derive_seed(self.seed, "texts"), step, self.settings.batch_size)
         so_far, before = module(token_ids, places)
         order = [
-            F.cross_entropy(logits.flatten(0, 1), self._at(token_ids, places - back).flatten())
+            F.cross_entropy(logits.flatten(0, 1), token_ids.gather(1, places - back).flatten())
             for back, logits in enumerate(before, 1)
         ]
         told = F.binary_cross_entropy_with_logits(so_far, self._so_far(token_ids, places), reduction="none")
@@ -123,10 +123,6 @@ class TextEncoderTask:
         came = F.one_hot(token_ids, num_tokens).cumsum(1).clamp(max=1).float()
         came[..., self.marks] = 0
         return came.gather(1, places[..., None].expand(-1, -1, num_tokens))
-
-    @staticmethod
-    def _at(token_ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        return token_ids.gather(1, places)
 
 
 def _text(rng: np.random.Generator, words: Sequence[str]) -> str:
