@@ -21,6 +21,7 @@ if [ "$target" = cuda ]; then
 fi
 install "$source"
 
-# Valid whatever the times of files become when an image is made of them.
+# Valid whatever the times of files become when an image is made of them. Some packages ship files for other Pythons,
+# for which it complains and compiles the rest.
 /opt/cxr/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/cxr/lib > /dev/null || true
 rm -rf /tmp/unhashed.txt /tmp/hashed.txt
