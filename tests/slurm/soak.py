@@ -69,8 +69,8 @@ class Soak:
             looks = user.submit(self._look_after, over)
             while (now := time.monotonic()) < begin + seconds and self.run.stage.facts() is None:
                 self._start_daemons(now)
-                self._harm(now)
-                time.sleep(self.random.uniform(0.5, 1.5))
+                harmed = self._harm(now)
+                time.sleep(self.random.uniform(0.5, 1.5) if harmed else 0.1)
             over.set()
             looks.result()
         return time.monotonic() - begin
@@ -90,14 +90,18 @@ class Soak:
             time.sleep(3)
         self.run.wait(seconds)
 
-    def _harm(self, now: float) -> None:
+    def _harm(self, now: float) -> bool:
+        """One kill, if any task is there to be killed; on a fast machine that is not for long."""
         live = [attempt for attempt in read_attempts(self.run.stage.path) if attempt.cause == "running"]
+        if not live:
+            return False
         kinds = {"payload": 4, "requeue": 2, "cancel": 1, "preempt": 1, "slurmd": 1}
         (kind,) = self.random.choices(list(kinds), list(kinds.values()))
         if kind == "slurmd":
             self._kill_slurmd(now)
-        elif live:
+        else:
             self._harm_task(kind, self.random.choice(live))
+        return True
 
     def _harm_task(self, kind: str, victim: AttemptRecord) -> None:
         if kind == "payload":

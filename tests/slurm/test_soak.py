@@ -26,5 +26,5 @@ def soak(cluster: Cluster, folder: Path, *, num_shards: int, seconds: float, see
 
 
 def test_given_a_minute_of_kills_then_no_shard_is_lost_or_doubled(cluster: Cluster, tmp_path: Path) -> None:
-    survived = soak(cluster, tmp_path, num_shards=100, seconds=40, seed=4)
+    survived = soak(cluster, tmp_path, num_shards=300, seconds=40, seed=4)
     assert survived.done.total() >= 4
