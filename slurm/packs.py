@@ -24,7 +24,7 @@ class StageWork:
     `todo` lists shards without a receipt, or is None while the plan is not frozen; `num_shards` and `num_items` count
     all shards. `chain`: shard k needs shard k-1. `seconds` is the measured time of a shard, None before there is a
     receipt. `parked` are shards that are not tried any more. `jobs` says which parts live jobs will do, `changes` what
-    is asked for otherwise than the profile says.
+    is asked for otherwise than the profile says, and `control_changes` the same of the jobs that freeze and finalize.
     """
 
     name: str
@@ -42,6 +42,7 @@ class StageWork:
     num_bytes: int = 0
     jobs: Mapping[str, Collection[Part]] = field(default_factory=dict)
     changes: Mapping[str, str] = field(default_factory=dict)
+    control_changes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_left(self) -> int:
@@ -78,8 +79,8 @@ class Job:
 
     @property
     def changes(self) -> dict[str, str]:
-        """What it asks for otherwise than the profile says: bad nodes are avoided by all, more memory is for shards."""
-        return {key: value for key, value in self.work.changes.items() if self.computes or key == "exclude"}
+        """What it asks for otherwise than the profile says."""
+        return dict(self.work.changes if self.computes else self.work.control_changes)
 
     def resources(self, profile: ClusterProfile) -> Resources:
         return profile.resources(self.kind).model_copy(update=self.changes)
