@@ -32,6 +32,7 @@ ROLES = {
     "latents": LATENTS,
     "prior": LATENTS,
     "judge": frozenset({"train.classifier"}),
+    "gate": frozenset({"train.classifier"}),
 }
 """Which kinds of stage can stand in which role of `inputs`; a train stage's kind is told with its model."""
 _MODEL_ROLES = ("base", "model")

@@ -56,6 +56,11 @@ SCHEMA = pa.schema(
     ]
 )
 
+_DIGESTED = ["image_id", "pixel_sha256", "labels", "boxes", "prompt", "seed"]
+
+_ROW_GROUP = 1 << 16
+"""Rows of the index that are written, and later read, at once."""
+
 _CAPTION = ("image_id", "patient_id", "split", "view", "labels", "boxes", "prompt", "seed")
 
 
@@ -135,14 +140,30 @@ def pixel_sha256(pixels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+class DatasetDigest:
+    """sha256 over rows by image id of (id, pixels, labels, boxes, prompt, seed); never names, times or bytes."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._last = ""
+
+    def update(self, rows: pd.DataFrame) -> None:
+        """Take in further rows; their ids are above all before."""
+        for image_id, pixels, labels, boxes, prompt, seed in rows[_DIGESTED].itertuples(index=False):
+            assert image_id >= self._last, f"{image_id} after {self._last}"
+            plain = [{name: box[name] for name in ("finding", "x", "y", "w", "h")} for box in boxes]
+            value = [image_id, pixels, int(labels), plain, prompt, None if pd.isna(seed) else int(seed)]
+            self._digest.update(canonical_json(value).encode() + b"\n")
+            self._last = image_id
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
 def dataset_digest(rows: pd.DataFrame) -> str:
-    """sha256 over rows sorted by image id of (id, pixels, labels, boxes, prompt, seed); never names, times or bytes."""
-    digest = hashlib.sha256()
-    columns = ["image_id", "pixel_sha256", "labels", "boxes", "prompt", "seed"]
-    for image_id, pixels, labels, boxes, prompt, seed in rows.sort_values("image_id")[columns].itertuples(index=False):
-        plain = [{name: box[name] for name in ("finding", "x", "y", "w", "h")} for box in boxes]
-        value = [image_id, pixels, int(labels), plain, prompt, None if pd.isna(seed) else int(seed)]
-        digest.update(canonical_json(value).encode() + b"\n")
+    """The `DatasetDigest` of rows in any order."""
+    digest = DatasetDigest()
+    digest.update(rows.sort_values("image_id"))
     return digest.hexdigest()
 
 
@@ -157,20 +178,64 @@ def write_index(
     about: Mapping[str, Any] | None = None,
 ) -> DatasetInfo:
     """Write `index.parquet` and, last, `dataset.json`, which makes the folder a Dataset."""
-    rows = rows.sort_values("image_id", ignore_index=True)
-    table = pa.Table.from_pandas(rows, schema=SCHEMA, preserve_index=False)
-    write_parquet(folder / "index.parquet", table)
+    table = pa.Table.from_pandas(rows.sort_values("image_id"), schema=SCHEMA, preserve_index=False)
+    return write_index_of_parts(
+        folder, [table], shards, findings=findings, size=size, synthetic=synthetic, about=about or {}
+    )
+
+
+def write_index_of_parts(
+    folder: Path,
+    parts: Iterable[pa.Table],
+    shards: Iterable[ShardInfo],
+    *,
+    findings: Findings,
+    size: int,
+    synthetic: bool,
+    about: Mapping[str, Any],
+) -> DatasetInfo:
+    """`write_index` for more rows than memory holds: tables of `SCHEMA`, each with ids above those before."""
+    num_images, digest = 0, DatasetDigest()
+    with atomic_path(folder / "index.parquet") as temporary, _writer(temporary) as writer:
+        for table in _gathered(parts):
+            digest.update(table.select(_DIGESTED).to_pandas())
+            writer.write_table(table)
+            num_images += len(table)
     info = DatasetInfo(
         findings=findings.names,
         size=size,
-        num_images=len(rows),
-        digest=dataset_digest(rows),
+        num_images=num_images,
+        digest=digest.hexdigest(),
         shards=tuple(shards),
         synthetic=synthetic,
-        about=dict(about or {}),
+        about=dict(about),
     )
     write_json(folder / "dataset.json", asdict(info))
     return info
+
+
+def _writer(path: Path) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, SCHEMA, compression="zstd")
+
+
+def _gathered(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of small tables in larger ones: a file of ten million rows must not have a row group for each shard."""
+    waiting: list[pa.Table] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= _ROW_GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def committed_parts(stage_folder: Path, receipts: Iterable[Receipt]) -> Iterator[pa.Table]:
+    """The rows of each shard (role "rows") by image id, naming its committed tar relative to the stage's folder."""
+    for receipt in receipts:
+        rows = pq.read_table(receipt.path(stage_folder, "rows"), schema=SCHEMA).sort_by("image_id")
+        tar = receipt.path(stage_folder, "tar").relative_to(stage_folder).as_posix()
+        yield rows.set_column(SCHEMA.get_field_index("shard"), "shard", pa.array([tar] * len(rows), pa.string()))
 
 
 def committed_rows(stage_folder: Path, receipts: Iterable[Receipt]) -> pd.DataFrame:

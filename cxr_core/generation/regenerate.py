@@ -1,17 +1,19 @@
 """Make one image of a synthetic Dataset again, from what is recorded of it and the model."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
-from cxr_core.generation.sampler import decode, encode_prompts, load_model, sample
+from cxr_core.generation.batches import batches, in_parts
+from cxr_core.generation.requests import image_seed
+from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample
 from cxr_core.generation.shard import to_uint8
 from cxr_core.models.checkpoints import weights_sha256
 
@@ -36,16 +38,32 @@ def regenerate(dataset: Dataset, image_id: str, model: Path, *, strict: bool = F
     Strict on the same kind of machine, the same versions and as many threads gives the same pixels, bit for bit.
     Raises UserError for an image that is not in the Dataset or not synthetic, and for another model than made it.
     """
-    position = _position(dataset, image_id)
-    row = dataset.rows.iloc[position]
+    row = dataset.rows.iloc[_position(dataset, image_id)]
     made = json.loads(row["generation"])
     _check_model(model, made["model"], dataset)
     torch.set_num_threads(made["threads"])
-    # The list is in the order of ids, and its batches are whole.
-    size = made["batch_size"] if strict else 1
-    first = position - position % size
-    greys = _draw(load_model(model, made["dtype"]), dataset.rows.iloc[first : first + size], made)
-    return Regenerated(to_uint8(greys[position - first]), dataset.image(row))
+    batch = _batch(dataset, row, made) if strict else [{"prompt": row["prompt"], "seed": row["seed"]}]
+    greys = _draw(load_model(model, made["dtype"]), batch, made)
+    place = [each["seed"] for each in batch].index(row["seed"])
+    return Regenerated(to_uint8(greys[place]), dataset.image(row))
+
+
+def _batch(dataset: Dataset, row: Any, made: dict[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Prompts and seeds of all that was sampled together with an image; see `batches` for the rules."""
+    shard = dataset.rows[dataset.rows["shard"] == row["shard"]].sort_values("image_id")
+    draw = made["draw"]
+    if "gate" in made:
+        draws = np.array([json.loads(text)["gate"]["draws"] for text in shard["generation"]])
+        shard = shard[draws > draw]
+        shard = shard.assign(
+            seed=[image_seed(dataset.info.about["seed"], image_id, draw) for image_id in shard["image_id"]]
+        )
+    rows = shard[["prompt", "seed"]].to_dict("records")
+    for batch, wanted in batches(rows, dataset.info.about["batch_size"], is_redraw=draw > 0):
+        if row["seed"] in [each["seed"] for each in batch[:wanted]]:
+            parts = in_parts(batch, made["batch_size"])
+            return next(part for part in parts if row["seed"] in [each["seed"] for each in part])
+    raise _damaged(dataset, row["image_id"])
 
 
 def _position(dataset: Dataset, image_id: str) -> int:
@@ -70,13 +88,21 @@ def _check_model(model: Path, recorded: str, dataset: Dataset) -> None:
         )
 
 
-def _draw(model: Any, batch: pd.DataFrame, made: dict[str, Any]) -> np.ndarray:
-    texts = encode_prompts(model, ["", *batch["prompt"]])
+def _damaged(dataset: Dataset, image_id: str) -> UserError:
+    return UserError(
+        f"the index does not tell what {image_id!r} was sampled together with",
+        where=str(dataset.folder / "index.parquet"),
+        mend="restore the Dataset as its run wrote it, or make the image again without --strict",
+    )
+
+
+def _draw(model: Model, batch: Sequence[Mapping[str, Any]], made: dict[str, Any]) -> np.ndarray:
+    texts = encode_prompts(model, ["", *(row["prompt"] for row in batch)])
     latents = sample(
         model,
-        torch.cat([texts[prompt] for prompt in batch["prompt"]]),
+        torch.cat([texts[row["prompt"]] for row in batch]),
         texts[""],
-        [int(seed) for seed in batch["seed"]],
+        [int(row["seed"]) for row in batch],
         scheduler=made["scheduler"],
         steps=made["steps"],
         guidance=made["guidance"],

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import Request
-from cxr_core.seeds import derive_seed
+from cxr_core.seeds import derive_seed, derive_seeds
 
 JOIN = "|"
 """Between the findings of a combination, as in Data_Entry_2017.csv."""
@@ -52,14 +52,16 @@ def allocate(request: Request, real: pd.DataFrame, findings: Findings, *, where:
         assert request.num_images is not None
         cells = _like_train(train, request, where)
     else:
-        wanted = _wanted(request, findings, where)
+        wanted = _wanted(request, train, findings, where)
         cells = [cell for name, num in wanted for cell in _by_view(train, findings, name, num, request.view, where)]
     table = pd.DataFrame(cells, columns=["labels", "view", "num_images"])
     return table[table["num_images"] > 0].reset_index(drop=True)
 
 
-def _wanted(request: Request, findings: Findings, where: str) -> list[tuple[str, int]]:
-    """(combination, images) of `counts` or `balanced`."""
+def _wanted(request: Request, train: pd.DataFrame, findings: Findings, where: str) -> list[tuple[str, int]]:
+    """(combination, images) of `counts`, `balanced` or `fill`."""
+    if request.fill is not None:
+        return _lacking(request.fill, train, findings, where)
     if request.counts is not None:
         names, numbers = list(request.counts), list(request.counts.values())
     else:
@@ -72,6 +74,19 @@ def _wanted(request: Request, findings: Findings, where: str) -> list[tuple[str,
             raise UserError(f"{seen[bits]!r} and {name!r} are the same images", where=where, mend="name them once")
         seen[bits] = name
     return list(zip(names, numbers, strict=True))
+
+
+def _lacking(fill: int, train: pd.DataFrame, findings: Findings, where: str) -> list[tuple[str, int]]:
+    """What each finding that a real training image has lacks to `fill`. Raises UserError where none lacks any."""
+    real = {name: int((train["labels"] & findings.bit(name) != 0).sum()) for name in findings.names}
+    lacking = [(name, fill - num) for name, num in real.items() if 0 < num < fill]
+    if not lacking:
+        raise UserError(
+            f"nothing to fill: each finding has {fill} real training images or none",
+            where=where,
+            mend=f"set fill above {min(filter(None, real.values()), default=0)}, or use counts",
+        )
+    return lacking
 
 
 def combination(name: str, findings: Findings, *, where: str) -> int:
@@ -121,17 +136,31 @@ def exact_list(cells: pd.DataFrame, prompt: Callable[[int, str], str], seed: int
     `prompt` makes the text of (labels, view). An image's seed is a function of `seed` and its id alone.
     """
     which = np.repeat(np.arange(len(cells)), cells["num_images"])
-    which = np.random.default_rng(derive_seed(seed, "order")).permutation(which)
+    np.random.default_rng(derive_seed(seed, "order")).shuffle(which)
     prompts = [prompt(int(labels), view) for labels, view in zip(cells["labels"], cells["view"], strict=True)]
-    ids = [f"syn-{i:08d}" for i in range(len(which))]
+    ids, seeds = _ids_and_seeds(seed, len(which))
     columns = {
         "image_id": ids,
         "labels": cells["labels"].to_numpy(np.int64)[which],
         "view": pa.array(cells["view"].tolist(), pa.string()).take(pa.array(which)),
         "prompt": pa.DictionaryArray.from_arrays(pa.array(which, pa.int32()), pa.array(prompts, pa.string())),
-        "seed": [image_seed(seed, image_id) for image_id in ids],
+        "seed": seeds,
     }
     return pa.table(columns, schema=SCHEMA)
+
+
+_AT_ONCE = 1 << 16
+"""Ids that are Python objects at one time: those of ten million images would fill a gigabyte."""
+
+
+def _ids_and_seeds(seed: int, num: int) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """Ids of all images in their order, and the seeds int64 of their first draws."""
+    ids, seeds = [], np.empty(num, np.int64)
+    for start in range(0, num, _AT_ONCE):
+        names = [f"syn-{i:08d}" for i in range(start, min(start + _AT_ONCE, num))]
+        seeds[start : start + len(names)] = derive_seeds((seed,), names, (0,))
+        ids.append(pa.array(names, pa.string()))
+    return pa.chunked_array(ids, pa.string()), seeds
 
 
 def image_seed(seed: int, image_id: str, draw: int = 0) -> int:
@@ -148,6 +177,12 @@ def read_list(path: Path, shard: int) -> pa.Table:
     """The rows of the shard of this number."""
     with pq.ParquetFile(path) as file:
         return file.read_row_group(shard)
+
+
+def left_out(request: Request, real: pd.DataFrame, findings: Findings) -> list[str]:
+    """Findings that `fill` passes over, since no real training image has them."""
+    train = real.loc[real["split"] == "train", "labels"]
+    return [name for name in findings.names if request.fill and not (train & findings.bit(name) != 0).any()]
 
 
 def describe(cells: pd.DataFrame, findings: Findings, *, most: int = 12) -> list[str]:

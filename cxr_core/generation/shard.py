@@ -1,7 +1,7 @@
-"""One shard of a synthetic Dataset: its rows of the list in fixed batches, sampled, checked, written."""
+"""One shard of a synthetic Dataset: its rows of the list in fixed batches, sampled, looked at, written."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,9 @@ from cxr_core.data.dataset import dataset_digest, write_parquet
 from cxr_core.data.findings import Findings
 from cxr_core.data.problems import problem
 from cxr_core.errors import UserError
+from cxr_core.generation.batches import batches, draw_in_memory
+from cxr_core.generation.gate import Gatekeeper, Verdict
+from cxr_core.generation.requests import image_seed
 from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.generation.writer import BackgroundWriter
@@ -22,11 +25,23 @@ from cxr_core.runs.files import canonical_json
 from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output
 
-Batch: TypeAlias = Sequence[Mapping[str, Any]]
-"""Rows of the list that are sampled together."""
+Row: TypeAlias = Mapping[str, Any]
+"""A row of the list: image_id, labels, view, prompt, seed."""
 
 _BLANK = 1.0
 """An image whose grey values have a smaller standard deviation (of 255) shows nothing."""
+
+LOOKS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("labels", pa.int64()),
+        ("draw", pa.int16()),
+        ("stored", pa.bool_()),
+        ("reasons", pa.list_(pa.string())),  # kinds; none where it passed
+        ("scores", pa.list_(pa.float32())),  # in the order of the rule's findings
+    ]
+)
+"""What a gate saw: a row for each draw of each image."""
 
 
 @dataclass
@@ -45,36 +60,84 @@ class Clock:
         return {name: round(value, 3) for name, value in self.seconds.items()}
 
 
-def generate_shard(
-    settings: GenerateStage, checkpoint: Path, images: pa.Table, facts: Mapping[str, Any], work: Path
-) -> Output:
-    """Draw `images` (rows of the frozen list) into `work`: a tar, its rows, and the names of blank images.
+@dataclass(frozen=True)
+class Drawn:
+    """One draw of an image: pixels uint8 (height, width), how many were sampled together, and the gate's verdict."""
 
-    `facts` holds the dataset's `findings` and what each image records of its making (`generation`). Raises UserError
-    naming the images where the model gives NaN.
+    row: Row
+    draw: int
+    pixels: np.ndarray
+    batch_size: int
+    verdict: Verdict | None
+
+
+class Drawer:
+    """Samples batches of rows, in parts where the planned size does not fit into memory; `size` is what did."""
+
+    def __init__(self, model: Model, texts: Mapping[str, torch.Tensor], settings: GenerateStage, clock: Clock) -> None:
+        self.size = settings.batch_size
+        self.clock = clock
+        self._model, self._texts, self._settings = model, texts, settings
+
+    def draw(self, batch: Sequence[Row]) -> np.ndarray:
+        """Images uint8 (n, height, width). Raises UserError naming the images where the model gives NaN."""
+        greys, self.size = draw_in_memory(self._draw, batch, self.size)
+        _refuse_nan(greys, batch, self._settings.dtype)
+        return to_uint8(greys)
+
+    def _draw(self, batch: Sequence[Row]) -> np.ndarray:
+        with self.clock.part("sample"):
+            latents = sample(
+                self._model,
+                torch.cat([self._texts[row["prompt"]] for row in batch]),
+                self._texts[""],
+                [row["seed"] for row in batch],
+                scheduler=self._settings.scheduler,
+                steps=self._settings.steps,
+                guidance=self._settings.guidance,
+            )
+        with self.clock.part("decode"):
+            return decode(self._model, latents)
+
+
+def generate_shard(
+    settings: GenerateStage,
+    checkpoint: Path,
+    images: pa.Table,
+    facts: Mapping[str, Any],
+    work: Path,
+    *,
+    seed: int,
+    gatekeeper: Gatekeeper | None = None,
+) -> Output:
+    """Draw `images` (rows of the frozen list) into `work`: a tar, its rows, what the gate saw, and all oddities.
+
+    `facts` holds the dataset's `findings` and what each image records of its making (`generation`); `seed` is the
+    stage's, from which re-draws have theirs. Raises UserError naming the images where the model gives NaN.
     """
     torch.set_num_threads(settings.threads)
-    clock = Clock()
-    problems: list[dict[str, str]] = []
+    clock, log = Clock(), _Log()
     with clock.part("load"):
         model = load_model(checkpoint, settings.dtype)
     with clock.part("prompts"):
         texts = encode_prompts(model, ["", *images["prompt"].to_pylist()])
+    drawer = Drawer(model, texts, settings, clock)
     writer = BackgroundWriter(work / "images.tar", Findings(tuple(facts["findings"])))
     with writer, bar(f"{settings.name}: images", len(images)) as progress:
-        for batch in _batches(images, settings.batch_size):
-            greys = _draw(model, texts, batch, settings, clock)
-            problems += _blank(greys, batch)
-            for row, pixels in zip(batch, to_uint8(greys), strict=True):
-                writer.put(pixels, _row(row, facts["generation"]))
-            progress.advance(len(batch))
+        for drawn, num_draws in _stored(images.to_pylist(), drawer, settings, seed, gatekeeper, log):
+            writer.put(drawn.pixels, _row(drawn, num_draws, facts["generation"], gatekeeper))
+            progress.advance()
     rows = writer.rows()
     write_parquet(work / "rows.parquet", rows)
+    paths = {"tar": work / "images.tar", "rows": work / "rows.parquet"}
+    if gatekeeper:
+        paths["gate"] = work / "gate.parquet"
+        write_parquet(paths["gate"], log.looks())
     return Output(
-        paths={"tar": work / "images.tar", "rows": work / "rows.parquet"},
+        paths=paths,
         digest=dataset_digest(rows.to_pandas()),
-        counts={"images": len(images), "blank": len(problems)},
-        problems=problems,
+        counts={"images": len(images), **log.counts, "smallest_batch": drawer.size},
+        problems=log.problems,
         seconds={**clock.rounded(), "waiting for the writer": round(writer.waited, 3)},
     )
 
@@ -84,35 +147,98 @@ def to_uint8(greys: np.ndarray) -> np.ndarray:
     return np.rint(greys).astype(np.uint8)
 
 
-def _batches(images: pa.Table, batch_size: int) -> Iterator[list[dict[str, Any]]]:
-    for start in range(0, len(images), batch_size):
-        yield images.slice(start, batch_size).to_pylist()
-
-
-def _draw(
-    model: Model,
-    texts: Mapping[str, torch.Tensor],
-    batch: Batch,
+def _stored(
+    rows: Sequence[Row],
+    drawer: Drawer,
     settings: GenerateStage,
-    clock: Clock,
-) -> np.ndarray:
-    with clock.part("sample"):
-        latents = sample(
-            model,
-            torch.cat([texts[row["prompt"]] for row in batch]),
-            texts[""],
-            [row["seed"] for row in batch],
-            scheduler=settings.scheduler,
-            steps=settings.steps,
-            guidance=settings.guidance,
-        )
-    with clock.part("decode"):
-        greys = decode(model, latents)
-    _refuse_nan(greys, batch, settings.dtype)
-    return greys
+    seed: int,
+    gatekeeper: Gatekeeper | None,
+    log: "_Log",
+) -> Iterator[tuple[Drawn, int]]:
+    """Each image once, as soon as it passes or its draws are used up (then the best of them), and its draws so far."""
+    best: dict[str, Drawn] = {}
+    max_draws = settings.gate.max_draws if settings.gate else 1
+    for draw in range(max_draws):
+        rejected: list[Row] = []
+        again = [{**row, "seed": image_seed(seed, row["image_id"], draw)} for row in rows] if draw else rows
+        for batch, wanted in batches(again, settings.batch_size, is_redraw=draw > 0):
+            for drawn in _looked_at(drawer, batch, wanted, draw, gatekeeper):
+                image_id = drawn.row["image_id"]
+                best[image_id] = _better(best.get(image_id), drawn)
+                if drawn.verdict and not drawn.verdict.passed and draw + 1 < max_draws:
+                    rejected.append(drawn.row)
+                    log.look(drawn)
+                    continue
+                chosen = best.pop(image_id)
+                log.look(drawn, chosen)
+                if gatekeeper and not (chosen.verdict and chosen.verdict.passed):
+                    gatekeeper.store(chosen.pixels)
+                yield chosen, draw + 1
+        rows = rejected
 
 
-def _refuse_nan(greys: np.ndarray, batch: Batch, dtype: str) -> None:
+def _looked_at(
+    drawer: Drawer, batch: Sequence[Row], wanted: int, draw: int, gatekeeper: Gatekeeper | None
+) -> Iterator[Drawn]:
+    pixels = drawer.draw(batch)[:wanted]
+    verdicts: Iterable[Verdict | None] = [None] * wanted
+    if gatekeeper:
+        with drawer.clock.part("gate"):
+            verdicts = gatekeeper.look(pixels, [row["labels"] for row in batch[:wanted]])
+    for row, image, verdict in zip(batch, pixels, verdicts, strict=False):
+        yield Drawn(row, draw, image, drawer.size, verdict)
+
+
+def _better(before: Drawn | None, drawn: Drawn) -> Drawn:
+    """The better of two draws of an image; of equal ones the first."""
+    if before is None or before.verdict is None or drawn.verdict is None:
+        return drawn
+    if drawn.verdict.passed:
+        return drawn
+    return drawn if drawn.verdict.rank > before.verdict.rank else before
+
+
+class _Log:
+    """What was odd about draws, and what the gate saw of each."""
+
+    def __init__(self) -> None:
+        self.problems: list[dict[str, str]] = []
+        self.counts = {"blank": 0, "rejected": 0, "kept_in_spite": 0}
+        self._looks: list[dict[str, Any]] = []
+        self._stored: set[tuple[str, int]] = set()
+
+    def look(self, drawn: Drawn, chosen: Drawn | None = None) -> None:
+        """One draw, and the one that is stored where this was the last."""
+        image_id = drawn.row["image_id"]
+        if drawn.verdict is not None:
+            self._note_verdict(drawn, drawn.verdict, chosen)
+        if chosen is not None:
+            self._stored.add((image_id, chosen.draw))
+            spread = float(chosen.pixels.std())
+            if spread < _BLANK:
+                self.counts["blank"] += 1
+                detail = f"grey values spread by only {spread:.2f} of 255"
+                self.problems.append(problem("blank", image_id, "", detail, "kept"))
+
+    def looks(self) -> pa.Table:
+        """All draws (`LOOKS`)."""
+        told = [{**look, "stored": (look["image_id"], look["draw"]) in self._stored} for look in self._looks]
+        return pa.Table.from_pylist(told, schema=LOOKS)
+
+    def _note_verdict(self, drawn: Drawn, verdict: Verdict, chosen: Drawn | None) -> None:
+        image_id = drawn.row["image_id"]
+        look = {"image_id": image_id, "labels": drawn.row["labels"], "draw": drawn.draw}
+        reasons = [kind for kind, _ in verdict.reasons]
+        self._looks.append({**look, "reasons": reasons, "scores": verdict.scores.tolist()})
+        self.counts["rejected"] += not verdict.passed
+        self.counts["kept_in_spite"] += not verdict.passed and chosen is not None
+        action = "drawn again" if chosen is None else f"draw {chosen.draw} kept, the best of {drawn.draw + 1}"
+        self.problems += [
+            problem(kind, image_id, "", f"draw {drawn.draw}: {detail}", action) for kind, detail in verdict.reasons
+        ]
+
+
+def _refuse_nan(greys: np.ndarray, batch: Sequence[Row], dtype: str) -> None:
     failed = [row["image_id"] for row, grey in zip(batch, greys, strict=True) if not np.isfinite(grey).all()]
     if failed:
         overflow = f"set dtype: float32, since {dtype} overflows early; " if dtype != "float32" else ""
@@ -122,25 +248,19 @@ def _refuse_nan(greys: np.ndarray, batch: Batch, dtype: str) -> None:
         )
 
 
-def _blank(greys: np.ndarray, batch: Batch) -> list[dict[str, str]]:
-    spread = greys.std(axis=(1, 2))
-    return [
-        problem("blank", row["image_id"], "", f"grey values spread by only {value:.2f} of 255", "kept")
-        for row, value in zip(batch, spread, strict=True)
-        if value < _BLANK
-    ]
-
-
-def _row(row: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the Dataset's `SCHEMA` from a row of the list; what a synthetic image does not have is empty."""
+def _row(drawn: Drawn, num_draws: int, generation: Mapping[str, Any], gatekeeper: Gatekeeper | None) -> dict[str, Any]:
+    """A row of the Dataset's `SCHEMA` from a draw; what a synthetic image does not have is empty."""
+    made = {**generation, "batch_size": drawn.batch_size, "draw": drawn.draw}
+    if gatekeeper and drawn.verdict:
+        made["gate"] = {"draws": num_draws, **gatekeeper.told(drawn.row["labels"], drawn.verdict)}
     return {
-        **row,
+        **drawn.row,
         "patient_id": "",
         "split": "synthetic",
         "age": None,
         "sex": "",
         "follow_up": None,
         "boxes": [],
-        "generation": canonical_json({**generation, "draw": 0}),
+        "generation": canonical_json(made),
         "source_sha256": "",
     }

@@ -50,13 +50,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage(folder: Path, model: Path, real: Path, **values: Any) -> Work:
     """A generate stage of 11 images in `folder`, ready to be worked on."""
     defaults: dict[str, Any] = {
+        "inputs": {"model": "m", "like": "r"},
         "request": {"counts": {"Effusion": 6, "No Finding": 5}},
         "steps": 3,
         "batch_size": 4,
         "shard_size": 8,
         "threads": 1,
     }
-    settings = GenerateStage(name="syn", kind="generate", inputs={"model": "m", "like": "r"}, **{**defaults, **values})
+    settings = GenerateStage(name="syn", kind="generate", **{**defaults, **values})
     folder.mkdir()
     return Work(StageFolder(folder), jobs.generate, Context(settings, {"model": model, "like": real}, 5, folder), {})
 

@@ -1,0 +1,214 @@
+"""The gate of the generate stage: a small trained classifier, a real sampler, images drawn again and made again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.data.findings import NIH, NO_FINDING
+from cxr_core.errors import UserError
+from cxr_core.generation.acceptance import Acceptance
+from cxr_core.generation.gate import Bound, Gatekeeper, Rule, calibrate, distances, open_judge, scores_of, thumbnails
+from cxr_core.generation.regenerate import regenerate
+from cxr_core.generation.settings import Gate
+from cxr_core.runs.pack import Work, finalize, freeze, run_pack
+from tests.local.test_generate import nano, saved, stage
+from tests.local.test_judged import real_rows, train_judge
+from tests.planted import planted_image, planted_row, planted_rows, write_planted
+
+EFFUSION = NIH.bit("Effusion")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_planted(tmp_path_factory.mktemp("planted") / "real", real_rows()).folder
+
+
+@pytest.fixture(scope="module")
+def judge(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from cxr_core.models.checkpoints import final_checkpoint
+
+    return final_checkpoint(train_judge(tmp_path_factory.mktemp("judge") / "judge", real), "classifier")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("model") / "model", nano())
+
+
+@pytest.fixture(scope="module")
+def rule(judge: Path, real: Path) -> Rule:
+    return calibrate(judge, Dataset.open(real), Gate(), threads=1)
+
+
+def gated(folder: Path, model: Path, real: Path, judge: Path, **values: Any) -> Work:
+    """A generate stage of 22 images with a gate, ready to be worked on."""
+    values = {"request": {"counts": {"Effusion": 12, "No Finding": 10}}, "gate": {"max_draws": 3}, **values}
+    inputs = {"model": "m", "like": "r", "gate": "g"}
+    work = stage(folder, model, real, inputs=inputs, **values)
+    work.context.inputs["gate"] = judge  # type: ignore[index]
+    return work
+
+
+def finish(work: Work) -> Dataset:
+    plan = freeze(work)
+    run_pack(work, plan, [shard.id for shard in plan.shards])
+    finalize(work, plan)
+    return Dataset.open(work.folder.path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, model: Path, real: Path, judge: Path) -> Dataset:
+    return finish(gated(tmp_path_factory.mktemp("gated") / "syn", model, real, judge))
+
+
+def looks_of(dataset: Dataset) -> pd.DataFrame:
+    parts = [pq.read_table(path).to_pandas() for path in sorted((dataset.folder / "shards").glob("*.parquet"))]
+    return pd.concat([part for part in parts if "reasons" in part], ignore_index=True)
+
+
+def test_given_real_validation_images_bounds_reject_the_share_of_them_that_was_asked_for(
+    judge: Path, real: Path, rule: Rule
+) -> None:
+    val = Dataset.open(real).of_split("val")
+    scores = scores_of(open_judge(judge)[0], Dataset.open(real).images(val))[:, 0]
+    bound = rule.bounds["Effusion"]
+    assert bound.score is not None
+    assert bound.auroc is not None
+    assert bound.auroc > 0.9
+    has = (val["labels"] == EFFUSION).to_numpy()
+    assert (scores[has] < bound.score).mean() == pytest.approx(0.1)
+    assert rule.bounds[NO_FINDING].score is not None
+    assert 0 < rule.min_distance < 1
+    assert rule.min_spread > 1
+
+
+def test_given_images_of_each_kind_the_gate_says_what_is_wrong_with_each(judge: Path, rule: Rule) -> None:
+    keeper = Gatekeeper(open_judge(judge)[0], rule, NIH)
+    sick, well = (
+        np.stack([planted_image(planted_row(f"{name}{i}", labels=labels), 32) for i in range(20)])
+        for name, labels in (("sick", EFFUSION), ("well", 0))
+    )
+    passed = [verdict.passed for verdict in keeper.look(sick, [EFFUSION] * 20)]
+    assert np.mean(passed) > 0.7
+    assert np.mean([verdict.passed for verdict in keeper.look(well, [0] * 20)]) > 0.7
+    others = [planted_image(planted_row(f"other{i}"), 32) for i in range(10)]
+    disobedient = keeper.look(np.stack(others), [EFFUSION] * 10)
+    assert all("finding_not_seen" in dict(verdict.reasons) for verdict in disobedient)
+    flat = np.full((1, 32, 32), 90, np.uint8)
+    assert "flat" in dict(keeper.look(flat, [0])[0].reasons)
+    again = sick[passed.index(True)][None]
+    twice = [dict(verdict.reasons) for verdict in keeper.look(again, [EFFUSION])]
+    assert "near_duplicate" in twice[0]
+
+
+def test_given_equal_pictures_of_other_brightness_their_distance_is_nothing() -> None:
+    image = planted_image(planted_row("a"), 32)
+    brighter = (image.astype(int) + 40).astype(np.uint8)
+    other = planted_image(planted_row("b"), 32)
+    apart = distances(thumbnails([image]), thumbnails([image, brighter, other]))[0]
+    assert apart[:2] == pytest.approx([0, 0], abs=0.05)
+    assert apart[2] > 0.5
+
+
+def test_given_a_gate_each_image_is_there_once_with_its_draw_and_its_verdict(made: Dataset) -> None:
+    assert list(made.verify()) == []
+    assert made.info.num_images == 22
+    looks = looks_of(made)
+    for row in made.rows.itertuples():
+        told = json.loads(row.generation)
+        mine = looks[looks["image_id"] == row.image_id].sort_values("draw")
+        assert told["gate"]["draws"] == len(mine)
+        assert mine["draw"].tolist() == list(range(len(mine)))
+        assert mine[mine["stored"]]["draw"].tolist() == [told["draw"]]
+        assert told["gate"]["passed"] == (not len(mine[mine["stored"]]["reasons"].iloc[0]))
+        assert told["gate"]["passed"] or len(mine) == 3
+    draws = [json.loads(text)["draw"] for text in made.rows["generation"]]
+    assert 0 < sum(draw > 0 for draw in draws)
+
+
+def test_given_rejected_draws_each_is_named_with_its_reason_and_what_was_done(made: Dataset) -> None:
+    problems = pd.read_csv(made.folder / "problems.csv")
+    looks = looks_of(made)
+    assert len(problems) == looks["reasons"].map(len).sum() > 0
+    assert set(problems["kind"]) <= {"finding_not_seen", "flat", "near_duplicate"}
+    assert problems["action"].str.match(r"drawn again|draw \d kept, the best of 3").all()
+
+
+def test_given_a_gate_the_dataset_says_how_many_passed_of_each_finding(made: Dataset) -> None:
+    accepted = Acceptance.model_validate(made.info.about["gate"]["acceptance"])
+    looks = looks_of(made)
+    assert (accepted.images, accepted.draws) == (22, len(looks))
+    assert accepted.first == int((looks["draw"].eq(0) & looks["reasons"].map(len).eq(0)).sum())
+    effusion = accepted.findings["Effusion"]
+    assert (effusion.asked, accepted.findings[NO_FINDING].asked) == (12, 10)
+    assert effusion.passed == sum(
+        json.loads(row.generation)["gate"]["passed"] for row in made.rows.itertuples() if row.labels
+    )
+    assert effusion.auroc_first is not None
+    assert effusion.auroc_stored is not None
+    assert effusion.auroc_stored >= effusion.auroc_first
+    assert sum(accepted.reasons.values()) == looks["reasons"].map(len).sum()
+
+
+def test_given_an_image_that_passed_at_once_it_is_the_image_without_a_gate(
+    made: Dataset, tmp_path: Path, model: Path, real: Path
+) -> None:
+    plain = finish(stage(tmp_path / "syn", model, real, request={"counts": {"Effusion": 12, "No Finding": 10}}))
+    before = plain.rows.set_index("image_id")["pixel_sha256"]
+    for row in made.rows.itertuples():
+        same = before[row.image_id] == row.pixel_sha256
+        assert same == (json.loads(row.generation)["draw"] == 0)
+
+
+def test_given_any_gated_image_it_is_made_again_bit_for_bit(made: Dataset, model: Path) -> None:
+    draws = made.rows["generation"].map(lambda text: json.loads(text)["draw"])
+    for draw in sorted(draws.unique()):
+        for image_id in made.rows["image_id"][draws == draw].iloc[[0, -1]]:
+            assert not regenerate(made, image_id, model, strict=True).difference.any()
+            assert regenerate(made, image_id, model).difference.max() <= 1
+
+
+def test_given_a_lost_shard_it_is_drawn_again_with_the_same_digest(
+    made: Dataset, tmp_path: Path, model: Path, real: Path, judge: Path
+) -> None:
+    work = gated(tmp_path / "syn", model, real, judge)
+    plan = freeze(work)
+    for shard in reversed(plan.shards):
+        run_pack(work, plan, [shard.id])
+    finalize(work, plan)
+    assert Dataset.open(work.folder.path).info.digest == made.info.digest
+
+
+def test_given_another_classifier_than_planned_shards_are_refused(
+    tmp_path: Path, model: Path, real: Path, judge: Path
+) -> None:
+    from cxr_core.models.classifier import build, save
+
+    other = tmp_path / "other"
+    save(build("small", 32, ("Effusion",), seed=1), other, {})
+    work = gated(tmp_path / "syn", model, real, judge)
+    plan = freeze(work)
+    work.context.inputs["gate"] = other  # type: ignore[index]
+    with pytest.raises(UserError, match="the gate's classifier changed since the plan"):
+        run_pack(work, plan, [plan.shards[0].id])
+
+
+def test_given_too_few_validation_images_a_gate_is_refused(tmp_path: Path, judge: Path) -> None:
+    few = write_planted(tmp_path / "few", [*planted_rows(10), *planted_rows(4, split="val")])
+    with pytest.raises(UserError, match="there are 4 of 20"):
+        calibrate(judge, few, Gate(), threads=1)
+
+
+def test_given_a_classifier_that_cannot_tell_a_finding_it_is_not_gated_and_the_rule_says_why(
+    tmp_path: Path, judge: Path
+) -> None:
+    deaf = write_planted(tmp_path / "deaf", [r for r in real_rows(shuffled=True) if r["split"] == "val"])
+    bound: Bound = calibrate(judge, deaf, Gate(), threads=1).bounds["Effusion"]
+    assert bound.score is None
+    assert "below 0.70" in str(bound.refused)
