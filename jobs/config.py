@@ -19,6 +19,7 @@ from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.settings import Name, Settings
 from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, LatentsStage, TextEncoderTrain, VaeTrain
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
+from jobs.judges import judge_mistakes
 
 DATASETS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"latents"})
 MODELS, DENOISERS = frozenset({"train.vae", "train.text_encoder", "train.diffusion"}), frozenset({"train.diffusion"})
@@ -78,6 +79,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _inputs_fit(self) -> "RunConfig":
         mistakes = list(_input_mistakes([(stage.name, _stage_tag(stage), inputs_of(stage)) for stage in self.stages]))
+        mistakes += judge_mistakes([stage.model_dump() for stage in self.stages])
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
@@ -237,6 +239,7 @@ def _raw_input_mistakes(value: dict[str, Any]) -> Iterator[str]:
     stages = [stage for stage in listed if isinstance(stage, dict)] if isinstance(listed, list) else []
     plain = [(str(s.get("name")), _stage_tag(s), s.get("inputs") or {}) for s in stages]
     yield from _input_mistakes([(name, kind, _texts(inputs)) for name, kind, inputs in plain])
+    yield from judge_mistakes([{**stage, "inputs": _texts(stage.get("inputs"))} for stage in stages])
 
 
 def _texts(inputs: Any) -> dict[str, str]:

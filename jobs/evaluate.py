@@ -49,6 +49,10 @@ def freeze(context: Context, work: Path) -> Draft:
 
     settings: EvaluateStage = context.settings
     datasets = _datasets(context)
+    if "judge" in context.inputs:
+        from jobs.judges import check_judge
+
+        check_judge(context.inputs["judge"], datasets["synthetic"])
     named = [
         *settings.grids.findings,
         *(name for entry in settings.utility for name in (entry.finding, entry.negatives)),

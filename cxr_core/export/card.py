@@ -6,6 +6,7 @@ from typing import Any
 import cxr_core
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
+from cxr_core.generation.acceptance import shown
 
 LICENCES = {
     "chestxray14": "ChestX-ray14 is free to use with attribution to the NIH Clinical Center and a citation of Wang et "
@@ -69,6 +70,8 @@ def _made(dataset: Dataset) -> Iterator[str]:
     yield f"- sampler: {sampler}; each image's seed is in the table"
     yield f"- request: {_spelt(about['request'])}"
     yield f"- prompts: {_spelt(about['prompts'])}"
+    yield from _gate(about)
+    yield from (f"- {name}: the model never saw an image with it" for name in about.get("unseen", ()))
     learnt = about.get("training_data")
     if learnt:
         yield f"- the model learnt from {learnt['images']:,} real images of {learnt['patients']:,} patients " + (
@@ -77,6 +80,21 @@ def _made(dataset: Dataset) -> Iterator[str]:
     else:
         yield "- what the model learnt from is not known"
     yield ""
+
+
+def _gate(about: Mapping[str, Any]) -> Iterator[str]:
+    accepted = shown(about)
+    if accepted is None:
+        return
+    yield (
+        f"- gate (a classifier, sha256 `{about['gate']['sha256']}`): the first draw of {accepted.first:,} of "
+        f"{accepted.images:,} images passed, some draw of {accepted.passed:,}; of the others the best is here, and "
+        "its `generation` says `passed: false`"
+    )
+    shares = [f"{name} {one.passed:,} of {one.asked:,}" for name, one in accepted.findings.items()]
+    yield f"- passed by finding: {', '.join(shares)}"
+    reasons = [f"{kind} {num:,}" for kind, num in accepted.reasons.items()]
+    yield f"- rejected draws by reason: {', '.join(reasons) or 'none'}"
 
 
 def _spelt(values: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What a gate let pass: counts by finding and by reason, and how well its scores follow the requests."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def tally(parts: Iterable[pa.Table], known: tuple[str, ...], vocabulary: Finding
     return counted.result()
 
 
-def shown(about: dict[str, Any]) -> Acceptance | None:
+def shown(about: Mapping[str, Any]) -> Acceptance | None:
     """The acceptance that a Dataset's `about` records; None where it has no gate."""
     gate = about.get("gate")
     return Acceptance.model_validate(gate["acceptance"]) if gate else None

@@ -98,7 +98,7 @@ def _in_numbers(dataset: Dataset) -> Iterator[Block]:
     yield Facts([("form", f"8-bit grey, {dataset.info.size} × {dataset.info.size} pixels"), *about])
 
 
-_SHOWN_ELSEWHERE = ("problems",)
+_SHOWN_ELSEWHERE = ("problems", "gate")
 
 
 def _short(value: Any) -> str:

@@ -6,6 +6,7 @@ from cxr_core.report.datasets import dataset_section, examples_section, histogra
 from cxr_core.report.evaluation import pictures_section
 from cxr_core.report.faithfulness import faithfulness_section, judge_section
 from cxr_core.report.fidelity import fidelity_section
+from cxr_core.report.gate import gate_section
 from cxr_core.report.provenance import glossary_section, provenance_section, time_section
 from cxr_core.report.read import RunView
 from cxr_core.report.summary import summary
@@ -23,6 +24,7 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         examples_section(run),
         training_section(run),
         pictures_section(run),
+        gate_section(run),
         judge_section(run),
         faithfulness_section(run),
         fidelity_section(run),

@@ -129,7 +129,7 @@ def test_given_a_gate_each_image_is_there_once_with_its_draw_and_its_verdict(mad
         assert told["gate"]["passed"] == (not len(mine[mine["stored"]]["reasons"].iloc[0]))
         assert told["gate"]["passed"] or len(mine) == 3
     draws = [json.loads(text)["draw"] for text in made.rows["generation"]]
-    assert 0 < sum(draw > 0 for draw in draws)
+    assert sum(draw > 0 for draw in draws) > 0
 
 
 def test_given_rejected_draws_each_is_named_with_its_reason_and_what_was_done(made: Dataset) -> None:

@@ -1,0 +1,94 @@
+"""Who judges may not have chosen: the gate of a generate stage and the judge of its images share no patients."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_core.errors import UserError
+from cxr_core.models.checkpoints import final_checkpoint
+from cxr_core.models.classifier_folder import classifier_sha256, read_about
+from cxr_core.runs.run import Run
+
+if TYPE_CHECKING:
+    from cxr_core.data.dataset import Dataset  # takes a second, and every command reads a config
+
+_MEND = (
+    "train the gate's classifier on other patients: a preprocess stage of its own, whose `exclude_lists` (phantoms: "
+    "`seed`) leave none that the judge learns from"
+)
+
+
+def judge_mistakes(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What a config alone tells: an evaluation whose judge is the gate, or learns from the Dataset that the gate did.
+
+    `stages` are the entries of a config, of which only names, kinds and inputs are looked at.
+    """
+    inputs = {str(stage.get("name")): stage.get("inputs") or {} for stage in stages}
+    for stage in stages:
+        judge = inputs[str(stage.get("name"))].get("judge")
+        images = inputs[str(stage.get("name"))].get("synthetic")
+        gate = inputs.get(str(images), {}).get("gate")
+        if stage.get("kind") != "evaluate" or judge is None or gate is None:
+            continue
+        if judge == gate:
+            yield f"stage {stage.get('name')!r}: its judge {judge!r} is the gate of {images!r}: {_MEND}"
+        elif _learns_from(judge, inputs) and _learns_from(judge, inputs) == _learns_from(gate, inputs):
+            taught = f"its judge {judge!r} learns from the Dataset that taught the gate {gate!r} of {images!r}"
+            yield f"stage {stage.get('name')!r}: {taught}: {_MEND}"
+
+
+def _learns_from(classifier: str, inputs: Mapping[str, Mapping[str, Any]]) -> str | None:
+    return inputs.get(classifier, {}).get("dataset")
+
+
+def check_judge(judge: Path, synthetic: "Dataset") -> None:
+    """Raise UserError if a judge is the gate of a Dataset, or learnt from its gate's patients, as far as files tell.
+
+    Told are: equal weights; the Dataset that a classifier says it learnt from; and, where both lie in runs, the images
+    and patients of these two Datasets.
+    """
+    gate = synthetic.info.about.get("gate")
+    if not gate:
+        return
+    folder = final_checkpoint(judge, "classifier")
+    if classifier_sha256(folder) == gate["sha256"]:
+        raise _no_judge("the judge is the classifier that chose these images as their gate", judge)
+    learnt = read_about(folder).get("dataset")
+    if learnt is not None and learnt == gate["dataset"]:
+        raise _no_judge(f"the judge learnt from the Dataset that taught the gate ({learnt[:16]})", judge)
+    gate_folder = _given(synthetic.folder, "gate")
+    taught = _given(judge, "dataset"), _given(gate_folder, "dataset") if gate_folder else None
+    if taught[0] and taught[1]:
+        from cxr_core.data.dataset import Dataset
+
+        _check_patients(Dataset.open(taught[0]), Dataset.open(taught[1]), judge)
+
+
+def _check_patients(judges: "Dataset", gates: "Dataset", judge: Path) -> None:
+    mine, theirs = judges.of_split("train"), gates.of_split("train")
+    images = set(mine["source_sha256"]) & set(theirs["source_sha256"]) - {""}
+    if images:
+        raise _no_judge(
+            f"{len(images)} of the {len(mine)} images that the judge learnt from taught the gate too", judge
+        )
+    # Names of patients mean the same ones only within one source; phantoms of another seed are other people.
+    sources = [dataset.info.about.get("source") or {} for dataset in (judges, gates)]
+    if sources[0].get("kind") == sources[1].get("kind") != "phantom":
+        patients = set(mine["patient_id"]) & set(theirs["patient_id"])
+        if patients:
+            raise _no_judge(f"{len(patients)} patients that the judge learnt from taught the gate too", judge)
+
+
+def _given(stage: Path, role: str) -> Path | None:
+    """What the run of a stage names in one of its roles; None where the folder is no stage of a run."""
+    if not (stage.parent / "config.yaml").is_file():
+        return None
+    stages = {entry["name"]: entry for entry in Run.open(stage.parent).config["stages"]}
+    value = stages.get(stage.name, {}).get("inputs", {}).get(role)
+    if value is None:
+        return None
+    return stage.parent / value if value in stages else Path(value).expanduser()
+
+
+def _no_judge(what: str, judge: Path) -> UserError:
+    return UserError(what, where=str(judge), mend=_MEND)
