@@ -108,11 +108,16 @@ sys.exit(code)
 
 
 def cxr_with_memory(*words: str | Path, env: Mapping[str, str] | None = None) -> tuple[int, str, float]:
-    """Run `cxr`: exit status, all that it said, and the most memory that it held, in MiB.
+    """Run `cxr`: exit status, all that it said, and the most memory that it held, in MiB."""
+    return python_with_memory("-m", "jobs.cli", *words, env=env)
+
+
+def python_with_memory(*words: str | Path, env: Mapping[str, str] | None = None) -> tuple[int, str, float]:
+    """The same of any Python process.
 
     A small process starts it, since Linux counts what the one that starts a process holds as that one's own.
     """
-    command = [sys.executable, "-c", _MEASURED, sys.executable, "-m", "jobs.cli", *map(str, words)]
+    command = [sys.executable, "-c", _MEASURED, sys.executable, *words]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     *said, kilobytes = done.stderr.splitlines()
     return done.returncode, "\n".join([done.stdout, *said]), int(kilobytes) / 1024
