@@ -135,7 +135,9 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         _again(context.folder, equal),
     )
     num_problems = write_problems(context.folder / "problems.csv", problems)
-    return {"digest": info.digest, "num_images": info.num_images, "problems": num_problems, "parts": _sum(receipts)}
+    accepted = {"gate": about["gate"]["acceptance"]} if context.settings.gate else {}
+    numbers = {"num_images": info.num_images, "problems": num_problems, "parts": _sum(receipts)}
+    return {"digest": info.digest, **numbers, **accepted}
 
 
 _RULE = "gate.json"

@@ -29,7 +29,7 @@ def in_parts(batch: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def draw_in_memory(draw: Callable[[Sequence[T]], np.ndarray], batch: Sequence[T], size: int) -> tuple[np.ndarray, int]:
-    """Draw a batch in parts of `size`, or of half of that as often as memory does not suffice.
+    """Draw a batch in parts of `size`, or of half, a quarter ... of that where memory does not suffice.
 
     Returns the images and the size at which it did. Raises the error where one image is too much already.
     """
@@ -40,7 +40,9 @@ def draw_in_memory(draw: Callable[[Sequence[T]], np.ndarray], batch: Sequence[T]
             if size == 1 or not is_out_of_memory(error):
                 raise
         # Not in the handler: the error holds the frames and so the tensors that there is no room for.
-        size = max(1, min(size, len(batch)) // 2)
+        size = max(1, size // 2)
+        while size >= len(batch) > 1:
+            size //= 2
         torch.cuda.empty_cache()
 
 

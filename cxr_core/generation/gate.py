@@ -127,7 +127,7 @@ class Gatekeeper:
         margins = self._margins(labels, scores)
         reasons = [*self._unlike_a_radiograph(image)]
         reasons += [
-            (NOT_SEEN, f"{name}: {margin:.3f} below its bound") for name, margin in margins.items() if margin < 0
+            (NOT_SEEN, f"{name}: {-margin:.3f} below its bound") for name, margin in margins.items() if margin < 0
         ]
         verdict = Verdict(tuple(reasons), min(margins.values(), default=0.0), scores)
         if verdict.passed:

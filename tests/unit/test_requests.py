@@ -12,7 +12,15 @@ from pydantic import ValidationError
 
 from cxr_core.data.findings import NIH
 from cxr_core.errors import UserError
-from cxr_core.generation.requests import allocate, describe, exact_list, largest_remainder, read_list, write_list
+from cxr_core.generation.requests import (
+    allocate,
+    describe,
+    exact_list,
+    largest_remainder,
+    left_out,
+    read_list,
+    write_list,
+)
 from cxr_core.generation.settings import GenerateStage, Request
 from cxr_core.seeds import derive_seed
 
@@ -90,12 +98,26 @@ def test_given_a_fixed_view_all_images_have_it_even_where_no_real_image_is_like_
     assert table(allocate(request, real_rows(), NIH)) == {(NIH.bit("Hernia"), "PA"): 3}
 
 
+def test_given_fill_each_finding_gets_what_its_real_training_images_lack() -> None:
+    request = Request(fill=30)
+    assert table(allocate(request, real_rows(), NIH)) == {
+        (EDEMA, "AP"): 7,  # 21 training images have it, 17 of them AP
+        (EDEMA, "PA"): 2,
+        (EFFUSION, "PA"): 29,
+    }
+    assert request.most(14) == 420
+    passed_over = left_out(request, real_rows(), NIH)
+    assert len(passed_over) == 12
+    assert "Hernia" in passed_over
+
+
 @pytest.mark.parametrize(
     ("request_", "text"),
     [
         (Request(counts={"Edma": 3}), "unknown finding 'Edma'"),
         (Request(counts={"Hernia": 3}), "nothing to be like: no real training image has 'Hernia'"),
         (Request(counts={"Edema|No Finding": 3}), "contradicts itself"),
+        (Request(fill=1), "nothing to fill: each finding has 1 real training images or none"),
         (Request(counts={"Edema|Effusion": 3, "Effusion|Edema": 2}), "are the same images"),
     ],
 )
@@ -121,6 +143,7 @@ def test_given_no_training_images_like_train_is_refused() -> None:
         ({"counts": {"Edema": 1}, "like": "train"}, "not counts and like"),
         ({"like": "train"}, "like needs num_images"),
         ({"counts": {"Edema": 1}, "num_images": 5}, "remove num_images"),
+        ({"fill": 5, "num_images": 5}, "fill already says how many images: remove num_images"),
     ],
 )
 def test_given_a_contradicting_request_validation_names_the_mend(values: dict, text: str) -> None:
