@@ -77,6 +77,22 @@ def export(
 
 
 @app.command()
+def browse(
+    path: Folder,
+    out: Annotated[Path | None, typer.Option(help="A new folder; by default `browse` in the Dataset's.")] = None,
+) -> None:
+    """Write a page to look through all images by finding, view, prompt and gate score. Killed, it goes on where it was.
+
+    Example: cxr data browse runs/demo/synthetic
+    """
+    from cxr_core.data.dataset import Dataset
+    from cxr_core.export.browse import write_page
+
+    page = write_page(Dataset.open(path), out or path / "browse")
+    typer.echo(f"{page}: open it in a browser, from this folder or from a copy of it")
+
+
+@app.command()
 def regenerate(
     path: Folder,
     image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="Of its index, e.g. syn-00000000.")],

@@ -1,9 +1,10 @@
 """A generate stage of very many images that nobody draws: how long it takes to plan, freeze, look at and index them."""
 
 import json
+import resource
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,6 +58,18 @@ print(info.num_images, len(equal.again()))
 """
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a process took. Seconds of the CPU are what a machine with nothing else to do would need."""
+
+    seconds: float
+    cpu: float
+    memory: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s ({self.cpu:.1f} s of the CPU), {self.memory:.0f} MiB"
+
+
 class ManyImages:
     """A run of `num_images` that is only planned, in `folder`."""
 
@@ -64,18 +77,18 @@ class ManyImages:
         from cxr_core.models.stable_diffusion import build, save
 
         self.folder, self.num_images = folder, num_images
-        save(build(replace(NANO), seed=0), folder / "model")
+        save(build(NANO, seed=0), folder / "model")
         write_planted(folder / "real", planted_rows(60))
         self.config = folder / "many.yaml"
         self.config.write_text(CONFIG.format(folder=folder, num_images=num_images, shard_size=shard_size))
         self.stage = folder / "runs" / "many" / "syn"
 
-    def plan(self, *words: str) -> tuple[str, float, float]:
-        """What `cxr plan` says, and its seconds and MiB."""
+    def plan(self, *words: str) -> tuple[str, Cost]:
+        """What `cxr plan` says, and its cost."""
         return self._timed("-m", "jobs.cli", "plan", str(self.config), "--runs", str(self.folder / "runs"), *words)
 
-    def freeze(self) -> tuple[str, float, float]:
-        """Freeze the stage's plan, as the freeze job does; how many shards, seconds, MiB."""
+    def freeze(self) -> tuple[str, Cost]:
+        """Freeze the stage's plan, as the freeze job does; how many shards, and its cost."""
         return self._timed("-c", _FREEZE, str(self.config), str(self.folder / "runs"))
 
     def pretend_done(self, shards: Sequence[str]) -> None:
@@ -84,19 +97,21 @@ class ManyImages:
         for shard in shards:
             (self.stage / "receipts" / f"{shard}.json").touch()
 
-    def status(self) -> tuple[str, float, float]:
-        """What `cxr status` says, and its seconds and MiB."""
+    def status(self) -> tuple[str, Cost]:
+        """What `cxr status` says, and its cost."""
         return self._timed("-m", "jobs.cli", "status", str(self.stage.parent))
 
-    def index(self) -> tuple[str, float, float]:
-        """Write the index of all images as finalize does; images and equal ones, seconds, MiB."""
+    def index(self) -> tuple[str, Cost]:
+        """Write the index of all images as finalize does; images and equal ones, and its cost."""
         return self._timed("-c", _INDEX, str(self.stage))
 
-    def _timed(self, *words: str) -> tuple[str, float, float]:
-        start = time.monotonic()
+    def _timed(self, *words: str) -> tuple[str, Cost]:
+        start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         status, told, memory = python_with_memory(*words)
         assert status == 0, told
-        return told, time.monotonic() - start, memory
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return told, Cost(time.monotonic() - start, cpu, memory)
 
 
 def made_rows(images: pa.Table, shard: int) -> pa.Table:

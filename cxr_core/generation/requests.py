@@ -135,7 +135,7 @@ def exact_list(cells: pd.DataFrame, prompt: Callable[[int, str], str], seed: int
     Their order is shuffled once by `seed`, so that batches mix prompts and any first part is like the whole.
     `prompt` makes the text of (labels, view). An image's seed is a function of `seed` and its id alone.
     """
-    which = np.repeat(np.arange(len(cells)), cells["num_images"])
+    which = np.repeat(np.arange(len(cells), dtype=np.int32), cells["num_images"])
     np.random.default_rng(derive_seed(seed, "order")).shuffle(which)
     prompts = [prompt(int(labels), view) for labels, view in zip(cells["labels"], cells["view"], strict=True)]
     ids, seeds = _ids_and_seeds(seed, len(which))
