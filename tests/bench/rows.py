@@ -10,8 +10,10 @@ ROWS = {
     "C1": "tests.bench.images:c1",
     "C1b": "tests.bench.images:c1b",
     "C2": "tests.bench.images:c2",
+    "C5": "tests.bench.generate:c5",
     "C9": "tests.bench.submit:c9",
     "C10": "tests.bench.command:c10",
+    "C11": "tests.bench.generate:c11",
     "C12": "tests.bench.containers:c12",
     "C12b": "tests.bench.containers:c12b",
 }
