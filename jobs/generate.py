@@ -195,7 +195,7 @@ def _warnings(unseen: Sequence[str]) -> list[str]:
 
 def _generation(settings: GenerateStage, model: str) -> dict[str, Any]:
     """What every image records of how it was made."""
-    names = ("scheduler", "steps", "guidance", "dtype", "batch_size", "threads")
+    names = ("scheduler", "steps", "guidance", "dtype", "channels_last", "compile", "batch_size", "threads")
     config = sha256_text(canonical_json(settings.model_dump(mode="json")))
     return {**{name: getattr(settings, name) for name in names}, "model": model, "config": config}
 

@@ -6,6 +6,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from cxr_core.runs.failures import cause_of
+
 T = TypeVar("T")
 
 
@@ -36,16 +38,11 @@ def draw_in_memory(draw: Callable[[Sequence[T]], np.ndarray], batch: Sequence[T]
     while True:
         try:
             return np.concatenate([draw(part) for part in in_parts(batch, size)]), size
-        except RuntimeError as error:
-            if size == 1 or not is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or cause_of(error) != "out of memory":
                 raise
         # Not in the handler: the error holds the frames and so the tensors that there is no room for.
         size = max(1, size // 2)
         while size >= len(batch) > 1:
             size //= 2
         torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch had no memory left, on a GPU or on the CPU (where the error has no class of its own)."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
+from cxr_core.errors import UserError
 from cxr_core.generation.noise import generators, initial_latents
 from cxr_core.models.stable_diffusion import load, tokenize
 
@@ -38,14 +39,23 @@ class Model:
 
 
 @lru_cache(maxsize=1)
-def load_model(folder: Path, dtype: str) -> Model:
-    """Open a diffusers folder on the GPU if there is one, else on the CPU. Kept for the next shard."""
-    pipeline = load(folder).to("cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype))
-    for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
+def load_model(folder: Path, dtype: str, *, channels_last: bool = False, compiled: bool = False) -> Model:
+    """Open a diffusers folder on the GPU if there is one, else on the CPU. Kept for the next shard.
+
+    Raises UserError where it is to be `compiled` and there is no GPU.
+    """
+    has_gpu = torch.cuda.is_available()
+    if compiled and not has_gpu:
+        raise UserError("compile: true needs a GPU, and torch sees none", mend="set compile: false")
+    pipeline = load(folder).to("cuda" if has_gpu else "cpu", getattr(torch, dtype))
+    unet, vae = pipeline.unet, pipeline.vae
+    for part in (pipeline.text_encoder, unet, vae):
         part.eval().requires_grad_(False)
-    return Model(
-        pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae, dict(pipeline.scheduler.config)
-    )
+    if channels_last:
+        unet, vae = (part.to(memory_format=torch.channels_last) for part in (unet, vae))
+    if compiled:
+        unet, vae.decoder = torch.compile(unet), torch.compile(vae.decoder)
+    return Model(pipeline.tokenizer, pipeline.text_encoder, unet, vae, dict(pipeline.scheduler.config))
 
 
 def make_scheduler(config: Mapping[str, Any], name: str) -> Any:

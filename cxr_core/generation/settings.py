@@ -90,6 +90,10 @@ class GenerateStage(StageSettings):
     """Classifier-free guidance scale (Ho and Salimans 2022, arXiv 2207.12598); 1 is none and halves the work."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the models. bfloat16 is for GPUs; on most CPUs it is far slower than float32."""
+    channels_last: bool = False
+    """Keep the tensors of UNet and VAE with their channels last, which GPUs compute faster in half precision."""
+    compile: bool = False
+    """Compile UNet and decoder by torch.compile: minutes at the start of each task, faster after. Needs a GPU."""
     batch_size: PositiveInt = 16
     """Images sampled together. Pixels drift in the last bit with it, so it is part of the plan."""
     shard_size: PositiveInt = 512

@@ -120,6 +120,26 @@ def test_given_another_batch_size_pixels_drift_by_at_most_one_grey_level(
     assert np.abs(difference).max() <= 1
 
 
+def test_given_channels_last_pixels_drift_by_at_most_one_grey_level_and_are_made_again_alike(
+    tmp_path: Path, model: Path, real: Path
+) -> None:
+    from cxr_core.generation.regenerate import regenerate
+
+    one, other = (finish(stage(tmp_path / str(last), model, real, channels_last=last)) for last in (False, True))
+    difference = one.images(one.rows).astype(int) - other.images(other.rows)
+    assert np.abs(difference).max() <= 1
+    assert not regenerate(other, "syn-00000001", model, strict=True).difference.any()
+
+
+def test_given_no_gpu_compiling_is_refused(tmp_path: Path, model: Path, real: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="compile: true needs a GPU, and torch sees none"):
+        finish(stage(tmp_path / "syn", model, real, compile=True))
+
+
 def test_given_a_lost_shard_it_is_made_again_with_the_same_digest(tmp_path: Path, model: Path, real: Path) -> None:
     work = stage(tmp_path / "syn", model, real)
     before = finish(work)
@@ -221,7 +241,8 @@ def test_given_too_little_memory_for_a_batch_it_is_halved_and_each_image_can_sti
         if len(given[0]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    hook = load_model(model, "float32").unet.register_forward_pre_hook(no_room_for_three)
+    cached = load_model(model, "float32", channels_last=False, compiled=False)
+    hook = cached.unet.register_forward_pre_hook(no_room_for_three)
     try:
         dataset = finish(stage(tmp_path / "syn", model, real, guidance=1))
     finally:
