@@ -78,9 +78,10 @@ class TrainSettings(StageSettings):
     """Gradients with a larger global L2 norm are scaled down to it; null leaves them."""
     ema_decay: float | None = Field(default=0.999, gt=0, lt=1)
     """Decay of the moving average of the weights that checkpoints export; null exports the weights themselves."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it. No fp16:
-    the attention of Stable Diffusion 2.x overflows in it."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16 compute in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it.
+    fp16 is for GPUs without bf16: the loss is scaled so that small gradients survive, a step whose gradients overflow
+    is left out, and the attention of Stable Diffusion 2.x, which overflows in fp16, is computed in fp32."""
     validation_images: int = Field(default=64, ge=0)
     """Images of held-out patients on which the loss is measured at each checkpoint; 0 measures none."""
 
