@@ -141,4 +141,4 @@ def _left() -> int:
 
 def _steps_are_done(runs: Path) -> bool:
     """Whether a training state is being written: the first thing after the steps."""
-    return any((runs / "sd21" / "diffusion" / "attempts").glob("*/work/**/training.state"))
+    return any((runs / "sd21" / "diffusion" / "attempts").rglob("training.state"))
