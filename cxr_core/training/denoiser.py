@@ -1,5 +1,7 @@
 """UNet and text encoder as one module, with what of them is trained and how they compute."""
 
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -62,6 +64,8 @@ def make_denoiser(pipeline: Any, settings: DiffusionTrain, seed: int) -> Denoise
         attention.upcast(pipeline.unet)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(pipeline)
+    if settings.compile:
+        _compile(pipeline.unet, settings.name)
     return Denoiser(pipeline.unet, pipeline.text_encoder, train_text_encoder=settings.train_text_encoder)
 
 
@@ -80,6 +84,18 @@ def _use_xformers(unet: Any, settings: DiffusionTrain) -> None:
         unet.enable_xformers_memory_efficient_attention()
     except (ImportError, ValueError) as error:
         raise UserError(f"xformers cannot be used ({error})", where=f"stage {stage!r}", mend=mend) from error
+
+
+def _compile(unet: Any, stage: str) -> None:
+    """In place, so that the names of weights stay."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"compile: true needs a C++ compiler, and there is no {compiler}",
+            where=f"stage {stage!r}",
+            mend="install g++, name another one in CXX, or set compile: false",
+        )
+    unet.compile()
 
 
 def _checkpoint_gradients(pipeline: Any) -> None:

@@ -110,7 +110,8 @@ class Engine:
         """Inside the block the model is the one that a checkpoint exports: averaged, and in evaluation mode."""
         self.module.eval()
         try:
-            with self.ema.applied() if self.ema else contextlib.nullcontext():
+            # What is compiled is compiled for steps: previews and validation have batches of other sizes.
+            with self.ema.applied() if self.ema else contextlib.nullcontext(), torch.compiler.set_stance("force_eager"):
                 yield
         finally:
             self.module.train(self.task.training_mode)
@@ -125,9 +126,10 @@ class Engine:
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote, bit for bit. Raises UserError if it is of another model or another format."""
         about, found = read_json(folder / "state.json"), load_file(folder / "state.safetensors")
-        wanted = {f"weights/{name}" for name in self.parameters} | {f"buffers/{name}" for name in self.buffers}
-        misfit = wanted ^ {name for name in found if name.startswith(("weights/", "buffers/"))}
-        if about["format"] != FORMAT or misfit or ("ema/" in {name[:4] for name in found}) != bool(self.ema):
+        wanted = {f"weights/{name}": p.shape for name, p in self.parameters.items()}
+        wanted |= {f"buffers/{name}": buffer.shape for name, buffer in self.buffers.items()}
+        given = {name: t.shape for name, t in found.items() if name.startswith(("weights/", "buffers/"))}
+        if about["format"] != FORMAT or given != wanted or ("ema/" in {name[:4] for name in found}) != bool(self.ema):
             raise UserError(
                 "the training state is of another model, other settings or another version",
                 where=str(folder),

@@ -241,6 +241,9 @@ class DiffusionTrain(TrainSettings):
     """Compute activations again when the gradient needs them: far less memory, about a third more time."""
     attention: Literal["sdpa", "xformers"] = "sdpa"
     """How the UNet computes attention: torch's own, or xformers', which needs a GPU and the extra `gpu`."""
+    compile: bool = False
+    """Compile the UNet before its first step (torch.compile), which takes minutes in every process and then spares some
+    of each step: for long runs on a GPU. Checkpoints are the same folders."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
     min_snr_gamma: float | None = Field(default=None, gt=0)
