@@ -48,10 +48,15 @@ def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate
     intervals = _intervals(settings)
     num_kept = sum(_stays(settings, shard) for shard in intervals)
     weights, notes = _weight_bytes(settings, inputs.get("base"))
-    num_bytes = (num_kept + _NUMBERS_A_PARAMETER) * weights
+    like = _model_like(inputs.get("base"))
+    state = _NUMBERS_A_PARAMETER * weights
+    if isinstance(settings, DiffusionTrain) and like:
+        # Written in float32, whatever the base is in; of what is not trained, the state holds nothing.
+        found = memory.memory_of(settings, like)
+        weights, state = found.weights, found.trained + found.optimizer + found.average
+    num_bytes = num_kept * weights + state
     files_each = _FILES_A_CLASSIFIER if isinstance(settings, ClassifierTrain) else _FILES_A_CHECKPOINT
     num_files = num_kept * files_each + 4 * len(intervals) + 8
-    like = _model_like(inputs.get("base"))
     if isinstance(settings, DiffusionTrain):
         notes += memory.notes(settings, like) if like else ["its memory is known once the base is there"]
     return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes, like=like)

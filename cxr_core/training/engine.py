@@ -101,9 +101,16 @@ class Engine:
         while self.step < stop:
             num, start = min(_LOOK_EVERY, stop - self.step), time.monotonic()
             rows += self._some_steps(num)
-            rate = num * self.settings.batch_size / (time.monotonic() - start)
-            progress.advance(num, loss=rows[-1]["loss"], images_per_second=rate)
+            progress.advance(num, loss=rows[-1]["loss"], **self._pace(num, time.monotonic() - start))
         return rows
+
+    def _pace(self, num: int, seconds: float) -> dict[str, Any]:
+        """For who watches: how far it is, how fast the last `num` steps were, and the most memory of the GPU so far."""
+        left = (self.settings.steps - self.step) * seconds / num
+        pace = {"images_per_second": num * self.settings.batch_size / seconds, "step": self.step, "seconds_left": left}
+        if self.accelerator.device.type == "cuda":
+            pace["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        return pace
 
     @contextlib.contextmanager
     def exported(self) -> Iterator[None]:
