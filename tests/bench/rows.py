@@ -10,6 +10,8 @@ ROWS = {
     "C1": "tests.bench.images:c1",
     "C1b": "tests.bench.images:c1b",
     "C2": "tests.bench.images:c2",
+    "C3": "tests.bench.training:c3",
+    "C4": "tests.bench.training:c4",
     "C9": "tests.bench.submit:c9",
     "C10": "tests.bench.command:c10",
     "C12": "tests.bench.containers:c12",
