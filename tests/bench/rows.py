@@ -11,6 +11,7 @@ ROWS = {
     "C1b": "tests.bench.images:c1b",
     "C2": "tests.bench.images:c2",
     "C3": "tests.bench.training:c3",
+    "C3b": "tests.bench.training:c3b",
     "C4": "tests.bench.training:c4",
     "C9": "tests.bench.submit:c9",
     "C10": "tests.bench.command:c10",

@@ -4,6 +4,7 @@ import copy
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from cxr_core.training.settings import DiffusionTrain, LatentsStage
 from tests.bench.harness import Peer, Row
 
 SEED = 3
-NUM_IMAGES, BATCH = 48, 16
-"""Of C3: images in the cache, and a batch."""
+NUM_IMAGES, BATCH, REPEAT = 48, 16, 12
+"""Of C3: images, a batch, and batches in one turn."""
 STEPS, PART = 1, 4
 """Of C4: steps in one turn, and by how much the widths of Stable Diffusion 2.1 are divided."""
 
@@ -97,37 +98,57 @@ class _Pictures(torch.utils.data.Dataset):
 
 
 @contextmanager
-def c3() -> Iterator[Row]:
+def _pictures() -> Iterator[tuple[_Pictures, DiffusionTask]]:
     with _workplace(_latents_of_64(), NUM_IMAGES, "float16") as (dataset, task), tempfile.TemporaryDirectory() as name:
         rows = dataset.rows[dataset.rows["split"] == "train"]
         paths = [Path(name, f"{row.image_id}.png") for row in rows.itertuples()]
         for path, row in zip(paths, rows.itertuples(), strict=True):
             Image.fromarray(dataset.image(row)).save(path)
-        pictures = _Pictures(paths, rows["prompt"].tolist(), task.pipeline.tokenizer)
-        num_batches = len(rows) // BATCH
+        yield _Pictures(paths, rows["prompt"].tolist(), task.pipeline.tokenizer), task
 
-        def product() -> int:
-            return sum(len(task.batch(step, range(BATCH)).latents) for step in range(num_batches))
 
-        def peer() -> int:
-            loader = torch.utils.data.DataLoader(pictures, BATCH, shuffle=True, drop_last=True)
-            return sum(len(batch["pixels"]) for batch in loader)
+@contextmanager
+def c3() -> Iterator[Row]:
+    with _pictures() as (pictures, task):
+
+        def product(step: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+            shown = task.shown.at(step)
+            moments = np.stack([cache.moments[row] for cache, row in shown])
+            token_ids = np.stack([cache.token_ids[row] for cache, row in shown])
+            return torch.from_numpy(moments).float(), torch.from_numpy(token_ids).long()
 
         def check() -> None:
-            """The prompts are the same; what the images became are other numbers."""
-            assert product() == peer() == num_batches * BATCH
-            batch, ids = task.batch(0, range(BATCH)), dict(zip(rows["image_id"], pictures, strict=True))
-            for token_ids, image_id in zip(batch.token_ids, task.examples(0), strict=True):
-                assert torch.equal(token_ids.long(), ids[image_id]["token_ids"])
+            """The prompts are the same; the images are other numbers, of which a step makes the same."""
+            of_image = {path.stem: item["token_ids"] for path, item in zip(pictures.paths, pictures, strict=True)}
+            for token_ids, image_id in zip(product()[1], task.examples(0), strict=True):
+                assert torch.equal(token_ids, of_image[image_id])
 
-        yield Row(
-            "C3",
-            f"batches of {BATCH}, 1 thread: latents of 512 px drawn, with noise and token ids",
-            product,
-            (Peer("PIL + transforms dataset, PNG of 512 px", peer, 30, 100),),
-            check,
-            {"samples": num_batches * BATCH},
-        )
+        yield _loading("C3", "read", lambda: [product(step) for step in range(REPEAT)], pictures, (30, 100), check)
+
+
+@contextmanager
+def c3b() -> Iterator[Row]:
+    """The peer draws its noise later, in its step."""
+    with _pictures() as (pictures, task):
+
+        def product() -> None:
+            for step in range(REPEAT):
+                task.batch(step, range(BATCH))
+
+        yield _loading("C3b", "read, sampled and given noise", product, pictures)
+
+
+def _loading(
+    row: str, what: str, product: Any, pictures: _Pictures, wanted: tuple[Any, Any] = (None, None), check: Any = None
+) -> Row:
+    def peer() -> None:
+        loader = torch.utils.data.DataLoader(pictures, BATCH, shuffle=True, drop_last=True)
+        for _ in islice(chain.from_iterable(repeat(loader)), REPEAT):
+            pass
+
+    peers = (Peer("PIL + transforms dataset, PNG of 512 px", peer, *wanted),)
+    measure = f"{REPEAT} batches of {BATCH} images of 512 px as latents and token ids, {what}, 1 thread"
+    return Row(row, measure, product, peers, check)
 
 
 # C4
