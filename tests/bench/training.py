@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from PIL import Image
-from torch.nn import functional as F
 
 import jobs.latents
 import jobs.preprocess
@@ -30,6 +28,7 @@ from cxr_core.training.encode import to_pixels
 from cxr_core.training.engine import Engine, threads
 from cxr_core.training.settings import DiffusionTrain, LatentsStage
 from tests.bench.harness import Peer, Row
+from tests.bench.script import Script
 
 SEED = 3
 NUM_IMAGES, BATCH, REPEAT = 48, 16, 12
@@ -171,38 +170,6 @@ def small_sd() -> Preset:
     return Preset("small", 256, 0, {**vae, "sample_size": 256}, {**unet, **heads}, text, SD21_BASE.scheduler)
 
 
-class _Script:
-    """The loop of a fine-tuning script: every step encodes its images and its prompts.
-
-    What is drawn by chance comes from `task`, beforehand, so that the losses can be compared.
-    """
-
-    def __init__(self, dataset: Dataset, task: DiffusionTask, pipeline: Any) -> None:
-        self.parts, self.losses = pipeline, []
-        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-        pipeline.vae.requires_grad_(False)
-        pipeline.text_encoder.requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(pipeline.unet.parameters(), lr=1e-5, betas=(0.9, 0.99), weight_decay=0.01)
-        self.drawn = [_drawn(dataset, task, step) for step in range(STEPS)]
-
-    def run(self) -> None:
-        self.losses += [float(self._one_step(*each)) for each in self.drawn]
-
-    def _one_step(self, pixels: torch.Tensor, chance: torch.Tensor, batch: Batch) -> torch.Tensor:
-        with torch.no_grad():
-            found = self.parts.vae.encode(pixels).latent_dist
-            latents = (found.mean + found.std * chance) * self.parts.vae.config.scaling_factor
-            text = self.parts.text_encoder(batch.token_ids.long())[0]
-        seen = self.scheduler.add_noise(latents, batch.noise, batch.steps)
-        predicted = self.parts.unet(seen, batch.steps, encoder_hidden_states=text).sample
-        loss = F.mse_loss(predicted, batch.noise)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parts.unet.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.detach()
-
-
 def _drawn(dataset: Dataset, task: DiffusionTask, step: int) -> tuple[torch.Tensor, torch.Tensor, Batch]:
     """Pixels of the images of a step, the chance in their latents, and all else."""
     batch, rows = task.batch(step, range(task.settings.batch_size)), dataset.rows.set_index("image_id", drop=False)
@@ -216,21 +183,27 @@ def _drawn(dataset: Dataset, task: DiffusionTask, step: int) -> tuple[torch.Tens
 @contextmanager
 def c4() -> Iterator[Row]:
     with _workplace(small_sd(), 8, "float32", batch_size=2) as (dataset, task):
-        script, losses = _Script(dataset, task, copy.deepcopy(task.pipeline)), []
+        script = Script(copy.deepcopy(task.pipeline))
+        # What is drawn by chance is the product's, so that the losses can be compared.
+        drawn = [_drawn(dataset, task, step) for step in range(STEPS)]
+        losses, of_script = [], []
         engine = Engine(task, task.settings)
 
         def product() -> None:
             with bar("C4", STEPS) as progress:
                 losses.extend(row["loss"] for row in engine.train(engine.step + STEPS, progress))
 
+        def peer() -> None:
+            of_script.extend(float(script.step(*each)) for each in drawn)
+
         def check() -> None:
-            assert np.allclose(losses[:STEPS], script.losses[:STEPS], rtol=1e-4), (losses, script.losses)
+            assert np.allclose(losses[:STEPS], of_script[:STEPS], rtol=1e-4), (losses, of_script)
 
         yield Row(
             "C4",
             "a training step of 2 images of 256 px, 1 thread, Stable Diffusion 2.1 with a quarter of its widths",
             product,
-            (Peer("script that encodes images and prompts in every step", script.run, 1.35, 1.5),),
+            (Peer("script that encodes images and prompts in each step", peer, 1.35, 1.5),),
             check,
             {"parameters": sum(parameter.numel() for parameter in engine.parameters.values())},
         )
