@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.data.prompts import MAX_TOKENS
-from cxr_core.models.tensors import Tensor, read_header
+from cxr_core.models.tensors import Tensor, read_header, weights_file
 from cxr_core.runs.files import read_json
 from cxr_core.training.settings import DiffusionTrain, Lora
 
@@ -51,7 +51,7 @@ class Memory:
 
 def memory_of(settings: DiffusionTrain, base: Path) -> Memory:
     """Raises UserError if a file of weights or a config of the diffusers folder `base` cannot be read."""
-    parts = {name: _tensors(base / name) for name in ("unet", "text_encoder", "vae")}
+    parts = {name: read_header(weights_file(base / name)) for name in ("unet", "text_encoder", "vae")}
     sizes = {name: sum(math.prod(tensor.shape) for tensor in tensors.values()) for name, tensors in parts.items()}
     is_trained = {"unet": settings.train_unet, "text_encoder": settings.train_text_encoder}
     trained, extra = sum(sizes[name] for name, yes in is_trained.items() if yes), 0
@@ -106,12 +106,6 @@ def _outputs(unet: Mapping[str, Any]) -> tuple[int, int, int]:
     residual = sum((2 * layers + 1) * num for num in each) + 2 * each[-1]
     crossed = (num for num, kind in zip(each, unet["down_block_types"], strict=True) if "CrossAttn" in kind)
     return residual, sum((2 * layers + 1) * num for num in crossed) + each[-1], max(each)
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    names = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-    path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
-    return read_header(path)
 
 
 def _adapter(tensors: Mapping[str, Tensor], lora: Lora, part: str) -> int:
