@@ -9,6 +9,6 @@ from tests.local.conftest import nano_base, nano_latents
 __all__ = ["nano_base", "nano_latents"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def gpu() -> None:
     require("gpu", torch.cuda.is_available(), "torch sees no CUDA device")
