@@ -70,12 +70,15 @@ class Task(Protocol):
 
 
 class Engine:
-    """Weights and buffers, AdamW's moments, the moving average and the number of steps done."""
+    """Weights and buffers, AdamW's moments, the moving average and the number of steps done, in one process."""
+
+    writes = True
+    """Whether this process writes what is saved and exported."""
 
     def __init__(self, task: Task, settings: TrainSettings) -> None:
         self.task, self.settings, self.step = task, settings, 0
         self.parameters = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
-        self.accelerator = _accelerator(settings.precision)
+        self.accelerator = self._accelerator()
         optimizer = torch.optim.AdamW(
             self.parameters.values(),
             lr=settings.learning_rate,
@@ -86,7 +89,7 @@ class Engine:
         self.module, self.optimizer = self.accelerator.prepare(task.module.train(task.training_mode), optimizer)
         self.buffers = _saved_buffers(task.module)
         # Statistics of activations belong to the weights they were gathered with, so both are averaged.
-        averaged = self.parameters | {name: b for name, b in self.buffers.items() if b.is_floating_point()}
+        averaged = self._held() | {name: b for name, b in self.buffers.items() if b.is_floating_point()}
         self.ema = None if settings.ema_decay is None else Ema(averaged, settings.ema_decay)
 
     def train(self, stop: int, progress: Bar) -> list[dict[str, Any]]:
@@ -112,10 +115,21 @@ class Engine:
         finally:
             self.module.train(self.task.training_mode)
 
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block all weights can be read from the model, as for an export."""
+        return contextlib.nullcontext()
+
+    def agree(self, value: Any) -> Any:
+        """`value` as the process that writes has it."""
+        return value
+
     def save(self, folder: Path) -> None:
         """Write the whole state: `state.safetensors` and `state.json`. Equal states give equal bytes."""
+        tensors = self._tensors()
+        if not self.writes:
+            return
         folder.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, folder / "state.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
         write_json(folder / "state.json", {"format": FORMAT, "step": self.step})
 
     def load(self, folder: Path) -> None:
@@ -134,7 +148,7 @@ class Engine:
 
     def _some_steps(self, num: int) -> list[dict[str, Any]]:
         first = self.step
-        values = torch.stack([self._one_step() for _ in range(num)]).tolist()
+        values = self._over_ranks(torch.stack([self._one_step() for _ in range(num)])).tolist()
         for step, (loss, norm) in enumerate(values, first):
             if not math.isfinite(loss + norm):
                 raise self._not_finite(step, f"the loss is {loss} and its gradient's norm {norm}")
@@ -161,6 +175,19 @@ class Engine:
         if self.ema:
             self.ema.update(self.step)
         return torch.stack([loss, norm.float()])
+
+    def _accelerator(self) -> Accelerator:
+        # One process may train several stages, each in its own precision; accelerate's state is shared by all objects.
+        AcceleratorState._reset_state()
+        return Accelerator(mixed_precision="no" if self.settings.precision == "fp32" else self.settings.precision)
+
+    def _held(self) -> dict[str, torch.Tensor]:
+        """What this process holds of each parameter that is trained."""
+        return dict(self.parameters)
+
+    def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Rows that begin with the loss of a step, with the losses of all processes added up."""
+        return values
 
     def _not_finite(self, step: int, what: str) -> UserError:
         return UserError(
@@ -198,12 +225,6 @@ def _saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What layers gather while they train, such as BatchNorm's statistics; not what they can compute anew."""
     saved = module.state_dict()
     return {name: buffer for name, buffer in module.named_buffers() if name in saved}
-
-
-def _accelerator(precision: str) -> Accelerator:
-    # One process may train several stages, each in its own precision; accelerate's state is shared by all objects.
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def memory_of(settings: DiffusionTrain, base: Path) -> Memory:
 
 def notes(settings: DiffusionTrain, base: Path) -> list[str]:
     """Lines for a plan."""
-    found, at_once = memory_of(settings, base), _at_once(settings)
+    found, at_once = memory_of(settings, base), settings.at_once
     named = {"weights": found.weights, "gradients": found.gradients, "AdamW": found.optimizer, "EMA": found.average}
     words = ", ".join(f"{name} {_gib(value)}" for name, value in named.items())
     stages = ", ".join(f"{stage}: {_gib(found.by_zero_stage(stage, NUM_GPUS))}" for stage in range(4))
@@ -78,10 +78,6 @@ def notes(settings: DiffusionTrain, base: Path) -> list[str]:
         f"{_gib(found.activations)} (float32)",
         f"memory of each of {NUM_GPUS} GPUs by ZeRO stage, in GiB: {stages}",
     ]
-
-
-def _at_once(settings: DiffusionTrain) -> int:
-    return min(settings.micro_batch or settings.batch_size, settings.batch_size)
 
 
 def _activations(settings: DiffusionTrain, base: Path) -> int:
@@ -95,7 +91,7 @@ def _activations(settings: DiffusionTrain, base: Path) -> int:
     if settings.train_text_encoder:
         layers = 1 if settings.gradient_checkpointing else int(text["num_hidden_layers"])
         numbers += _TEXT * layers * MAX_TOKENS * int(text["hidden_size"])
-    return round(_BYTES * _at_once(settings) * numbers)
+    return round(_BYTES * settings.at_once * numbers)
 
 
 def _outputs(unet: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -1,0 +1,39 @@
+"""A stage that trains on several ranks: started here as processes of this machine, or each by srun on its node."""
+
+import os
+from pathlib import Path
+
+from cxr_core.runs.attempt import at_end
+from cxr_core.runs.plan import Shard
+from cxr_core.runs.stage import Context, Output
+from cxr_core.training.group import Group
+
+_groups: dict[Path, Group] = {}
+"""The live group of each folder: ranks stay from one interval of an attempt to the next."""
+
+
+def train_on_ranks(context: Context, shard: Shard, work: Path) -> Output:
+    """Train one interval on the stage's ranks, which are started with the first one and end with the attempt."""
+    until_end = at_end.get()
+    if until_end is None:  # a rehearsal, which is no attempt
+        with _group(context, work) as group:
+            return group.train(shard, work)
+    folder = _meeting_place(work)
+    if folder not in _groups:
+        _groups[folder] = until_end.enter_context(_group(context, work))
+        until_end.callback(_groups.pop, folder)
+    return _groups[folder].train(shard, work)
+
+
+def _group(context: Context, work: Path) -> Group:
+    if "CXR_RANKS" not in os.environ:
+        return Group(context, _meeting_place(work))
+    # srun started the others, and this process in the place of rank 0.
+    gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
+    port = int(os.environ["SLURM_JOB_ID"])
+    return Group(context, _meeting_place(work), started_here=[0], gpus=gpus, first_port=port)
+
+
+def _meeting_place(work: Path) -> Path:
+    """`work` is the folder of a shard in that of an attempt."""
+    return Path(os.environ.get("CXR_RANKS") or work.parents[1] / "ranks")
