@@ -61,7 +61,9 @@ def _origin(environ: dict[str, str]) -> dict[str, Any]:
         "restart": environ.get("SLURM_RESTART_COUNT", "0") if job else None,
         "node": environ.get("SLURMD_NODENAME"),
     }
-    machine = {"host": socket.gethostname(), "pid": os.getpid(), "gpus": allocated_gpus(environ)}
+    # Of a task on several nodes, each process sees the GPUs of its own.
+    gpus = allocated_gpus(environ) * int(environ.get("SLURM_STEP_NUM_NODES", "1"))
+    machine = {"host": socket.gethostname(), "pid": os.getpid(), "gpus": gpus}
     return machine | {name: value for name, value in slurm.items() if value is not None}
 
 

@@ -9,14 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
 
-from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, sha256_path
-from cxr_core.training.settings import Ranks
-from cxr_core.training.world import check_gpus
-from tests.ranks import BATCH, RANKS, TOLERANCE, beat, fail, inputs, is_alive, signalled, train, weights
-from tests.training import diffusion_stage, losses
+from cxr_core.runs.files import read_json
+from tests.ranks import RANKS, TOLERANCE, beat, fail, inputs, is_alive, signalled, train, weights
+from tests.training import losses
 
 
 @pytest.fixture(scope="module")
