@@ -34,10 +34,10 @@ from cxr_core.training.rendezvous import (
 )
 
 _LOOK_EVERY = 0.2
-_SETTLE = 5.0
+_SETTLE = 4.0
 """Seconds between the first sign that something is wrong and the judgement which rank began it: when one dies, the
-others fail too, of a connection that broke."""
-_BEATS_MISSED = 3.0
+others fail too, of a connection that broke. Well below Slurm's KillWait (30 by default), with which srun ends us."""
+_BEATS_MISSED = 2.5
 """Seconds without a beat after which a rank that said nothing is held to be dead while others fail."""
 _FIRST_BEAT = 600.0
 """Seconds that a rank may need to start: on a cluster, a container's image may have to be opened on each node."""
@@ -86,14 +86,14 @@ class Group(AbstractContextManager["Group"]):
         self._number = 0
         self._heard = {rank: _Heard() for rank in range(self.ranks.num)}
         self._wrong_since: float | None = None
+        self._is_idle = True
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / GROUP, self._about(num_local, gpus, os.getpid() if first_port is None else first_port))
         self._processes = {rank: self._start(rank) for rank in here}
 
     def __exit__(self, *error: object) -> None:
-        self._number += 1
-        if not self._wrong_since and error[0] is None:
-            put(self.folder / ORDER, {"number": self._number})
+        if self._is_idle:
+            put(self.folder / ORDER, {"number": self._number + 1})
             self._wait_for_ends()
         for process in self._processes.values():
             process.kill()  # also one that was stopped
@@ -105,7 +105,7 @@ class Group(AbstractContextManager["Group"]):
 
         Raises RankError naming the rank that died or hung, and UserError as a rank raised it.
         """
-        self._number += 1
+        self._number, self._is_idle = self._number + 1, False
         (self.folder / ANSWER).unlink(missing_ok=True)
         put(self.folder / ORDER, {"number": self._number, "shard": asdict(shard), "work": str(work)})
         with bar(f"{self.context.settings.name} training", shard.num_items) as progress:
@@ -114,6 +114,7 @@ class Group(AbstractContextManager["Group"]):
                 shown = self._show(progress, shown, shard)
                 self._watch()
                 time.sleep(_LOOK_EVERY)
+        self._is_idle = True
         paths = {role: Path(path) for role, path in answer["paths"].items()}
         return Output(paths, answer["digest"], answer["counts"], seconds=answer["seconds"])
 
@@ -189,19 +190,19 @@ class Group(AbstractContextManager["Group"]):
         }
 
     def _cause(self) -> UserError:
-        """Who died without a word comes first, then who was refused something, then whoever failed first."""
-        for rank, code in self._gone().items():
-            how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
-            return self._error(rank, how, "signal" if code < 0 else "rank ended")
+        """Who was refused something comes first, then who died without a word, then whoever failed first."""
         words = {rank: said for rank in self._heard if (said := get(words_path(self.folder, rank)))}
-        for rank, heard in self._heard.items():
-            if rank not in words and rank not in self._processes and heard.silence > _BEATS_MISSED:
-                return self._error(rank, "died without a word", "rank died")
         for rank, user in ((rank, said["user"]) for rank, said in words.items() if said["user"]):
             # What all ranks say alike is of no one of them.
             alike = sum(said["user"] == user for said in words.values()) == self.ranks.num
             where = user["where"] if alike else f"rank {rank}: {user['where']}"
             return UserError(user["what"], where=where, mend=user["mend"])
+        for rank, code in self._gone().items():
+            how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
+            return self._error(rank, how, "signal" if code < 0 else "rank ended")
+        for rank, heard in self._heard.items():
+            if rank not in words and rank not in self._processes and heard.silence > _BEATS_MISSED:
+                return self._error(rank, "died without a word", "rank died")
         rank = min(words, key=lambda each: words[each]["time"])
         return self._error(rank, f"failed: {words[rank]['text']}", "rank failed")
 
