@@ -1,6 +1,8 @@
 """Build an image from a checkout: a SIF by apptainer and cxr.def, or an OCI image by buildah and the Dockerfile."""
 
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ class Recipe:
             "FIND_LINKS": _WHEELS if self._wheels else self.find_links,
             "VERSION": cxr_core.__version__,
             "GIT_SHA": code()["commit"] or "unknown",
+            "SOURCE": origin(source()),
         }
 
     @property
@@ -64,6 +67,15 @@ def source() -> Path:
     if not (folder / "pyproject.toml").is_file():
         raise UserError("images are built from a checkout, and this is an installed package", where=str(folder))
     return folder
+
+
+def origin(checkout: Path) -> str:
+    """Where a checkout was cloned from, without a name or password in it; "unknown" of one that was not cloned."""
+    if shutil.which("git") is None:
+        return "unknown"
+    words = ["git", "-C", str(checkout), "remote", "get-url", "origin"]
+    url = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return re.sub(r"(?<=://)[^/@]*@", "", url) or "unknown"
 
 
 def build_sif(recipe: Recipe, store: Store) -> Image:

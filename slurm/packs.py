@@ -24,7 +24,8 @@ class StageWork:
     `todo` lists shards without a receipt, or is None while the plan is not frozen; `num_shards` and `num_items` count
     all shards. `chain`: shard k needs shard k-1. `seconds` is the measured time of a shard, None before there is a
     receipt. `parked` are shards that are not tried any more. `jobs` says which parts live jobs will do, `changes` what
-    is asked for otherwise than the profile says. A task is `nodes` times `ranks_per_node` processes that work together.
+    is asked for otherwise than the profile says, and `control_changes` the same of the jobs that freeze and finalize. A
+    task is `nodes` times `ranks_per_node` processes that work together.
     """
 
     name: str
@@ -42,6 +43,7 @@ class StageWork:
     num_bytes: int = 0
     jobs: Mapping[str, Collection[Part]] = field(default_factory=dict)
     changes: Mapping[str, str] = field(default_factory=dict)
+    control_changes: Mapping[str, str] = field(default_factory=dict)
     nodes: int = 1
     ranks_per_node: int = 1
 
@@ -87,8 +89,8 @@ class Job:
 
     @property
     def changes(self) -> dict[str, str]:
-        """What it asks for otherwise than the profile says: bad nodes are avoided by all, more memory is for shards."""
-        return {key: value for key, value in self.work.changes.items() if self.computes or key == "exclude"}
+        """What it asks for otherwise than the profile says."""
+        return dict(self.work.changes if self.computes else self.work.control_changes)
 
     @property
     def nodes(self) -> int:

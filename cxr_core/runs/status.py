@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxr_core.runs.ends import is_own_doing, shell_ends
+from cxr_core.runs.ends import LAUNCH_FAILED, is_own_doing, shell_ends
 from cxr_core.runs.failures import parked
 from cxr_core.runs.ledger import AttemptRecord, Ledger, read_attempts
 from cxr_core.runs.run import Run, StageFolder
@@ -127,7 +127,8 @@ def _stillborn(folder: StageFolder, attempts: Sequence[AttemptRecord]) -> dict[s
         return {}
     begun = {attempt.job for attempt in attempts}
     ends = {job: why for (job, _), (why, _) in shell_ends(folder.path).items()}
-    return {job: why for job, why in sorted(ends.items()) if job not in begun and is_own_doing(why)}
+    named = {job: why for job, why in sorted(ends.items()) if is_own_doing(why) or why == LAUNCH_FAILED}
+    return {job: why for job, why in named.items() if job not in begun}
 
 
 def _failed(attempts: Sequence[AttemptRecord]) -> frozenset[str]:
