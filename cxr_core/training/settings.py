@@ -78,9 +78,10 @@ class TrainSettings(StageSettings):
     """Gradients with a larger global L2 norm are scaled down to it; null leaves them."""
     ema_decay: float | None = Field(default=0.999, gt=0, lt=1)
     """Decay of the moving average of the weights that checkpoints export; null exports the weights themselves."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it. No fp16:
-    the attention of Stable Diffusion 2.x overflows in it."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16 compute in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it.
+    fp16 is for GPUs without bf16: the loss is scaled so that small gradients survive, a step whose gradients overflow
+    is left out, and the attention of Stable Diffusion 2.x, which overflows in fp16, is computed in fp32."""
     validation_images: int = Field(default=64, ge=0)
     """Images of held-out patients on which the loss is measured at each checkpoint; 0 measures none."""
 
@@ -277,6 +278,9 @@ class DiffusionTrain(TrainSettings):
     """Compute activations again when the gradient needs them: far less memory, about a third more time."""
     attention: Literal["sdpa", "xformers"] = "sdpa"
     """How the UNet computes attention: torch's own, or xformers', which needs a GPU and the extra `gpu`."""
+    compile: bool = False
+    """Compile the UNet before its first step (torch.compile), which takes minutes in every process and then spares some
+    of each step: for long runs on a GPU. Checkpoints are the same folders."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
     min_snr_gamma: float | None = Field(default=None, gt=0)
@@ -319,6 +323,14 @@ class DiffusionTrain(TrainSettings):
                 f"batch_size {self.batch_size} cannot be split over {num} ranks: take a batch_size of {near}, "
                 f"or ranks whose number (nodes * per_node) is one of {fitting}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_can_do_it(self) -> Self:
+        if self.ranks and self.precision == "fp16":
+            raise ValueError("fp16 is for one process, without ranks: set precision: bf16")
+        if self.ranks and self.ranks.zero == 3 and self.compile:
+            raise ValueError("with zero: 3 the weights come and go between layers: set compile: false, or zero to 2")
         return self
 
     @model_validator(mode="after")

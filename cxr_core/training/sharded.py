@@ -58,7 +58,7 @@ class ShardedEngine(Engine):
         on_gpu = torch.cuda.is_available()
         parts = GradientAccumulationPlugin(num_steps=self.num_parts, sync_with_dataloader=False)
         if not self.zero:
-            precision = "no" if self.settings.precision == "fp32" else self.settings.precision
+            precision = "bf16" if self.settings.precision == "bf16" else "no"
             return Accelerator(mixed_precision=precision, cpu=not on_gpu, gradient_accumulation_plugin=parts)
         no_compiled_operators()
         return Accelerator(
@@ -76,7 +76,7 @@ class ShardedEngine(Engine):
             zero["stage3_param_persistence_threshold"] = 0
         if settings.ranks and settings.ranks.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
-        mixed = settings.precision != "fp32"
+        mixed = settings.precision == "bf16"
         return {
             "train_micro_batch_size_per_gpu": settings.at_once,
             "gradient_accumulation_steps": self.num_parts,
@@ -107,7 +107,7 @@ class ShardedEngine(Engine):
         self.step += 1
         if self.ema:
             self.ema.update(self.step)
-        return torch.stack([loss, norm.to(loss)])
+        return torch.stack([loss, norm.to(loss), torch.ones_like(loss)])
 
     def _norm(self) -> torch.Tensor:
         """Of the whole gradient; it is clipped. With DeepSpeed `backward` did so, and has made the step."""
@@ -124,6 +124,10 @@ class ShardedEngine(Engine):
             return super()._held()
         parameters: dict[str, Any] = super()._held()
         return {name: parameter.ds_tensor for name, parameter in parameters.items()}
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        parameters: dict[str, Any] = super()._held()
+        return {name: getattr(parameter, "ds_shape", parameter.shape) for name, parameter in parameters.items()}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         if not self.zero:
