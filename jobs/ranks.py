@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from cxr_core.errors import UserError
 from cxr_core.runs.attempt import at_end
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.stage import Context, Output
@@ -30,10 +31,22 @@ def train_on_ranks(context: Context, shard: Shard, work: Path) -> Output:
 def _group(context: Context, work: Path) -> Group:
     if "CXR_RANKS" not in os.environ:
         return Group(context, _meeting_place(work))
+    _check_tasks(context)
     # srun started the others, and this process in the place of rank 0.
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
     port = int(os.environ["SLURM_JOB_ID"])
     return Group(context, _meeting_place(work), started_here=[0], gpus=gpus, first_port=port)
+
+
+def _check_tasks(context: Context) -> None:
+    """Raise UserError if the config asks for other ranks than when this job was sent."""
+    ranks, started = context.settings.ranks, int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if started != ranks.num:
+        raise UserError(
+            f"the job was sent for {started} ranks, but the config now asks for {ranks.num}",
+            where=f"stage {context.settings.name!r}",
+            mend="`cxr cancel RUN`, then `cxr resume RUN` sends it anew",
+        )
 
 
 def _meeting_place(work: Path) -> Path:

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from cxr_core.training.rendezvous import (
     get,
     log_path,
     put,
+    words_of,
     words_path,
 )
 
@@ -108,7 +110,7 @@ class Group(AbstractContextManager["Group"]):
         self._number, self._is_idle = self._number + 1, False
         (self.folder / ANSWER).unlink(missing_ok=True)
         put(self.folder / ORDER, {"number": self._number, "shard": asdict(shard), "work": str(work)})
-        with bar(f"{self.context.settings.name} training", shard.num_items) as progress:
+        with bar(self._label, shard.num_items) as progress:
             shown = 0
             while (answer := self._answer()) is None:
                 shown = self._show(progress, shown, shard)
@@ -118,10 +120,11 @@ class Group(AbstractContextManager["Group"]):
         paths = {role: Path(path) for role, path in answer["paths"].items()}
         return Output(paths, answer["digest"], answer["counts"], seconds=answer["seconds"])
 
-    @property
-    def preflight(self) -> Mapping[str, Any]:
-        """How fast the ranks talk, and by what; empty before they have met."""
-        return get(self.folder / PREFLIGHT) or {}
+    @cached_property
+    def _met(self) -> str:
+        """How fast the ranks talk, and by what, in words; asked once they have met."""
+        preflight = get(self.folder / PREFLIGHT)
+        return words_of(preflight) if preflight else ""
 
     def _about(self, num_local: int, gpus: int | None, first_port: int) -> dict[str, Any]:
         context = self.context
@@ -150,15 +153,21 @@ class Group(AbstractContextManager["Group"]):
 
     def _show(self, progress: Bar, shown: int, shard: Shard) -> int:
         """What rank 0 says of its progress. Returns how many steps are shown."""
-        values = dict(self._heard[0].beat.get("progress", {}))
-        label, done, total = values.pop("doing", ""), values.pop("done", 0), values.pop("total", 0)
-        if done > shown and label and total == shard.num_items:
+        said, beat = self._heard[0].beat, heartbeat.get()
+        values = dict(said.get("progress", {})) if said.get("number") == self._number else {}
+        label, done, _ = (values.pop(name, None) for name in ("doing", "done", "total"))
+        if label == self._label and done > shown:
             progress.advance(done - shown, **values)
             return int(done)
-        beat = heartbeat.get()
         if beat is not None:
-            beat({"doing": f"{self.context.settings.name} training", "done": shown, "total": shard.num_items, **values})
+            told = {"ranks": self._met} if values else {}
+            beat({"doing": self._label, "done": shown, "total": shard.num_items, **values, **told})
         return shown
+
+    @property
+    def _label(self) -> str:
+        """As `interval` calls its bar."""
+        return f"{self.context.settings.name} training"
 
     def _watch(self) -> None:
         """Raise what went wrong, once it is clear which rank began it."""

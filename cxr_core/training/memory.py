@@ -90,8 +90,8 @@ def _of_ranks(settings: DiffusionTrain, ranks: Ranks, found: Memory) -> str:
     parts = math.ceil(share / settings.at_once)
     return (
         f"{ranks.num} ranks ({ranks.nodes} x {ranks.per_node}), ZeRO {ranks.zero}: each has {share} of "
-        f"{settings.batch_size} images a step, in {parts} part{'s' * (parts > 1)} of at most {settings.at_once}; memory "
-        f"of its GPU {_gib(each)} GiB"
+        f"{settings.batch_size} images a step, in {parts} part{'s' * (parts > 1)} of at most {settings.at_once}; "
+        f"memory of its GPU {_gib(each)} GiB"
     )
 
 

@@ -62,6 +62,7 @@ def _work(folder: Path, rank: int, local_rank: int, beat: Beat) -> None:
     preflight(place, settings.ranks)
     for order in _orders(folder, world):
         shard = Shard(**order["shard"])
+        beat.begin(order["number"])
         if shard.start:
             wait_for(context.folder / "receipts" / f"{shard.extra['after']}.json", _VISIBLE_SECONDS)
         made = run_interval(context, shard, Path(order["work"]), make_engine=partial(ShardedEngine, world=world))

@@ -88,6 +88,20 @@ def wait_for(path: Path, seconds: float) -> Path:
     return path
 
 
+def preflights(stage_folder: Path) -> list[dict[str, Any]]:
+    """What ranks of a stage found out about themselves, once for each group that met, the oldest first."""
+    files = [*stage_folder.glob(f"attempts/*/ranks/{PREFLIGHT}"), *stage_folder.glob(f"submits/*/*.ranks/{PREFLIGHT}")]
+    found = (get(path) for path in sorted(files, key=lambda path: path.stat().st_mtime))
+    return [about for about in found if about is not None]
+
+
+def words_of(preflight: Mapping[str, Any]) -> str:
+    """The same for people."""
+    nodes = f"{preflight['nodes']} node{'s' * (preflight['nodes'] > 1)}"
+    speed = f"{preflight['mib']} MiB summed over all at {preflight['gib_per_second']:.3g} GiB/s"
+    return f"{preflight['ranks']} ranks on {nodes}, ZeRO {preflight['zero']}, {preflight['transport']}, {speed}"
+
+
 class Beat:
     """Says once a second that this rank lives and what it is at; ends the process when the others are gone.
 
@@ -104,6 +118,10 @@ class Beat:
     def note(self, step: int) -> None:
         """This rank begins a step."""
         self.values["step"] = step
+
+    def begin(self, number: int) -> None:
+        """The order of this number is begun; what was told of an earlier one is past."""
+        self.values = {**self.values, "number": number, "progress": {}}
 
     def progress(self, values: dict[str, Any]) -> None:
         """What a bar says (see `runs.progress`)."""
