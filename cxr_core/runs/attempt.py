@@ -104,7 +104,8 @@ class Attempt(AbstractContextManager["Attempt"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         at_end.reset(self._at_end_token)
-        self._at_end.__exit__(kind, error, trace)
+        with suppress(OSError):  # of a disk that is full
+            self._at_end.close()
         heartbeat.reset(self._token)
         remove(self.work)
         self._leave("failed")

@@ -3,16 +3,18 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from cxr_core.errors import UserError
+from cxr_core.models.tensors import read_header
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.progress import Bar
 from cxr_core.training.ema import Ema
@@ -146,17 +148,18 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote, bit for bit. Raises UserError if it is of another model or another format."""
-        about, found = read_json(folder / "state.json"), load_file(folder / "state.safetensors")
-        wanted = {f"weights/{name}": shape for name, shape in self._shapes().items()}
-        wanted |= {f"buffers/{name}": buffer.shape for name, buffer in self.buffers.items()}
-        given = {name: t.shape for name, t in found.items() if name.startswith(("weights/", "buffers/"))}
+        about, path = read_json(folder / "state.json"), folder / "state.safetensors"
+        wanted = {f"weights/{name}": tuple(shape) for name, shape in self._shapes().items()}
+        wanted |= {f"buffers/{name}": tuple(buffer.shape) for name, buffer in self.buffers.items()}
+        found = {name: tensor.shape for name, tensor in read_header(path).items()}
+        given = {name: shape for name, shape in found.items() if name.startswith(("weights/", "buffers/"))}
         if about["format"] != FORMAT or given != wanted or ("ema/" in {name[:4] for name in found}) != bool(self.ema):
             raise UserError(
                 "the training state is of another model, other settings or another version",
                 where=str(folder),
                 mend="remove the stage's folder and run again, or start a run under another name",
             )
-        self._restore(found)
+        self._restore(_Tensors(path))
         self.scaler.load_state_dict(about.get("scaler", {}))
         self.step = about["step"]
 
@@ -232,7 +235,7 @@ class Engine:
         return tensors
 
     @torch.no_grad()
-    def _restore(self, found: dict[str, torch.Tensor]) -> None:
+    def _restore(self, found: Mapping[str, torch.Tensor]) -> None:
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in found.items():
             kind, _, rest = name.partition("/")
@@ -246,6 +249,24 @@ class Engine:
                 index, _, key = rest.partition("/")
                 moments.setdefault(int(index), {})[key] = tensor.clone()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+
+
+class _Tensors(Mapping[str, torch.Tensor]):
+    """The tensors of a file by name, each read when it is asked for: several ranks of one machine read the same."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(str(path), "pt")
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -108,6 +108,8 @@ class Group(AbstractContextManager["Group"]):
         Raises RankError naming the rank that died or hung, and UserError as a rank raised it.
         """
         self._number, self._is_idle = self._number + 1, False
+        for heard in self._heard.values():
+            heard.at = time.monotonic()  # nobody listened while the interval before was committed
         (self.folder / ANSWER).unlink(missing_ok=True)
         put(self.folder / ORDER, {"number": self._number, "shard": asdict(shard), "work": str(work)})
         with bar(self._label, shard.num_items) as progress:

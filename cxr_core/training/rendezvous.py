@@ -97,9 +97,9 @@ def preflights(stage_folder: Path) -> list[dict[str, Any]]:
 
 def words_of(preflight: Mapping[str, Any]) -> str:
     """The same for people."""
-    nodes = f"{preflight['nodes']} node{'s' * (preflight['nodes'] > 1)}"
+    ranks, nodes = (f"{preflight[name]} {name.rstrip('s' * (preflight[name] == 1))}" for name in ("ranks", "nodes"))
     speed = f"{preflight['mib']} MiB summed over all at {preflight['gib_per_second']:.3g} GiB/s"
-    return f"{preflight['ranks']} ranks on {nodes}, ZeRO {preflight['zero']}, {preflight['transport']}, {speed}"
+    return f"{ranks} on {nodes}, ZeRO {preflight['zero']}, {preflight['transport']}, {speed}"
 
 
 class Beat:

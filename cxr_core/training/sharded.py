@@ -6,7 +6,7 @@ and without DeepSpeed. It costs that rank 0 holds all moments once in host memor
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -110,9 +110,11 @@ class ShardedEngine(Engine):
         return torch.stack([loss, norm.to(loss), torch.ones_like(loss)])
 
     def _norm(self) -> torch.Tensor:
-        """Of the whole gradient; it is clipped. With DeepSpeed `backward` did so, and has made the step."""
+        """Of the whole gradient, which is clipped. With DeepSpeed `backward` did so, and has made the step."""
+        if self.zero:
+            return torch.as_tensor(self.module.get_global_grad_norm())
         limit = self.settings.max_grad_norm or float("inf")
-        return torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
+        return self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
 
     def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         losses = values[:, 0].contiguous()
@@ -167,7 +169,7 @@ class ShardedEngine(Engine):
         return padded[num * self.world.rank : num * (self.world.rank + 1)]
 
     @torch.no_grad()
-    def _restore(self, found: dict[str, torch.Tensor]) -> None:
+    def _restore(self, found: Mapping[str, torch.Tensor]) -> None:
         if not self.zero:
             super()._restore(found)
             return

@@ -93,7 +93,8 @@ def test_given_kills_then_the_same_ranks_go_on_bit_for_bit_and_other_numbers_wit
 
     other = tmp_path / "other"
     with signalled(other, 0, signal.SIGKILL, after="00000"):
-        fail(other, given, ranks(2, 2))
+        error = fail(other, given, ranks(2, 2))
+    assert "rank 0 on" in str(error)
     with signalled(other, 3, signal.SIGKILL, after="00001"):
         fail(other, given, ranks(4, 1))
     with signalled(other, 1, signal.SIGKILL, after="00002"):
@@ -157,6 +158,10 @@ def test_given_the_command_then_a_run_goes_on_after_another_number_of_ranks_was_
         losses(tmp_path / "alone" / "tiny" / "real"),
         "`cxr run` on two ranks, killed, then on one",
     )
+    assert cxr("report", tmp_path / "runs" / "tiny").returncode == 0
+    page = (tmp_path / "runs" / "tiny" / "report.html").read_text()
+    for num in (1, 2):
+        assert f"Trained on {num} rank{'s' * (num > 1)} on 1 node, ZeRO 2, gloo, TCP, 4 MiB summed over all at " in page
 
 
 def test_given_a_cluster_then_ranks_on_two_nodes_outlive_a_preemption_and_a_dead_rank(
