@@ -40,7 +40,7 @@ _SETTLE = 4.0
 """Seconds between the first sign that something is wrong and the judgement which rank began it: when one dies, the
 others fail too, of a connection that broke. Well below Slurm's KillWait (30 by default), with which srun ends us."""
 _BEATS_MISSED = 2.5
-"""Seconds without a beat after which a rank that said nothing is held to be dead while others fail."""
+"""Seconds without a beat after which a rank that said nothing is held to be the cause when others fail."""
 _FIRST_BEAT = 600.0
 """Seconds that a rank may need to start: on a cluster, a container's image may have to be opened on each node."""
 _END_SECONDS = 30.0
@@ -212,19 +212,26 @@ class Group(AbstractContextManager["Group"]):
             how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
             return self._error(rank, how, "signal" if code < 0 else "rank ended")
         for rank, heard in self._heard.items():
-            if rank not in words and rank not in self._processes and heard.silence > _BEATS_MISSED:
-                return self._error(rank, "died without a word", "rank died")
+            if rank not in words and heard.silence > _BEATS_MISSED:
+                return self._error(rank, "died without a word, or was stopped", "rank died")
         rank = min(words, key=lambda each: words[each]["time"])
         return self._error(rank, f"failed: {words[rank]['text']}", "rank failed")
 
     def _error(self, rank: int, what: str, cause: str) -> RankError:
-        beat = self._heard[rank].beat
-        host, pid, step = (beat.get(name, "?") for name in ("host", "pid", "step"))
-        others = max((heard.beat.get("step", -1) for heard in self._heard.values()), default=-1)
-        behind = f" The others were at step {others + 1}." if isinstance(step, int) and others > step else ""
+        host, pid, step = (self._heard[rank].beat.get(name) for name in ("host", "pid", "step"))
         at = f" at step {step + 1}" if isinstance(step, int) else ""
-        text = f"rank {rank} on {host} (process {pid}) {what}{at}.{behind} Its log: {log_path(self.folder, rank)}"
+        name = f"rank {rank} on {host} (process {pid})" if host else f"rank {rank}, which never came,"
+        text = f"{name} {what}{at}.{self._behind(rank)} Its log: {log_path(self.folder, rank)}"
         return RankError(text, cause=cause, where=f"stage {self.context.settings.name!r}")
+
+    def _behind(self, named: int) -> str:
+        """Which ranks the others waited for, as far as their steps tell."""
+        steps = {rank: step for rank, heard in self._heard.items() if (step := heard.beat.get("step")) is not None}
+        last = max(steps.values(), default=0)
+        behind = [rank for rank, step in steps.items() if step < last]
+        if named in behind:
+            return f" The others were at step {last + 1}."
+        return f" Behind it were ranks {', '.join(map(str, behind))}." if behind else ""
 
     def _wait_for_ends(self) -> None:
         deadline = time.monotonic() + _END_SECONDS

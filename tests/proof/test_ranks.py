@@ -103,6 +103,19 @@ def test_given_kills_then_the_same_ranks_go_on_bit_for_bit_and_other_numbers_wit
     assert_same(losses(other), losses(alone), "two ranks (ZeRO 2), four (1), two (3), one process, a kill between each")
 
 
+def test_given_a_rank_that_the_others_wait_for_too_long_then_it_is_named(
+    given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    # As where a collective operation is stuck: that ranks are heard of is not looked at within this time.
+    patient = ranks(2, 2, silent_seconds=600, collective_minutes=0.5)
+    with signalled(tmp_path / "stage", 1, signal.SIGSTOP, after="00000"):
+        error = fail(tmp_path / "stage", given, patient)
+    assert "rank 1 on" in str(error)
+    assert "died without a word, or was stopped" in str(error)
+    words = [read_json(path)["text"] for path in tmp_path.glob("stage/attempts/*/ranks/rank-0.error.json")]
+    print(f"\n{words[0][:120]}\n{str(error).splitlines()[0]}")
+
+
 def test_given_a_latent_that_is_not_a_number_on_one_rank_then_all_stop_and_the_images_are_named(
     given: tuple[Path, Path], tmp_path: Path
 ) -> None:
