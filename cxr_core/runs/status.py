@@ -170,6 +170,8 @@ def _figures(beat: Mapping[str, Any]) -> Iterator[str]:
         yield f"{beat['images_per_second']:.3g} images/s"
     if "gpu_gib" in beat:
         yield f"at most {beat['gpu_gib']:.1f} GiB of the GPU"
+    if "ranks" in beat:
+        yield str(beat["ranks"])
 
 
 def _seconds_left(live: Sequence[AttemptRecord]) -> float | None:
