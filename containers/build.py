@@ -1,6 +1,8 @@
 """Build an image from a checkout: a SIF by apptainer and cxr.def, or an OCI image by buildah and the Dockerfile."""
 
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from containers.store import Image, Store
 from cxr_core.errors import UserError
 from cxr_core.runs.files import remove
 from cxr_core.runs.provenance import code
+
+_STDERR = 2
 
 _WHEELS = "/mnt"
 """Where a folder of wheels is seen during the build: apptainer binds only to a place that the base has."""
@@ -44,6 +48,7 @@ class Recipe:
             "FIND_LINKS": _WHEELS if self._wheels else self.find_links,
             "VERSION": cxr_core.__version__,
             "GIT_SHA": code()["commit"] or "unknown",
+            "SOURCE": origin(source()),
         }
 
     @property
@@ -64,6 +69,15 @@ def source() -> Path:
     if not (folder / "pyproject.toml").is_file():
         raise UserError("images are built from a checkout, and this is an installed package", where=str(folder))
     return folder
+
+
+def origin(checkout: Path) -> str:
+    """Where a checkout was cloned from, without a name or password in it; "unknown" of one that was not cloned."""
+    if shutil.which("git") is None:
+        return "unknown"
+    words = ["git", "-C", str(checkout), "remote", "get-url", "origin"]
+    url = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return re.sub(r"(?<=://)[^/@]*@", "", url) or "unknown"
 
 
 def build_sif(recipe: Recipe, store: Store) -> Image:
@@ -102,7 +116,8 @@ def _run(words: Sequence[str], recipe: Recipe) -> None:
     if not lock.is_file():
         raise UserError("there is no lock file", where=str(lock), mend=f"cxr image lock --target {recipe.target}")
     try:
-        done = subprocess.run(words, cwd=folder, check=False)
+        # What the engine tells is no output of ours: that is the image's name alone.
+        done = subprocess.run(words, cwd=folder, check=False, stdout=_STDERR)
     except FileNotFoundError:
         raise UserError(f"there is no {words[0]} on this machine", mend="load its module, or install it") from None
     if done.returncode != 0:

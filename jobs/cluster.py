@@ -21,6 +21,7 @@ from jobs.container import copies, image_of, prefix, prelude, working_in_image_o
 from jobs.launch import prepare
 from jobs.left import changed, park, possible, works_of
 from slurm.accounting import refresh
+from slurm.held import drop_held
 from slurm.packs import Job, StageWork, plan_jobs
 from slurm.profile import ClusterProfile, load_profile
 from slurm.queue import cancel, num_queued, queued
@@ -146,10 +147,10 @@ def resume(
     name, cwd = where_sent(config_of, cluster)
     profile = load_profile(name)
     with locked_for(profile, config_of.root, config_of.config) as run:
-        live = live_ids(run, queued()) if profile.scheduler == "slurm" else []
+        live, notes = _live(run) if profile.scheduler == "slurm" else ([], [])
         if live:
             if if_needed:
-                return Sent((), live)
+                return Sent((), live, notes)
             raise UserError(
                 f"jobs of this run are still in the queue: {', '.join(live)}",
                 where=str(root),
@@ -160,7 +161,16 @@ def resume(
                 release(run.stage(stage.name).path)
         check_image(run, config, accept_image)
         _may_live(run, profile, auto_resume)
-        return send_rest(run, config, profile, name, cwd)
+        sent = send_rest(run, config, profile, name, cwd)
+        return replace(sent, notes=[*notes, *sent.notes])
+
+
+def _live(run: Run) -> tuple[list[str], list[str]]:
+    """Jobs of a run that are in the queue and will end, and what was said of those that were cancelled for they never
+    would."""
+    live = live_ids(run, queued())
+    notes = drop_held(run, live)
+    return live_ids(run, queued()) if notes else live, notes
 
 
 def _may_live(run: Run, profile: ClusterProfile, most: int | None, stage: str | None = None) -> None:

@@ -13,9 +13,9 @@ from cxr_core.runs.plan import Plan
 from cxr_core.runs.run import Run, StageFolder
 from jobs.config import RunConfig, inputs_of
 from jobs.launch import estimates
-from slurm.changes import bad_nodes, excluding, raised
+from slurm.changes import bad_nodes, excluding, raised, raised_for_control
 from slurm.packs import StageWork
-from slurm.profile import ClusterProfile
+from slurm.profile import ClusterProfile, Resources
 from slurm.queue import num_nodes
 from slurm.submit import live_jobs
 
@@ -48,6 +48,7 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
     plan = folder.plan()
     done, aside = folder.done(), parked(folder.path)
     facts = folder.facts()
+    ranks = getattr(stage, "ranks", None)
     return StageWork(
         name=stage.name,
         kind=stage.kind,
@@ -63,6 +64,8 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
         num_files=size.num_files,
         num_bytes=size.num_bytes,
         jobs=live_jobs(run, stage.name, queue) if queue else {},
+        nodes=ranks.nodes if ranks else 1,
+        ranks_per_node=ranks.per_node if ranks else 1,
     )
 
 
@@ -116,13 +119,22 @@ def changed(
     nodes, lines = _nodes_to_avoid(profile, ledger)
     found = []
     for work in works:
-        resources = profile.resources(work.kind)
-        folder = run.stage(work.name)
+        resources, control, folder = profile.resources(work.kind), profile.resources("control"), run.stage(work.name)
         asked = raised(folder, resources, ledger.of(work.name).attempts, folder.done())
-        exclude = {"exclude": excluding(resources, nodes)} if nodes else {}
-        found.append(replace(work, changes={**asked.values, **exclude}))
-        lines += asked.reasons if not work.finished else []
+        beside = raised_for_control(folder, control)
+        found.append(
+            replace(
+                work,
+                changes={**asked.values, **_without(nodes, resources)},
+                control_changes={**beside.values, **_without(nodes, control)},
+            )
+        )
+        lines += [*asked.reasons, *beside.reasons] if not work.finished else []
     return found, lines
+
+
+def _without(nodes: Sequence[str], resources: Resources) -> dict[str, str]:
+    return {"exclude": excluding(resources, nodes)} if nodes else {}
 
 
 def _nodes_to_avoid(profile: ClusterProfile, ledger: Ledger) -> tuple[list[str], list[str]]:

@@ -160,7 +160,7 @@ def _attention(stage: StageStatus) -> Iterator[str]:
         where = f"on {attempt.node or attempt.host} was {whose}: {attempt.why}"
         yield f"attempt {attempt.id} {where}{_in_shard(attempt)}"
     for task, why in list(stage.stillborn.items())[:_MOST_NAMED]:
-        yield f"task {task} was killed before its first shard: {why}"
+        yield f"task {task} did not come to its first shard: {why}"
     words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
     for word, shards in words.items():
         if shards:

@@ -89,10 +89,16 @@ def freeze(context: Context, work: Path) -> Draft:
 
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
-    """Train one interval."""
+    """Train one interval, in this process or on the ranks that the stage asks for."""
+    if isinstance(context.settings, DiffusionTrain) and context.settings.ranks:
+        from jobs.ranks import train_on_ranks
+
+        return train_on_ranks(context, shard, work)
     from cxr_core.training.interval import run_interval
 
-    return run_interval(context, shard, work)
+    output = run_interval(context, shard, work)
+    assert output is not None
+    return output
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:

@@ -33,17 +33,37 @@ class Changes:
 def raised(folder: StageFolder, resources: Resources, attempts: Sequence[AttemptRecord], done: set[str]) -> Changes:
     """Twice the memory or time for a stage of whose missing shards one was out of it: once, and no more than
     `max_mem` and `max_time`. What was raised before stays."""
+    tasks = _tasks(folder, computes=True) - {attempt.job for attempt in attempts}
+    victims = {}
+    for key, cause in _CAUSES.items():
+        victims[key] = [f"shard {shard}" for shard in sorted(_shards_out_of(cause, attempts) - done)]
+        victims[key] += [f"task {task}" for task in _out_of(cause, folder, tasks)]
+    return _raised(folder, resources, victims, computes=True)
+
+
+def raised_for_control(folder: StageFolder, resources: Resources) -> Changes:
+    """The same for the jobs that freeze and finalize a stage."""
+    tasks = _tasks(folder, computes=False)
+    victims = {key: [f"job {task}" for task in _out_of(cause, folder, tasks)] for key, cause in _CAUSES.items()}
+    return _raised(folder, resources, victims, computes=False)
+
+
+_CAUSES = {"mem": OUT_OF_MEMORY, "time": TIME_LIMIT}
+
+
+def _raised(
+    folder: StageFolder, resources: Resources, victims: Mapping[str, Sequence[str]], *, computes: bool
+) -> Changes:
     before: dict[str, str] = {}
-    for path in submit_folders(folder.path):
-        before |= {key: value for key, value in Submit.read(path).raised.items() if key in ("mem", "time")}
+    for submit in (Submit.read(path) for path in submit_folders(folder.path)):
+        if submit.computes == computes:
+            before |= {key: value for key, value in submit.raised.items() if key in _CAUSES}
     values, reasons = dict(before), [f"{key} stays {value}, as raised before" for key, value in before.items()]
-    for key, cause in (("mem", OUT_OF_MEMORY), ("time", TIME_LIMIT)):
-        victims = [f"shard {shard}" for shard in sorted(_shards_out_of(cause, attempts) - done)]
-        victims += [f"task {task}" for task in _tasks_out_of(cause, folder, attempts)]
-        if victims and key not in before:
+    for key in _CAUSES:
+        if victims[key] and key not in before:
             value, reason = _doubled(key, resources)
             values |= {key: value} if value else {}
-            reasons.append(f"{victims[0]} {_ENDED[key]}: {reason}")
+            reasons.append(f"{victims[key][0]} {_ENDED[key]}: {reason}")
     return Changes(values, [f"{folder.name}: {reason}" for reason in reasons])
 
 
@@ -56,12 +76,17 @@ def _shards_out_of(cause: str, attempts: Iterable[AttemptRecord]) -> set[str]:
     return killed | {failure.shard for failure in _failures(attempts) if failure.cause == cause and _is_host(failure)}
 
 
-def _tasks_out_of(cause: str, folder: StageFolder, attempts: Iterable[AttemptRecord]) -> list[str]:
-    """Tasks that were killed for a cause before they had an attempt: a process may be too large from its start."""
+def _tasks(folder: StageFolder, *, computes: bool) -> set[str]:
+    """Tasks of a stage that began, of its jobs that compute or of the others."""
+    wanted = [path for path in submit_folders(folder.path) if Submit.read(path).computes == computes]
+    return {log.name.removesuffix(".out") for path in wanted for log in path.glob("*.out")}
+
+
+def _out_of(cause: str, folder: StageFolder, tasks: set[str]) -> list[str]:
+    """Those of `tasks` that were killed for a cause: a process may be too large from its start."""
     lives = [(life.job, life.why) for life in Accounting.read(folder.path.parent).lives]
     killed = [(job, why) for (job, _), (why, _) in shell_ends(folder.path).items()]
-    begun, ours = {attempt.job for attempt in attempts}, {path.name for path in folder.path.glob("submits/*/*.out")}
-    return sorted({job for job, why in (*killed, *lives) if why == cause and f"{job}.out" in ours} - begun)
+    return sorted({job for job, why in (*killed, *lives) if why == cause} & tasks)
 
 
 def _failures(attempts: Iterable[AttemptRecord]) -> Iterator[Failure]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from cxr_core.errors import UserError
 from slurm.checks.ask import ask
@@ -58,6 +59,32 @@ def state_of(job_id: str) -> str:
         time.sleep(2)
     state, _, reason = answer.stdout.strip().partition(" ")
     return f"{state} ({reason})" if state == "PENDING" else state
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A task that has not ended: how often it was restarted, and for what it waits (`None` once it runs)."""
+
+    task: str
+    restart: int
+    reason: str
+
+    @property
+    def is_held(self) -> bool:
+        """Whether Slurm holds it for ever, since it could not be launched on a node: the prolog failed there, say."""
+        return self.reason == "launch failed requeued held"
+
+    @property
+    def waits_for_others(self) -> bool:
+        return self.reason == "Dependency"
+
+
+def waiting(job_ids: Iterable[str]) -> list[Waiting]:
+    """Each task of jobs that has not ended; of an array that waits, what has not begun is one. Empty if the scheduler
+    does not answer."""
+    words = ["squeue", "--noheader", f"--jobs={','.join(job_ids)}", "--Format=JobArrayID:40,RestartCnt:12,Reason:80"]
+    lines = (line.split(maxsplit=2) for line in call(words).stdout.splitlines())
+    return [Waiting(task, int(restarts), reason.strip()) for task, restarts, reason in lines]
 
 
 def num_queued() -> int:

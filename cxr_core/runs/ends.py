@@ -1,7 +1,7 @@
 """Why attempts were killed, who could not say it themselves: by their batch shell, their log and the accounts.
 
 The shell leaves `submits/<number>/<job>-<restart>.end` with one word where it saw more than a good end (see
-slurm/script.py).
+slurm/script.py); who cancels a task that could not be launched leaves it in the shell's place.
 """
 
 from pathlib import Path
@@ -11,12 +11,14 @@ TIME_LIMIT = "time limit"
 NODE_FAILURE = "node failure"
 HUNG = "hung"
 TOLD_TO_END = "told to end"
+LAUNCH_FAILED = "its launch failed on a node"
 
 _WORDS = {
     "oom": OUT_OF_MEMORY,
     "timeout": TIME_LIMIT,
     "silent": HUNG,
     "TERM": TOLD_TO_END,
+    "launch": LAUNCH_FAILED,
 }
 
 
@@ -45,6 +47,11 @@ def why_killed(*, by_shell: str, by_log: str, by_accounts: str, came_back: bool)
         return by_shell
     # A shell that was told to end knows no more. One that was not, and left nothing, died with its node.
     return by_log or by_accounts or by_shell or (NODE_FAILURE if came_back else "")
+
+
+def note_failed_launch(submit_folder: Path, task: str, restart: int) -> None:
+    """Leave the record of a task whose launch failed and which will not be tried again: no shell of it ever ran."""
+    (submit_folder / f"{task}-{restart}.end").write_text("launch")
 
 
 def is_own_doing(why: str) -> bool:

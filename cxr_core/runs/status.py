@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxr_core.runs.ends import is_own_doing, shell_ends
+from cxr_core.runs.ends import LAUNCH_FAILED, is_own_doing, shell_ends
 from cxr_core.runs.failures import parked
 from cxr_core.runs.ledger import AttemptRecord, Ledger, read_attempts
 from cxr_core.runs.run import Run, StageFolder
@@ -133,7 +133,8 @@ def _stillborn(folder: StageFolder, attempts: Sequence[AttemptRecord]) -> dict[s
         return {}
     begun = {attempt.job for attempt in attempts}
     ends = {job: why for (job, _), (why, _) in shell_ends(folder.path).items()}
-    return {job: why for job, why in sorted(ends.items()) if job not in begun and is_own_doing(why)}
+    named = {job: why for job, why in sorted(ends.items()) if is_own_doing(why) or why == LAUNCH_FAILED}
+    return {job: why for job, why in named.items() if job not in begun}
 
 
 def _failed(attempts: Sequence[AttemptRecord]) -> frozenset[str]:
@@ -169,6 +170,8 @@ def _figures(beat: Mapping[str, Any]) -> Iterator[str]:
         yield f"{beat['images_per_second']:.3g} images/s"
     if "gpu_gib" in beat:
         yield f"at most {beat['gpu_gib']:.1f} GiB of the GPU"
+    if "ranks" in beat:
+        yield str(beat["ranks"])
 
 
 def _seconds_left(live: Sequence[AttemptRecord]) -> float | None:

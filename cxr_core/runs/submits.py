@@ -46,6 +46,11 @@ class Submit:
     job_id: str | None = None
     format: int = FORMAT
 
+    @property
+    def computes(self) -> bool:
+        """Whether it makes shards, or one to try."""
+        return "shards" in self.does or "canary" in self.does
+
     @classmethod
     def read(cls, folder: Path) -> "Submit":
         """Read `submit.json`. Raises UserError if it is damaged."""

@@ -138,10 +138,11 @@ class DiffusionTask:
 
     @property
     def _parts(self) -> list[range]:
-        """The positions of the global batch that go through the model together."""
-        positions = range(self.settings.batch_size)
-        size = self.settings.micro_batch or len(positions)
-        return [positions[start : start + size] for start in positions[::size]]
+        """The positions of the global batch that go through the model together: as many parts for each rank, in order
+        of ranks."""
+        share, size = self.settings.batch_size // self.settings.num_ranks, self.settings.at_once
+        shares = [range(start, start + share) for start in range(0, self.settings.batch_size, share)]
+        return [part[start : start + size] for part in shares for start in range(0, share, size)]
 
     def _weights(self, batch: Batch, positions: Sequence[int]) -> torch.Tensor:
         """Of the images of `batch`, which lie at `positions`: float32 (n,)."""

@@ -1,5 +1,6 @@
 """Rows of container images: C12 makes the file system of a SIF, C12b unpacks it."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -16,9 +17,13 @@ PACKAGES = ("numpy", "numpy.libs", "pandas", "PIL")
 """A part of what the image holds: compiled libraries and many small files, as in the whole."""
 
 
+_MEMORY = Path("/dev/shm")
+"""Where there is room in memory: on a disk, the making of many small files drowns what the compression takes."""
+
+
 @contextmanager
 def _workplace() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None) as name:
         folder = Path(name)
         for package in PACKAGES:
             if (SITE_PACKAGES / package).is_dir():

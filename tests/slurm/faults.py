@@ -83,15 +83,19 @@ def a_time_limit_and_a_preemption_that_cancels(run: TinyRun) -> None:
 
 
 def a_shard_longer_than_the_time_limit(run: TinyRun) -> None:
-    """A task that made nothing since it started does not come back for ever: it ends, and why is said."""
-    run.write_profile(limit="00:01:00")
+    """A task that made nothing since it started does not come back for ever: it ends, and why is said. The next one
+    gets twice the time."""
+    run.write_profile(limit="00:01:00", more="max_time: '00:30:00'\n")
     image = run.hold(20)
     run.submit()
     run.until_awaited(image)
     run.wait(180)
     assert "was ended by the scheduler: time limit in shard 00020" in run.status()
     image.mend()
-    run.finish()
+    told = run.resume().stdout
+    assert "real: shard 00020 took longer than the time limit: time raised from 00:01:00 to 00:02:00" in told
+    assert "TimeLimit=00:02:00" in run.cluster.run("scontrol", "show", "job", str(run.submits[-1].job_id)).stdout
+    run.wait()
     assert "killed in shard 00020: time limit" in run.report()
 
 

@@ -16,7 +16,7 @@ from cxr_core.runs.run import Run, StageFolder
 from cxr_core.runs.submits import Submit, new_folder
 from jobs.left import possible
 from slurm.accounting import parse
-from slurm.changes import bad_nodes, excluding, raised
+from slurm.changes import bad_nodes, excluding, raised, raised_for_control
 from slurm.packs import Job, StageWork, plan_jobs
 from slurm.profile import ClusterProfile, Resources
 
@@ -200,11 +200,30 @@ def test_memory_or_time_is_doubled_by_cause_within_what_the_profile_allows(
 
 def test_given_a_task_out_of_memory_before_its_first_shard_then_memory_is_raised_too(tmp_path: Path) -> None:
     stage = tmp_path / "real"
+    Submit("x", "real", ("shards",), 2, "site", "/").write(new_folder(stage))
     shell_says(stage, "7_1-0.end", "oom 5")
     shell_says(stage, "7_1.out", "slurmstepd: error: Exceeded job memory limit")
     found = raised(StageFolder(stage), ASKED, [], set())
     assert found.values == {"mem": "40G"}
     assert found.reasons == ["real: task 7_1 was out of memory: mem raised from 30G to 40G"]
+    assert raised_for_control(StageFolder(stage), ASKED).values == {}
+
+
+def test_given_a_job_out_of_memory_while_it_finalizes_then_its_like_get_more_and_those_of_shards_do_not(
+    tmp_path: Path,
+) -> None:
+    stage = tmp_path / "real"
+    Submit("x", "real", ("finalize",), 1, "site", "/").write(new_folder(stage))
+    shell_says(stage, "8-0.end", "oom 5")
+    shell_says(stage, "8.out", "slurmstepd: error: Exceeded job memory limit")
+    found = raised_for_control(StageFolder(stage), ASKED)
+    assert found.values == {"mem": "40G"}
+    assert found.reasons == ["real: job 8 was out of memory: mem raised from 30G to 40G"]
+    assert raised(StageFolder(stage), ASKED, [], set()).values == {}
+
+    Submit("y", "real", ("finalize",), 1, "site", "/", raised={"mem": "40G"}).write(new_folder(stage))
+    assert raised_for_control(StageFolder(stage), ASKED).reasons == ["real: mem stays 40G, as raised before"]
+    assert raised(StageFolder(stage), ASKED, [], set()).values == {}
 
 
 @pytest.mark.parametrize(("text", "is_raised"), [("MemoryError", True), ("CUDA out of memory. Tried ...", False)])
@@ -225,11 +244,12 @@ def test_what_was_raised_stays_raised_and_is_not_raised_again(tmp_path: Path) ->
     assert (found.values, found.reasons) == ({"mem": "40G"}, ["real: mem stays 40G, as raised before"])
 
 
-def test_jobs_ask_for_what_was_changed_and_those_that_compute_nothing_only_avoid_nodes() -> None:
-    changes = {"mem": "64G", "exclude": excluding(Resources(exclude="n[7-9]"), ["n2", "n1"])}
+def test_jobs_ask_for_what_was_changed_for_their_like() -> None:
+    exclude = {"exclude": excluding(Resources(exclude="n[7-9]"), ["n2", "n1"])}
+    changes = {"changes": {"mem": "64G", **exclude}, "control_changes": exclude}
     site = ClusterProfile(name="site", mem="32G")
     work = StageWork("real", "preprocess", 2, 1000, 1000, todo=[f"{i:05d}" for i in range(1000)], seconds=60.0)
-    shards, finalize = plan_jobs([StageWork(**{**work.__dict__, "changes": changes})], site)
+    shards, finalize = plan_jobs([StageWork(**{**work.__dict__, **changes})], site)
     assert (shards.resources(site).mem, shards.resources(site).exclude) == ("64G", "n[7-9],n1,n2")
     assert (finalize.resources(site).mem, finalize.resources(site).exclude) == ("32G", "n[7-9],n1,n2")
 
