@@ -18,6 +18,8 @@ from cxr_core.errors import UserError
 from cxr_core.runs.files import remove
 from cxr_core.runs.provenance import code
 
+_STDERR = 2
+
 _WHEELS = "/mnt"
 """Where a folder of wheels is seen during the build: apptainer binds only to a place that the base has."""
 
@@ -114,7 +116,8 @@ def _run(words: Sequence[str], recipe: Recipe) -> None:
     if not lock.is_file():
         raise UserError("there is no lock file", where=str(lock), mend=f"cxr image lock --target {recipe.target}")
     try:
-        done = subprocess.run(words, cwd=folder, check=False)
+        # What the engine tells is no output of ours: that is the image's name alone.
+        done = subprocess.run(words, cwd=folder, check=False, stdout=_STDERR)
     except FileNotFoundError:
         raise UserError(f"there is no {words[0]} on this machine", mend="load its module, or install it") from None
     if done.returncode != 0:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.data import app as data_app
 from jobs.image import app as image_app
 
 app = typer.Typer(
@@ -19,10 +20,9 @@ app = typer.Typer(
     help="Synthetic chest X-rays: preprocess, fine-tune, generate, evaluate, on a laptop or a cluster.\n\n"
     "Example: cxr demo",
 )
-data = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look into datasets.")
 config_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The config file.")
 model_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Trained models.")
-app.add_typer(data, name="data")
+app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(image_app, name="image")
@@ -352,42 +352,6 @@ def doctor(
     site = Site(profile, runs, os.environ, wait)
     if not show_findings(examine(site, checks_of(site))):
         raise typer.Exit(1)
-
-
-@data.command()
-def summary(path: Annotated[Path, typer.Argument(help="A Dataset folder, e.g. runs/demo/real.")]) -> None:
-    """Count images, patients, views and findings of a dataset.
-
-    Example: cxr data summary runs/demo/real
-    """
-    from cxr_core.data.dataset import Dataset
-    from jobs.show import show_summary
-
-    show_summary(Dataset.open(path))
-
-
-@data.command()
-def verify(path: Annotated[Path, typer.Argument(help="A Dataset folder, e.g. runs/demo/real.")]) -> None:
-    """Read every shard and every image of a dataset and compare them with what was recorded.
-
-    Example: cxr data verify runs/demo/real
-    """
-    from cxr_core.data.dataset import Dataset
-    from cxr_core.errors import UserError
-
-    dataset = Dataset.open(path)
-    wrong = 0
-    for line in dataset.verify():
-        wrong += 1
-        typer.echo(line)
-    if wrong:
-        raise UserError(
-            f"{wrong} things are not as recorded (listed above)",
-            where=str(path),
-            mend="remove the receipts of the shards named and run again",
-        )
-    info = dataset.info
-    typer.echo(f"{path}: {info.num_images} images in {len(info.shards)} shards are as recorded, digest {info.digest}")
 
 
 @model_app.command("export")

@@ -56,6 +56,7 @@ def freeze(context: Context, work: Path) -> Draft:
         "findings": real.findings.names,
         "prompts": prompts.model_dump(mode="json"),
         "like": real.info.digest,
+        "source": real.info.about.get("source", {}).get("kind"),
         "training_data": learnt.model_dump(mode="json") if learnt else None,
         "generation": _generation(settings, weights_sha256(checkpoint)),
     }
@@ -88,6 +89,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
             "request": context.settings.request.model_dump(mode="json", exclude_none=True),
             "prompts": facts["prompts"],
             "like": facts["like"],
+            "source": facts["source"],
             "training_data": facts["training_data"],
             **facts["generation"],
         },
@@ -98,7 +100,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
 
 def _generation(settings: GenerateStage, model: str) -> dict[str, Any]:
     """What every image records of how it was made."""
-    names = ("scheduler", "steps", "guidance", "dtype", "batch_size")
+    names = ("scheduler", "steps", "guidance", "dtype", "batch_size", "threads")
     config = sha256_text(canonical_json(settings.model_dump(mode="json")))
     return {**{name: getattr(settings, name) for name in names}, "model": model, "config": config}
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cxr_core.data.dataset import ShardWriter, pixel_sha256
 from cxr_core.data.findings import Findings
-from cxr_core.data.png import encode_grey
+from cxr_core.data.png import SYNTHETIC, encode_grey
 
 _NUM_ENCODERS = 2
 
@@ -74,4 +74,4 @@ class BackgroundWriter:
 
 def _encode(pixels: np.ndarray) -> tuple[bytes, dict[str, Any]]:
     height, width = pixels.shape
-    return encode_grey(pixels), {"height": height, "width": width, "pixel_sha256": pixel_sha256(pixels)}
+    return encode_grey(pixels, SYNTHETIC), {"height": height, "width": width, "pixel_sha256": pixel_sha256(pixels)}

@@ -21,6 +21,7 @@ class Denoiser(torch.nn.Module):
         super().__init__()
         self.unet, self.text_encoder, self.train_text_encoder = unet, text_encoder, train_text_encoder
         self._known: dict[bytes, torch.Tensor] = {}
+        self._device = unet.device
 
     def forward(
         self, latents: torch.Tensor, steps: torch.Tensor, token_ids: torch.Tensor, which: torch.Tensor
@@ -35,16 +36,16 @@ class Denoiser(torch.nn.Module):
 
     def _encode(self, token_ids: torch.Tensor) -> torch.Tensor:
         if self.train_text_encoder:
-            return self.text_encoder(token_ids.to(self.unet.device))[0]
+            return self.text_encoder(token_ids.to(self._device))[0]
         return torch.cat([self._encode_once(row) for row in token_ids.split(1)])
 
     @torch.no_grad()
     def _encode_once(self, token_ids: torch.Tensor) -> torch.Tensor:
-        key, device = token_ids.numpy().tobytes(), self.unet.device
+        key = token_ids.numpy().tobytes()
         if key not in self._known:
             # In full precision, so that it does not depend on what asks first: a step or the validation.
-            with torch.autocast(device.type, enabled=False):
-                self._known[key] = self.text_encoder(token_ids.to(device))[0]
+            with torch.autocast(self._device.type, enabled=False):
+                self._known[key] = self.text_encoder(token_ids.to(self._device))[0]
         return self._known[key]
 
 

@@ -54,6 +54,8 @@ class DiffusionTask:
         prior: LatentCache | None = None,
     ) -> None:
         self.pipeline, self.cache, self.settings, self.seed, self.prompts = pipeline, cache, settings, seed, prompts
+        # Asked once: the pipeline's parts look through all their modules each time.
+        self.device = pipeline.unet.device
         self.module = make_denoiser(pipeline, settings, seed)
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.shown, held_out = batches(cache, prior, settings, seed), cache.indices("val")
@@ -173,7 +175,7 @@ class DiffusionTask:
 
     def _collate(self, draws: Sequence[Draw]) -> Batch:
         stacked = [torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True)]
-        latents, noise, steps = (part.to(self.pipeline.unet.device) for part in stacked[:3])
+        latents, noise, steps = (part.to(self.device) for part in stacked[:3])
         return Batch(latents, noise, steps, stacked[3])
 
     def _errors(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -111,7 +111,7 @@ class Engine:
 
     def _pace(self, num: int, seconds: float) -> dict[str, Any]:
         """For who watches: how far it is, how fast the last `num` steps were, and the most memory of the GPU so far."""
-        left = (self.settings.steps - self.step) * seconds / num
+        left = round((self.settings.steps - self.step) * seconds / num)
         pace = {"images_per_second": num * self.settings.batch_size / seconds, "step": self.step, "seconds_left": left}
         if self.accelerator.device.type == "cuda":
             pace["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30

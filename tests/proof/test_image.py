@@ -116,7 +116,7 @@ def test_the_dockerfile_makes_the_same_and_it_comes_back_by_digest(
     words = ("--engine", "buildah", "--base", "localhost/cxr-base:proof", *build_options())
     done = cxr("image", "build", *words, timeout=3600)
     assert done.returncode == 0, done.stderr
-    name = done.stdout.split()[0]
+    name = done.stdout.splitlines()[0]
     run = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", "--rm", "--network", "host"]
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]
     said = subprocess.run([*run, *limits, "--entrypoint", "sh", name, "-c", "id -u; cxr --help"], capture_output=True)

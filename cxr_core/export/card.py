@@ -1,0 +1,93 @@
+"""The card of a Dataset, README.md: what is in it, what made it, what it must not be used for."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import cxr_core
+from cxr_core.data.dataset import Dataset
+from cxr_core.data.findings import NO_FINDING
+
+LICENCES = {
+    "chestxray14": "ChestX-ray14 is free to use with attribution to the NIH Clinical Center and a citation of Wang et "
+    "al., CVPR 2017.",
+    "phantom": "Procedural phantoms of cxr-suite: nobody else's.",
+}
+"""By the kind of the real Dataset's source."""
+
+_LIMITS_OF_SYNTHETIC = (
+    "Labels are what was asked for, not what a reader saw. The report of the run says how often a judge finds them.",
+    "A model may repeat images that it was trained on. The report of the run compares with training patients.",
+    "Not for diagnosis, and no substitute for real images in testing a medical device.",
+)
+_LIMIT_OF_NIH = (
+    "Labels of ChestX-ray14 were mined from reports by a program, and who learns from them learns its mistakes."
+)
+
+
+def card(dataset: Dataset) -> str:
+    """The card as Markdown, with the header that Hugging Face's hub reads."""
+    return "\n".join([*_header(dataset), *_contents(dataset), *_made(dataset), *_limits(dataset), ""])
+
+
+def _header(dataset: Dataset) -> list[str]:
+    tags = ["chest-x-ray", "synthetic"] if dataset.info.synthetic else ["chest-x-ray"]
+    kind = "Synthetic chest X-rays" if dataset.info.synthetic else "Chest X-rays"
+    return [
+        "---",
+        f"pretty_name: {kind}",
+        "license: other",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+        "",
+        f"# {kind}",
+        "",
+        *(["**Every image is synthetic: made by a model, of no patient.**", ""] if dataset.info.synthetic else []),
+    ]
+
+
+def _contents(dataset: Dataset) -> Iterator[str]:
+    rows, info = dataset.rows, dataset.info
+    yield from (f"{info.num_images:,} images of {info.size} x {info.size} pixels, 8-bit grey.", "")
+    yield from ("| finding | images | PA | AP |", "|---|---|---|---|")
+    for name in (NO_FINDING, *dataset.findings.names):
+        has = rows["labels"] == 0 if name == NO_FINDING else rows["labels"] & dataset.findings.bit(name) != 0
+        if has.any():
+            views = rows.loc[has, "view"]
+            yield f"| {name} | {int(has.sum()):,} | {int((views == 'PA').sum()):,} | {int((views == 'AP').sum()):,} |"
+    yield ""
+
+
+def _made(dataset: Dataset) -> Iterator[str]:
+    about, info = dataset.info.about, dataset.info
+    yield from ("## What made it", "", f"- cxr-suite {cxr_core.__version__}; digest of the Dataset `{info.digest}`")
+    if not info.synthetic:
+        yield from (f"- source: {_spelt(about['source'])}", "") if "source" in about else ("",)
+        return
+    yield f"- model (sha256 of its weights): `{about['model']}`"
+    sampler = ", ".join(f"{name} {about[name]}" for name in ("scheduler", "steps", "guidance", "dtype", "batch_size"))
+    yield f"- sampler: {sampler}; each image's seed is in the table"
+    yield f"- request: {_spelt(about['request'])}"
+    yield f"- prompts: {_spelt(about['prompts'])}"
+    learnt = about.get("training_data")
+    if learnt:
+        yield f"- the model learnt from {learnt['images']:,} real images of {learnt['patients']:,} patients " + (
+            f"(Dataset `{learnt['dataset']}`)"
+        )
+    else:
+        yield "- what the model learnt from is not known"
+    yield ""
+
+
+def _spelt(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
+
+
+def _limits(dataset: Dataset) -> Iterator[str]:
+    about, synthetic = dataset.info.about, dataset.info.synthetic
+    source = about.get("source") if synthetic else about.get("source", {}).get("kind")
+    yield from ("## Licence of what it was made from", "")
+    yield from (LICENCES.get(str(source), "Images of other origin: ask who gave them to you."), "")
+    limits = [*(_LIMITS_OF_SYNTHETIC if synthetic else ()), *([_LIMIT_OF_NIH] if source == "chestxray14" else [])]
+    if limits:
+        yield from ("## Known limits", "", *(f"- {limit}" for limit in limits))

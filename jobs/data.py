@@ -1,0 +1,127 @@
+"""`cxr data`: look into datasets, export them, make single images again."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look into datasets, and export them.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DATASET", help="A Dataset folder, e.g. runs/demo/real.")]
+
+
+class Form(StrEnum):
+    imagefolder = "imagefolder"
+    nih = "nih"
+    dicom = "dicom"
+
+
+@app.command()
+def summary(path: Folder) -> None:
+    """Count images, patients, views and findings of a dataset.
+
+    Example: cxr data summary runs/demo/real
+    """
+    from cxr_core.data.dataset import Dataset
+    from jobs.show import show_summary
+
+    show_summary(Dataset.open(path))
+
+
+@app.command()
+def verify(path: Folder) -> None:
+    """Read every shard and every image of a dataset and compare them with what was recorded.
+
+    Example: cxr data verify runs/demo/real
+    """
+    from cxr_core.data.dataset import Dataset
+    from cxr_core.errors import UserError
+
+    dataset = Dataset.open(path)
+    wrong = 0
+    for line in dataset.verify():
+        wrong += 1
+        typer.echo(line)
+    if wrong:
+        raise UserError(
+            f"{wrong} things are not as recorded (listed above)",
+            where=str(path),
+            mend="remove the receipts of the shards named and run again",
+        )
+    info = dataset.info
+    typer.echo(f"{path}: {info.num_images} images in {len(info.shards)} shards are as recorded, digest {info.digest}")
+
+
+@app.command()
+def export(
+    path: Folder,
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--as", help="imagefolder: Hugging Face's; nih: that of ChestX-ray14; dicom: Secondary Capture objects."
+        ),
+    ] = Form.imagefolder,
+) -> None:
+    """Write a dataset in a form that others read, with a card that says what it is. Killed, it goes on where it was.
+
+    Example: cxr data export runs/demo/synthetic /data/synthetic --as nih
+    """
+    from cxr_core.data.dataset import Dataset
+    from cxr_core.export.write import export as write
+
+    dataset = Dataset.open(path)
+    write(dataset, out, form.value)
+    typer.echo(f"{out}: {dataset.info.num_images:,} images")
+
+
+@app.command()
+def regenerate(
+    path: Folder,
+    image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="Of its index, e.g. syn-00000000.")],
+    out: Annotated[Path | None, typer.Option(help="Write the image as PNG to this file.")] = None,
+    model: Annotated[Path | None, typer.Option(help="What made it; by default that of its run.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="With its whole batch, as at first: slower, and equal bit for bit.")
+    ] = False,
+) -> None:
+    """Make one synthetic image again and tell by how much it differs from the one that is stored.
+
+    Example: cxr data regenerate runs/demo/synthetic syn-00000042 --strict
+    """
+    from cxr_core.data.dataset import Dataset
+    from cxr_core.data.png import encode_grey
+    from cxr_core.generation.regenerate import regenerate as make_again
+    from cxr_core.models.checkpoints import final_checkpoint
+    from cxr_core.runs.files import write_atomic
+    from jobs.cli import prepare_environment
+
+    prepare_environment()
+    again = make_again(Dataset.open(path), image_id, final_checkpoint(model or _model_of(path)), strict=strict)
+    if out:
+        write_atomic(out, encode_grey(again.made))
+    values = again.difference
+    changed = int((values > 0).sum())
+    if changed:
+        typer.echo(
+            f"{image_id}: {changed:,} of {values.size:,} pixels differ, by at most {values.max()} of 255, "
+            f"on average {values.mean():.4f}"
+        )
+    else:
+        typer.echo(f"{image_id}: the same, bit for bit")
+
+
+def _model_of(dataset: Path) -> Path:
+    """The model that the run of a dataset names for its stage."""
+    from cxr_core.errors import UserError
+    from cxr_core.runs.run import Run
+    from jobs.config import RunConfig
+    from jobs.launch import prepare
+
+    folder = dataset.absolute()
+    if not (folder.parent / "config.yaml").is_file():
+        raise UserError("the Dataset lies in no run that names its model", where=str(dataset), mend="give --model")
+    run = Run.open(folder.parent)
+    inputs = prepare(run, RunConfig.model_validate(run.config), folder.name).context.inputs
+    return Path(inputs["model"])

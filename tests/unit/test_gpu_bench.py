@@ -1,0 +1,29 @@
+"""The benchmarks of tests/gpu, of nano size on the CPU for a moment: that they can run, not how fast."""
+
+from pathlib import Path
+
+import pytest
+
+from cxr_core.models.presets import NANO
+from tests.gpu.__main__ import main
+from tests.gpu.rows import Bench, g1, g3
+
+
+def test_given_a_small_model_every_way_to_encode_is_measured(tmp_path: Path) -> None:
+    product, loop = g3(Bench(tmp_path, NANO, "cpu", batch=4, num_images=4, warm=0, seconds=0))
+    assert product.what.startswith("product")
+    assert min(product.images_per_second, loop.images_per_second) > 0
+    assert (tmp_path / "work" / "moments.npy").is_file()
+
+
+def test_given_a_small_model_product_and_script_train(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, NANO, "cpu", batch=2, num_images=4, warm=0, seconds=0)
+    product, script = g1(bench, ways=[False])
+    assert product.tflops == pytest.approx(product.images_per_second * 2.409)
+    assert script.images_per_second > 0
+    assert "script" in script.line()
+
+
+def test_given_a_row_that_is_not_there_the_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["G9"]) == 2
+    assert "no row G9; there are G1, G3" in capsys.readouterr().err
