@@ -22,9 +22,10 @@ from tests.training import SIZE, diffusion_stage, finish, latents_stage, prompte
 
 STEPS, EVERY, BATCH = 40, 10, 8
 TRAINED = {"batch_size": BATCH, "steps": STEPS, "checkpoint_every": EVERY, "keep": {"last": 4}}
-TOLERANCE = 1e-4
-"""Of losses, relative. Ranks add up the same numbers in another order: 1e-7 at the first step in fp32, and training
-carries such a difference on and makes it larger. Another batch, or another noise, changes a loss by 1e-1."""
+TOLERANCE = 1e-5
+"""Of losses, relative. Ranks add up the same numbers in another order, which in fp32 moves a loss by 1e-7 (in 40 steps
+at most 3e-7 was seen); training carries such a difference on, so there is room. Another batch, or another noise,
+changes a loss by 1e-1."""
 
 RANKS: dict[str, Any] = {"per_node": 2, "zero": 2, "all_reduce_mib": 4, "silent_seconds": 10}
 

@@ -52,6 +52,11 @@ def assert_same(found: Sequence[float], wanted: Sequence[float], what: str) -> N
     assert most < TOLERANCE
 
 
+def without_log(error: object) -> str:
+    """What is said of a rank, without the path of its log."""
+    return str(error).split(" Its log: ")[0]
+
+
 @pytest.mark.parametrize(
     ("num", "zero", "more"),
     [
@@ -113,7 +118,7 @@ def test_given_a_rank_that_the_others_wait_for_too_long_then_it_is_named(
     assert "rank 1 on" in str(error)
     assert "died without a word, or was stopped" in str(error)
     words = [read_json(path)["text"] for path in tmp_path.glob("stage/attempts/*/ranks/rank-0.error.json")]
-    print(f"\n{words[0][:120]}\n{str(error).splitlines()[0]}")
+    print(f"\n{words[0][:120]}\n{without_log(error)}")
 
 
 def test_given_a_latent_that_is_not_a_number_on_one_rank_then_all_stop_and_the_images_are_named(
@@ -163,7 +168,7 @@ def test_given_the_command_then_a_run_goes_on_after_another_number_of_ranks_was_
     assert "rank 1 on" in died.stderr
     assert "was killed by signal 9 (SIGKILL)" in died.stderr
     assert "Traceback" not in died.stderr
-    print(f"\n{died.stderr.strip().splitlines()[-3]}")
+    print(f"\n{without_log(died.stderr.strip().splitlines()[-3])}")
     again = cxr("run", config, "--runs", tmp_path / "runs", "--stage", "real", "stages.real.ranks.per_node=1")
     assert again.returncode == 0, again.stderr
     assert_same(
@@ -195,7 +200,7 @@ def test_given_a_cluster_then_ranks_on_two_nodes_outlive_a_preemption_and_a_dead
     assert "rank 3 on" in second.detail
     assert "died without a word" in second.detail
     assert "rank 3 on" in run.logs()
-    print(f"\nfirst life: {first.cause} {first.detail}{first.why}\nsecond life: {second.detail.splitlines()[0]}")
+    print(f"\nfirst life: {first.cause} {first.detail}{first.why}\nsecond life: {without_log(second.detail)}")
 
     run.finish(300)
     assert run.num_resumes == 1
