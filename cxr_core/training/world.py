@@ -152,8 +152,21 @@ def _transport(folder: Path) -> str:
 
 
 def no_compiled_operators() -> None:
-    """Keep DeepSpeed from building an operator that it would use within a CPU node: minutes, and a compiler, at each
-    node's first start, for weights that are all-reduced in seconds."""
+    """Keep DeepSpeed from compiling in a job: every node would wait minutes for it, or lacks the compiler.
+
+    The one operator that it would use by itself, within a CPU node, it does without. Whatever else asks for one that
+    was not built ahead gets a UserError.
+    """
     import deepspeed
+    from deepspeed.ops.op_builder.builder import OpBuilder
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    OpBuilder.jit_load = _refuse_to_compile
+
+
+def _refuse_to_compile(builder: Any, verbose: bool = True) -> Any:
+    raise UserError(
+        f"DeepSpeed would compile its operator {builder.name} in this job",
+        where=socket.gethostname(),
+        mend="take an image of `cxr image build --target cuda`, which has its operators built ahead",
+    )

@@ -9,7 +9,7 @@ import yaml
 from cxr_core.errors import UserError
 from cxr_core.runs.run import Run
 from cxr_core.training.settings import DiffusionTrain
-from cxr_core.training.world import check_gpus
+from cxr_core.training.world import check_gpus, no_compiled_operators
 from jobs.config import load_config, resolved
 from slurm.packs import StageWork, plan_jobs, table
 from slurm.profile import ClusterProfile
@@ -89,3 +89,17 @@ def test_given_ranks_on_nodes_then_a_plan_counts_the_gpus_of_all_of_them() -> No
     (row,) = table(jobs, works, site)
     assert (row["tasks"], row["gpus"], row["hours"]) == (1, 8, 1.0)
     assert (row["gpu_hours"], row["cost"]) == (8.0, 16.0)
+
+
+def test_given_an_operator_that_is_not_built_then_deepspeed_does_not_compile_it_in_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from deepspeed.ops.op_builder.builder import OpBuilder
+    from deepspeed.ops.op_builder.cpu import CPUAdamBuilder
+
+    monkeypatch.setattr(OpBuilder, "jit_load", OpBuilder.jit_load)
+    no_compiled_operators()
+    with pytest.raises(UserError, match="would compile its operator cpu_adam in this job") as raised:
+        CPUAdamBuilder().load()
+    assert "--target cuda" in str(raised.value)
