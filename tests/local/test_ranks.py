@@ -33,7 +33,7 @@ def test_given_ranks_that_hang_or_die_then_it_is_said_which_and_the_curve_is_tha
     with signalled(stage, 1, signal.SIGSTOP, after="00000"):
         error = fail(stage, given, RANKS)
     stopped = beat(stage, 1)
-    assert re.search(rf"rank 1 on \S+ \(process {stopped['pid']}\) was not heard for 1\d s", str(error))
+    assert re.search(rf"rank 1 on \S+ \(process {stopped['pid']}\) was not heard for 2\d s", str(error))
     assert time.time() - stopped["time"] < RANKS["silent_seconds"] + 20
     assert not any(is_alive(beat(stage, rank)["pid"]) for rank in (0, 1))
 
