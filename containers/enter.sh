@@ -1,9 +1,9 @@
 # One container for one task: bash -c "$(cat enter.sh)" enter IMAGE SHA256 NAMES [OPTION...] -- COMMAND...
-# Run on the node, once a task. IMAGE is a .sif file or a folder; CXR_IMAGE_FILE, the node's own copy of it, stands in
-# its place. NAMES is a pattern of further variables that reach the command; one that holds a folder has it
+# Run on the node, once a task. IMAGE is a .sif file or a folder; CXR_IMAGE_FILE, the first node's own copy of it, stands
+# in its place there. NAMES is a pattern of further variables that reach the command; one that holds a folder has it
 # bound. Options go to the engine.
 image=$1 names=$3
-[[ ${CXR_IMAGE_FILE:-} != */"$2".sif ]] || image=$CXR_IMAGE_FILE
+[[ ${CXR_IMAGE_FILE:-} != */"$2".sif || ! -f $CXR_IMAGE_FILE ]] || image=$CXR_IMAGE_FILE
 export CXR_IMAGE_SHA256=$2 PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
 shift 3
 same_place() { printf 'type=bind,"source=%s","destination=%s"' "${1//\"/\"\"}" "${1//\"/\"\"}"; }

@@ -224,7 +224,7 @@ def status(
     from cxr_core.runs.lives import Lives
     from cxr_core.runs.run import Run
     from cxr_core.runs.status import run_status
-    from jobs.show import show_accounts, show_lives, show_status
+    from jobs.show import show_accounts, show_lives, show_overfit, show_status
     from slurm.accounting import refresh
 
     opened = Run.open(run)
@@ -233,6 +233,7 @@ def status(
         accounting = refresh(opened)
         stages = run_status(opened)
         show_status(stages, price, clear=watch)
+        show_overfit(opened)
         show_lives(Lives.read(opened.root))
         show_accounts(compare(accounting, [attempt for stage in stages for attempt in stage.attempts]))
         if not watch or all(stage.is_finished for stage in stages):

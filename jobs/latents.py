@@ -12,7 +12,7 @@ from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.latents import COLUMNS, SPLITS, LatentsInfo, rows_to_encode, write_latents_info
 from cxr_core.data.prompts import MAX_TOKENS, check_lengths
 from cxr_core.errors import UserError
-from cxr_core.models.checkpoints import final_checkpoint, lock_base, vae_sha256
+from cxr_core.models.checkpoints import check_complete, final_checkpoint, lock_base, vae_sha256
 from cxr_core.models.geometry import Geometry
 from cxr_core.runs.files import canonical_json, sha256_file, sha256_text
 from cxr_core.runs.plan import Shard, slices
@@ -24,10 +24,17 @@ ROLES = ("moments", "token_ids")
 
 
 def estimate(settings: LatentsStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
-    """Before the base is there, its latents are taken to be those of Stable Diffusion: 8 numbers per 8 x 8 pixels."""
+    """Before the base is there, its latents are taken to be those of Stable Diffusion: 8 numbers per 8 x 8 pixels.
+
+    Raises UserError where images and base are known to be of different sizes.
+    """
     dataset, base = inputs["dataset"], inputs["base"]
-    known = isinstance(base, Path)
-    side = Geometry.of(final_checkpoint(base)).latent_size if isinstance(base, Path) else 64
+    like = final_checkpoint(base) if isinstance(base, Path) else base.like
+    known = Geometry.of(like) if like else None
+    size = Dataset.open(dataset).info.size if isinstance(dataset, Path) else dataset.image_size
+    if known and size not in (None, known.image_size):
+        raise known.misfit(size, where=f"stage {settings.name!r}, inputs.dataset {settings.inputs.dataset!r}")
+    side = known.latent_size if known else 64
     num_images = Dataset.open(dataset).info.num_images if isinstance(dataset, Path) else dataset.num_items
     each = 8 * side**2 * np.dtype(settings.dtype).itemsize + 4 * MAX_TOKENS
     num_shards = -(-num_images // settings.shard_size)
@@ -42,6 +49,7 @@ def freeze(context: Context, work: Path) -> Draft:
     """
     settings: LatentsStage = context.settings
     dataset, folder = Dataset.open(context.inputs["dataset"]), final_checkpoint(context.inputs["base"])
+    check_complete(folder)
     geometry = Geometry.of(folder)
     if dataset.info.size != geometry.image_size:
         raise geometry.misfit(dataset.info.size, where=str(dataset.folder))

@@ -48,6 +48,7 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
     plan = folder.plan()
     done, aside = folder.done(), parked(folder.path)
     facts = folder.facts()
+    ranks = getattr(stage, "ranks", None)
     return StageWork(
         name=stage.name,
         kind=stage.kind,
@@ -63,6 +64,8 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
         num_files=size.num_files,
         num_bytes=size.num_bytes,
         jobs=live_jobs(run, stage.name, queue) if queue else {},
+        nodes=ranks.nodes if ranks else 1,
+        ranks_per_node=ranks.per_node if ranks else 1,
     )
 
 

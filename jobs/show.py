@@ -14,7 +14,9 @@ from cxr_core.runs.ends import is_own_doing
 from cxr_core.runs.gc import Garbage
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
 from cxr_core.runs.lives import Lives
+from cxr_core.runs.run import Run
 from cxr_core.runs.status import StageStatus
+from cxr_core.training.overfit import RULE, overfit_of
 
 
 def show_results(results: Sequence[Any]) -> None:
@@ -164,6 +166,16 @@ def _attention(stage: StageStatus) -> Iterator[str]:
         if shards:
             names = ", ".join(sorted(shards)[:_MOST_NAMED]) + (" ..." if len(shards) > _MOST_NAMED else "")
             yield f"{word}: {names}"
+
+
+def show_overfit(run: Run) -> None:
+    """Which diffusion models were trained for too long."""
+    for stage in run.config["stages"]:
+        if stage.get("model") == "diffusion" and (found := overfit_of(run.stage(stage["name"]).path)):
+            print_line(
+                f"{stage['name']}: overfitting: the loss on held-out patients is {RULE}, which it had at step "
+                f"{found.best_step:,}; now it is {percent(found.rise, 1)} above"
+            )
 
 
 def show_lives(lives: Lives | None) -> None:

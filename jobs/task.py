@@ -191,12 +191,16 @@ def _wait_for_receipts(work: "Work", submit: Submit) -> None:
 def main(words: list[str]) -> int:
     """Run the task that the command line and the scheduler name; returns the exit status."""
     from cxr_core.runs.attempt import Stopped
+    from jobs import ranks
     from jobs.cli import prepare_environment
 
     # Slurm sends this to every process of a step long before it kills: the shell is warned, and what is nearly done
     # can be kept. Ignored rather than handled, so that children ignore it too.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prepare_environment()
+    if ranks.is_follower():
+        ranks.follow()
+        return 0
     root, stage, number = words
     try:
         run_task(Path(root), stage, number, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
@@ -212,6 +216,8 @@ def main(words: list[str]) -> int:
             raise
         print(f"cxr: {text}", file=sys.stderr)
         return 2
+    finally:
+        ranks.dismiss()
     return 0
 
 

@@ -12,7 +12,15 @@ from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.latents import LatentCache
 from cxr_core.data.prompts import MAX_TOKENS, token_counter
 from cxr_core.errors import UserError
-from cxr_core.models.checkpoints import Checkpoint, final_checkpoint, is_kept, lock_base, vae_sha256, write_checkpoints
+from cxr_core.models.checkpoints import (
+    Checkpoint,
+    check_complete,
+    final_checkpoint,
+    is_kept,
+    lock_base,
+    vae_sha256,
+    write_checkpoints,
+)
 from cxr_core.models.geometry import Geometry
 from cxr_core.models.presets import CLASSIFIERS, PRESETS
 from cxr_core.models.training_data import FILE as TRAINING_DATA
@@ -40,13 +48,18 @@ def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate
     intervals = _intervals(settings)
     num_kept = sum(_stays(settings, shard) for shard in intervals)
     weights, notes = _weight_bytes(settings, inputs.get("base"))
-    num_bytes = (num_kept + _NUMBERS_A_PARAMETER) * weights
+    like = _model_like(inputs.get("base"))
+    state = _NUMBERS_A_PARAMETER * weights
+    if isinstance(settings, DiffusionTrain) and like:
+        # Written in float32, whatever the base is in; of what is not trained, the state holds nothing.
+        found = memory.memory_of(settings, like)
+        weights, state = found.weights, found.trained + found.optimizer + found.average
+    num_bytes = num_kept * weights + state
     files_each = _FILES_A_CLASSIFIER if isinstance(settings, ClassifierTrain) else _FILES_A_CHECKPOINT
     num_files = num_kept * files_each + 4 * len(intervals) + 8
-    like = _model_like(inputs.get("base"))
     if isinstance(settings, DiffusionTrain):
         notes += memory.notes(settings, like) if like else ["its memory is known once the base is there"]
-    return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes, like)
+    return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes, like=like)
 
 
 def freeze(context: Context, work: Path) -> Draft:
@@ -58,7 +71,9 @@ def freeze(context: Context, work: Path) -> Draft:
     """
     settings: Train = context.settings
     if not isinstance(settings, ClassifierTrain) and "base" in context.inputs:
-        lock_base(final_checkpoint(context.inputs["base"]), settings.base_sha256, work / "base.json")
+        base = final_checkpoint(context.inputs["base"])
+        check_complete(base)
+        lock_base(base, settings.base_sha256, work / "base.json")
     if isinstance(settings, VaeTrain):
         _check_vae(settings, context.inputs)
     elif isinstance(settings, ClassifierTrain):
@@ -74,10 +89,16 @@ def freeze(context: Context, work: Path) -> Draft:
 
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
-    """Train one interval."""
+    """Train one interval, in this process or on the ranks that the stage asks for."""
+    if isinstance(context.settings, DiffusionTrain) and context.settings.ranks:
+        from jobs.ranks import train_on_ranks
+
+        return train_on_ranks(context, shard, work)
     from cxr_core.training.interval import run_interval
 
-    return run_interval(context, shard, work)
+    output = run_interval(context, shard, work)
+    assert output is not None
+    return output
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
@@ -162,14 +183,9 @@ def _check_vae(settings: VaeTrain, inputs: Mapping[str, Path]) -> None:
 def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> list[str]:
     """Raise UserError where cache and base do not belong together. Returns the prompts of the previews."""
     cache, base = LatentCache.open(inputs["latents"]), final_checkpoint(inputs["base"])
-    vae = vae_sha256(base)
-    for folder in (inputs[role] for role in ("latents", "prior") if role in inputs):
-        if LatentCache.open(folder).info.vae != vae:
-            raise UserError(
-                "the latents were encoded by another VAE than the base's",
-                where=f"{folder} and {base}",
-                mend="give the latents stage and this one the same base",
-            )
+    for role in ("latents", "prior"):
+        if role in inputs:
+            _check_latents(LatentCache.open(inputs[role]), base)
     _check_splits(settings, cache.rows["split"], str(cache.folder))
     if settings.preview.prompts:
         _check_preview(settings, base)
@@ -178,6 +194,28 @@ def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> li
     common = cache.rows.loc[cache.rows["split"] == "train", "prompt"].value_counts().reset_index()
     ordered = common.sort_values(["count", "prompt"], ascending=[False, True])
     return ordered["prompt"].head(settings.preview.num_prompts).tolist()
+
+
+def _check_latents(cache: LatentCache, base: Path) -> None:
+    """Raise UserError where latents are not what the denoiser of `base` takes: another VAE's, or of another size."""
+    info, geometry = cache.info, Geometry.of(base)
+    if info.vae != vae_sha256(base):
+        raise UserError(
+            "the latents were encoded by another VAE than the base's",
+            where=f"{cache.folder} and {base}",
+            mend="give the latents stage and this one the same base",
+        )
+    wanted = (geometry.latent_channels, geometry.latent_size, geometry.latent_size)
+    if info.latent_shape != wanted:
+        raise UserError(
+            f"the latents are {_sides(info.latent_shape)}, but the base was made for {_sides(wanted)}",
+            where=f"{cache.folder} and {base}",
+            mend=f"encode images of {geometry.image_size} pixels a side, or take another base",
+        )
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return f"{shape[1]} x {shape[2]} of {shape[0]} channels"
 
 
 def _training_data(inputs: Mapping[str, Path]) -> TrainingData:

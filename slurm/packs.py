@@ -24,7 +24,8 @@ class StageWork:
     `todo` lists shards without a receipt, or is None while the plan is not frozen; `num_shards` and `num_items` count
     all shards. `chain`: shard k needs shard k-1. `seconds` is the measured time of a shard, None before there is a
     receipt. `parked` are shards that are not tried any more. `jobs` says which parts live jobs will do, `changes` what
-    is asked for otherwise than the profile says, and `control_changes` the same of the jobs that freeze and finalize.
+    is asked for otherwise than the profile says, and `control_changes` the same of the jobs that freeze and finalize. A
+    task is `nodes` times `ranks_per_node` processes that work together.
     """
 
     name: str
@@ -43,14 +44,23 @@ class StageWork:
     jobs: Mapping[str, Collection[Part]] = field(default_factory=dict)
     changes: Mapping[str, str] = field(default_factory=dict)
     control_changes: Mapping[str, str] = field(default_factory=dict)
+    nodes: int = 1
+    ranks_per_node: int = 1
 
     @property
     def num_left(self) -> int:
         return self.num_shards if self.todo is None else len(self.todo)
 
     def resources(self, profile: ClusterProfile) -> Resources:
-        """What a task that makes shards asks for."""
-        return profile.resources(self.kind).model_copy(update=dict(self.changes))
+        """What a task that makes shards asks for. Each rank has a GPU of its own, where tasks of its kind have any."""
+        found = profile.resources(self.kind)
+        gpus = {"gpus_per_node": self.ranks_per_node} if self.has_ranks and found.gpus_per_node else {}
+        return found.model_copy(update=dict(self.changes) | gpus)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether a task is more than one process."""
+        return self.nodes * self.ranks_per_node > 1
 
     def shard_seconds(self, resources: Resources) -> float:
         """Measured, else guessed by the profile."""
@@ -82,7 +92,17 @@ class Job:
         """What it asks for otherwise than the profile says."""
         return dict(self.work.changes if self.computes else self.work.control_changes)
 
+    @property
+    def nodes(self) -> int:
+        return self.work.nodes if self.computes else 1
+
+    @property
+    def ranks_per_node(self) -> int:
+        return self.work.ranks_per_node if self.computes else 1
+
     def resources(self, profile: ClusterProfile) -> Resources:
+        if self.computes:
+            return self.work.resources(profile)
         return profile.resources(self.kind).model_copy(update=self.changes)
 
     def cpus(self, profile: ClusterProfile) -> int:
@@ -104,7 +124,7 @@ class Job:
         return self.work.num_left * self.work.shard_seconds(self.resources(profile)) / 3600
 
     def gpu_hours(self, profile: ClusterProfile) -> float:
-        return self.hours(profile) * self.resources(profile).gpus_per_node
+        return self.hours(profile) * self.resources(profile).gpus_per_node * self.nodes
 
 
 def plan_jobs(works: Sequence[StageWork], profile: ClusterProfile, *, num_queued: int = 0) -> list[Job]:
@@ -187,7 +207,7 @@ def table(jobs: Sequence[Job], works: Sequence[StageWork], profile: ClusterProfi
     for work in works:
         ours = [job for job in jobs if job.work.name == work.name]
         num_tasks = sum(job.num_tasks for job in ours if "shards" in job.does)
-        gpus = profile.resources(work.kind).gpus_per_node * min(num_tasks, profile.array_parallelism)
+        gpus = work.resources(profile).gpus_per_node * work.nodes * min(num_tasks, profile.array_parallelism)
         gpu_hours = sum(job.gpu_hours(profile) for job in ours)
         rows.append(
             {

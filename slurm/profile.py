@@ -52,7 +52,7 @@ class Resources(Settings):
     exclude: Word | None = None
     """Nodes never to be used, e.g. `node[07,12]`."""
     gpus_per_node: int = Field(default=0, ge=0, le=64)
-    """GPUs of a task."""
+    """GPUs of a task; of one that trains on several ranks as many as it has ranks on a node, unless this is 0."""
     gpu_type: Word | None = None
     """Kind of GPU as the cluster names it, e.g. `a100`."""
     cpus_per_task: int | None = Field(default=None, ge=1, le=1024)
@@ -82,10 +82,15 @@ class Resources(Settings):
         return hours_of(self.time)
 
     @property
-    def gres(self) -> str | None:
-        """The GPUs as a generic resource, `gpu:a100:4`; None without."""
-        words = ("gpu", self.gpu_type, str(self.gpus_per_node))
+    def gpus(self) -> str | None:
+        """The GPUs of a node as Slurm writes them, `a100:4`; None without."""
+        words = (self.gpu_type, str(self.gpus_per_node))
         return ":".join(word for word in words if word) if self.gpus_per_node else None
+
+    @property
+    def gres(self) -> str | None:
+        """The same as a generic resource, `gpu:a100:4`."""
+        return f"gpu:{self.gpus}" if self.gpus else None
 
 
 class ClusterProfile(Resources):

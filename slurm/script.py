@@ -36,7 +36,7 @@ class Payload:
 
     `code` is the folder that holds the packages where they are not installed; `cwd` is where the user called; `prelude`
     are lines before the work. `has_heart`: it makes shards, so it has an attempt with a heartbeat. `in_step`: it is
-    started by srun; not so what calls Slurm's commands itself.
+    started by srun; not so what calls Slurm's commands itself. It is `ranks_per_node` processes on each of `nodes`.
     """
 
     words: Sequence[str]
@@ -46,6 +46,12 @@ class Payload:
     prelude: Sequence[str] = ()
     has_heart: bool = True
     in_step: bool = True
+    nodes: int = 1
+    ranks_per_node: int = 1
+
+    @property
+    def has_ranks(self) -> bool:
+        return self.nodes * self.ranks_per_node > 1
 
     @property
     def attempts(self) -> Path:
@@ -61,23 +67,28 @@ def directives(
     submit: Submit,
     cpus: int,
     folder: Path,
+    nodes: int = 1,
+    ranks_per_node: int = 1,
 ) -> dict[str, Any]:
     """The parameters of submitit's SlurmExecutor for an array of the tasks of `submit`, whose folder is `folder`.
 
     It starts once all that it waits for has ended.
     """
+    # Ranks find their GPUs by node and see all of it; a gres without more would do as well, but says less.
+    gpus = {"gpus_per_node": resources.gpus, "gres": None} if nodes * ranks_per_node > 1 else {}
     options = (option[2:].partition("=") for option in profile.sbatch)
     named = ("partition", "account", "qos", "constraint", "exclude", "mem", "gres", "time")
     found = {key: getattr(resources, key) for key in named} | {
         "mail_user": profile.mail_user,
         "mail_type": profile.mail_type,
         "dependency": "afterany:" + ":".join(submit.waits_for) if submit.waits_for else None,
+        **gpus,
     }
     return {key: value for key, value in found.items() if value is not None} | {
         "job_name": name,
         "comment": f"cxr:{submit.id}",
-        "nodes": 1,
-        "ntasks_per_node": 1,
+        "nodes": nodes,
+        "ntasks_per_node": ranks_per_node,
         "cpus_per_task": cpus,
         "wckey": None,
         "stderr_to_stdout": True,
@@ -116,6 +127,7 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
         *(['exec >> "$submit/$task.out" 2>&1 || exit 1'] if _is_rewritten(payload.submit) else []),
         'export CXR_FLAG="$submit/$task-$life.flag"',
         ': > "$CXR_FLAG"',
+        *(['export CXR_RANKS="$submit/$task-$life.ranks"', 'mkdir -p -- "$CXR_RANKS"'] if payload.has_ranks else []),
         "",
         # Before all that may take long: a warning for which there is no trap ends the shell.
         *_ENDS,
@@ -127,7 +139,7 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
         *profile.setup,
         "",
         *payload.prelude,
-        *([f"{_STEP.format(cpus=cpus, bind=profile.cpu_bind)} \\"] if payload.in_step else []),
+        *([f"{_step(profile, payload, cpus)} \\"] if payload.in_step else []),
         f"    {shlex.join(payload.words)} < /dev/null &",
         "payload=$!",
         *(_watch(profile, payload) if profile.silent_minutes and payload.has_heart else []),
@@ -136,7 +148,15 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
     return "\n".join(lines)
 
 
-_STEP = "srun --ntasks=1 --cpus-per-task={cpus} --cpu-bind={bind} --kill-on-bad-exit=1 --unbuffered"
+def _step(profile: ClusterProfile, payload: Payload, cpus: int) -> str:
+    """How the payload is started. Ranks see all GPUs of their node: to talk, each must reach those of the others."""
+    num = payload.nodes * payload.ranks_per_node
+    spread = f"--nodes={payload.nodes} --ntasks-per-node={payload.ranks_per_node} --gpu-bind=none "
+    return (
+        f"srun --ntasks={num} {spread if payload.has_ranks else ''}--cpus-per-task={cpus} "
+        f"--cpu-bind={profile.cpu_bind} --kill-on-bad-exit=1 --unbuffered"
+    )
+
 
 _ENDS = (
     # The number of the array alone would requeue all of its tasks, and SLURM_JOB_ID is that number in the last one.

@@ -37,7 +37,16 @@ class Launch:
             words = [sys.executable, "-m", "jobs.auto_resume", str(self.run.root)]
             return Payload(words, folder, self.cwd, code_folder(), has_heart=False, in_step=False)
         words = [*self.python, "-m", "jobs.task", str(self.run.root), job.work.name, folder.name]
-        return Payload(words, folder, self.cwd, self.code, self.prelude, has_heart=job.computes)
+        return Payload(
+            words,
+            folder,
+            self.cwd,
+            self.code,
+            self.prelude,
+            has_heart=job.computes,
+            nodes=job.nodes,
+            ranks_per_node=job.ranks_per_node,
+        )
 
 
 def code_folder() -> Path | None:
@@ -133,7 +142,8 @@ def _parts(launch: Launch, job: Job, folder: Path, submit: Submit) -> tuple[dict
     cpus = job.cpus(launch.profile)
     name = submit.job_name(launch.run.config["name"])
     resources = job.resources(launch.profile)
-    parameters = directives(launch.profile, resources, name=name, submit=submit, cpus=cpus, folder=folder)
+    ranks = {"nodes": job.nodes, "ranks_per_node": job.ranks_per_node}
+    parameters = directives(launch.profile, resources, name=name, submit=submit, cpus=cpus, folder=folder, **ranks)
     return parameters, shell_body(launch.profile, launch.payload(job, folder), cpus=cpus, hours=resources.hours)
 
 

@@ -60,7 +60,7 @@ def estimate(settings: PreprocessStage) -> Estimate:
         num_items = len(plan_source(settings).rows)
     num_shards = len(slices(num_items, settings.shard_size))
     num_bytes = num_items * (settings.size**2 // 2 + 3000) + num_shards * 20_000
-    return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes)
+    return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes, image_size=settings.size)
 
 
 def freeze(settings: PreprocessStage, work: Path) -> Draft:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from cxr_core.errors import UserError
-from cxr_core.models.tensors import content_sha256
+from cxr_core.models.tensors import content_sha256, read_header, weights_file
 from cxr_core.runs.files import read_json, sha256_file, sha256_text, walk_files, write_json
 
 FORMAT = 1
@@ -92,6 +92,19 @@ def weights_sha256(folder: Path) -> str:
     components = [folder / name for name in sorted(index) if (folder / name).is_dir()]
     files = [folder / "model_index.json", *(file for component in components for file in walk_files(component))]
     return sha256_text("".join(f"{file.relative_to(folder).as_posix()}\0{sha256_file(file)}\n" for file in files))
+
+
+def check_complete(folder: Path) -> None:
+    """Raises UserError naming the file of a diffusers folder's weights that is missing, cut off or no safetensors."""
+    for part in ("unet", "vae", "text_encoder"):
+        path = weights_file(folder / part)
+        tensors, size = read_header(path), path.stat().st_size
+        if (needed := max((tensor.stop for tensor in tensors.values()), default=0)) > size:
+            raise UserError(
+                f"cut off: {size:,} bytes, and its header describes {needed:,}",
+                where=str(path),
+                mend="copy the model's folder again",
+            )
 
 
 def vae_sha256(folder: Path) -> str:

@@ -37,6 +37,14 @@ def read_header(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def weights_file(part: Path) -> Path:
+    """The file of weights in a part (unet/, vae/, text_encoder/) of a diffusers folder, which may be missing."""
+    ours, other = "diffusion_pytorch_model.safetensors", "model.safetensors"
+    if part.name == "text_encoder":
+        ours, other = other, ours
+    return part / (other if (part / other).is_file() and not (part / ours).is_file() else ours)
+
+
 def content_sha256(path: Path) -> str:
     """sha256 over the tensors by name, with type, shape and bytes: the same whatever library laid the file out."""
     digest = hashlib.sha256()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from cxr_core.report.read import RunView, StageView, read_lines, read_object
 from cxr_core.report.sampling import sampling_chart
 from cxr_core.report.spell import count, percent, several
 from cxr_core.training.overfit import RULE, overfit
+from cxr_core.training.rendezvous import preflights, words_of
 
 MOST_POINTS = 1500
 """Values of a curve that are drawn; of more, every k-th."""
@@ -39,11 +41,18 @@ def training_section(run: RunView) -> Section:
         blocks.append(Heading(f"{_MODELS.get(stage.model, stage.model)}: stage “{stage.name}”"))
         if not stage.is_done:
             blocks.append(not_yet(stage))
+        blocks += [Text(f"Trained on {words_of(about)}.") for about in _distinct(preflights(stage.folder.path))]
         blocks += sampling_chart(stage)
         if stage.receipts:
             blocks += _curves(stage)
             blocks += _previews(stage)
     return Section("training", "Training", blocks or [Text("This run trains nothing.", "absent")])
+
+
+def _distinct(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last of each kind of group: speeds differ from one start to the next."""
+    kinds = {tuple(about[key] for key in ("ranks", "nodes", "zero", "transport")): about for about in groups}
+    return list(kinds.values())
 
 
 def _curves(stage: StageView) -> Iterator[Block]:

@@ -8,7 +8,8 @@ import os
 import socket
 import time
 import traceback
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -60,8 +61,14 @@ def _origin(environ: dict[str, str]) -> dict[str, Any]:
         "restart": environ.get("SLURM_RESTART_COUNT", "0") if job else None,
         "node": environ.get("SLURMD_NODENAME"),
     }
-    machine = {"host": socket.gethostname(), "pid": os.getpid(), "gpus": allocated_gpus(environ)}
+    # Of a task on several nodes, each process sees the GPUs of its own.
+    gpus = allocated_gpus(environ) * int(environ.get("SLURM_STEP_NUM_NODES", "1"))
+    machine = {"host": socket.gethostname(), "pid": os.getpid(), "gpus": gpus}
     return machine | {name: value for name, value in slurm.items() if value is not None}
+
+
+at_end: ContextVar[ExitStack | None] = ContextVar("at_end", default=None)
+"""What is to be closed when the attempt ends, such as processes that make one shard after another; None outside one."""
 
 
 class Attempt(AbstractContextManager["Attempt"]):
@@ -88,12 +95,17 @@ class Attempt(AbstractContextManager["Attempt"]):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.event("started", **self._origin, visible=visible, cpus=len(os.sched_getaffinity(0)), code=code())
         self._token = heartbeat.set(self.beat)
+        self._at_end = ExitStack()
+        self._at_end_token = at_end.set(self._at_end)
         self.beat({}, force=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        at_end.reset(self._at_end_token)
+        with suppress(OSError):  # of a disk that is full
+            self._at_end.close()
         heartbeat.reset(self._token)
         remove(self.work)
         self._leave("failed")

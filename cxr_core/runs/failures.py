@@ -51,10 +51,12 @@ class Failure:
 def cause_of(error: BaseException) -> str:
     """The class of an error: refused, interrupted, stopped, out of memory, disk full, timeout, signal, or its type.
 
+    A UserError that has a `cause` of its own, as where a rank was killed, is of that class.
+
     Equal classes are one cause when failures of a shard are counted.
     """
     if isinstance(error, UserError):
-        return "refused"
+        return getattr(error, "cause", "refused")
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, Stopped):

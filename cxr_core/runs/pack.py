@@ -107,7 +107,7 @@ def _fingerprint(work: Work, shards: Iterable[Shard], files: Mapping[str, str], 
     return fingerprint(
         version=cxr_core.__version__,
         image=image,
-        settings=work.context.settings.model_dump(mode="json"),
+        settings=work.context.settings.model_dump(mode="json", exclude={"ranks"}),
         seed=work.context.seed,
         upstream=dict(work.upstream),
         files=dict(files),

@@ -141,8 +141,11 @@ class Run:
 
 
 def _of_content(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without what no data depend on, which may be changed at any time."""
-    return {key: value for key, value in config.items() if key not in ("price_per_gpu_hour", "budget_gpu_hours")}
+    """A config without what may be changed at any time: no data depend on it, or only their last digits, as on the
+    number of ranks."""
+    kept = {key: value for key, value in config.items() if key not in ("price_per_gpu_hour", "budget_gpu_hours")}
+    stages = [{key: value for key, value in stage.items() if key != "ranks"} for stage in config.get("stages", ())]
+    return kept | ({"stages": stages} if "stages" in config else {})
 
 
 def dump_config(config: Mapping[str, Any]) -> str:

@@ -65,6 +65,8 @@ class Estimate:
     num_files: int
     num_bytes: int
     notes: Sequence[str] = ()
+    image_size: int | None = None
+    """Pixels a side, of a stage that makes images, where it is known before it runs."""
     like: Path | None = None
     """Of a stage that makes a model: a folder with one of the same sizes, where there is one before it runs."""
 

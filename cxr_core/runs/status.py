@@ -1,7 +1,8 @@
 """How far a run is: counted from the names of receipts and from what attempts say of themselves. Opens no receipt."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ class StageStatus:
 
     `running` are in the hands of live or silent attempts, `lost` were in the hands of attempts that were killed,
     `failed` failed in their last attempt and will be tried again, `parked` will not. `rate` is shards an hour of the
-    attempts that live, `eta` the seconds until they are through at that rate. `stillborn` are tasks that were killed
+    attempts that live; `seconds_left` is what training says itself. `stillborn` are tasks that were killed
     before they had an attempt, with what killed them.
     """
 
@@ -37,6 +38,7 @@ class StageStatus:
     doing: str
     rate: float | None
     stillborn: Mapping[str, str]
+    seconds_left: float | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -50,6 +52,9 @@ class StageStatus:
 
     @property
     def eta(self) -> float | None:
+        """Seconds until all is done: as the work says itself, else at the rate of shards."""
+        if self.seconds_left is not None:
+            return self.seconds_left
         left = (self.planned or 0) - self.done - len(self.parked)
         return 3600 * left / self.rate if self.rate and left > 0 else None
 
@@ -119,6 +124,7 @@ def stage_status(folder: StageFolder, kind: str) -> StageStatus:
         doing=_doing(live),
         rate=_rate(live),
         stillborn=_stillborn(folder, attempts),
+        seconds_left=_seconds_left(live),
     )
 
 
@@ -150,4 +156,26 @@ def _doing(live: Sequence[AttemptRecord]) -> str:
     beat: dict[str, Any] = dict(live[-1].beat)
     progress = f"{beat['doing']} {beat.get('done', 0)}/{beat.get('total', '?')}" if "doing" in beat else ""
     more = f" and {len(live) - 1} more" if len(live) > 1 else ""
+    progress = ", ".join([progress, *_figures(beat)])
     return f"{progress} (attempt on {live[-1].node or live[-1].host}{more})".strip()
+
+
+def _figures(beat: Mapping[str, Any]) -> Iterator[str]:
+    """What training says of itself."""
+    if "step" in beat:
+        yield f"step {beat['step']:,}"
+    if "loss" in beat:
+        yield f"loss {beat['loss']:.4g}"
+    if "images_per_second" in beat:
+        yield f"{beat['images_per_second']:.3g} images/s"
+    if "gpu_gib" in beat:
+        yield f"at most {beat['gpu_gib']:.1f} GiB of the GPU"
+    if "ranks" in beat:
+        yield str(beat["ranks"])
+
+
+def _seconds_left(live: Sequence[AttemptRecord]) -> float | None:
+    if not live or "seconds_left" not in live[-1].beat:
+        return None
+    beat = live[-1].beat
+    return max(beat["seconds_left"] - (time.time() - beat["time"]), 0.0)

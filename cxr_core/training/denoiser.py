@@ -1,10 +1,13 @@
 """UNet and text encoder as one module, with what of them is trained and how they compute."""
 
+import os
+import shutil
 from typing import Any
 
 import torch
 
 from cxr_core.errors import UserError
+from cxr_core.models import attention
 from cxr_core.models.initial import seeded
 from cxr_core.models.lora import add_adapter
 from cxr_core.seeds import derive_seed
@@ -18,6 +21,7 @@ class Denoiser(torch.nn.Module):
         super().__init__()
         self.unet, self.text_encoder, self.train_text_encoder = unet, text_encoder, train_text_encoder
         self._known: dict[bytes, torch.Tensor] = {}
+        self._device = unet.device
 
     def forward(
         self, latents: torch.Tensor, steps: torch.Tensor, token_ids: torch.Tensor, which: torch.Tensor
@@ -32,14 +36,16 @@ class Denoiser(torch.nn.Module):
 
     def _encode(self, token_ids: torch.Tensor) -> torch.Tensor:
         if self.train_text_encoder:
-            return self.text_encoder(token_ids.to(self.unet.device))[0]
+            return self.text_encoder(token_ids.to(self._device))[0]
         return torch.cat([self._encode_once(row) for row in token_ids.split(1)])
 
     @torch.no_grad()
     def _encode_once(self, token_ids: torch.Tensor) -> torch.Tensor:
         key = token_ids.numpy().tobytes()
         if key not in self._known:
-            self._known[key] = self.text_encoder(token_ids.to(self.unet.device))[0]
+            # In full precision, so that it does not depend on what asks first: a step or the validation.
+            with torch.autocast(self._device.type, enabled=False):
+                self._known[key] = self.text_encoder(token_ids.to(self._device))[0]
         return self._known[key]
 
 
@@ -54,13 +60,24 @@ def make_denoiser(pipeline: Any, settings: DiffusionTrain, seed: int) -> Denoise
     if settings.lora is not None:
         _add_adapters(pipeline, [name for name, is_trained in trained.items() if is_trained], settings, seed)
     if settings.attention == "xformers":
-        _use_xformers(pipeline.unet, settings.name)
+        _use_xformers(pipeline.unet, settings)
+    elif settings.precision == "fp16" and attention.overflows(pipeline.unet):
+        attention.upcast(pipeline.unet)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(pipeline)
+    if settings.compile:
+        _compile(pipeline.unet, settings.name)
     return Denoiser(pipeline.unet, pipeline.text_encoder, train_text_encoder=settings.train_text_encoder)
 
 
-def _use_xformers(unet: Any, stage: str) -> None:
+def _use_xformers(unet: Any, settings: DiffusionTrain) -> None:
+    stage = settings.name
+    if settings.precision == "fp16" and attention.overflows(unet):
+        raise UserError(
+            "the base's attention (Stable Diffusion 2.x) overflows in fp16, and xformers' is not computed in fp32",
+            where=f"stage {stage!r}",
+            mend="set attention: sdpa, which is then computed in fp32, or precision: bf16",
+        )
     mend = "set attention: sdpa, or run where there is a GPU with the extra installed: pip install 'cxr-suite[gpu]'"
     if not torch.cuda.is_available():
         raise UserError("attention: xformers needs a GPU, and there is none", where=f"stage {stage!r}", mend=mend)
@@ -68,6 +85,18 @@ def _use_xformers(unet: Any, stage: str) -> None:
         unet.enable_xformers_memory_efficient_attention()
     except (ImportError, ValueError) as error:
         raise UserError(f"xformers cannot be used ({error})", where=f"stage {stage!r}", mend=mend) from error
+
+
+def _compile(unet: Any, stage: str) -> None:
+    """In place, so that the names of weights stay."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"compile: true needs a C++ compiler, and there is no {compiler}",
+            where=f"stage {stage!r}",
+            mend="install g++, name another one in CXX, or set compile: false",
+        )
+    unet.compile()
 
 
 def _checkpoint_gradients(pipeline: Any) -> None:

@@ -54,6 +54,8 @@ class DiffusionTask:
         prior: LatentCache | None = None,
     ) -> None:
         self.pipeline, self.cache, self.settings, self.seed, self.prompts = pipeline, cache, settings, seed, prompts
+        # Asked once: the pipeline's parts look through all their modules each time.
+        self.device = pipeline.unet.device
         self.module = make_denoiser(pipeline, settings, seed)
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.shown, held_out = batches(cache, prior, settings, seed), cache.indices("val")
@@ -136,10 +138,11 @@ class DiffusionTask:
 
     @property
     def _parts(self) -> list[range]:
-        """The positions of the global batch that go through the model together."""
-        positions = range(self.settings.batch_size)
-        size = self.settings.micro_batch or len(positions)
-        return [positions[start : start + size] for start in positions[::size]]
+        """The positions of the global batch that go through the model together: as many parts for each rank, in order
+        of ranks."""
+        share, size = self.settings.batch_size // self.settings.num_ranks, self.settings.at_once
+        shares = [range(start, start + share) for start in range(0, self.settings.batch_size, share)]
+        return [part[start : start + size] for part in shares for start in range(0, share, size)]
 
     def _weights(self, batch: Batch, positions: Sequence[int]) -> torch.Tensor:
         """Of the images of `batch`, which lie at `positions`: float32 (n,)."""
@@ -172,7 +175,7 @@ class DiffusionTask:
 
     def _collate(self, draws: Sequence[Draw]) -> Batch:
         stacked = [torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True)]
-        latents, noise, steps = (part.to(self.pipeline.unet.device) for part in stacked[:3])
+        latents, noise, steps = (part.to(self.device) for part in stacked[:3])
         return Batch(latents, noise, steps, stacked[3])
 
     def _errors(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:

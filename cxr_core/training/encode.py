@@ -28,20 +28,21 @@ def encode_moments(vae: Any, images: np.ndarray) -> torch.Tensor:
 
 def encode_rows(folder: Path, dataset: Dataset, rows: pd.DataFrame, batch_size: int, work: Path, dtype: str) -> None:
     """Write `moments.npy` and `token_ids.npy` of `rows` into `work`, encoded by the diffusers folder `folder`."""
-    pipeline = _open(folder)
+    vae, tokenizer = _open(folder)
     moments = []
     with bar("encoding", len(rows)) as progress:
         for start in range(0, len(rows), batch_size):
             batch = rows.iloc[start : start + batch_size]
-            moments.append(encode_moments(pipeline.vae, dataset.images(batch)).numpy().astype(dtype))
+            moments.append(encode_moments(vae, dataset.images(batch)).numpy().astype(dtype))
             progress.advance(len(batch))
     np.save(work / "moments.npy", np.concatenate(moments))
-    token_ids = stable_diffusion.tokenize(pipeline.tokenizer, rows["prompt"].tolist())
+    token_ids = stable_diffusion.tokenize(tokenizer, rows["prompt"].tolist())
     np.save(work / "token_ids.npy", token_ids.numpy().astype(np.int32))
 
 
 @lru_cache(maxsize=1)
-def _open(folder: Path) -> Any:
+def _open(folder: Path) -> tuple[Any, Any]:
+    """VAE and tokenizer. The rest of the model is let go: what this process does next may need the room."""
     pipeline = stable_diffusion.load(folder)
-    pipeline.vae.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
-    return pipeline
+    vae = pipeline.vae.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+    return vae, pipeline.tokenizer

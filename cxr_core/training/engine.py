@@ -3,16 +3,18 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from cxr_core.errors import UserError
+from cxr_core.models.tensors import read_header
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.progress import Bar
 from cxr_core.training.ema import Ema
@@ -70,12 +72,17 @@ class Task(Protocol):
 
 
 class Engine:
-    """Weights and buffers, AdamW's moments, the moving average and the number of steps done."""
+    """Weights and buffers, AdamW's moments, the moving average and the number of steps done, in one process."""
+
+    writes = True
+    """Whether this process writes what is saved and exported."""
 
     def __init__(self, task: Task, settings: TrainSettings) -> None:
         self.task, self.settings, self.step = task, settings, 0
         self.parameters = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
-        self.accelerator = _accelerator(settings.precision)
+        self.accelerator = self._accelerator()
+        # Ours and not accelerate's, which has none on a CPU; without fp16 it does nothing.
+        self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=settings.precision == "fp16")
         optimizer = torch.optim.AdamW(
             self.parameters.values(),
             lr=settings.learning_rate,
@@ -86,81 +93,131 @@ class Engine:
         self.module, self.optimizer = self.accelerator.prepare(task.module.train(task.training_mode), optimizer)
         self.buffers = _saved_buffers(task.module)
         # Statistics of activations belong to the weights they were gathered with, so both are averaged.
-        averaged = self.parameters | {name: b for name, b in self.buffers.items() if b.is_floating_point()}
+        averaged = self._held() | {name: b for name, b in self.buffers.items() if b.is_floating_point()}
         self.ema = None if settings.ema_decay is None else Ema(averaged, settings.ema_decay)
 
     def train(self, stop: int, progress: Bar) -> list[dict[str, Any]]:
         """Step until `stop` steps are done. Returns a metrics row a step, its `step` counted from 1.
 
-        Raises UserError naming the step and its images if a loss or a gradient is not finite.
+        Raises UserError naming the step and its images if a loss or a gradient is not finite. In fp16 a gradient may
+        overflow: the step is then left out, with a `grad_norm` of None, and the loss is scaled by half as much.
         """
         rows: list[dict[str, Any]] = []
         while self.step < stop:
             num, start = min(_LOOK_EVERY, stop - self.step), time.monotonic()
             rows += self._some_steps(num)
-            rate = num * self.settings.batch_size / (time.monotonic() - start)
-            progress.advance(num, loss=rows[-1]["loss"], images_per_second=rate)
+            progress.advance(num, loss=rows[-1]["loss"], **self._pace(num, time.monotonic() - start))
         return rows
+
+    def _pace(self, num: int, seconds: float) -> dict[str, Any]:
+        """For who watches: how far it is, how fast the last `num` steps were, and the most memory of the GPU so far."""
+        left = round((self.settings.steps - self.step) * seconds / num)
+        pace = {"images_per_second": num * self.settings.batch_size / seconds, "step": self.step, "seconds_left": left}
+        if self.accelerator.device.type == "cuda":
+            pace["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        return pace
 
     @contextlib.contextmanager
     def exported(self) -> Iterator[None]:
         """Inside the block the model is the one that a checkpoint exports: averaged, and in evaluation mode."""
         self.module.eval()
         try:
-            with self.ema.applied() if self.ema else contextlib.nullcontext():
+            # What is compiled is compiled for steps: previews and validation have batches of other sizes.
+            with self.ema.applied() if self.ema else contextlib.nullcontext(), torch.compiler.set_stance("force_eager"):
                 yield
         finally:
             self.module.train(self.task.training_mode)
 
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block all weights can be read from the model, as for an export."""
+        return contextlib.nullcontext()
+
+    def agree(self, value: Any) -> Any:
+        """`value` as the process that writes has it."""
+        return value
+
     def save(self, folder: Path) -> None:
         """Write the whole state: `state.safetensors` and `state.json`. Equal states give equal bytes."""
+        tensors = self._tensors()
+        if not self.writes:
+            return
         folder.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, folder / "state.safetensors")
-        write_json(folder / "state.json", {"format": FORMAT, "step": self.step})
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
+        scaler = {"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
+        write_json(folder / "state.json", {"format": FORMAT, "step": self.step, **scaler})
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote, bit for bit. Raises UserError if it is of another model or another format."""
-        about, found = read_json(folder / "state.json"), load_file(folder / "state.safetensors")
-        wanted = {f"weights/{name}" for name in self.parameters} | {f"buffers/{name}" for name in self.buffers}
-        misfit = wanted ^ {name for name in found if name.startswith(("weights/", "buffers/"))}
-        if about["format"] != FORMAT or misfit or ("ema/" in {name[:4] for name in found}) != bool(self.ema):
+        about, path = read_json(folder / "state.json"), folder / "state.safetensors"
+        wanted = {f"weights/{name}": tuple(shape) for name, shape in self._shapes().items()}
+        wanted |= {f"buffers/{name}": tuple(buffer.shape) for name, buffer in self.buffers.items()}
+        found = {name: tensor.shape for name, tensor in read_header(path).items()}
+        given = {name: shape for name, shape in found.items() if name.startswith(("weights/", "buffers/"))}
+        if about["format"] != FORMAT or given != wanted or ("ema/" in {name[:4] for name in found}) != bool(self.ema):
             raise UserError(
                 "the training state is of another model, other settings or another version",
                 where=str(folder),
                 mend="remove the stage's folder and run again, or start a run under another name",
             )
-        self._restore(found)
+        self._restore(_Tensors(path))
+        self.scaler.load_state_dict(about.get("scaler", {}))
         self.step = about["step"]
 
     def _some_steps(self, num: int) -> list[dict[str, Any]]:
         first = self.step
-        values = torch.stack([self._one_step() for _ in range(num)]).tolist()
-        for step, (loss, norm) in enumerate(values, first):
-            if not math.isfinite(loss + norm):
-                raise self._not_finite(step, f"the loss is {loss} and its gradient's norm {norm}")
-        return [
-            {"step": step + 1, "loss": loss, "lr": learning_rate(self.settings, step), "grad_norm": norm}
-            for step, (loss, norm) in enumerate(values, first)
-        ]
+        values = self._over_ranks(torch.stack([self._one_step() for _ in range(num)])).tolist()
+        return [self._row(step, *value) for step, value in enumerate(values, first)]
+
+    def _row(self, step: int, loss: float, norm: float, scale: float) -> dict[str, Any]:
+        # A gradient that is not finite although the loss was not scaled up did not overflow by that.
+        if not math.isfinite(loss) or (not math.isfinite(norm) and scale <= 1):
+            raise self._not_finite(step, f"the loss is {loss} and its gradient's norm {norm}")
+        row: dict[str, Any] = {"step": step + 1, "loss": loss, "lr": learning_rate(self.settings, step)}
+        row["grad_norm"] = norm if math.isfinite(norm) else None
+        return row | ({"loss_scale": scale} if self.scaler.is_enabled() else {})
 
     def _one_step(self) -> torch.Tensor:
-        """One optimiser step. Returns (loss, gradient norm) without waiting for them."""
+        """One optimiser step. Returns (loss, gradient norm, scale of the loss); waits for them in fp16 alone."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step)
-        loss = torch.zeros((), device=self.accelerator.device)
+        loss, scale = torch.zeros((), device=self.accelerator.device), self.scaler.get_scale()
         for part in range(self.task.num_parts):
-            with self.accelerator.autocast():
+            with self._mixed_precision():
                 share = self.task.loss(self.module, self.step, part)
-            self.accelerator.backward(share)
+            self.accelerator.backward(self.scaler.scale(share))
             loss += share.detach()
+        self.scaler.unscale_(self.optimizer)
         limit = self.settings.max_grad_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
         self.step += 1
         if self.ema:
             self.ema.update(self.step)
-        return torch.stack([loss, norm.float()])
+        return torch.stack([loss, norm.float(), torch.full_like(loss, scale)])
+
+    def _mixed_precision(self) -> contextlib.AbstractContextManager[None]:
+        if self.scaler.is_enabled():
+            return torch.autocast(self.accelerator.device.type, torch.float16)
+        return self.accelerator.autocast()
+
+    def _accelerator(self) -> Accelerator:
+        # One process may train several stages, each in its own precision; accelerate's state is shared by all objects.
+        AcceleratorState._reset_state()
+        return Accelerator(mixed_precision="bf16" if self.settings.precision == "bf16" else "no")
+
+    def _held(self) -> dict[str, torch.Tensor]:
+        """What this process holds of each parameter that is trained."""
+        return dict(self.parameters)
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        """Of each parameter that is trained."""
+        return {name: parameter.shape for name, parameter in self.parameters.items()}
+
+    def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """Rows that begin with the loss of a step, with the losses of all processes added up."""
+        return values
 
     def _not_finite(self, step: int, what: str) -> UserError:
         return UserError(
@@ -178,7 +235,7 @@ class Engine:
         return tensors
 
     @torch.no_grad()
-    def _restore(self, found: dict[str, torch.Tensor]) -> None:
+    def _restore(self, found: Mapping[str, torch.Tensor]) -> None:
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in found.items():
             kind, _, rest = name.partition("/")
@@ -194,16 +251,28 @@ class Engine:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
 
 
+class _Tensors(Mapping[str, torch.Tensor]):
+    """The tensors of a file by name, each read when it is asked for: several ranks of one machine read the same."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(str(path), "pt")
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def _saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What layers gather while they train, such as BatchNorm's statistics; not what they can compute anew."""
     saved = module.state_dict()
     return {name: buffer for name, buffer in module.named_buffers() if name in saved}
-
-
-def _accelerator(precision: str) -> Accelerator:
-    # One process may train several stages, each in its own precision; accelerate's state is shared by all objects.
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,18 @@ _live: _Live | None = None
 """Spares the next shard of the same process the reading of weights and moments that are still in memory."""
 
 
-def run_interval(context: Context, shard: Shard, work: Path) -> Output:
+def run_interval(
+    context: Context, shard: Shard, work: Path, *, make_engine: Callable[[Task, Any], Engine] = Engine
+) -> Output | None:
     """Train from `shard.start` to `shard.stop` steps; write checkpoint, state, metrics and any preview into `work`.
 
-    Raises UserError naming stage and step if a loss is not finite.
+    Each rank that trains calls this, and one writes; the others return None. Raises UserError naming stage and step if
+    a loss is not finite.
     """
     global _live
     settings: TrainSettings = context.settings
     with threads(settings.threads):
-        engine, _live = _engine_at(context, shard), None
+        engine, _live = _engine_at(context, shard, make_engine), None
         start = time.monotonic()
         with bar(f"{settings.name} training", shard.num_items) as progress:
             rows = engine.train(shard.stop, progress)
@@ -62,7 +65,10 @@ def run_interval(context: Context, shard: Shard, work: Path) -> Output:
         output = _write(engine, rows, work, _training_data(context))
     seconds = {"train": round(trained - start, 3), "export": round(time.monotonic() - trained, 3)}
     if shard.stop < settings.steps:
-        _live = _Live(context.folder, settings, sha256_path(output.paths["state"]), engine)
+        state = engine.agree(output and sha256_path(output.paths["state"]))
+        _live = _Live(context.folder, settings, state, engine)
+    if output is None:
+        return None
     counts = {"steps": shard.num_items, "images": shard.num_items * settings.batch_size}
     return Output(output.paths, output.digest, counts, seconds=seconds)
 
@@ -73,7 +79,7 @@ def _training_data(context: Context) -> list[Path]:
     return [path] if path.is_file() else []
 
 
-def _write(engine: Engine, rows: list[dict[str, Any]], work: Path, notes: Sequence[Path]) -> Output:
+def _write(engine: Engine, rows: list[dict[str, Any]], work: Path, notes: Sequence[Path]) -> Output | None:
     task = engine.task
     paths = {"checkpoint": work / "model", "state": work / "training.state", "metrics": work / "metrics.jsonl"}
     engine.save(paths["state"])
@@ -81,7 +87,11 @@ def _write(engine: Engine, rows: list[dict[str, Any]], work: Path, notes: Sequen
         task.before_export()
         rows[-1] |= (measured := _validation(engine))
         preview = task.preview()
-        task.export(paths["checkpoint"], engine.step)
+        with engine.whole():
+            if engine.writes:
+                task.export(paths["checkpoint"], engine.step)
+    if not engine.writes:
+        return None
     if preview:
         paths["preview"] = work / "preview"
         preview.write(paths["preview"], {"step": engine.step, "validation_loss": measured["validation_loss"]})
@@ -106,15 +116,15 @@ def _validation(engine: Engine) -> dict[str, Any]:
     return measured
 
 
-def _engine_at(context: Context, shard: Shard) -> Engine:
+def _engine_at(context: Context, shard: Shard, make_engine: Callable[[Task, Any], Engine]) -> Engine:
     """The engine in the state that the shard before left: still in memory, or read from its receipt's data."""
     if shard.start == 0:
-        return Engine(_task(context), context.settings)
+        return make_engine(_task(context), context.settings)
     before = Receipt.read(context.folder / "receipts" / f"{shard.extra['after']}.json")
     state = next(data for data in before.data if data.role == "state")
     if _live and (_live.folder, _live.settings, _live.state_sha256) == (context.folder, context.settings, state.sha256):
         return _live.engine
-    engine = Engine(_task(context), context.settings)
+    engine = make_engine(_task(context), context.settings)
     engine.load(before.path(context.folder, "state"))
     return engine
 

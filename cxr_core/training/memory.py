@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.data.prompts import MAX_TOKENS
-from cxr_core.models.tensors import Tensor, read_header
+from cxr_core.models.tensors import Tensor, read_header, weights_file
 from cxr_core.runs.files import read_json
-from cxr_core.training.settings import DiffusionTrain, Lora
+from cxr_core.training.settings import DiffusionTrain, Lora, Ranks
 
 NUM_GPUS = 8
 """Of the lines by ZeRO stage, where there is more than one."""
@@ -51,7 +51,7 @@ class Memory:
 
 def memory_of(settings: DiffusionTrain, base: Path) -> Memory:
     """Raises UserError if a file of weights or a config of the diffusers folder `base` cannot be read."""
-    parts = {name: _tensors(base / name) for name in ("unet", "text_encoder", "vae")}
+    parts = {name: read_header(weights_file(base / name)) for name in ("unet", "text_encoder", "vae")}
     sizes = {name: sum(math.prod(tensor.shape) for tensor in tensors.values()) for name, tensors in parts.items()}
     is_trained = {"unet": settings.train_unet, "text_encoder": settings.train_text_encoder}
     trained, extra = sum(sizes[name] for name, yes in is_trained.items() if yes), 0
@@ -69,7 +69,7 @@ def memory_of(settings: DiffusionTrain, base: Path) -> Memory:
 
 def notes(settings: DiffusionTrain, base: Path) -> list[str]:
     """Lines for a plan."""
-    found, at_once = memory_of(settings, base), _at_once(settings)
+    found, at_once = memory_of(settings, base), settings.at_once
     named = {"weights": found.weights, "gradients": found.gradients, "AdamW": found.optimizer, "EMA": found.average}
     words = ", ".join(f"{name} {_gib(value)}" for name, value in named.items())
     stages = ", ".join(f"{stage}: {_gib(found.by_zero_stage(stage, NUM_GPUS))}" for stage in range(4))
@@ -77,11 +77,22 @@ def notes(settings: DiffusionTrain, base: Path) -> list[str]:
         f"memory of one GPU {_gib(found.total)} GiB: {words}, activations of {at_once} at once about "
         f"{_gib(found.activations)} (float32)",
         f"memory of each of {NUM_GPUS} GPUs by ZeRO stage, in GiB: {stages}",
+        *([_of_ranks(settings, settings.ranks, found)] if settings.ranks else []),
     ]
 
 
-def _at_once(settings: DiffusionTrain) -> int:
-    return min(settings.micro_batch or settings.batch_size, settings.batch_size)
+def _of_ranks(settings: DiffusionTrain, ranks: Ranks, found: Memory) -> str:
+    share, each = settings.batch_size // ranks.num, found.by_zero_stage(ranks.zero, ranks.num)
+    if ranks.offload:
+        each -= found.optimizer // ranks.num
+    elif ranks.zero:
+        each += found.trained // ranks.num  # DeepSpeed steps on a copy of what is a rank's own
+    parts = math.ceil(share / settings.at_once)
+    return (
+        f"{ranks.num} ranks ({ranks.nodes} x {ranks.per_node}), ZeRO {ranks.zero}: each has {share} of "
+        f"{settings.batch_size} images a step, in {parts} part{'s' * (parts > 1)} of at most {settings.at_once}; "
+        f"memory of its GPU {_gib(each)} GiB"
+    )
 
 
 def _activations(settings: DiffusionTrain, base: Path) -> int:
@@ -95,7 +106,7 @@ def _activations(settings: DiffusionTrain, base: Path) -> int:
     if settings.train_text_encoder:
         layers = 1 if settings.gradient_checkpointing else int(text["num_hidden_layers"])
         numbers += _TEXT * layers * MAX_TOKENS * int(text["hidden_size"])
-    return round(_BYTES * _at_once(settings) * numbers)
+    return round(_BYTES * settings.at_once * numbers)
 
 
 def _outputs(unet: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -106,12 +117,6 @@ def _outputs(unet: Mapping[str, Any]) -> tuple[int, int, int]:
     residual = sum((2 * layers + 1) * num for num in each) + 2 * each[-1]
     crossed = (num for num, kind in zip(each, unet["down_block_types"], strict=True) if "CrossAttn" in kind)
     return residual, sum((2 * layers + 1) * num for num in crossed) + each[-1], max(each)
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    names = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-    path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
-    return read_header(path)
 
 
 def _adapter(tensors: Mapping[str, Tensor], lora: Lora, part: str) -> int:

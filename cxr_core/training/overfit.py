@@ -1,7 +1,9 @@
 """The overfit alarm: when the loss on held-out patients says that training has gone on for too long."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 RISE = 0.02
 """Share by which the validation loss lies above its lowest value."""
@@ -29,3 +31,11 @@ def overfit(losses: Sequence[tuple[int, float]]) -> Overfit | None:
     if min(loss for _, loss in losses[-CHECKPOINTS:]) <= (1 + RISE) * lowest:
         return None
     return Overfit(step, losses[-1][1] / lowest - 1)
+
+
+def overfit_of(stage_folder: Path) -> Overfit | None:
+    """The same of a train stage that may be under way, from the last line of each interval's metrics."""
+    texts = (path.read_text().splitlines() for path in stage_folder.glob("shards/*.jsonl"))
+    last = [json.loads(lines[-1]) for lines in texts if lines]
+    found = {row["step"]: row["validation_loss"] for row in last if row.get("validation_loss") is not None}
+    return overfit(sorted(found.items()))

@@ -78,9 +78,10 @@ class TrainSettings(StageSettings):
     """Gradients with a larger global L2 norm are scaled down to it; null leaves them."""
     ema_decay: float | None = Field(default=0.999, gt=0, lt=1)
     """Decay of the moving average of the weights that checkpoints export; null exports the weights themselves."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it. No fp16:
-    the attention of Stable Diffusion 2.x overflows in it."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16 compute in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it.
+    fp16 is for GPUs without bf16: the loss is scaled so that small gradients survive, a step whose gradients overflow
+    is left out, and the attention of Stable Diffusion 2.x, which overflows in fp16, is computed in fp32."""
     validation_images: int = Field(default=64, ge=0)
     """Images of held-out patients on which the loss is measured at each checkpoint; 0 measures none."""
 
@@ -212,6 +213,41 @@ class Lora(Settings):
     """Layers of the text encoder that get them, where it is trained."""
 
 
+class Ranks(Settings):
+    """Processes, one a GPU, that share the batch of each step. The losses are those of one process but for rounding.
+
+    All of this may be changed while a run is under way: a checkpoint continues on any number of ranks, with or without
+    DeepSpeed.
+    """
+
+    nodes: PositiveInt = 1
+    """Nodes. `cxr run` starts all ranks on its own machine."""
+    per_node: int = Field(default=1, ge=1, le=64)
+    """Ranks on each node, each with a GPU of its own. Without any GPU they compute on CPUs."""
+    zero: Literal[0, 1, 2, 3] = 2
+    """What ranks share rather than hold whole (ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054), by DeepSpeed: from 1
+    on AdamW's moments, from 2 on gradients, at 3 weights. 0 shares nothing and needs no DeepSpeed."""
+    offload: bool = False
+    """Keep AdamW's moments and step in the memory of the host: slower, for GPUs too small. From zero: 1 on."""
+    silent_seconds: float = Field(default=120, ge=5, le=3600)
+    """A rank of which nothing is heard for so long counts as hung, and ends the attempt with its name."""
+    collective_minutes: float = Field(default=30, gt=0)
+    """How long ranks wait for each other in one operation: longer than rank 0 needs to write a checkpoint."""
+    all_reduce_mib: PositiveInt = 256
+    """MiB that are summed over all ranks before training, to measure how fast and by which transport they talk."""
+
+    @property
+    def num(self) -> int:
+        """Ranks in all."""
+        return self.nodes * self.per_node
+
+    @model_validator(mode="after")
+    def _something_to_offload(self) -> Self:
+        if self.offload and not self.zero:
+            raise ValueError("offload is DeepSpeed's, which zero: 0 does without: set zero to 1, 2 or 3")
+        return self
+
+
 class DiffusionTrain(TrainSettings):
     """Fine-tune the UNet and the text encoder of a Stable Diffusion model, or one of them, on cached latents."""
 
@@ -236,10 +272,15 @@ class DiffusionTrain(TrainSettings):
     micro_batch: PositiveInt | None = None
     """Images that go through the model at once; the gradients of a batch are added up (gradient accumulation), so the
     result is that of the whole batch but for rounding. Null: all. Smaller needs less memory."""
+    ranks: Ranks | None = None
+    """Share each batch between GPUs or nodes. Null: train in one process."""
     gradient_checkpointing: bool = False
     """Compute activations again when the gradient needs them: far less memory, about a third more time."""
     attention: Literal["sdpa", "xformers"] = "sdpa"
     """How the UNet computes attention: torch's own, or xformers', which needs a GPU and the extra `gpu`."""
+    compile: bool = False
+    """Compile the UNet before its first step (torch.compile), which takes minutes in every process and then spares some
+    of each step: for long runs on a GPU. Checkpoints are the same folders."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
     min_snr_gamma: float | None = Field(default=None, gt=0)
@@ -252,6 +293,16 @@ class DiffusionTrain(TrainSettings):
     """The pictures made at each checkpoint."""
 
     @property
+    def num_ranks(self) -> int:
+        return self.ranks.num if self.ranks else 1
+
+    @property
+    def at_once(self) -> int:
+        """Images that go through the model at once, on each rank."""
+        share = self.batch_size // self.num_ranks
+        return min(self.micro_batch or share, share)
+
+    @property
     def prior_positions(self) -> np.ndarray:
         """Which positions of the global batch show images of `inputs.prior`: bool (batch_size,)."""
         return spread(self.batch_size, self.prior_share if self.inputs.prior else 0.0)
@@ -260,6 +311,26 @@ class DiffusionTrain(TrainSettings):
     def _trains_something(self) -> Self:
         if not self.train_unet and not self.train_text_encoder:
             raise ValueError("nothing is trained: set train_unet or train_text_encoder")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_share_the_batch(self) -> Self:
+        num = self.num_ranks
+        if self.batch_size % num:
+            near = max(1, round(self.batch_size / num)) * num
+            fitting = ", ".join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split over {num} ranks: take a batch_size of {near}, "
+                f"or ranks whose number (nodes * per_node) is one of {fitting}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_can_do_it(self) -> Self:
+        if self.ranks and self.precision == "fp16":
+            raise ValueError("fp16 is for one process, without ranks: set precision: bf16")
+        if self.ranks and self.ranks.zero == 3 and self.compile:
+            raise ValueError("with zero: 3 the weights come and go between layers: set compile: false, or zero to 2")
         return self
 
     @model_validator(mode="after")

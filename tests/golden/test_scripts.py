@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,16 @@ HOSTILE = "a space, 'a quote\" and\na newline $(touch x)"
 
 SHARDS = Job(StageWork("synthetic", "generate", 8, 100_000, 98), ("shards",), 24, None, ("1200",))
 CHAIN = Job(StageWork("diffusion", "train", 8, 20_000, 40, chain=True), ("freeze", "shards", "finalize"))
+RANKS = replace(CHAIN, work=replace(CHAIN.work, nodes=2, ranks_per_node=4))
 FREEZE = Job(StageWork("synthetic", "generate", 8, 100_000, 98), ("freeze",), after=("1198", "1199"))
 CASES = {
     ("generic", "shards"): SHARDS,
     ("generic", "chain"): CHAIN,
     ("generic", "freeze"): FREEZE,
+    ("generic", "ranks"): RANKS,
     ("everything", "shards"): SHARDS,
     ("everything", "chain"): CHAIN,
+    ("everything", "ranks"): RANKS,
 }
 
 

@@ -1,18 +1,21 @@
 """Adapters: what is trained, that it resumes exactly, and that both exported forms are the model that was trained."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+import jobs.train
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.lora import save_adapter
 from cxr_core.runs.files import sha256_path
 from cxr_core.runs.pack import finalize, freeze, run_pack
+from cxr_core.runs.stage import Estimate
 from cxr_core.training import interval
 from tests.training import diffusion_stage, diffusion_task, finish, metrics
 
@@ -83,6 +86,17 @@ def test_given_every_shard_in_a_new_process_adapters_resume_bit_for_bit(
 def test_given_adapters_the_training_state_holds_nothing_of_the_base(adapted: Path) -> None:
     state = load_file(next((adapted / "shards").glob("*.state")) / "state.safetensors")
     assert all(".lora_" in name for name in state if name.startswith("weights/"))
+
+
+@pytest.mark.parametrize("values", [LORA, LORA | {"lora": None}, LORA | {"lora": None, "train_text_encoder": False}])
+def test_given_what_is_trained_the_plan_counts_whole_checkpoints_and_a_state_of_that_alone(
+    tmp_path: Path, nano_latents: Path, nano_base: Path, values: dict[str, Any]
+) -> None:
+    work = diffusion_stage(tmp_path / "stage", nano_latents, nano_base, **values)
+    planned = jobs.train.estimate(work.context.settings, {"latents": Estimate(1, 1, 1, 1), "base": nano_base}).num_bytes
+    written = sum(path.stat().st_size for path in (finish(work) / "shards").rglob("*.safetensors"))
+    # The names of tensors are a part of so small a file.
+    assert planned == pytest.approx(written, rel=0.1)
 
 
 def test_given_one_adapter_it_is_written_with_the_same_bytes_each_time(

@@ -102,6 +102,33 @@ def test_given_silent_and_slow_attempts_then_both_are_named(tmp_path: Path) -> N
     assert " at 3 an hour: " in shown
 
 
+def test_given_training_at_work_then_step_loss_speed_memory_and_time_left_are_shown(tmp_path: Path) -> None:
+    run = many_shards(tmp_path / "run", 10, num_attempts=1)
+    folder, now = run / "real" / "attempts" / "9-0-aaaaaa", time.time()
+    folder.mkdir()
+    at_work = {"shard": "00007", "since": now - 60, "started": now - 60, "host": "n7", "pid": 1, "gpus": 1, "shards": 0}
+    said = {"doing": "d training", "done": 40, "total": 500, "step": 3540, "loss": 0.12345, "images_per_second": 118.4}
+    write_json(folder / "heartbeat.json", at_work | said | {"gpu_gib": 61.25, "seconds_left": 7265.0, "time": now})
+    (status,) = run_status(Run.open(run))
+    figures = "step 3,540, loss 0.1235, 118 images/s, at most 61.2 GiB of the GPU"
+    assert status.doing == f"d training 40/500, {figures} (attempt on n7)"
+    assert status.eta == pytest.approx(7265, abs=5)
+    assert "2 h 01 min" in cxr("status", run).stdout
+
+
+def test_given_losses_on_held_out_patients_that_rise_then_the_alarm_is_shown_while_it_trains(tmp_path: Path) -> None:
+    run = many_shards(tmp_path / "run", 10, num_attempts=1)
+    train = {"name": "real", "kind": "train", "model": "diffusion", "inputs": {}}
+    (run / "config.yaml").write_text(dump_config({"name": "run", "stages": [train]}))
+    (run / "real" / "shards").mkdir()
+    for i, loss in enumerate([0.30, 0.25, 0.30, 0.31, 0.32]):
+        lines = [{"step": 10 * i + 9, "loss": 0.1}, {"step": 10 * (i + 1), "loss": 0.1, "validation_loss": loss}]
+        (run / "real" / "shards" / f"0000{i}-abc.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        shown = cxr("status", run).stdout
+        assert ("real: overfitting" in shown) == (i == 4)
+    assert "which it had at step 20; now it is 28.0 % above" in shown.replace("\n", " ")
+
+
 def test_given_watch_then_it_ends_when_all_stages_are_done(undisturbed: Path) -> None:
     done = cxr("status", undisturbed / "nano", "--watch", timeout=60)
     assert done.returncode == 0

@@ -132,6 +132,14 @@ def test_given_a_base_that_another_stage_trains_its_size_is_that_of_where_it_sta
     assert "by ZeRO stage, in GiB: 0: " in first.notes[-1]
 
 
+def test_given_ranks_the_plan_says_what_each_of_them_has() -> None:
+    given = settings(batch_size=24, micro_batch=4, ranks={"nodes": 2, "per_node": 2, "zero": 2})
+    memory = memory_of(given, BASE)
+    each = memory.by_zero_stage(2, 4) + memory.trained // 4
+    line = "4 ranks (2 x 2), ZeRO 2: each has 6 of 24 images a step, in 2 parts of at most 4; memory of its GPU "
+    assert notes(given, BASE)[-1] == f"{line}{each / 2**30:.2g} GiB"
+
+
 def test_given_a_base_without_safetensors_the_error_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unet/diffusion_pytorch_model\.safetensors"):
         memory_of(settings(), tmp_path)

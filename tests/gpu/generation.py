@@ -1,0 +1,129 @@
+"""G2 draws images and writes them, G2b does so beside drawing alone: the product and scripts, with random weights."""
+
+import gc
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from cxr_core.data.findings import NIH
+from cxr_core.generation.noise import generators
+from cxr_core.generation.requests import exact_list
+from cxr_core.generation.sampler import encode_prompts, load_model, make_scheduler
+from cxr_core.generation.settings import GenerateStage
+from cxr_core.generation.shard import Clock, Drawer, generate_shard
+from cxr_core.models import stable_diffusion
+from tests.gpu.rows import SEED, Bench
+from tests.gpu.steady import Rate
+
+FORWARD_GFLOP, DECODE_GFLOP = 804, 2515
+"""Of one image of 512 px: a forward pass of the UNet of Stable Diffusion 2.1, and its VAE's decoder."""
+GUIDANCE, STEPS = 5.0, 25
+
+
+def g2(
+    bench: Bench,
+    *,
+    dtype: str = "bfloat16",
+    steps: int = STEPS,
+    ways: Sequence[bool] = (False, True),
+    peer_batch: int = 32,
+) -> Iterator[Rate]:
+    """DPM-Solver++ with guidance, into tar shards; compiled or not. Peers: the pipeline, one by one and in batches."""
+    gflop = _gflop(steps)
+    base = _base(bench)
+    for compiled in ways:
+        settings = _settings(bench, dtype, steps, compiled)
+        what = f"product: {dtype}, batch {bench.batch}, {steps} steps{', compiled' if compiled else ''}"
+        yield bench.steady("G2", what, partial(_shard, bench, settings, base), gflop)
+        _forget()
+    for batch in (1, peer_batch):
+        what = f"StableDiffusionPipeline, {dtype}, batch {batch}, Image.save"
+        yield bench.steady("G2", what, _pipeline(bench, base, dtype, steps, batch), gflop)
+        _forget()
+
+
+def g2b(bench: Bench, *, dtype: str = "bfloat16", steps: int = STEPS, compiled: bool = True) -> Iterator[Rate]:
+    """Whether the device waits for encoders and disk."""
+    base, settings = _base(bench), _settings(bench, dtype, steps, compiled)
+    yield bench.steady("G2b", "product, writing", partial(_shard, bench, settings, base), _gflop(steps))
+    yield bench.steady("G2b", "product, not writing", _drawing(bench, settings, base), _gflop(steps))
+    _forget()
+
+
+ROWS = {"G2": g2, "G2b": g2b}
+
+
+def _gflop(steps: int) -> float:
+    return 2 * steps * FORWARD_GFLOP + DECODE_GFLOP
+
+
+def _base(bench: Bench) -> Path:
+    base = bench.folder / "base"
+    stable_diffusion.save(bench.pipeline(), base)
+    _forget()
+    return base
+
+
+def _settings(bench: Bench, dtype: str, steps: int, compiled: bool) -> GenerateStage:
+    given = {"name": "g2", "kind": "generate", "inputs": {"model": "m", "like": "r"}}
+    request = {"counts": {"Effusion": bench.num_images}}
+    sampler = {"steps": steps, "guidance": GUIDANCE, "dtype": dtype, "compile": compiled, "channels_last": True}
+    sizes = {"batch_size": bench.batch, "shard_size": max(bench.num_images, bench.batch)}
+    return GenerateStage.model_validate({**given, "request": request, **sampler, **sizes})
+
+
+def _images(bench: Bench) -> pa.Table:
+    cells = pd.DataFrame({"labels": [4, 0], "view": ["PA", "AP"], "num_images": [bench.num_images // 2] * 2})
+    return exact_list(cells, lambda labels, view: f"frontal chest x-ray, {view} view, {labels}", SEED)
+
+
+def _shard(bench: Bench, settings: GenerateStage, base: Path) -> int:
+    work = bench.folder / "shard"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    facts = {"findings": NIH.names, "generation": {}}
+    generate_shard(settings, base, _images(bench), facts, work, seed=SEED)
+    return bench.num_images
+
+
+def _drawing(bench: Bench, settings: GenerateStage, base: Path) -> Callable[[], int]:
+    model = load_model(base, settings.dtype, channels_last=settings.channels_last, compiled=settings.compile)
+    rows = _images(bench).to_pylist()
+    drawer = Drawer(model, encode_prompts(model, ["", *(row["prompt"] for row in rows)]), settings, Clock())
+
+    def run() -> int:
+        for start in range(0, len(rows), bench.batch):
+            drawer.draw(rows[start : start + bench.batch])
+        return len(rows)
+
+    return run
+
+
+def _pipeline(bench: Bench, base: Path, dtype: str, steps: int, batch: int) -> Callable[[], int]:
+    pipeline: Any = stable_diffusion.load(base).to(bench.device, getattr(torch, dtype))
+    pipeline.scheduler = make_scheduler(pipeline.scheduler.config, "dpmsolver++")
+    pipeline.set_progress_bar_config(disable=True)
+    rows = _images(bench).to_pylist()[:batch]
+    prompts, seeds = [row["prompt"] for row in rows], [row["seed"] for row in rows]
+
+    def run() -> int:
+        sources = generators(seeds)
+        made = pipeline(prompts, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=sources)
+        for row, image in zip(rows, made.images, strict=True):
+            image.save(bench.folder / f"{row['image_id']}.png")
+        return len(rows)
+
+    return run
+
+
+def _forget() -> None:
+    load_model.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

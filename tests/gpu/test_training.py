@@ -1,0 +1,70 @@
+"""Training on a GPU beside the CPU, and the rows G1 and G3: `pytest -m gpu tests/gpu`, some minutes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cxr_core.models.checkpoints import final_checkpoint
+from cxr_core.models.stable_diffusion import load
+from cxr_core.runs.pack import finalize, freeze, run_pack
+from cxr_core.training import interval
+from tests.gpu.rows import Bench, g1, g3
+from tests.training import diffusion_stage, finish, losses
+
+pytestmark = pytest.mark.gpu
+
+CLOSE = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.02}
+"""How far losses may be from those of the CPU: convolutions on a GPU compute in TF32 in place of fp32."""
+
+
+@pytest.fixture(scope="session")
+def of_cpu(nano_latents: Path, nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        return losses(finish(diffusion_stage(tmp_path_factory.mktemp("cpu") / "stage", nano_latents, nano_base)))
+
+
+@pytest.mark.parametrize("precision", list(CLOSE))
+def test_given_a_gpu_losses_are_those_of_the_cpu_and_the_checkpoint_opens_there(
+    tmp_path: Path, nano_latents: Path, nano_base: Path, of_cpu: list[float], precision: str
+) -> None:
+    stage = finish(diffusion_stage(tmp_path / "stage", nano_latents, nano_base, precision=precision))
+    assert losses(stage) == pytest.approx(of_cpu, rel=CLOSE[precision])
+    assert load(final_checkpoint(stage)).unet.device.type == "cpu"
+
+
+def test_given_every_shard_in_a_new_process_losses_go_on_as_they_would(
+    tmp_path: Path, nano_latents: Path, nano_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums of a GPU may come in another order each time."""
+    whole = finish(diffusion_stage(tmp_path / "whole", nano_latents, nano_base))
+    work = diffusion_stage(tmp_path / "again", nano_latents, nano_base)
+    for shard in freeze(work).shards:
+        monkeypatch.setattr(interval, "_live", None)
+        run_pack(work, freeze(work), [shard.id])
+    finalize(work, freeze(work))
+    assert losses(work.folder.path) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_given_xformers_losses_are_those_of_sdpa(tmp_path: Path, nano_latents: Path, nano_base: Path) -> None:
+    pytest.importorskip("xformers")
+    ours, theirs = (
+        finish(diffusion_stage(tmp_path / name, nano_latents, nano_base, attention=name))
+        for name in ("sdpa", "xformers")
+    )
+    assert losses(theirs) == pytest.approx(losses(ours), rel=0.01)
+
+
+def test_g1_training_on_cached_latents_is_twice_as_fast_as_a_script(tmp_path: Path) -> None:
+    batch = 64 if torch.cuda.get_device_properties(0).total_memory > 100e9 else 32
+    eager, compiled, script = g1(Bench(tmp_path, batch=batch))
+    print("", eager.line(), compiled.line(), script.line(), sep="\n")
+    assert max(eager.images_per_second, compiled.images_per_second) >= 2 * script.images_per_second
+
+
+def test_g3_the_latent_cache_is_built_three_times_as_fast_as_in_a_loop(tmp_path: Path) -> None:
+    product, loop = g3(Bench(tmp_path))
+    print("", product.line(), loop.line(), sep="\n")
+    assert product.images_per_second >= 3 * loop.images_per_second

@@ -1,0 +1,45 @@
+"""The benchmarks of tests/gpu, of nano size on the CPU for a moment: that they can run, not how fast."""
+
+from pathlib import Path
+
+import pytest
+
+from cxr_core.models.presets import NANO
+from tests.gpu.__main__ import main
+from tests.gpu.generation import g2, g2b
+from tests.gpu.rows import Bench, g1, g3
+
+
+def test_given_a_small_model_every_way_to_encode_is_measured(tmp_path: Path) -> None:
+    product, loop = g3(Bench(tmp_path, NANO, "cpu", batch=4, num_images=4, warm=0, seconds=0))
+    assert product.what.startswith("product")
+    assert min(product.images_per_second, loop.images_per_second) > 0
+    assert (tmp_path / "work" / "moments.npy").is_file()
+
+
+def test_given_a_small_model_product_and_script_train(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, NANO, "cpu", batch=2, num_images=4, warm=0, seconds=0)
+    product, script = g1(bench, ways=[False])
+    assert product.tflops == pytest.approx(product.images_per_second * 2.409)
+    assert script.images_per_second > 0
+    assert "script" in script.line()
+
+
+def test_given_a_small_model_product_and_pipelines_generate(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, NANO, "cpu", batch=2, num_images=4, warm=0, seconds=0)
+    product, one, many = g2(bench, dtype="float32", steps=2, ways=[False], peer_batch=2)
+    assert product.what.startswith("product")
+    assert min(product.images_per_second, one.images_per_second, many.images_per_second) > 0
+    assert (tmp_path / "shard" / "images.tar").is_file()
+
+
+def test_given_a_small_model_writing_and_not_writing_are_measured(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, NANO, "cpu", batch=2, num_images=4, warm=0, seconds=0)
+    writing, bare = g2b(bench, dtype="float32", steps=2, compiled=False)
+    assert min(writing.images_per_second, bare.images_per_second) > 0
+    assert "not writing" in bare.what
+
+
+def test_given_a_row_that_is_not_there_the_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["G9"]) == 2
+    assert "no row G9; there are G1, G3, G2, G2b" in capsys.readouterr().err
