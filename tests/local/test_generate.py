@@ -1,6 +1,7 @@
 """The generate stage with a real, very small Stable Diffusion model, frozen, run and finalized as a run does it."""
 
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cxr_core.runs.files import remove, write_json
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
+from tests.conftest import require
 from tests.planted import planted_rows, write_planted
 
 SIZE = NANO.image_size
@@ -218,6 +220,25 @@ def test_given_a_model_that_gives_nan_the_shard_fails_and_names_the_images(tmp_p
         finish(work)
     assert not work.folder.done()
     assert not (work.folder.path / "index.parquet").exists()
+
+
+def test_given_a_disk_that_fills_up_in_mid_shard_that_is_said_and_with_room_the_shard_is_made(
+    tmp_path: Path, model: Path, real: Path
+) -> None:
+    from tests.slurm.faults import small_disk
+
+    settings = {"request": {"like": "train", "num_images": 400}, "steps": 1, "guidance": 1}
+    sizes = {"batch_size": 40, "shard_size": 400}
+    with small_disk(tmp_path / "small", "size=1m") as (disk, reason):
+        require("mount", disk is not None, reason)
+        assert disk is not None
+        work = stage(disk / "syn", model, real, **settings, **sizes)
+        with pytest.raises(OSError, match="No space left on device"):
+            finish(work)
+        assert not work.folder.done()
+        assert not list((work.folder.path / "receipts").glob("*.json"))
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert finish(work).info.num_images == 400
 
 
 def test_given_a_model_that_gives_blank_images_each_is_named_in_problems_csv(tmp_path: Path, real: Path) -> None:
