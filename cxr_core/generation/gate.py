@@ -102,7 +102,7 @@ class Gatekeeper:
 
     def __init__(self, judge: Classifier, rule: Rule, vocabulary: Findings) -> None:
         self._judge, self._rule, self._vocabulary = judge, rule, vocabulary
-        self._stored = np.empty((0, _THUMB * _THUMB), np.float32)
+        self._thumbs, self._num_stored = np.empty((64, _THUMB * _THUMB), np.float32), 0
 
     def look(self, images: np.ndarray, labels: Sequence[int]) -> list[Verdict]:
         """Verdicts on uint8 (n, size, size), asked for with `labels`. Those that pass count as stored from then on."""
@@ -111,7 +111,10 @@ class Gatekeeper:
 
     def store(self, image: np.ndarray) -> None:
         """Remember that an image of the shard looks like this."""
-        self._stored = np.concatenate([self._stored, thumbnails([image])])
+        if self._num_stored == len(self._thumbs):
+            self._thumbs = np.concatenate([self._thumbs, np.empty_like(self._thumbs)])
+        self._thumbs[self._num_stored] = thumbnails([image])[0]
+        self._num_stored += 1
 
     def told(self, labels: int, verdict: Verdict) -> dict[str, Any]:
         """What an image records of its verdict: whether it passed, its margin, and the scores of what it shows."""
@@ -138,7 +141,7 @@ class Gatekeeper:
         spread = float(image.std())
         if spread < self._rule.min_spread:
             yield "flat", f"grey values spread by {spread:.2f} of 255, below {self._rule.min_spread:.2f}"
-        nearest = distances(thumbnails([image]), self._stored).min(initial=np.inf)
+        nearest = distances(thumbnails([image]), self._thumbs[: self._num_stored]).min(initial=np.inf)
         if nearest < self._rule.min_distance:
             yield "near_duplicate", f"{nearest:.4f} from another of its shard, below {self._rule.min_distance:.4f}"
 

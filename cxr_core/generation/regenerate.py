@@ -43,7 +43,9 @@ def regenerate(dataset: Dataset, image_id: str, model: Path, *, strict: bool = F
     _check_model(model, made["model"], dataset)
     torch.set_num_threads(made["threads"])
     batch = _batch(dataset, row, made) if strict else [{"prompt": row["prompt"], "seed": row["seed"]}]
-    speed = {"channels_last": made["channels_last"], "compiled": made["compile"] and torch.cuda.is_available()}
+    # Datasets made before there were these options do not name them.
+    compiled = made.get("compile", False) and torch.cuda.is_available()
+    speed = {"channels_last": made.get("channels_last", False), "compiled": compiled}
     greys = _draw(load_model(model, made["dtype"], **speed), batch, made)
     place = [each["seed"] for each in batch].index(row["seed"])
     return Regenerated(to_uint8(greys[place]), dataset.image(row))
