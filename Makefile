@@ -22,7 +22,7 @@ demo: $(READY)  ## Phantoms to report on this machine; run it again to resume
 	$(BIN)/cxr demo
 
 test: $(READY)  ## All tests but the long proofs, with the coverage of cxr_core
-	$(BIN)/python -m pytest --cov=cxr_core --cov-report=term:skip-covered --cov-fail-under=85 $(ARGS)
+	$(BIN)/python -m pytest --cov=cxr_core --cov-report=term:skip-covered --cov-fail-under=85 --durations=20 $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
