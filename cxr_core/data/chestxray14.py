@@ -9,6 +9,7 @@ import pandas as pd
 
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.findings import NIH
+from cxr_core.data.nih_files import BBOX_LIST
 from cxr_core.data.settings import ChestXray14Data
 from cxr_core.data.splits import official_split
 from cxr_core.data.table import (
@@ -76,7 +77,7 @@ def _check_patients(csv: Csv, patients: pd.Series) -> None:
 
 
 def _boxes(data: ChestXray14Data, folder: Path) -> pd.DataFrame:
-    path = data.boxes or folder / "BBox_List_2017.csv"
+    path = data.boxes or folder / BBOX_LIST
     if not data.use_boxes:
         return pd.DataFrame({"image_id": [], "finding": [], "x": [], "y": [], "w": [], "h": []})
     if not path.is_file():

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from cxr_core.errors import UserError
 
 NO_FINDING = "No Finding"
+JOIN = "|"
+"""Between the findings of a combination, as in Data_Entry_2017.csv."""
 
 NIH_FINDINGS: tuple[str, ...] = (
     "Atelectasis",
@@ -57,6 +59,10 @@ class Findings:
     def decode(self, bits: int) -> tuple[str, ...]:
         """Names of the set bits in vocabulary order; `(NO_FINDING,)` for 0."""
         return tuple(name for i, name in enumerate(self.names) if bits >> i & 1) or (NO_FINDING,)
+
+    def text(self, bits: int) -> str:
+        """The same as one text, `Effusion|Mass`."""
+        return JOIN.join(self.decode(bits))
 
     def bit(self, name: str) -> int:
         """The mask of one finding; 0 for `NO_FINDING`."""

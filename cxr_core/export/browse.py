@@ -80,7 +80,7 @@ def _told(dataset: Dataset) -> dict[str, Any]:
         "across": ACROSS,
         "findings": [*dataset.findings.names, NO_FINDING],
         "columns": columns,
-        **_once("labels", ["|".join(dataset.findings.decode(bits)) for bits in rows["labels"]]),
+        **_once("labels", [dataset.findings.text(bits) for bits in rows["labels"]]),
         **_once("view", rows["view"].replace("", "unknown")),
         **_once("prompt", rows["prompt"]),
     }

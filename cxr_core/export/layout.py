@@ -29,7 +29,7 @@ def plain_columns(dataset: Dataset) -> pd.DataFrame:
     whether the images are synthetic."""
     rows = dataset.rows
     plain = rows[["image_id", "patient_id", "split", "view", "age", "sex", "prompt", "seed", "generation"]].copy()
-    plain.insert(1, "labels", ["|".join(dataset.findings.decode(bits)) for bits in rows["labels"]])
+    plain.insert(1, "labels", [dataset.findings.text(bits) for bits in rows["labels"]])
     plain["seed"] = plain["seed"].astype("Int64")
     plain["synthetic"] = dataset.info.synthetic
     matrix = dataset.label_matrix(rows).astype(int)

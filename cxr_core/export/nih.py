@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.data.findings import NIH_ALIASES
+from cxr_core.data.nih_files import BBOX_HEADER, BBOX_LIST, DATA_ENTRY_HEADER, box_name, labels_field
 from cxr_core.export.layout import FILES_A_FOLDER
 
 _NAME = re.compile(r"\d{8}_\d{3}")
@@ -35,7 +35,7 @@ class NihLayout:
     def finish(self, folder: Path) -> None:
         rows = self.dataset.rows.assign(name=[f"{name}.png" for name in self.names])
         self._data_entry(rows).to_csv(folder / "Data_Entry_2017.csv", index=False)
-        self._boxes(folder / "BBox_List_2017.csv", rows)
+        self._boxes(folder / BBOX_LIST, rows)
         is_test = rows["split"] == "test"
         for name, chosen in (("train_val", ~is_test), ("test", is_test)):
             (folder / f"{name}_list.txt").write_text("\n".join(rows.loc[chosen, "name"]))
@@ -44,32 +44,20 @@ class NihLayout:
 
     def _data_entry(self, rows: pd.DataFrame) -> pd.DataFrame:
         ages = [f"{age:.0f}" if age == age else "" for age in rows["age"]]
-        return pd.DataFrame(
-            {
-                "Image Index": rows["name"],
-                "Finding Labels": ["|".join(sorted(self.dataset.findings.decode(bits))) for bits in rows["labels"]],
-                "Follow-up #": [int(name[9:]) for name in self.names],
-                "Patient ID": [int(name[:8]) for name in self.names],
-                "Patient Age": ages,
-                "Patient Gender": rows["sex"],
-                "View Position": rows["view"],
-                # Columns whose published names have commas in them.
-                "OriginalImage[Width": rows["width"],
-                "Height]": rows["height"],
-                "OriginalImagePixelSpacing[x": "",
-                "y]": "",
-            }
-        )
+        labels = [labels_field(self.dataset.findings.decode(bits)) for bits in rows["labels"]]
+        visits, patients = [int(name[9:]) for name in self.names], [int(name[:8]) for name in self.names]
+        sizes = rows["width"], rows["height"]
+        columns = (rows["name"], labels, visits, patients, ages, rows["sex"], rows["view"], *sizes, "", "")
+        return pd.DataFrame(dict(zip(DATA_ENTRY_HEADER.split(","), columns, strict=True)))
 
     def _boxes(self, path: Path, rows: pd.DataFrame) -> None:
-        aliases = {name: alias for alias, name in NIH_ALIASES.items()}
         with path.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]", "", "", ""])
+            writer.writerow(BBOX_HEADER.split(","))
             for name, boxes, width in zip(rows["name"], rows["boxes"], rows["width"], strict=True):
                 for box in boxes:
                     frame = [box[key] * _FRAME / width for key in "xywh"]
-                    writer.writerow([name, aliases.get(box["finding"], box["finding"]), *frame, "", "", ""])
+                    writer.writerow([name, box_name(box["finding"]), *frame, "", "", ""])
 
 
 def nih_names(rows: pd.DataFrame) -> list[str]:

@@ -8,13 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cxr_core.data.findings import NO_FINDING, Findings
+from cxr_core.data.findings import JOIN, NO_FINDING, Findings
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import Request
 from cxr_core.seeds import derive_seed, derive_seeds
-
-JOIN = "|"
-"""Between the findings of a combination, as in Data_Entry_2017.csv."""
 
 SCHEMA = pa.schema(
     [
@@ -192,7 +189,7 @@ def describe(cells: pd.DataFrame, findings: Findings, *, most: int = 12) -> list
         views.setdefault(labels, {})[view or "unknown view"] = num
     ranked = sorted(views.items(), key=lambda item: -sum(item[1].values()))
     lines = [
-        f"{sum(nums.values())} {JOIN.join(findings.decode(labels))} ({', '.join(f'{v} {n}' for v, n in nums.items())})"
+        f"{sum(nums.values())} {findings.text(labels)} ({', '.join(f'{v} {n}' for v, n in nums.items())})"
         for labels, nums in ranked[:most]
     ]
     rest = ranked[most:]

@@ -118,7 +118,7 @@ def realised(source: Source, steps: int) -> dict[str, Any]:
     train, times = np.zeros(len(labels), int), source.times(steps)
     train[source.cache.indices("train")] = 1
     has = {name: labels & findings.bit(name) > 0 for name in findings.names} | {NO_FINDING: labels == 0}
-    together = {"|".join(findings.decode(int(bits))): labels == bits for bits in np.unique(labels[train > 0])}
+    together = {findings.text(int(bits)): labels == bits for bits in np.unique(labels[train > 0])}
     return {
         "format": FORMAT,
         "steps": steps,

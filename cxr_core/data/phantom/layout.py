@@ -10,19 +10,15 @@ from pathlib import Path
 import cv2
 import pandas as pd
 
-from cxr_core.data.findings import NIH, NIH_ALIASES
+from cxr_core.data.findings import NIH
+from cxr_core.data.nih_files import BBOX_HEADER, BBOX_LIST, DATA_ENTRY_HEADER, box_name, labels_field
 from cxr_core.data.phantom.case import Case, stream
 from cxr_core.data.phantom.population import cases, population
 from cxr_core.data.phantom.render import read_bytes
 from cxr_core.errors import UserError
 from cxr_core.runs.files import atomic_path
 
-DATA_ENTRY, BBOX_LIST, TRUTH = "Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "phantom_truth.csv"
-DATA_ENTRY_HEADER = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
-)
-BBOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+DATA_ENTRY, TRUTH = "Data_Entry_2017_v2020.csv", "phantom_truth.csv"
 BOXED_FINDINGS = (
     "Atelectasis",
     "Effusion",
@@ -96,20 +92,19 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 
 
 def _entry(row: dict, seed: int) -> str:
-    labels = "|".join(sorted(NIH.decode(row["labels"])))
+    labels = labels_field(NIH.decode(row["labels"]))
     width, height, spacing = _DETECTORS[int(stream(seed, row["patient_id"], "detector").integers(len(_DETECTORS)))]
     fields = (row["image"], labels, row["follow_up"], int(row["patient_id"]), row["age"], row["sex"], row["view"])
     return ",".join(map(str, (*fields, width, height, spacing, spacing)))
 
 
 def _boxes(rows: list[dict]) -> list[str]:
-    aliases = {name: alias for alias, name in NIH_ALIASES.items()}
     lines = []
     for finding in BOXED_FINDINGS:
         for row in (row for row in rows if row["split"] == "test"):
             for sign in (sign for sign in row["signs"] if sign["finding"] == finding):
                 box = (f"{sign[key]:.15g}" for key in "xywh")
-                lines.append(",".join((row["image"], aliases.get(finding, finding), *box)))
+                lines.append(",".join((row["image"], box_name(finding), *box)))
     return lines
 
 
