@@ -239,13 +239,8 @@ def committed_parts(stage_folder: Path, receipts: Iterable[Receipt]) -> Iterator
 
 
 def committed_rows(stage_folder: Path, receipts: Iterable[Receipt]) -> pd.DataFrame:
-    """The rows of all shards (role "rows"), each naming its committed tar relative to the stage's folder."""
-    parts = []
-    for receipt in receipts:
-        rows = pq.read_table(receipt.path(stage_folder, "rows")).to_pandas()
-        tar = receipt.path(stage_folder, "tar").relative_to(stage_folder).as_posix()
-        parts.append(rows.assign(shard=tar))
-    return pd.concat(parts, ignore_index=True)
+    """All of `committed_parts` in one table."""
+    return pa.concat_tables(committed_parts(stage_folder, receipts)).to_pandas()
 
 
 def committed_tars(stage_folder: Path, receipts: Iterable[Receipt]) -> list[ShardInfo]:

@@ -61,9 +61,9 @@ class Tally:
     def add(self, looks: pa.Table) -> None:
         """Take in the looks of one shard."""
         labels, first = looks["labels"].to_numpy(), looks["draw"].to_numpy() == 0
-        passed = np.array([not reasons for reasons in looks["reasons"].to_pylist()], bool)
-        for reasons in looks["reasons"].to_pylist():
-            self._reasons.update(reasons)
+        reasons = looks["reasons"].to_pylist()
+        passed = np.array([not each for each in reasons], bool)
+        self._reasons.update(reason for each in reasons for reason in each)
         for name in ("", NO_FINDING, *self._vocabulary.names):
             has = _having(labels, name, self._vocabulary)
             for what, which in {"asked": first, "first": first & passed, "passed": passed}.items():

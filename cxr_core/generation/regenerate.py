@@ -13,7 +13,7 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, in_parts
 from cxr_core.generation.requests import image_seed
-from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample
+from cxr_core.generation.sampler import decode, encode_prompts, load_model, sample_rows
 from cxr_core.generation.shard import to_uint8
 from cxr_core.models.checkpoints import weights_sha256
 
@@ -43,10 +43,11 @@ def regenerate(dataset: Dataset, image_id: str, model: Path, *, strict: bool = F
     _check_model(model, made["model"], dataset)
     torch.set_num_threads(made["threads"])
     batch = _batch(dataset, row, made) if strict else [{"prompt": row["prompt"], "seed": row["seed"]}]
-    # Datasets made before there were these options do not name them.
-    compiled = made.get("compile", False) and torch.cuda.is_available()
-    speed = {"channels_last": made.get("channels_last", False), "compiled": compiled}
-    greys = _draw(load_model(model, made["dtype"], **speed), batch, made)
+    compiled = made["compile"] and torch.cuda.is_available()
+    loaded = load_model(model, made["dtype"], channels_last=made["channels_last"], compiled=compiled)
+    texts = encode_prompts(loaded, ["", *(each["prompt"] for each in batch)])
+    how = {name: made[name] for name in ("scheduler", "steps", "guidance")}
+    greys = decode(loaded, sample_rows(loaded, texts, batch, **how))
     place = [each["seed"] for each in batch].index(row["seed"])
     return Regenerated(to_uint8(greys[place]), dataset.image(row))
 
@@ -97,17 +98,3 @@ def _damaged(dataset: Dataset, image_id: str) -> UserError:
         where=str(dataset.folder / "index.parquet"),
         mend="restore the Dataset as its run wrote it, or make the image again without --strict",
     )
-
-
-def _draw(model: Model, batch: Sequence[Mapping[str, Any]], made: dict[str, Any]) -> np.ndarray:
-    texts = encode_prompts(model, ["", *(row["prompt"] for row in batch)])
-    latents = sample(
-        model,
-        torch.cat([texts[row["prompt"]] for row in batch]),
-        texts[""],
-        [int(row["seed"]) for row in batch],
-        scheduler=made["scheduler"],
-        steps=made["steps"],
-        guidance=made["guidance"],
-    )
-    return decode(model, latents)

@@ -87,6 +87,14 @@ def _encode(model: Model, prompt: str) -> torch.Tensor:
     return model.text_encoder(tokens.to(model.unet.device))[0]
 
 
+def sample_rows(
+    model: Model, texts: Mapping[str, torch.Tensor], rows: Sequence[Mapping[str, Any]], **how: Any
+) -> torch.Tensor:
+    """`sample` of rows with a `prompt` and a `seed` each. `texts` holds their embeddings and that of the empty text."""
+    prompts, seeds = [row["prompt"] for row in rows], [int(row["seed"]) for row in rows]
+    return sample(model, torch.cat([texts[prompt] for prompt in prompts]), texts[""], seeds, **how)
+
+
 @torch.inference_mode()
 def sample(
     model: Model,

@@ -18,7 +18,7 @@ from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, draw_in_memory
 from cxr_core.generation.gate import Gatekeeper, Verdict
 from cxr_core.generation.requests import image_seed
-from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample
+from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample_rows
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.generation.writer import BackgroundWriter
 from cxr_core.runs.files import canonical_json
@@ -87,11 +87,10 @@ class Drawer:
 
     def _draw(self, batch: Sequence[Row]) -> np.ndarray:
         with self.clock.part("sample"):
-            latents = sample(
+            latents = sample_rows(
                 self._model,
-                torch.cat([self._texts[row["prompt"]] for row in batch]),
-                self._texts[""],
-                [row["seed"] for row in batch],
+                self._texts,
+                batch,
                 scheduler=self._settings.scheduler,
                 steps=self._settings.steps,
                 guidance=self._settings.guidance,
@@ -162,32 +161,33 @@ def _stored(
     for draw in range(max_draws):
         rejected: list[Row] = []
         again = [{**row, "seed": image_seed(seed, row["image_id"], draw)} for row in rows] if draw else rows
-        for batch, wanted in batches(again, settings.batch_size, is_redraw=draw > 0):
-            for drawn in _looked_at(drawer, batch, wanted, draw, gatekeeper):
-                image_id = drawn.row["image_id"]
-                best[image_id] = _better(best.get(image_id), drawn)
-                if drawn.verdict and not drawn.verdict.passed and draw + 1 < max_draws:
-                    rejected.append(drawn.row)
-                    log.look(drawn)
-                    continue
-                chosen = best.pop(image_id)
-                log.look(drawn, chosen)
-                if gatekeeper and not (chosen.verdict and chosen.verdict.passed):
-                    gatekeeper.store(chosen.pixels)
-                yield chosen, draw + 1
+        for drawn in _drawn(again, drawer, settings.batch_size, draw, gatekeeper):
+            image_id = drawn.row["image_id"]
+            best[image_id] = _better(best.get(image_id), drawn)
+            if drawn.verdict and not drawn.verdict.passed and draw + 1 < max_draws:
+                rejected.append(drawn.row)
+                log.look(drawn)
+                continue
+            chosen = best.pop(image_id)
+            log.look(drawn, chosen)
+            if gatekeeper and not (chosen.verdict and chosen.verdict.passed):
+                gatekeeper.store(chosen.pixels)
+            yield chosen, draw + 1
         rows = rejected
 
 
-def _looked_at(
-    drawer: Drawer, batch: Sequence[Row], wanted: int, draw: int, gatekeeper: Gatekeeper | None
+def _drawn(
+    rows: Sequence[Row], drawer: Drawer, batch_size: int, draw: int, gatekeeper: Gatekeeper | None
 ) -> Iterator[Drawn]:
-    pixels = drawer.draw(batch)[:wanted]
-    verdicts: Iterable[Verdict | None] = [None] * wanted
-    if gatekeeper:
-        with drawer.clock.part("gate"):
-            verdicts = gatekeeper.look(pixels, [row["labels"] for row in batch[:wanted]])
-    for row, image, verdict in zip(batch, pixels, verdicts, strict=False):
-        yield Drawn(row, draw, image, drawer.size, verdict)
+    """One draw of each row, in their order, looked at where there is a gate."""
+    for batch, wanted in batches(rows, batch_size, is_redraw=draw > 0):
+        pixels = drawer.draw(batch)[:wanted]
+        verdicts: Iterable[Verdict | None] = [None] * wanted
+        if gatekeeper:
+            with drawer.clock.part("gate"):
+                verdicts = gatekeeper.look(pixels, [row["labels"] for row in batch[:wanted]])
+        for row, image, verdict in zip(batch[:wanted], pixels, verdicts, strict=True):
+            yield Drawn(row, draw, image, drawer.size, verdict)
 
 
 def _better(before: Drawn | None, drawn: Drawn) -> Drawn:
