@@ -131,13 +131,9 @@ def regenerate(
 def _model_of(dataset: Path) -> Path:
     """The model that the run of a dataset names for its stage."""
     from cxr_core.errors import UserError
-    from cxr_core.runs.run import Run
-    from jobs.config import RunConfig
-    from jobs.launch import prepare
+    from jobs.launch import input_of
 
-    folder = dataset.absolute()
-    if not (folder.parent / "config.yaml").is_file():
+    found = input_of(dataset, "model")
+    if found is None:
         raise UserError("the Dataset lies in no run that names its model", where=str(dataset), mend="give --model")
-    run = Run.open(folder.parent)
-    inputs = prepare(run, RunConfig.model_validate(run.config), folder.name).context.inputs
-    return Path(inputs["model"])
+    return found

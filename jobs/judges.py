@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.classifier_folder import classifier_sha256, read_about
-from cxr_core.runs.run import Run
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset  # takes a second, and every command reads a config
@@ -56,8 +55,10 @@ def check_judge(judge: Path, synthetic: "Dataset") -> None:
     learnt = read_about(folder).get("dataset")
     if learnt is not None and learnt == gate["dataset"]:
         raise _no_judge(f"the judge learnt from the Dataset that taught the gate ({learnt[:16]})", judge)
-    gate_folder = _given(synthetic.folder, "gate")
-    taught = _given(judge, "dataset"), _given(gate_folder, "dataset") if gate_folder else None
+    from jobs.launch import input_of  # which reads configs, as this module helps to do
+
+    gate_folder = input_of(synthetic.folder, "gate")
+    taught = input_of(judge, "dataset"), input_of(gate_folder, "dataset") if gate_folder else None
     if taught[0] and taught[1]:
         from cxr_core.data.dataset import Dataset
 
@@ -77,17 +78,6 @@ def _check_patients(judges: "Dataset", gates: "Dataset", judge: Path) -> None:
         patients = set(mine["patient_id"]) & set(theirs["patient_id"])
         if patients:
             raise _no_judge(f"{len(patients)} patients that the judge learnt from taught the gate too", judge)
-
-
-def _given(stage: Path, role: str) -> Path | None:
-    """What the run of a stage names in one of its roles; None where the folder is no stage of a run."""
-    if not (stage.parent / "config.yaml").is_file():
-        return None
-    stages = {entry["name"]: entry for entry in Run.open(stage.parent).config["stages"]}
-    value = stages.get(stage.name, {}).get("inputs", {}).get(role)
-    if value is None:
-        return None
-    return stage.parent / value if value in stages else Path(value).expanduser()
 
 
 def _no_judge(what: str, judge: Path) -> UserError:

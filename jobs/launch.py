@@ -73,6 +73,18 @@ def prepare(run: Run, config: RunConfig, name: str) -> Work:
     return Work(folder, job_of(stage), context, upstream)
 
 
+def input_of(stage: Path, role: str) -> Path | None:
+    """What the run of a stage's folder names in a role of its `inputs`; None where the folder is no stage of a run."""
+    if not (stage.absolute().parent / "config.yaml").is_file():
+        return None
+    run = Run.open(stage.absolute().parent)
+    stages = {entry["name"]: entry for entry in run.config["stages"]}
+    value = stages.get(stage.absolute().name, {}).get("inputs", {}).get(role)
+    if value is None:
+        return None
+    return run.root / value if value in stages else user_path(value)
+
+
 def user_path(text: str) -> Path:
     """A folder named in `inputs`: a model of ours by its name, else relative to the working directory."""
     return BUILT_IN.get(text) or Path(text).expanduser().absolute()
