@@ -20,9 +20,8 @@ from cxr_core.generation.shard import Clock, Drawer, generate_shard
 from cxr_core.models import stable_diffusion
 from tests.gpu.rows import SEED, Bench
 from tests.gpu.steady import Rate
+from tests.gpu.work import decode_gflop, forward_gflop
 
-FORWARD_GFLOP, DECODE_GFLOP = 804, 2515
-"""Of one image of 512 px: a forward pass of the UNet of Stable Diffusion 2.1, and its VAE's decoder."""
 GUIDANCE, STEPS = 5.0, 25
 
 
@@ -35,7 +34,7 @@ def g2(
     peer_batch: int = 32,
 ) -> Iterator[Rate]:
     """DPM-Solver++ with guidance, into tar shards; compiled or not. Peers: the pipeline, one by one and in batches."""
-    gflop = _gflop(steps)
+    gflop = _gflop(bench, steps)
     base = _base(bench)
     for compiled in ways:
         settings = _settings(bench, dtype, steps, compiled)
@@ -50,17 +49,18 @@ def g2(
 
 def g2b(bench: Bench, *, dtype: str = "bfloat16", steps: int = STEPS, compiled: bool = True) -> Iterator[Rate]:
     """Whether the device waits for encoders and disk."""
-    base, settings = _base(bench), _settings(bench, dtype, steps, compiled)
-    yield bench.steady("G2b", "product, writing", partial(_shard, bench, settings, base), _gflop(steps))
-    yield bench.steady("G2b", "product, not writing", _drawing(bench, settings, base), _gflop(steps))
+    base, settings, gflop = _base(bench), _settings(bench, dtype, steps, compiled), _gflop(bench, steps)
+    yield bench.steady("G2b", "product, writing", partial(_shard, bench, settings, base), gflop)
+    yield bench.steady("G2b", "product, not writing", _drawing(bench, settings, base), gflop)
     _forget()
 
 
 ROWS = {"G2": g2, "G2b": g2b}
 
 
-def _gflop(steps: int) -> float:
-    return 2 * steps * FORWARD_GFLOP + DECODE_GFLOP
+def _gflop(bench: Bench, steps: int) -> float:
+    """Of one image: with guidance each step is two forward passes."""
+    return 2 * steps * forward_gflop(bench.preset) + decode_gflop(bench.preset)
 
 
 def _base(bench: Bench) -> Path:

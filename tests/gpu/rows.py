@@ -24,11 +24,9 @@ from cxr_core.training.engine import Engine
 from cxr_core.training.settings import DiffusionTrain
 from tests.bench.script import Script
 from tests.gpu.steady import Rate, steady
+from tests.gpu.work import encode_gflop, train_gflop
 from tests.planted import planted_rows, write_planted
 from tests.training import prompted
-
-TRAIN_GFLOP, ENCODE_GFLOP = 2409, 1117
-"""Of one image of 512 px: forward and backward through the UNet of Stable Diffusion 2.1, and its VAE's encoder."""
 
 SEED = 3
 
@@ -58,14 +56,15 @@ class Bench:
 
 def g1(bench: Bench, *, ways: Sequence[bool] = (False, True)) -> Iterator[Rate]:
     """Training of the UNet alone in bf16, without an average; compiled or not."""
+    gflop = train_gflop(bench.preset)
     for compiled in ways:
         engine = Engine(task := _task(bench, compiled=compiled), task.settings)
         what = f"cached latents, bf16, batch {bench.batch}{', compiled' if compiled else ''}"
-        yield bench.steady("G1", f"product: {what}", partial(_steps, engine), TRAIN_GFLOP)
+        yield bench.steady("G1", f"product: {what}", partial(_steps, engine), gflop)
         del engine, task
         _forget()
     what = f"script that encodes images and prompts in each step, bf16, batch {bench.batch}"
-    yield bench.steady("G1", what, _script(bench), TRAIN_GFLOP)
+    yield bench.steady("G1", what, _script(bench), gflop)
 
 
 def _task(bench: Bench, *, compiled: bool = False) -> DiffusionTask:
@@ -134,12 +133,14 @@ def g3(bench: Bench) -> Iterator[Rate]:
     dataset = write_planted(bench.folder / "real", rows, size=bench.preset.image_size)
     work.mkdir()
 
+    gflop = encode_gflop(bench.preset)
+
     def product() -> int:
         encode_rows(base, dataset, dataset.rows, min(bench.batch, 32), work, "float16")
         return len(dataset.rows)
 
-    yield bench.steady("G3", "product: Dataset to latent cache", product, ENCODE_GFLOP)
-    yield bench.steady("G3", "vae.encode in a loop, batch 1", _one_by_one(base, bench, dataset), ENCODE_GFLOP)
+    yield bench.steady("G3", "product: Dataset to latent cache", product, gflop)
+    yield bench.steady("G3", "vae.encode in a loop, batch 1", _one_by_one(base, bench, dataset), gflop)
 
 
 def _one_by_one(base: Path, bench: Bench, dataset: Dataset) -> Callable[[], int]:

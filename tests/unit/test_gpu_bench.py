@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cxr_core.models.presets import NANO
+from cxr_core.models.presets import NANO, SD21_BASE
 from tests.gpu.__main__ import main
 from tests.gpu.generation import g2, g2b
 from tests.gpu.rows import Bench, g1, g3
+from tests.gpu.work import decode_gflop, encode_gflop, forward_gflop, train_gflop
 
 
 def test_given_a_small_model_every_way_to_encode_is_measured(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ def test_given_a_small_model_every_way_to_encode_is_measured(tmp_path: Path) -> 
 def test_given_a_small_model_product_and_script_train(tmp_path: Path) -> None:
     bench = Bench(tmp_path, NANO, "cpu", batch=2, num_images=4, warm=0, seconds=0)
     product, script = g1(bench, ways=[False])
-    assert product.tflops == pytest.approx(product.images_per_second * 2.409)
+    assert product.tflops == pytest.approx(product.images_per_second * train_gflop(NANO) / 1000)
     assert script.images_per_second > 0
     assert "script" in script.line()
 
@@ -38,6 +39,12 @@ def test_given_a_small_model_writing_and_not_writing_are_measured(tmp_path: Path
     writing, bare = g2b(bench, dtype="float32", steps=2, compiled=False)
     assert min(writing.images_per_second, bare.images_per_second) > 0
     assert "not writing" in bare.what
+
+
+def test_given_a_model_of_full_size_its_work_is_counted() -> None:
+    assert forward_gflop(SD21_BASE) > 100 * forward_gflop(NANO) > 0
+    assert train_gflop(NANO) == pytest.approx(3 * forward_gflop(NANO), rel=0.1)
+    assert min(encode_gflop(NANO), decode_gflop(NANO)) > 0
 
 
 def test_given_a_row_that_is_not_there_the_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:
