@@ -7,6 +7,7 @@ import cxr_core
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.generation.acceptance import shown
+from cxr_core.models.training_data import TrainingData
 
 LICENCES = {
     "chestxray14": "ChestX-ray14 is free to use with attribution to the NIH Clinical Center and a citation of Wang et "
@@ -73,12 +74,8 @@ def _made(dataset: Dataset) -> Iterator[str]:
     yield from _gate(about)
     yield from (f"- {name}: the model never saw an image with it" for name in about.get("unseen", ()))
     learnt = about.get("training_data")
-    if learnt:
-        yield f"- the model learnt from {learnt['images']:,} real images of {learnt['patients']:,} patients " + (
-            f"(Dataset `{learnt['dataset']}`)"
-        )
-    else:
-        yield "- what the model learnt from is not known"
+    known = TrainingData.model_validate(learnt).words if learnt else "what is not known"
+    yield f"- the model learnt from {known}"
     yield ""
 
 

@@ -46,6 +46,11 @@ class TrainingData(Seen):
         seen[NO_FINDING] = _seen(train[train["labels"] == 0])
         return cls(**dict(_seen(train)), dataset=dataset, findings=seen, base=base)
 
+    @property
+    def words(self) -> str:
+        """For people, without the findings."""
+        return f"{self.images:,} real images of {self.patients:,} patients (Dataset {self.dataset[:16]})"
+
     def of_finding(self, name: str) -> tuple[Seen, ...] | None:
         """How much of a finding was seen: one entry for each different Dataset, from this training back to its bases.
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
+from cxr_core.models.training_data import TrainingData
 from cxr_core.report.blocks import (
     Block,
     Box,
@@ -94,8 +95,11 @@ def _in_numbers(dataset: Dataset) -> Iterator[Block]:
         parts["all"] = dataset.rows
     yield _people(dataset, parts)
     yield _findings(dataset, parts)
-    about = [(plain(key), _short(value)) for key, value in dataset.info.about.items() if key not in _SHOWN_ELSEWHERE]
-    yield Facts([("form", f"8-bit grey, {dataset.info.size} × {dataset.info.size} pixels"), *about])
+    about = dict(dataset.info.about)
+    if learnt := about.pop("training_data", None):
+        about["the model learnt from"] = TrainingData.model_validate(learnt).words
+    facts = [(plain(key), _short(value)) for key, value in about.items() if key not in _SHOWN_ELSEWHERE]
+    yield Facts([("form", f"8-bit grey, {dataset.info.size} × {dataset.info.size} pixels"), *facts])
 
 
 _SHOWN_ELSEWHERE = ("problems", "gate")
