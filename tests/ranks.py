@@ -16,9 +16,8 @@ from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.pack import freeze, run_pack
-from cxr_core.training import interval
 from tests.planted import planted_rows, write_planted
-from tests.training import SIZE, diffusion_stage, finish, latents_stage, prompted, vae_stage
+from tests.training import SIZE, diffusion_stage, finish, forget, latents_stage, prompted, vae_stage
 
 STEPS, EVERY, BATCH = 40, 10, 8
 TRAINED = {"batch_size": BATCH, "steps": STEPS, "checkpoint_every": EVERY, "keep": {"last": 4}}
@@ -30,8 +29,19 @@ changes a loss by 1e-1."""
 RANKS: dict[str, Any] = {"per_node": 2, "zero": 2, "all_reduce_mib": 4, "silent_seconds": 20}
 
 
-def inputs(folder: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Latents and the base that made them."""
+    return _inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def alone(given: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stage trained in one process."""
+    return train(tmp_path_factory.mktemp("alone") / "stage", given)
+
+
+def _inputs(folder: Path) -> tuple[Path, Path]:
     rows = prompted(planted_rows(12) + planted_rows(6, split="val") + planted_rows(2, split="test"))
     dataset = write_planted(folder / "real", rows, size=SIZE).folder
     base = finish(vae_stage(folder / "vae", dataset))
@@ -40,7 +50,7 @@ def inputs(folder: Path) -> tuple[Path, Path]:
 
 def train(folder: Path, given: tuple[Path, Path], ranks: dict[str, Any] | None = None, **values: Any) -> Path:
     """Train what is left of the stage in `folder` on these ranks, or in this process, from the files alone."""
-    interval._live = None  # as a process that was just started
+    forget()
     return finish(diffusion_stage(folder, *given, ranks=ranks, **{**TRAINED, **values}))
 
 

@@ -15,6 +15,7 @@ from cxr_core.models.presets import NANO
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
+from cxr_core.training import interval
 from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.settings import DiffusionTrain, LatentsStage, VaeTrain
 
@@ -30,6 +31,21 @@ def stage(folder: Path, job: Any, settings: Any, inputs: dict[str, Path]) -> Wor
 def finish(work: Work) -> Path:
     plan = freeze(work)
     run_pack(work, plan, [shard.id for shard in plan.shards])
+    finalize(work, plan)
+    return work.folder.path
+
+
+def forget() -> None:
+    """Be as a process that was just started: what is in memory is all that it would lack."""
+    interval._live = None
+
+
+def finish_afresh(work: Work) -> Path:
+    """`finish` with every shard as in a process of its own."""
+    plan = freeze(work)
+    for shard in plan.shards:
+        forget()
+        run_pack(work, plan, [shard.id])
     finalize(work, plan)
     return work.folder.path
 

@@ -14,7 +14,7 @@ from cxr_core.training import interval
 from jobs.config import RunConfig
 from jobs.launch import estimates
 from tests.planted import planted_rows, write_planted
-from tests.training import SIZE, diffusion_stage, finish, latents_stage, prompted
+from tests.training import SIZE, diffusion_stage, finish, forget, latents_stage, prompted
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_given_a_prior_of_another_size_than_the_training_images_nothing_is_froze
 
 
 def test_given_a_checkpoint_of_another_config_it_is_not_gone_on_with(
-    tmp_path: Path, nano_latents: Path, nano_base: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nano_latents: Path, nano_base: Path
 ) -> None:
     work = diffusion_stage(tmp_path / "stage", nano_latents, nano_base, lora={"rank": 4})
     plan = freeze(work)
@@ -82,6 +82,6 @@ def test_given_a_checkpoint_of_another_config_it_is_not_gone_on_with(
     with pytest.raises(UserError, match="frozen for other inputs or settings"):
         freeze(other)
     # And where a state is read all the same:
-    monkeypatch.setattr(interval, "_live", None)
+    forget()
     with pytest.raises(UserError, match=r"\.state: the training state is of another model, other settings"):
         interval.run_interval(other.context, plan.shards[1], tmp_path / "work")

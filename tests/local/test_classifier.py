@@ -28,13 +28,13 @@ from cxr_core.runs.files import read_json, sha256_path, size_of, walk_files, wri
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
-from cxr_core.training import interval
 from cxr_core.training.augment import NUM_DRAWS, mild
 from cxr_core.training.classifier import ClassifierTask
 from cxr_core.training.engine import Engine
 from cxr_core.training.settings import ClassifierTrain
 from jobs.config import RunConfig
 from tests.planted import planted_rows, write_planted
+from tests.training import forget
 
 SIZE = 32
 VALUES: dict[str, Any] = {
@@ -178,14 +178,11 @@ def preset(request: pytest.FixtureRequest) -> str:
 
 
 def test_given_each_interval_in_a_new_process_then_losses_weights_and_buffers_are_those_of_one_run_bit_for_bit(
-    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, preset: str
+    tmp_path: Path, dataset: Path, preset: str
 ) -> None:
     values = {"preset": preset, "steps": 2, "checkpoint_every": 1, "batch_size": 4, "validation_images": 2}
     whole = finish(stage(tmp_path / "whole", dataset, **values))
-    parts = finish(
-        stage(tmp_path / "parts", dataset, **values),
-        between=lambda: monkeypatch.setattr(interval, "_live", None),
-    )
+    parts = finish(stage(tmp_path / "parts", dataset, **values), between=forget)
     assert metrics(whole) == metrics(parts)
     ends = [final_checkpoint(folder, "classifier") for folder in (whole, parts)]
     assert sha256_path(ends[0]) == sha256_path(ends[1])

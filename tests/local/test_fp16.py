@@ -14,11 +14,9 @@ from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import NANO
 from cxr_core.runs.files import read_json, sha256_path
-from cxr_core.runs.pack import finalize, freeze, run_pack
 from cxr_core.runs.progress import bar
-from cxr_core.training import interval
 from cxr_core.training.engine import Engine
-from tests.training import diffusion_stage, diffusion_task, finish, metrics
+from tests.training import diffusion_stage, diffusion_task, finish, finish_afresh, metrics
 
 HALF = {"precision": "fp16", "ema_decay": None}
 
@@ -78,17 +76,13 @@ def test_given_a_gradient_that_is_not_finite_even_unscaled_training_stops(nano_l
 
 
 def test_given_every_shard_in_a_new_process_fp16_resumes_bit_for_bit_with_its_scale(
-    tmp_path: Path, nano_latents: Path, nano_base: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nano_latents: Path, nano_base: Path
 ) -> None:
     values = HALF | {"train_text_encoder": False}
     undisturbed = finish(diffusion_stage(tmp_path / "whole", nano_latents, nano_base, **values))
-    work = diffusion_stage(tmp_path / "again", nano_latents, nano_base, **values)
-    for shard in freeze(work).shards:
-        monkeypatch.setattr(interval, "_live", None)
-        run_pack(work, freeze(work), [shard.id])
-    finalize(work, freeze(work))
-    assert metrics(work.folder.path) == metrics(undisturbed)
-    assert sha256_path(final_checkpoint(work.folder.path)) == sha256_path(final_checkpoint(undisturbed))
+    again = finish_afresh(diffusion_stage(tmp_path / "again", nano_latents, nano_base, **values))
+    assert metrics(again) == metrics(undisturbed)
+    assert sha256_path(final_checkpoint(again)) == sha256_path(final_checkpoint(undisturbed))
     state = next((undisturbed / "shards").glob("*.state")) / "state.json"
     assert read_json(state)["scaler"]["_growth_tracker"] == 6
 

@@ -17,7 +17,7 @@ from cxr_core.generation.gate import Bound, Gatekeeper, Rule, calibrate, distanc
 from cxr_core.generation.regenerate import regenerate
 from cxr_core.generation.settings import Gate
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
-from tests.local.test_generate import nano, saved, stage
+from tests.local.test_generate import finish, nano, saved, stage
 from tests.local.test_judged import real_rows, train_judge
 from tests.planted import planted_image, planted_row, planted_rows, write_planted
 
@@ -53,13 +53,6 @@ def gated(folder: Path, model: Path, real: Path, judge: Path, **values: Any) -> 
     work = stage(folder, model, real, inputs=inputs, **values)
     work.context.inputs["gate"] = judge  # type: ignore[index]
     return work
-
-
-def finish(work: Work) -> Dataset:
-    plan = freeze(work)
-    run_pack(work, plan, [shard.id for shard in plan.shards])
-    finalize(work, plan)
-    return Dataset.open(work.folder.path)
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,15 @@ def stage(folder: Path, model: Path, real: Path, **values: Any) -> Work:
     return Work(StageFolder(folder), jobs.generate, Context(settings, {"model": model, "like": real}, 5, folder), {})
 
 
+def telling_of(model: Path, real: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A copy of the model that says that it learnt from `real`, and what it says."""
+    source = Dataset.open(real)
+    learnt = TrainingData.of(source.rows, source.findings, source.info.digest, None).model_dump(mode="json")
+    shutil.copytree(model, folder)
+    write_json(folder / "training_data.json", learnt)
+    return folder, learnt
+
+
 def finish(work: Work) -> Dataset:
     plan = freeze(work)
     run_pack(work, plan, [shard.id for shard in plan.shards])
@@ -92,10 +101,7 @@ def test_given_a_request_the_result_is_a_whole_dataset_with_its_provenance(
 def test_given_a_model_that_says_what_it_learnt_from_the_dataset_says_it_too_and_its_images_are_the_same(
     tmp_path: Path, model: Path, real: Path
 ) -> None:
-    source = Dataset.open(real)
-    learnt = TrainingData.of(source.rows, source.findings, source.info.digest, None).model_dump(mode="json")
-    telling = shutil.copytree(model, tmp_path / "telling")
-    write_json(telling / "training_data.json", learnt)
+    telling, learnt = telling_of(model, real, tmp_path / "telling")
     told, silent = (finish(stage(tmp_path / one.name[:4], one, real)).info for one in (telling, model))
     assert told.about["training_data"] == learnt
     assert learnt["findings"]["Effusion"] == {"images": 15, "patients": 15}
@@ -278,10 +284,7 @@ def test_given_too_little_memory_for_a_batch_it_is_halved_and_each_image_can_sti
 def test_given_a_finding_that_the_model_never_saw_plan_and_problems_warn_of_it(
     tmp_path: Path, model: Path, real: Path
 ) -> None:
-    source = Dataset.open(real)
-    learnt = TrainingData.of(source.rows, source.findings, source.info.digest, None).model_dump(mode="json")
-    telling = shutil.copytree(model, tmp_path / "telling")
-    write_json(telling / "training_data.json", learnt)
+    telling, _ = telling_of(model, real, tmp_path / "telling")
     request = {"counts": {"Hernia": 2, "Effusion": 2}, "view": "PA"}
     work = stage(tmp_path / "syn", telling, real, request=request)
     warning = "Hernia is a word that the model never saw"

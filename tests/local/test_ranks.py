@@ -11,19 +11,10 @@ import pytest
 import torch
 
 from cxr_core.runs.files import read_json
-from tests.ranks import RANKS, TOLERANCE, beat, fail, inputs, is_alive, signalled, train, weights
+from tests.ranks import RANKS, TOLERANCE, alone, beat, fail, given, is_alive, signalled, train, weights
 from tests.training import losses
 
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def alone(given: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stage trained in one process."""
-    return train(tmp_path_factory.mktemp("alone") / "stage", given)
+__all__ = ["alone", "given"]
 
 
 def test_given_ranks_that_hang_or_die_then_it_is_said_which_and_the_curve_is_that_of_one_process(

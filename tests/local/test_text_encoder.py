@@ -12,12 +12,12 @@ from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, vae_sha256
 from cxr_core.models.presets import NANO
 from cxr_core.runs.files import sha256_file, sha256_path
-from cxr_core.runs.pack import Work, finalize, freeze, run_pack
+from cxr_core.runs.pack import Work
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
-from cxr_core.training import interval
 from cxr_core.training.settings import TextEncoderTrain
 from cxr_core.training.text_encoder import TextEncoderTask
+from tests.training import finish, finish_afresh
 
 STEPS = 120
 
@@ -42,11 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    work = stage(tmp_path_factory.mktemp("run") / "words", base)
-    plan = freeze(work)
-    run_pack(work, plan, [shard.id for shard in plan.shards])
-    finalize(work, plan)
-    return work.folder.path
+    return finish(stage(tmp_path_factory.mktemp("run") / "words", base))
 
 
 @torch.no_grad()
@@ -84,15 +80,10 @@ def test_given_training_of_the_text_encoder_the_other_parts_stay_as_they_were(ba
 
 
 def test_given_every_interval_in_a_new_process_the_weights_are_those_of_one_process_bit_for_bit(
-    base: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, trained: Path, tmp_path: Path
 ) -> None:
-    work = stage(tmp_path / "words", base)
-    plan = freeze(work)
-    for shard in plan.shards:
-        run_pack(work, plan, [shard.id])
-        monkeypatch.setattr(interval, "_live", None)  # what is in memory is all that another process would lack
-    finalize(work, plan)
-    assert sha256_path(final_checkpoint(work.folder.path)) == sha256_path(final_checkpoint(trained))
+    again = finish_afresh(stage(tmp_path / "words", base))
+    assert sha256_path(final_checkpoint(again)) == sha256_path(final_checkpoint(trained))
 
 
 def test_given_a_step_its_texts_are_always_the_same_and_differ_from_those_of_another(base: Path) -> None:

@@ -35,6 +35,7 @@ from tests.training import (
     diffusion_stage,
     diffusion_task,
     finish,
+    finish_afresh,
     latents_stage,
     losses,
     metrics,
@@ -301,19 +302,13 @@ def run_by_shard(work: Work, *, between: Any) -> Path:
     return work.folder.path
 
 
-def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in memory is all that another process would lack."""
-    monkeypatch.setattr(interval, "_live", None)
-
-
 @pytest.mark.parametrize("train_text_encoder", [True, False])
 def test_given_every_shard_in_a_new_process_losses_and_weights_are_those_of_one_process_bit_for_bit(
-    tmp_path: Path, latents: Path, vae: Path, monkeypatch: pytest.MonkeyPatch, *, train_text_encoder: bool
+    tmp_path: Path, latents: Path, vae: Path, *, train_text_encoder: bool
 ) -> None:
     values = {"train_text_encoder": train_text_encoder}
     live = finish(diffusion_stage(tmp_path / "live", latents, vae, **values))
-    work = diffusion_stage(tmp_path / "reloaded", latents, vae, **values)
-    reloaded = run_by_shard(work, between=lambda shard: in_a_new_process(monkeypatch))
+    reloaded = finish_afresh(diffusion_stage(tmp_path / "reloaded", latents, vae, **values))
     assert metrics(reloaded) == metrics(live)
     assert sha256_path(final_checkpoint(reloaded)) == sha256_path(final_checkpoint(live))
 

@@ -8,10 +8,8 @@ import pytest
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import sha256_path
-from cxr_core.runs.pack import finalize, freeze, run_pack
-from cxr_core.training import interval
 from tests.local.conftest import nano_base, nano_latents
-from tests.training import diffusion_stage, finish, losses, metrics
+from tests.training import diffusion_stage, finish, finish_afresh, losses, metrics
 
 __all__ = ["nano_base", "nano_latents"]
 
@@ -19,7 +17,7 @@ pytestmark = pytest.mark.proof
 
 
 def test_given_compile_losses_are_those_of_eager_checkpoints_open_and_a_new_process_goes_on_bit_for_bit(
-    tmp_path: Path, nano_latents: Path, nano_base: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nano_latents: Path, nano_base: Path
 ) -> None:
     seconds, stages = {}, {}
     for name in ("eager", "compiled"):
@@ -33,10 +31,6 @@ def test_given_compile_losses_are_those_of_eager_checkpoints_open_and_a_new_proc
     weights = {name: stable_diffusion.load(folder).unet.state_dict() for name, folder in folders.items()}
     assert weights["compiled"].keys() == weights["eager"].keys()
 
-    work = diffusion_stage(tmp_path / "again", nano_latents, nano_base, compile=True)
-    for shard in freeze(work).shards:
-        monkeypatch.setattr(interval, "_live", None)
-        run_pack(work, freeze(work), [shard.id])
-    finalize(work, freeze(work))
-    assert metrics(work.folder.path) == metrics(stages["compiled"])
-    assert sha256_path(final_checkpoint(work.folder.path)) == sha256_path(folders["compiled"])
+    again = finish_afresh(diffusion_stage(tmp_path / "again", nano_latents, nano_base, compile=True))
+    assert metrics(again) == metrics(stages["compiled"])
+    assert sha256_path(final_checkpoint(again)) == sha256_path(folders["compiled"])

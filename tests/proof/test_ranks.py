@@ -18,24 +18,15 @@ import yaml
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import read_json, sha256_path
 from tests.pipeline import cxr
-from tests.ranks import RANKS, TOLERANCE, TRAINED, fail, inputs, signalled, train, weights
+from tests.ranks import RANKS, TOLERANCE, TRAINED, alone, fail, given, signalled, train, weights
 from tests.slurm.cluster import Cluster
 from tests.slurm.faults import preempt
 from tests.slurm.tiny import TinyRun
 from tests.training import COMMON, losses, metrics
 
+__all__ = ["alone", "given"]
+
 pytestmark = pytest.mark.proof
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def alone(given: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stage trained in one process."""
-    return train(tmp_path_factory.mktemp("alone") / "stage", given)
 
 
 def ranks(num: int, zero: int, **values: Any) -> dict[str, Any]:
