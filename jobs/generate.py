@@ -243,7 +243,7 @@ def _warnings(unseen: Sequence[str]) -> list[str]:
 
 def _generation(settings: GenerateStage) -> dict[str, Any]:
     """What every image records of how it was made, beside its series' model and sampler."""
-    names = ("dtype", "channels_last", "compile", "batch_size", "threads")
+    names = ("dtype", "channels_last", "compile", "attention", "batch_size", "threads")
     config = sha256_text(canonical_json(settings.model_dump(mode="json")))
     return {**{name: getattr(settings, name) for name in names}, "config": config}
 
