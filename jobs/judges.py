@@ -49,8 +49,8 @@ def _learns_from(classifier: str, inputs: Mapping[str, Mapping[str, Any]]) -> st
 def check_judge(judge: Path, synthetic: "Dataset") -> None:
     """Raise UserError if a judge is a Dataset's gate, is of its architecture, or learnt from its patients.
 
-    As far as files tell: equal weights and presets; the Dataset that a classifier says it learnt from; and, where both lie in runs, the images
-    and patients of these two Datasets.
+    As far as files tell: equal weights and presets; the Dataset that a classifier says it learnt from; and, where both
+    lie in runs, the images and patients of these two Datasets.
     """
     gate = synthetic.info.about.get("gate")
     if not gate:
