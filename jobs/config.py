@@ -79,7 +79,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _inputs_fit(self) -> "RunConfig":
         mistakes = list(_input_mistakes([(stage.name, _stage_tag(stage), inputs_of(stage)) for stage in self.stages]))
-        mistakes += judge_mistakes([stage.model_dump() for stage in self.stages])
+        mistakes += judge_mistakes([{**stage.model_dump(), "inputs": inputs_of(stage)} for stage in self.stages])
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
@@ -95,8 +95,19 @@ class RunConfig(Settings):
 
 
 def inputs_of(stage: Any) -> dict[str, str]:
-    """Role -> what the config names in it, without the roles left out."""
-    return {role: value for role, value in stage.inputs.model_dump().items() if value is not None}
+    """Role -> what the config names in it, without the roles left out; of a list `role.0`, `role.1` ..."""
+    return _one_by_one(stage.inputs.model_dump())
+
+
+def _one_by_one(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """The roles filled with text; a list of texts fills a role a text."""
+    listed = {
+        f"{role}.{i}": v
+        for role, given in inputs.items()
+        if isinstance(given, list | tuple)
+        for i, v in enumerate(given)
+    }
+    return {role: value for role, value in {**inputs, **listed}.items() if isinstance(value, str)}
 
 
 def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Iterator[str]:
@@ -113,8 +124,9 @@ def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Ite
 
 def _role_mistake(role: str, name: str, earlier: dict[str, str], later: dict[str, str]) -> Iterator[str]:
     if name in earlier:
-        if earlier[name] not in ROLES[role]:
-            yield f"input {role!r} wants a {' or '.join(sorted(ROLES[role]))} stage, but {name!r} is {earlier[name]!r}"
+        kinds = ROLES[role.partition(".")[0]]
+        if earlier[name] not in kinds:
+            yield f"input {role!r} wants a {' or '.join(sorted(kinds))} stage, but {name!r} is {earlier[name]!r}"
     elif name in later:
         yield f"input {role!r} names {name!r}, which comes later: move that stage up"
     elif role in _MODEL_ROLES and name in BUILT_IN:
@@ -244,7 +256,7 @@ def _raw_input_mistakes(value: dict[str, Any]) -> Iterator[str]:
 
 def _texts(inputs: Any) -> dict[str, str]:
     """The roles that exist and are filled with text; the others pydantic has named."""
-    return {k: v for k, v in inputs.items() if k in ROLES and isinstance(v, str)} if isinstance(inputs, dict) else {}
+    return _one_by_one({k: v for k, v in inputs.items() if k in ROLES}) if isinstance(inputs, dict) else {}
 
 
 def _names(keys: Sequence[str | int], value: dict[str, Any]) -> Iterator[str]:
