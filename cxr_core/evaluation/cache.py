@@ -31,7 +31,8 @@ class FeatureCache:
         """Keep arrays by role."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.folder / f"{key}.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type] - numpy's stub takes names for its own options
+            # numpy's types allow no names that are not known before.
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def cache_key(**parts: object) -> str:

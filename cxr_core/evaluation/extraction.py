@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
 from cxr_core.evaluation.cache import FeatureCache, cache_key
-from cxr_core.evaluation.fidelity import HELD_OUT, Featured
+from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.evaluation.settings import EvaluateStage, Extraction
 from cxr_core.models.checkpoints import final_checkpoint

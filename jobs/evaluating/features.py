@@ -12,7 +12,7 @@ from cxr_core.runs.stage import Context, Estimate, Output
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
 
-_NO_JUDGE = "the judge, whose features these are, failed its trial on held-out real patients for every finding"
+NO_JUDGE = "the judge, whose features these are, failed its trial on held-out real patients for every finding"
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
@@ -95,8 +95,8 @@ def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[s
     settings: EvaluateStage = context.settings
     if settings.fidelity is None:
         return None
-    kind = "judge" if settings.fidelity.features == "judge" else "model"
-    real, synthetic = (read_extracted(context.folder, receipts, kind, source) for source in datasets)
+    kind = "model" if settings.features else "judge"
+    real, synthetic = (read_extracted(context.folder, receipts, kind, source) for source in ("real", "synthetic"))
     sizes = (datasets["real"].info.size, datasets["synthetic"].info.size)
     with threadpool_limits(settings.threads):
         return measure(
@@ -107,25 +107,27 @@ def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[s
             datasets["real"].findings,
             settings.fidelity.resamples,
             context.seed,
-            withheld=_NO_JUDGE if kind == "judge" and not trial.passes else None,
+            withheld=NO_JUDGE if kind == "judge" and not trial.passes else None,
         )
 
 
 def _faithfulness(context: Context, receipts: Sequence[Receipt], datasets: Mapping[str, "Dataset"]) -> Any:
+    return judged(context, receipts, datasets["real"], "synthetic") if context.settings.faithfulness else None
+
+
+def judged(context: Context, receipts: Sequence[Receipt], real: "Dataset", source: str) -> Any:
+    """The judge's trial on real images, and what it says of the synthetic ones of a source."""
     from cxr_core.evaluation.extraction import extractor_of, read_extracted
     from cxr_core.evaluation.faithfulness import judge_synthetic
 
-    settings: EvaluateStage = context.settings
-    if settings.faithfulness is None:
-        return None
-    real, synthetic = (read_extracted(context.folder, receipts, "judge", source, "scores") for source in datasets)
+    truth, drawn = (read_extracted(context.folder, receipts, "judge", name, "scores") for name in ("real", source))
     return judge_synthetic(
-        real.rows,
-        real.features,
-        synthetic.rows,
-        synthetic.features,
+        truth.rows,
+        truth.features,
+        drawn.rows,
+        drawn.features,
         extractor_of(context.plan_folder, "judge").findings,
-        datasets["real"].findings,
-        settings.faithfulness,
+        real.findings,
+        context.settings.faithfulness,
         context.seed,
     )
