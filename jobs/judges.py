@@ -27,19 +27,28 @@ def judge_mistakes(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     classifiers = [stage for stage in stages if stage.get("model") == "classifier"]
     presets = {str(stage.get("name")): stage.get("preset", "small") for stage in classifiers}
     for stage in stages:
-        judge = inputs[str(stage.get("name"))].get("judge")
-        images = inputs[str(stage.get("name"))].get("synthetic")
-        gate = inputs.get(str(images), {}).get("gate")
-        if stage.get("kind") != "evaluate" or judge is None or gate is None:
+        given = inputs[str(stage.get("name"))]
+        judge = given.get("judge")
+        if stage.get("kind") != "evaluate" or judge is None:
             continue
-        if judge == gate:
-            yield f"stage {stage.get('name')!r}: its judge {judge!r} is the gate of {images!r}: {_MEND}"
-        elif _learns_from(judge, inputs) and _learns_from(judge, inputs) == _learns_from(gate, inputs):
-            taught = f"its judge {judge!r} learns from the Dataset that taught the gate {gate!r} of {images!r}"
-            yield f"stage {stage.get('name')!r}: {taught}: {_MEND}"
-        elif (preset := presets.get(judge)) and preset == presets.get(gate):
-            alike = f"its judge {judge!r} and the gate {gate!r} of {images!r} are both {preset}"
-            yield f"stage {stage.get('name')!r}: {alike}: {_OTHER_PRESET}"
+        for images in (name for role, name in given.items() if role.partition(".")[0] == "synthetic"):
+            if mistake := _mistake(judge, images, inputs, presets):
+                yield f"stage {stage.get('name')!r}: {mistake}"
+
+
+def _mistake(
+    judge: str, images: str, inputs: Mapping[str, Mapping[str, Any]], presets: Mapping[str, str]
+) -> str | None:
+    gate = inputs.get(images, {}).get("gate")
+    if gate is None:
+        return None
+    if judge == gate:
+        return f"its judge {judge!r} is the gate of {images!r}: {_MEND}"
+    if _learns_from(judge, inputs) and _learns_from(judge, inputs) == _learns_from(gate, inputs):
+        return f"its judge {judge!r} learns from the Dataset that taught the gate {gate!r} of {images!r}: {_MEND}"
+    if (preset := presets.get(judge)) and preset == presets.get(gate):
+        return f"its judge {judge!r} and the gate {gate!r} of {images!r} are both {preset}: {_OTHER_PRESET}"
+    return None
 
 
 def _learns_from(classifier: str, inputs: Mapping[str, Mapping[str, Any]]) -> str | None:
