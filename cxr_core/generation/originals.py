@@ -1,6 +1,6 @@
 """The training images of a generator, to see whether a drawn image repeats one: by spectra, then pixel by pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Originals:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def nearest(self, images: Sequence[np.ndarray]) -> list[Original]:
+    def nearest(self, images: Iterable[np.ndarray]) -> list[Original]:
         """Of each picture uint8 (height, width) the training image most like it; "" and -1 where there are none."""
         thumbs = np.stack([thumbnail(image) for image in images])
         _, places = nearest(spectra(thumbs), lambda: [self._spectra], _CANDIDATES)
