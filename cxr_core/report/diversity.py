@@ -38,8 +38,8 @@ def alike_cell(found: Alike) -> str:
 def _diversity(result: DiversityResult) -> Iterator[Block]:
     yield Text(
         "Is every kind of real image drawn, and is every drawn image like a real one? Precision: synthetic images near "
-        "a real one; recall: real images near a synthetic one (Kynkäänniemi et al. 2019, arXiv 1904.06991). Density and "
-        "coverage (Naeem et al. 2020, arXiv 2002.09797) are the same, less moved by outliers. A model that draws few "
+        "a real one; recall: real images near a synthetic one (Kynkäänniemi et al. 2019, arXiv 1904.06991). Density "
+        "and coverage (Naeem et al. 2020, arXiv 2002.09797) are the same, less moved by outliers. A model that draws few "
         "images again and again keeps its precision and loses recall and coverage."
     )
     yield _spreads(result)
@@ -74,7 +74,7 @@ def _shares(found: Spread) -> list[str]:
 def _alike(result: DiversityResult) -> Table:
     rows = {"all": (result.synthetic, result.real)}
     rows |= {plain(each.finding): (each.synthetic, each.real) for each in result.by_finding}
-    columns = [Column("images"), Column("synthetic, one prompt", numeric=True), Column("prompts", numeric=True),
+    columns = [Column("images"), Column("synthetic, one prompt", numeric=True), Column("fours", numeric=True),
                Column("real, one labels and view", numeric=True), Column("fours", numeric=True)]  # fmt: skip
     cells = [
         [name, alike_cell(ours), count(ours.num_groups), alike_cell(real), count(real.num_groups)]
@@ -82,6 +82,6 @@ def _alike(result: DiversityResult) -> Table:
     ]
     notes = [
         f"MS-SSIM of {several(result.num_scales, 'scale')} at {result.size} pixels a side, six pairs of four images; 1 "
-        "is equal images. Real images are of four patients. In brackets: 95 % interval over prompts."
+        "is equal images. Real images are of four patients. In brackets: 95 % interval over fours."
     ]
     return Table("How alike images of one prompt are.", columns, cells, frozenset({0}), notes)

@@ -78,8 +78,7 @@ def _table(result: FidelityResult) -> Table:
     if subsets := result.headline.subsets:
         notes.append(
             f"KID of all synthetic – held-out as other papers report it: {subsets.mean:.4f} ± {subsets.deviation:.4f}, "
-            f"mean and deviation of {several(subsets.num, 'subset')} of {several(subsets.size, 'image')}; the deviation "
-            "is of subsets."
+            f"mean and deviation of {several(subsets.num, 'subset')} of {several(subsets.size, 'image')}."
         )
     caption = "Distances between sets of images, n written first side – second side."
     return Table(caption, columns, rows, frozenset({0}), notes)

@@ -49,8 +49,8 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     seen = real_images(real.rows, settings.extraction.num_train, features.reference_seed(real), settings.looks_at)
     used = [datasets[role] for role in dict.fromkeys(role for role, _ in points)]
     extracted = features.extraction_shards(context, {"real": seen, **drawn}, used, work)
-    prompts = settings.sweep.diversity.prompts
-    return [*extracted, *diversity.alike_shards(real.of_split("val"), drawn, prompts, work)]
+    fours = settings.sweep.diversity.fours
+    return [*extracted, *diversity.alike_shards(real.of_split("val"), drawn, fours, work)]
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
