@@ -31,16 +31,16 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
 
     real = datasets["real"].rows
     sources = {"synthetic": datasets["synthetic"].rows}
-    return alike_shards(real[real["split"].isin(HELD_OUT)], sources, settings.fidelity.diversity.prompts, work)
+    return alike_shards(real[real["split"].isin(HELD_OUT)], sources, settings.fidelity.diversity.fours, work)
 
 
 def alike_shards(
-    held_out: "pd.DataFrame", sources: Mapping[str, "pd.DataFrame"], prompts: int, work: Path
+    held_out: "pd.DataFrame", sources: Mapping[str, "pd.DataFrame"], fours: int, work: Path
 ) -> list[Shard]:
     """One shard a source of synthetic rows, and one of real images with the labels and views of the first source."""
     from cxr_core.evaluation.diversity.alike import cell_groups, prompt_groups, write_groups
 
-    groups = {source: prompt_groups(rows, prompts, 0) for source, rows in sources.items()}
+    groups = {source: prompt_groups(rows, fours, 0) for source, rows in sources.items()}
     groups = {"real": cell_groups(held_out, next(iter(groups.values())), 0), **groups}
     for source, table in groups.items():
         write_groups(work / f"alike-{source}.parquet", table)

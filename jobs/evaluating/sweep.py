@@ -42,15 +42,15 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     real = datasets["real"]
     for role, dataset in datasets.items():
         check_findings([], real, dataset, where=f"stage {settings.name!r}, inputs.{role}")
-    points = points_of(datasets, {role: _last_step(dataset) for role, dataset in datasets.items()})
+    points = points_of(datasets, _last_step)
     listed = [{"role": role, **point.model_dump(mode="json")} for role, point in points]
     write_json(work / "points.json", {"format": 1, "points": listed})
     drawn = {point.id: rows_of(datasets[role], point) for role, point in points}
     seen = real_images(real.rows, settings.extraction.num_train, features.reference_seed(real), settings.looks_at)
     used = [datasets[role] for role in dict.fromkeys(role for role, _ in points)]
     extracted = features.extraction_shards(context, {"real": seen, **drawn}, used, work)
-    prompts = settings.sweep.diversity.prompts
-    return [*extracted, *diversity.alike_shards(real.of_split("val"), drawn, prompts, work)]
+    fours = settings.sweep.diversity.fours
+    return [*extracted, *diversity.alike_shards(real.of_split("val"), drawn, fours, work)]
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
@@ -137,11 +137,11 @@ def _by_source(context: Context, datasets: Mapping[str, "Dataset"]) -> dict[str,
     return {"real": datasets["real"], **{point.id: datasets[role] for role, point in _points(context)}}
 
 
-def _last_step(dataset: "Dataset") -> int | None:
-    """The last training step of the model that drew a Dataset of a run; None where it cannot be told."""
+def _last_step(dataset: "Dataset", role: str) -> int | None:
+    """The last training step of a model that drew a Dataset of a run; None where it cannot be told."""
     from cxr_core.models.checkpoints import INDEX, read_checkpoints
 
-    trained = _trained(dataset)
+    trained = _trained(dataset, role)
     return read_checkpoints(trained)[-1].step if trained and (trained / INDEX).is_file() else None
 
 
@@ -149,7 +149,8 @@ def _rises(datasets: Mapping[str, "Dataset"]) -> list[str]:
     """What the train stages of the points' models say of their validation losses."""
     from cxr_core.training.overfit import RULE, overfit_of
 
-    stages = {trained: None for dataset in datasets.values() if (trained := _trained(dataset))}
+    roles = [(dataset, one["role"]) for dataset in datasets.values() for one in dataset.info.about.get("series", ())]
+    stages = dict.fromkeys(trained for dataset, role in roles if (trained := _trained(dataset, role)))
     found = {stage.name: overfit_of(stage) for stage in stages}
     return [
         f"{name}: its validation loss is {rise.rise:.1%} above that of step {rise.best_step:,} ({RULE})"
@@ -158,7 +159,8 @@ def _rises(datasets: Mapping[str, "Dataset"]) -> list[str]:
     ]
 
 
-def _trained(dataset: "Dataset") -> Path | None:
+def _trained(dataset: "Dataset", role: str) -> Path | None:
+    """What the stage that drew a Dataset names in a role of its inputs."""
     from jobs.launch import input_of  # which reads configs, as the parts help to do
 
-    return input_of(dataset.folder, "model") if dataset.info.synthetic else None
+    return input_of(dataset.folder, role)

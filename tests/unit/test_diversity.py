@@ -3,13 +3,17 @@
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from prdc import compute_prdc
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from cxr_core.evaluation.diversity.alike import cell_groups, prompt_groups
 from cxr_core.evaluation.diversity.msssim import _SHARES, ms_ssim, scales_of
 from cxr_core.evaluation.diversity.prdc import prdc
+from cxr_core.evaluation.diversity.spread import matched, spread
+from cxr_core.evaluation.featured import Featured
 
 
 def gaussian(num: int, width: int = 6, *, seed: int = 0, shift: float = 0.0) -> np.ndarray:
@@ -58,3 +62,43 @@ def test_given_pairs_of_images_ms_ssim_equals_torchmetrics(size: int, num_scales
 def test_given_equal_images_ms_ssim_is_one() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64), np.uint8)
     np.testing.assert_allclose(ms_ssim(images, images), 1, rtol=1e-6)
+
+
+def rows(prompts: dict[str, int], *, view: str = "PA") -> pd.DataFrame:
+    """So many images of each prompt; its first letter is its label."""
+    names = [name for name, num in prompts.items() for _ in range(num)]
+    ids = [f"i{i:04d}" for i in range(len(names))]
+    labels = [ord(name[0]) for name in names]
+    return pd.DataFrame({"image_id": ids, "patient_id": ids, "prompt": names, "labels": labels, "view": view})
+
+
+def test_given_prompts_of_many_and_of_few_images_whole_fours_are_taken_of_every_prompt_first() -> None:
+    fours = prompt_groups(rows({"a": 13, "b": 4, "c": 3}), 100, seed=1)
+    assert fours.groupby("group")["labels"].first().value_counts().to_dict() == {ord("a"): 3, ord("b"): 1}
+    assert (fours["group"].value_counts() == 4).all()
+    few = prompt_groups(rows({"a": 13, "b": 4, "c": 3}), 2, seed=1)
+    assert sorted(few.groupby("group")["labels"].first()) == [ord("a"), ord("b")]
+
+
+def test_given_synthetic_fours_real_ones_are_of_the_same_cells_and_of_different_patients() -> None:
+    like = prompt_groups(rows({"a": 8, "b": 4}), 100, seed=1)
+    real = rows({"a": 40, "b": 40, "c": 40})
+    real["patient_id"] = [f"p{i // 2}" for i in range(len(real))]
+    fours = cell_groups(real, like, seed=1)
+    assert fours.groupby("group")["labels"].first().value_counts().to_dict() == {ord("a"): 2, ord("b"): 1}
+    patients = real.set_index("image_id").loc[fours["image_id"], "patient_id"]
+    assert patients.is_unique
+
+
+def test_given_another_mix_and_several_images_a_patient_both_sides_get_one_n_and_one_mix() -> None:
+    real, drawn = rows({"a": 60, "b": 10}), rows({"a": 5, "b": 50, "c": 9}).assign(patient_id="")
+    real["patient_id"] = [f"p{i // 2}" for i in range(len(real))]
+    sides = [Featured(table, table[["labels"]].to_numpy(np.float32)) for table in (real, drawn)]
+    for features in matched(sides, seed=1):
+        assert np.unique(features, return_counts=True)[1].tolist() == [5, 5]
+
+
+def test_given_too_few_images_there_is_no_share_but_the_reason() -> None:
+    found = spread([gaussian(12), gaussian(12)], 5)
+    assert found.recall is None
+    assert found.not_computed == "n = 12, 50 are needed (10 x k)"

@@ -1,4 +1,4 @@
-"""How alike images of one prompt are (four of each, all six pairs, by MS-SSIM), and real images of one cell."""
+"""How alike images of one prompt are (fours of them, all six pairs, by MS-SSIM), and real images of one cell."""
 
 from itertools import combinations
 from pathlib import Path
@@ -28,27 +28,34 @@ _PAIRS = list(combinations(range(EACH), 2))
 
 
 def prompt_groups(rows: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
-    """At most `most` prompts with four synthetic images each, by hash: columns group, image_id, labels, view."""
-    return _groups(rows, rows["prompt"], most, seed)
+    """Fours of synthetic images of one prompt, by hash: columns group, image_id, labels, view.
+
+    At most `most` fours: the first of every prompt, then the second of every prompt that has one, and so on.
+    """
+    fours = _fours(rows, ["prompt"], seed)
+    names = fours.sort_values("turn", kind="stable")["group"].unique()[:most]
+    return _sorted(fours[fours["group"].isin(names)])
 
 
 def cell_groups(rows: pd.DataFrame, like: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Fours of real images of different patients and one cell: of each cell of `like` as many as it has groups of."""
-    ordered = in_hash_order(rows, seed, "alike").drop_duplicates("patient_id")
-    turn = ordered.groupby(CELL).cumcount() // EACH
-    wanted = like.groupby(CELL)["group"].nunique()
-    there = wanted.reindex(pd.MultiIndex.from_frame(ordered[CELL])).fillna(0).to_numpy()
-    kept = ordered[(turn < there).to_numpy()]
-    key = kept["labels"].astype(str) + " " + kept["view"] + " " + turn[kept.index].astype(str)
-    return _groups(kept, key, len(kept), seed)
+    """Fours of real images of different patients and one cell: of each cell of `like` as many as it has there."""
+    fours = _fours(rows.drop_duplicates("patient_id"), CELL, seed)
+    there = like.drop_duplicates("group").value_counts(CELL)
+    wanted = there.reindex(pd.MultiIndex.from_frame(fours[CELL])).fillna(0).to_numpy()
+    return _sorted(fours[(fours["turn"] < wanted).to_numpy()])
 
 
-def _groups(rows: pd.DataFrame, key: pd.Series, most: int, seed: int) -> pd.DataFrame:
-    ordered = in_hash_order(rows.assign(group=key), seed, "alike")
-    ordered = ordered[ordered.groupby("group").cumcount() < EACH]
-    full = ordered.groupby("group")["image_id"].transform("size") == EACH
-    names = ordered.loc[full, "group"].unique()[:most]
-    return ordered.loc[ordered["group"].isin(names), ["group", "image_id", *CELL]].sort_values(["group", "image_id"])
+def _fours(rows: pd.DataFrame, key: list[str], seed: int) -> pd.DataFrame:
+    """Images in order of hash, in fours of equal `key`: which four of its key (`turn`), and its name (`group`)."""
+    ordered = in_hash_order(rows, seed, "alike")
+    place = ordered.groupby(key).cumcount()
+    sizes = ordered.groupby(key)["image_id"].transform("size")
+    whole = ordered.assign(turn=place // EACH)[place < sizes - sizes % EACH]
+    return whole.assign(group=whole.groupby([*key, "turn"], sort=False)["image_id"].transform("first"))
+
+
+def _sorted(fours: pd.DataFrame) -> pd.DataFrame:
+    return fours[["group", "image_id", *CELL]].sort_values(["group", "image_id"])
 
 
 def write_groups(path: Path, groups: pd.DataFrame) -> None:

@@ -25,7 +25,7 @@ class Alike(Settings):
     """How alike images are that were asked for in the same words, or that have the same labels and view."""
 
     num_groups: int
-    """Prompts, or combinations of labels and view, with four images each: six pairs."""
+    """Fours of images of one prompt, or of one combination of labels and view: six pairs each."""
     ms_ssim: Interval | None = None
     """Mean over groups of the mean over their pairs, 1 for equal images; the interval resamples groups."""
     not_computed: str | None = None

@@ -10,7 +10,7 @@ class Diversity(Settings):
 
     neighbours: PositiveInt = 5
     """k: an image reaches as far as its k-th nearest neighbour of its own side."""
-    prompts: int = Field(default=100, ge=0)
-    """Prompts, at most, whose images are compared with each other by MS-SSIM: four images each, all six pairs."""
+    fours: int = Field(default=100, ge=0)
+    """Fours of images of one prompt, at most, that are compared by MS-SSIM, all six pairs; every prompt first."""
     resamples: int = Field(default=200, ge=20, le=10_000)
-    """Bootstrap resamples of prompts for the interval of MS-SSIM."""
+    """Bootstrap resamples of these fours for the interval of MS-SSIM."""

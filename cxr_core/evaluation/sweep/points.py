@@ -1,6 +1,6 @@
 """The points of a sweep: the series of its synthetic Datasets."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
 from pydantic import ValidationError
@@ -14,13 +14,16 @@ SYNTHETIC = "synthetic"
 """The role of the first Dataset among a stage's inputs; the others are in `synthetic.1` ..."""
 
 
-def points_of(datasets: Mapping[str, Dataset], last_steps: Mapping[str, int | None]) -> list[tuple[str, Point]]:
-    """(role of the Dataset, point) of every series. `last_steps` says the step of a Dataset's model where that is its
-    last. Raises UserError where a Dataset is no synthetic one."""
+LastStep = Callable[[Dataset, str], int | None]
+"""The last training step of the model that stands in a role of the stage which drew a Dataset; None where unknown."""
+
+
+def points_of(datasets: Mapping[str, Dataset], last_step: LastStep) -> list[tuple[str, Point]]:
+    """(role of the Dataset, point) of every series. Raises UserError where a Dataset is no synthetic one."""
     found: list[tuple[str, Point]] = []
     for role, dataset in datasets.items():
         if role.partition(".")[0] == SYNTHETIC:
-            found += [(role, point) for point in _of_dataset(dataset, last_steps.get(role), len(found))]
+            found += [(role, point) for point in _of_dataset(dataset, last_step, len(found))]
     return found
 
 
@@ -29,7 +32,7 @@ def rows_of(dataset: Dataset, point: Point) -> pd.DataFrame:
     return dataset.rows[dataset.rows["request"] == point.series]
 
 
-def _of_dataset(dataset: Dataset, last_step: int | None, first: int) -> Iterator[Point]:
+def _of_dataset(dataset: Dataset, last_step: LastStep, first: int) -> Iterator[Point]:
     if not dataset.info.synthetic:
         raise UserError("is a real Dataset", where=str(dataset.folder), mend="name generate stages in inputs.synthetic")
     known = _series(dataset)
@@ -43,7 +46,7 @@ def _of_dataset(dataset: Dataset, last_step: int | None, first: int) -> Iterator
             series=name,
             num_images=int(numbers[name]),
             model=made.model if made else "",
-            step=(made.checkpoint or last_step) if made else last_step,
+            step=(made.checkpoint or last_step(dataset, made.role)) if made else None,
             guidance=made.guidance if made else None,
             steps=made.steps if made else None,
             scheduler=made.scheduler if made else "",
