@@ -318,6 +318,8 @@ class Metrics(Settings):
     """In the order of the settings."""
     faithfulness: FaithfulnessResult | None = None
     """Whether synthetic images show what they were asked for."""
+    before_gate: FaithfulnessResult | None = None
+    """The same of a sample of first draws, which no gate chose among; null for a Dataset without a gate."""
     fidelity: FidelityResult | None = None
     """Null if it was not asked for."""
     diversity: DiversityResult | None = None
