@@ -40,7 +40,7 @@ stages:
 
 
 class Production(TinyRun):
-    """A run that draws `num_images` in `num_tasks` tasks of a partition that is preempted; by default from a nano model."""
+    """A run that draws `num_images` in `num_tasks` tasks of a preempted partition; by default from a nano model."""
 
     def __init__(
         self,
