@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cxr_core.data.findings import NO_FINDING
+from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.settings import LocalPath, Settings, StageSettings, check_whole_batches
 
 
@@ -163,6 +164,8 @@ class EvaluateStage(StageSettings):
     """Which images are seen for `faithfulness` and `fidelity`."""
     fidelity: Fidelity | None = None
     """How near synthetic images are to held-out real ones; not measured unless asked for."""
+    memorisation: Memorisation | None = None
+    """Whether synthetic images are copies of training images; looks at all of these."""
 
     @model_validator(mode="after")
     def _has_judge(self) -> Self:

@@ -1,0 +1,58 @@
+"""Copies that were planted among synthetic images are found, and images of other patients are not called copies."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cxr_core.evaluation.memorisation.measure import measure
+from cxr_core.evaluation.memorisation.plants import PLANTS
+from cxr_core.evaluation.memorisation.results import MemorisationResult
+from cxr_core.evaluation.memorisation.search import Search, Seen
+from cxr_core.evaluation.memorisation.settings import Memorisation
+from tests.copied import copies, radiographs, seen, synthetic_row, write_both
+
+SETTINGS = Memorisation(percentile=99.5, num_train=100, num_planted=40)
+
+
+@pytest.fixture(scope="module")
+def looked(nih_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[MemorisationResult, Mapping[str, Seen]]:
+    """60 copies of each kind beside all images of test patients who are not among the held-out ones."""
+    rows, folder = radiographs(nih_data), tmp_path_factory.mktemp("copies")
+    real = [row for row in rows if row["split"] != "spare"]
+    honest = [synthetic_row(f"honest-{row['image_id']}", row["pixels"]) for row in rows if row["split"] == "spare"]
+    datasets = write_both(folder, real, copies(rows, 60) + honest)
+    found = seen(datasets, folder / "looked")
+    return measure(datasets["real"], found["real"], found["synthetic"], SETTINGS, seed=5), found
+
+
+def test_given_real_radiographs_then_copies_of_every_kind_are_found_with_few_false_alarms(
+    looked: tuple[MemorisationResult, Mapping[str, Seen]],
+) -> None:
+    result, found = looked
+    assert result.pixels.threshold is not None
+    search = Search(found["real"])
+    scored = search.synthetic(found["synthetic"])
+    ids = found["synthetic"].rows["image_id"].str.partition("-")
+    original = found["real"].rows["image_id"].to_numpy()[search.train[scored.best]]
+    is_found = pd.Series((scored.scores > result.pixels.threshold.value) & (original == ids[2])).groupby(ids[0]).mean()
+    for kind in PLANTS:
+        assert is_found[kind] >= 0.95, kind
+    is_flagged = scored.scores > result.pixels.threshold.value
+    assert is_flagged[ids[0] == "honest"].mean() <= 0.01
+    assert (ids[0] == "honest").sum() > 500
+
+
+def test_given_copies_then_their_share_is_told_with_an_alarm_and_the_search_was_tried_first(
+    looked: tuple[MemorisationResult, Mapping[str, Seen]],
+) -> None:
+    result, _ = looked
+    share = result.pixels.share_above
+    assert share is not None
+    planted = 300 / result.pixels.synthetic.num_images
+    assert share.low < planted < share.high
+    assert result.pixels.alarm
+    assert result.recall >= 0.95
+    assert all(pair.flagged and pair.training in pair.synthetic for pair in result.pairs)
+    assert result.embeddings[0].alarm
