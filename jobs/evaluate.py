@@ -9,9 +9,14 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from jobs.evaluating import Part, features, pictures, utility
+from jobs.evaluating import Part, features, memorisation, pictures, utility
 
-PARTS: dict[str, Part] = {"pictures": pictures, "utility": utility, "features": features}
+PARTS: dict[str, Part] = {
+    "pictures": pictures,
+    "utility": utility,
+    "features": features,
+    "memorisation": memorisation,
+}
 """In the order in which they are planned, run and measured."""
 
 _NUM_OWN_FILES = 6

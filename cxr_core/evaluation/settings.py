@@ -123,7 +123,8 @@ class Extraction(Settings):
     """
 
     num_train: int = Field(default=10_000, ge=0)
-    """Training images at most, whole patients by hash: synthetic images that are nearer to these may be copies."""
+    """Training images at most, whole patients by hash: synthetic images that are nearer to these may be copies. Where
+    `memorisation` is asked for, all are seen."""
     batch_size: int = Field(default=64, ge=1, le=4096)
     """Images an extractor sees at once; part of the plan, since sums may depend on it."""
     shard_size: PositiveInt = 1024

@@ -17,9 +17,10 @@ _NO_JUDGE = "the judge, whose features these are, failed its trial on held-out r
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """Images that extractors see."""
-    if not (settings.fidelity or settings.faithfulness):
+    from cxr_core.evaluation.extraction import estimate_extraction, kinds_of
+
+    if not kinds_of(settings):
         return Estimate(0, 0, 0, 0)
-    from cxr_core.evaluation.extraction import estimate_extraction
 
     seen = estimate_extraction(settings, inputs["real"], inputs["synthetic"])
     return Estimate(seen.num_shards, seen.num_shards, seen.num_files, seen.num_bytes, seen.notes)
@@ -40,7 +41,10 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     from cxr_core.evaluation.features import open_eye
 
     about = [open_eye(kind, folder_of(kind, settings, context.inputs)).about for kind in kinds]
-    return freeze_extraction(settings.extraction, about, datasets, context.seed, work)
+    extraction = settings.extraction
+    if settings.memorisation:  # an image that was not seen could be the one that is copied
+        extraction = extraction.model_copy(update={"num_train": datasets["real"].info.num_images})
+    return freeze_extraction(extraction, about, datasets, context.seed, work)
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:

@@ -16,12 +16,16 @@ SLOW_PAIRS, SLOW_SECONDS = 3, 5.0
 
 @dataclass(frozen=True)
 class Peer:
-    """What a user would write instead. `target` and `ahead` are the ratios to reach; None: only for information."""
+    """What a user would write instead. `target` and `ahead` are the ratios to reach; None: only for information.
+
+    `part` is the share of the work that it is timed on, where all of it would take minutes.
+    """
 
     name: str
     run: Callable[[], object]
     target: float | None = None
     ahead: float | None = None
+    part: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def _pairs(row: Row, peer: Peer, num_pairs: int) -> Result:
         turns = [(row.product, product), (peer.run, other)]
         for run, times in turns if pair % 2 else reversed(turns):
             times.append(_seconds(run))
+    other = [seconds / peer.part for seconds in other]
     ratios = tuple(round(b / a, 3) for a, b in zip(product, other, strict=True))
     seconds = (round(statistics.median(product), 4), round(statistics.median(other), 4))
     return Result(row.id, row.measure, peer.name, ratios, *seconds, peer.target, peer.ahead, row.facts, row.seconds)

@@ -14,6 +14,7 @@ ROWS = {
     "C3b": "tests.bench.training:c3b",
     "C4": "tests.bench.training:c4",
     "C5": "tests.bench.generate:c5",
+    "C7": "tests.bench.neighbours:c7",
     "C9": "tests.bench.submit:c9",
     "C10": "tests.bench.command:c10",
     "C11": "tests.bench.generate:c11",

@@ -11,7 +11,10 @@ from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.memorisation.search import Search, Seen
 from cxr_core.evaluation.memorisation.settings import Memorisation
+from cxr_core.evaluation.metrics import FILE, Metrics
 from tests.copied import copies, radiographs, seen, synthetic_row, write_both
+from tests.pipeline import cxr
+from tests.planted import planted_image, planted_rows, write_planted
 
 SETTINGS = Memorisation(percentile=99.5, num_train=100, num_planted=40)
 
@@ -56,3 +59,41 @@ def test_given_copies_then_their_share_is_told_with_an_alarm_and_the_search_was_
     assert result.recall >= 0.95
     assert all(pair.flagged and pair.training in pair.synthetic for pair in result.pairs)
     assert result.embeddings[0].alarm
+
+
+def test_given_a_config_then_the_command_looks_for_copies_and_the_page_shows_the_pairs(tmp_path: Path) -> None:
+    real = planted_rows(60) + planted_rows(220, split="test")
+    drawn = [dict(row, patient_id="", seed=1, generation="{}") for row in planted_rows(20, split="synthetic")]
+    drawn[3]["pixels"] = planted_image(real[10], 64)[:, ::-1]
+    datasets = {
+        "real": write_planted(tmp_path / "real", real, size=64).folder,
+        "synthetic": write_planted(tmp_path / "synthetic", drawn, size=64, synthetic=True).folder,
+    }
+    config = tmp_path / "alone.yaml"
+    config.write_text(f"""\
+name: alone
+stages:
+  - name: study
+    kind: evaluate
+    threads: 1
+    inputs: {{real: {datasets["real"]}, synthetic: {datasets["synthetic"]}}}
+    memorisation: {{percentile: 99.5, shard_size: 64, num_planted: 20}}
+""")
+    for words in (("run", config, "--runs", tmp_path), ("report", tmp_path / "alone")):
+        done = cxr(*words)
+        assert done.returncode == 0, done.stderr
+    result = Metrics.model_validate_json((tmp_path / "alone" / "study" / FILE).read_text()).memorisation
+    assert result is not None
+    first = result.pairs[0]
+    assert (first.synthetic, first.training, first.mirrored, first.flagged) == (
+        "synthetic-00003",
+        "train-00010",
+        True,
+        True,
+    )
+    assert result.picture is not None
+    assert (tmp_path / "alone" / "study" / result.picture).is_file()
+    page = (tmp_path / "alone" / "report.html").read_text()
+    assert "Memorisation and privacy" in page
+    assert result.verdict in page
+    assert "train-00010" in page
