@@ -61,16 +61,24 @@ class Stored:
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """The rows at these places, in their order."""
-        which = np.searchsorted(self._starts, places, side="right") - 1
-        order = np.argsort(which, kind="stable")
-        parts = [self._files[f][places[order[which[order] == f]] - self._starts[f]] for f in np.unique(which)]
-        if not parts:
-            return np.empty((0, *self._files[0].shape[1:]), self._files[0].dtype)
-        back = np.empty(len(places), np.int64)
-        back[order] = np.arange(len(places))
-        return np.concatenate(parts)[back]
+        order = np.argsort(places, kind="stable")
+        rows = self._ascending(places[order])
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return rows[back]
 
     def blocks(self, places: np.ndarray) -> Iterator[np.ndarray]:
-        """The rows at these places as references: of length 1, in blocks."""
+        """The rows at these places, which ascend, as references: float32 of length 1, in blocks."""
         for start in range(0, len(places), _REFERENCES):
-            yield unit(self.take(places[start : start + _REFERENCES]))
+            block = self._ascending(places[start : start + _REFERENCES])
+            faiss.normalize_L2(block)
+            yield block
+
+    def _ascending(self, places: np.ndarray) -> np.ndarray:
+        """A copy of the rows at places that ascend: each file is read from its beginning to its end."""
+        shape, kind = self._files[0].shape[1:], self._files[0].dtype
+        rows = np.empty((len(places), *shape), kind)
+        ends = np.searchsorted(places, self._starts)
+        for i in np.flatnonzero(np.diff(ends)):
+            rows[ends[i] : ends[i + 1]] = self._files[i][places[ends[i] : ends[i + 1]] - self._starts[i]]
+        return rows
