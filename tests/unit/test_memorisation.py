@@ -170,3 +170,43 @@ def test_given_too_few_held_out_images_then_no_share_is_told(few: dict) -> None:
 
 def swapped(found: dict) -> dict:
     return {"seen": found["real"], "synthetic": found["synthetic"]}
+
+
+def captioned(num_rare: int, *, copied: bool) -> tuple[list[dict], list[dict]]:
+    """Rare captions of one training image each and a common one of 30; four draws of each, copies or images anew."""
+    rare = [1 << i for i in range(num_rare)]
+    train = [
+        planted_row(f"train-{i:03d}", labels=labels, pixels=scene(i))
+        for i, labels in enumerate([*rare, *[1 << 13] * 30])
+    ]
+    drawn = []
+    for i, labels in enumerate([*rare, 1 << 13]):
+        for k in range(4):
+            pixels = scene(i) if copied and i < num_rare and k == 2 else scene(1000 + 4 * i + k)
+            drawn.append(synthetic_row(f"drawn-{i}-{k}", pixels) | {"labels": labels})
+    return train, drawn
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_given_rare_captions_then_images_that_they_give_away_are_told_from_those_of_a_model_that_learnt_none(
+    copied: bool, tmp_path: Path
+) -> None:
+    train, drawn = captioned(8, copied=copied)
+    test = [planted_row(f"test-{i}", split="test", pixels=scene(500 + i)) for i in range(30)]
+    datasets = write_both(tmp_path, train + test, drawn)
+    settings = Memorisation(percentile=95, num_planted=20, targeted={"max_images": 5})
+    found = swapped(seen(datasets, tmp_path / "looked"))
+    result = measure(datasets["real"], **found, settings=settings, seed=1).targeted
+    assert result is not None
+    assert (result.num_rare, result.num_asked, result.num_images, result.num_matched) == (8, 8, 32, 1)
+    assert result.difference is not None
+    assert result.difference.low <= result.difference.value <= result.difference.high
+    assert (result.difference.low > 0.2) == copied
+    assert (result.extracted == 8) == copied
+
+
+def test_given_no_synthetic_image_of_a_rare_caption_then_nothing_is_told_of_them(few: dict) -> None:
+    settings = Memorisation(percentile=50, num_planted=20, targeted={})
+    result = measure(few["datasets"]["real"], **swapped(few["seen"]), settings=settings, seed=1).targeted
+    assert result is not None
+    assert result.not_computed == "n = 0 rare captions with synthetic images of them and of a match, 5 are needed"

@@ -12,6 +12,7 @@ from cxr_core.evaluation.memorisation.results import MemorisationResult, Nearest
 from cxr_core.evaluation.memorisation.search import NEAR_IDENTICAL, Found, Search, Seen
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.memorisation.shares import images_needed, share_above
+from cxr_core.evaluation.memorisation.targeted import extract
 from cxr_core.evaluation.pools import in_hash_order
 from cxr_core.seeds import derive_seed, unit_hash
 
@@ -52,6 +53,7 @@ def measure(real: Dataset, seen: Seen, synthetic: Seen, settings: Memorisation, 
         num_flagged=pixels.num_above,
         picture=None,
         verdict=verdict(pixels, planted, settings.percentile),
+        targeted=extract(seen, synthetic, settings.targeted.max_images, pixels, seed) if settings.targeted else None,
     )
 
 
