@@ -139,7 +139,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def test_given_train_to_train_then_the_own_patient_and_a_second_name_of_an_image_are_left_out(few: dict) -> None:
     real = few["seen"]["real"]
     search = Search(real)
-    places = training_sample(real, 80, seed=1)
+    places = training_sample(real.rows, 80, seed=1)
     found = search.others(places)
     rows = real.rows.iloc[places]
     own = rows["patient_id"].to_numpy(str)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.evaluation.fidelity import HELD_OUT
@@ -31,7 +32,7 @@ def measure(real: Dataset, seen: Seen, synthetic: Seen, settings: Memorisation, 
     """
     search = Search(seen)
     held_out = seen.places(*HELD_OUT)
-    sample = training_sample(seen, settings.num_train, seed)
+    sample = training_sample(seen.rows, settings.num_train, seed)
     sets = [search.synthetic(synthetic), search.held_out(held_out), search.others(sample)]
     patients = [seen.rows["patient_id"].to_numpy(str)[places] for places in (held_out, sample)]
     embeddings = [
@@ -57,13 +58,13 @@ def measure(real: Dataset, seen: Seen, synthetic: Seen, settings: Memorisation, 
     )
 
 
-def training_sample(seen: Seen, most: int, seed: int) -> np.ndarray:
-    """Places of training images, whole patients in the order of their hash, `most` images at most."""
-    rows = seen.rows[seen.rows["split"] == "train"]
-    sizes = rows["patient_id"].value_counts()
+def training_sample(rows: pd.DataFrame, most: int, seed: int) -> np.ndarray:
+    """Places of training images among `rows`: whole patients in the order of their hash, `most` images at most."""
+    is_train = rows["split"] == "train"
+    sizes = rows.loc[is_train, "patient_id"].value_counts()
     order = sorted(sizes.index, key=lambda name: (unit_hash(seed, "train to train", name), name))
     chosen = sizes[order].cumsum() <= most
-    return np.flatnonzero((seen.rows["split"] == "train") & seen.rows["patient_id"].isin(chosen.index[chosen]))
+    return np.flatnonzero(is_train & rows["patient_id"].isin(chosen.index[chosen]))
 
 
 def nearness(

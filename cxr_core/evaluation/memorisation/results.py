@@ -123,8 +123,8 @@ class ReidentificationResult(Settings):
     false_matches: float
     """Share of held-out images that match a training patient at the threshold, as it was set."""
     true_matches: float | None = None
-    """Share of training images that match another image of their own patient at the same threshold: seen in training,
-    so the most that it can find."""
+    """Share of held-out images that match another image of their own patient at the same threshold; of patients with
+    several. What it does not find of these it does not find of copies of patients either."""
     matches: Nearness | None = None
     """Similarity to the nearest training image, threshold, and the share of synthetic images that match."""
 

@@ -1,8 +1,13 @@
 """Settings of memorisation: what is compared with what, and when a pair of images is called a copy."""
 
+from typing import Literal
+
 from pydantic import Field, PositiveInt
 
 from cxr_core.settings import Settings
+
+WIDTH = 64
+"""Numbers that the siamese network makes of an image."""
 
 
 class Targeted(Settings):
@@ -16,14 +21,16 @@ class Targeted(Settings):
 class Reidentification(Settings):
     """A siamese network that tells whether two images are of one patient; it learns from pairs of training patients."""
 
-    steps: PositiveInt = 600
+    preset: Literal["small", "densenet121"] = "small"
+    """Its convolutions, from random weights."""
+    steps: int = Field(default=600, ge=20)
     """Optimiser steps."""
     batch_size: int = Field(default=64, ge=4, le=1024)
     """Patients a step, two images of each."""
-    image_size: int = Field(default=64, ge=16, le=512)
+    image_size: int = Field(default=64, ge=32, le=1024)
     """Pixels a side that the network sees."""
     learning_rate: float = Field(default=2e-3, gt=0, lt=1)
-    """Of AdamW; warmed up for a tenth of the steps, then brought to zero along a cosine."""
+    """Peak of AdamW's; it rises over the first steps and falls to zero along half a cosine."""
     min_auroc: float = Field(default=0.70, ge=0.5, lt=1)
     """Where the lower 95 % bound of its AUROC on pairs of held-out patients is below, it says nothing."""
     false_matches: float = Field(default=0.01, gt=0, lt=0.5)
