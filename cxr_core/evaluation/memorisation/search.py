@@ -16,6 +16,9 @@ CANDIDATES = 5
 NEAR_IDENTICAL = 0.98
 """Correlation above which two aligned real images are one image under two names: JPEG alone costs about 0.01."""
 _AT_ONCE = 256
+"""Images that are aligned together."""
+_QUERIES = 16384
+"""Images whose neighbours are looked for together."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,16 @@ class Search:
         return self._compare({embedding: self._nearest(embedding, vectors)}, lambda rows: thumbnails[rows])
 
     def _near(self, seen: Seen, places: np.ndarray, own: np.ndarray | None = None) -> "_Near":
-        return {name: self._nearest(name, stored.take(places), own) for name, stored in seen.vectors.items()}
+        found: _Near = {}
+        for name, stored in seen.vectors.items():
+            starts = range(0, max(1, len(places)), _QUERIES)  # as few at once as memory holds of any number
+            blocks = [slice(start, start + _QUERIES) for start in starts]
+            parts = [
+                self._nearest(name, stored.take(places[rows]), None if own is None else own[rows]) for rows in blocks
+            ]
+            similarity, nearest_places = (np.concatenate(part) for part in zip(*parts, strict=True))
+            found[name] = (similarity, nearest_places)
+        return found
 
     def _nearest(
         self, embedding: str, vectors: np.ndarray, own: np.ndarray | None = None
@@ -108,23 +120,24 @@ class Search:
     def _compare(self, near: "_Near", thumbnails: Callable[[np.ndarray], np.ndarray], most: float = np.inf) -> Found:
         """Align each image with its candidates, and leave out those above `most`."""
         candidates = np.concatenate([places for _, places in near.values()], axis=1)
-        aligned: list[list[Alignment]] = []
+        out, best, how = np.zeros(candidates.shape, bool), np.empty(len(candidates), int), []
         with bar("alignment", len(candidates)) as progress:
             for start in range(0, len(candidates), _AT_ONCE):
                 rows = np.arange(start, min(start + _AT_ONCE, len(candidates)))
-                aligned += self._align(thumbnails(rows), candidates[rows])
+                aligned = self._align(thumbnails(rows), candidates[rows])
+                scores = np.array([[each.score for each in row] for row in aligned])
+                out[rows] = scores > most
+                best[rows] = np.where(out[rows], -2, scores).argmax(axis=1)
+                how += [
+                    _NOTHING if out[i, best[i]] else row[best[i]] for i, row in zip(rows.tolist(), aligned, strict=True)
+                ]
                 progress.advance(len(rows))
-        scores = np.array([[how.score for how in row] for row in aligned]).reshape(candidates.shape)
-        out = scores > most
-        best = np.where(out, -2, scores).argmax(axis=1)
-        every = np.arange(len(best))
-        how = tuple(_NOTHING if out[i, b] else aligned[i][b] for i, b in enumerate(best))
-        parts = np.split(out, len(near), axis=1)
         kept = {
             name: np.where(part, -1, similarity).max(axis=1)
-            for (name, (similarity, _)), part in zip(near.items(), parts, strict=True)
+            for (name, (similarity, _)), part in zip(near.items(), np.split(out, len(near), axis=1), strict=True)
         }
-        return Found(kept, candidates, candidates[every, best], how, int(out.any(axis=1).sum()))
+        chosen = candidates[np.arange(len(best)), best]
+        return Found(kept, candidates, chosen, tuple(how), int(out.any(axis=1).sum()))
 
     def _align(self, thumbnails: np.ndarray, candidates: np.ndarray) -> list[list[Alignment]]:
         """Each thumbnail with each of its candidates; a place of -1 aligns with nothing."""
