@@ -6,11 +6,18 @@ CXR_PROOF_RUNS names a folder for the runs, to look at them afterwards; a run th
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from cxr_core.evaluation.memorisation.copies import SIDE, spectra
+from cxr_core.evaluation.memorisation.looked import read_looks
+from cxr_core.evaluation.memorisation.measure import SPECTRA
 from cxr_core.evaluation.memorisation.results import MemorisationResult, Nearness
+from cxr_core.evaluation.memorisation.search import Search
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.runs.files import read_json
+from cxr_core.runs.run import Run
 from tests.pipeline import cxr
 
 pytestmark = pytest.mark.proof
@@ -121,6 +128,24 @@ def test_given_captions_of_few_images_then_these_are_compared_with_common_ones(
     print(_told(found["extraction"].pixels))
     assert result.num_asked == 16
     assert result.difference is not None
+
+
+@pytest.mark.parametrize(("degrees", "zoom"), [(2, 1.0), (3, 1.0), (5, 1.0), (0, 1.03), (0, 1.05), (0, 1.1)])
+def test_how_far_a_copy_may_be_turned_or_enlarged_and_still_be_found(
+    found: dict[str, MemorisationResult], runs: Path, degrees: float, zoom: float
+) -> None:
+    threshold = found["study"].pixels.threshold
+    assert threshold is not None
+    study = Run.open(runs / "memorised").stage("study")
+    search = Search(read_looks(study.path, study.receipts(), "real", {}))
+    places = np.random.default_rng(0).choice(len(search.train), 200, replace=False)
+    turn = cv2.getRotationMatrix2D(((SIDE - 1) / 2,) * 2, degrees, zoom)
+    thumbs = search.real.thumbnails.take(search.train[places])
+    turned = np.stack([cv2.warpAffine(t, turn, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE) for t in thumbs])
+    looked = search.planted(SPECTRA, spectra(turned), turned)
+    is_found = (looked.candidates == places[:, None]).any(axis=1) & (looked.scores > threshold.value)
+    print(f"\nturned by {degrees} degrees, enlarged {zoom:g} times: {100 * is_found.mean():.0f} % of 200 found")
+    assert is_found.mean() > 0.9 or degrees > 3 or zoom > 1.03
 
 
 def _memorisation(stage: Path) -> MemorisationResult:
