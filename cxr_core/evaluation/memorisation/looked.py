@@ -31,13 +31,13 @@ _AT_ONCE = 64
 
 
 def freeze_looks(datasets: Mapping[str, Dataset], shard_size: int, work: Path) -> list[Shard]:
-    """Write which images of each Dataset are looked at, by id; the shards are slices of these."""
+    """Write which images of each Dataset are looked at; the shards are slices of these, in the order of features."""
     shards: list[Shard] = []
     for source, dataset in datasets.items():
         rows = dataset.rows
         if source == "real":
             rows = rows[rows["split"].isin(("train", *HELD_OUT))]
-        rows = rows.sort_values("image_id")[COLUMNS]
+        rows = rows.sort_values(["split", "image_id"])[COLUMNS]
         write_parquet(_list(work, source), pa.Table.from_pandas(rows, preserve_index=False))
         shards += slices(len(rows), shard_size, prefix=f"copies-{source}-")
     return shards
