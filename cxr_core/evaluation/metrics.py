@@ -6,6 +6,8 @@ of 500". Accuracy and AUROC lie in 0..1.
 
 from typing import Literal
 
+from cxr_core.evaluation.benefit.results import BenefitResult
+from cxr_core.evaluation.interval import Interval as Interval
 from cxr_core.models.training_data import Seen
 from cxr_core.settings import Settings
 
@@ -14,17 +16,6 @@ FILE = "metrics.json"
 Arm = Literal["real", "mixed", "half", "doubled"]
 """Training images: n real; n/2 real and n/2 synthetic; the same n/2 real alone for as many epochs; and these shown
 twice an epoch, for as many optimiser steps as n."""
-
-
-class Interval(Settings):
-    """A number with its 95 % bootstrap interval."""
-
-    value: float
-    """The number itself, on all test images."""
-    low: float
-    """2.5th percentile of the resamples."""
-    high: float
-    """97.5th percentile of the resamples."""
 
 
 class Scores(Settings):
@@ -431,6 +422,8 @@ class Metrics(Settings):
     synthetic: Compared
     """The synthetic Dataset."""
     utility: tuple[UtilityResult, ...] = ()
+    """In the order of the settings."""
+    benefit: tuple[BenefitResult, ...] = ()
     """In the order of the settings."""
     grids: tuple[Grid, ...] = ()
     """In the order of the settings."""

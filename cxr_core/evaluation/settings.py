@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cxr_core.data.findings import NO_FINDING
+from cxr_core.evaluation.benefit.settings import Benefit
 from cxr_core.settings import LocalPath, Settings, StageSettings, check_whole_batches
 
 
@@ -157,6 +158,8 @@ class EvaluateStage(StageSettings):
     """Pictures of real beside synthetic images."""
     utility: tuple[Utility, ...] = ()
     """Utility experiments (the study's Table I), any number of findings."""
+    benefit: tuple[Benefit, ...] = ()
+    """Experiments on what synthetic images add to real ones: arms, ratios, exchange rates."""
     faithfulness: Faithfulness | None = None
     """Whether synthetic images show what they were asked for; needs a judge."""
     extraction: Extraction = Extraction()
@@ -179,7 +182,7 @@ class EvaluateStage(StageSettings):
 
     @model_validator(mode="after")
     def _different(self) -> Self:
-        repeated = {entry.model_dump_json() for entry in self.utility}
-        if len(repeated) != len(self.utility):
-            raise ValueError("utility lists the same experiment twice: remove one")
+        for name, entries in (("utility", self.utility), ("benefit", self.benefit)):
+            if len({entry.model_dump_json() for entry in entries}) != len(entries):
+                raise ValueError(f"{name} lists the same experiment twice: remove one")
         return self

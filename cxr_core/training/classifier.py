@@ -38,7 +38,7 @@ class ClassifierTask:
         measured = some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))
         self.held_out = _Split(dataset, model, held_out.iloc[measured].reset_index(drop=True))
         self.order = DataOrder(len(self.train.rows), settings.batch_size, derive_seed(seed, "order"))
-        self.positive_weights = _positive_weights(self.train.labels) if settings.balance else None
+        self.positive_weights = positive_weights(self.train.labels) if settings.balance else None
 
     def loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:
         """Binary cross-entropy of each finding by itself, averaged over findings and the batch at `step`."""
@@ -130,7 +130,7 @@ class _Split:
         return images
 
 
-def _positive_weights(labels: np.ndarray) -> np.ndarray:
+def positive_weights(labels: np.ndarray) -> np.ndarray:
     """Images without a finding per image with it, within `_MOST_WEIGHT` and its inverse: float32 (num_findings,)."""
     num_with = labels.sum(axis=0)
     return ((len(labels) - num_with) / num_with).clip(1 / _MOST_WEIGHT, _MOST_WEIGHT).astype(np.float32)
