@@ -9,9 +9,9 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from jobs.evaluating import Part, features, pictures, utility
+from jobs.evaluating import Part, benefit, features, pictures, utility
 
-PARTS: dict[str, Part] = {"pictures": pictures, "utility": utility, "features": features}
+PARTS: dict[str, Part] = {"pictures": pictures, "utility": utility, "benefit": benefit, "features": features}
 """In the order in which they are planned, run and measured."""
 
 _NUM_OWN_FILES = 6
@@ -58,7 +58,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         found |= part.measure(context, by_id, datasets, found)
     write_json(context.folder / FILE, Metrics(**found).model_dump(mode="json"))
     digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
-    num_classifiers = sum(receipt.shard.startswith("utility") for receipt in receipts)
+    num_classifiers = sum(receipt.shard.startswith(("utility", "benefit")) for receipt in receipts)
     return {"digest": sha256_text(digests), "num_classifiers": num_classifiers}
 
 

@@ -13,7 +13,7 @@ from cxr_core.seeds import derive_seed
 
 
 @dataclass(frozen=True)
-class TestedImages:
+class HeldOutImages:
     """Test images: `labels` bool (n, findings), `weights` >= 0 of the same shape (0 leaves out), `patients` (n,)."""
 
     labels: np.ndarray
@@ -21,7 +21,7 @@ class TestedImages:
     patients: np.ndarray
 
     @classmethod
-    def of(cls, labels: np.ndarray, views: np.ndarray, patients: np.ndarray, *, match_views: bool) -> "TestedImages":
+    def of(cls, labels: np.ndarray, views: np.ndarray, patients: np.ndarray, *, match_views: bool) -> "HeldOutImages":
         """With `match_views`, images without a finding weigh so that their views are those of images with it."""
         weights = np.ones(labels.shape)
         if match_views:
@@ -46,7 +46,7 @@ def _matched(having: np.ndarray, views: np.ndarray) -> np.ndarray:
 
 
 def resampled_aurocs(
-    scores: Mapping[str, np.ndarray], test: TestedImages, computed: Sequence[int], seed: int, num: int
+    scores: Mapping[str, np.ndarray], test: HeldOutImages, computed: Sequence[int], seed: int, num: int
 ) -> dict[str, np.ndarray]:
     """AUROCs of each arm: (seeds, findings computed + 1, 1 + num), on all images and then on each resample of patients.
 

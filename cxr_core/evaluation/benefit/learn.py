@@ -6,19 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch.nn import functional as F
 
-from cxr_core.data.dataset import Dataset, write_parquet
+from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.evaluation.benefit.cohort import BenefitCohort
+from cxr_core.evaluation.benefit.scores import write_scores
 from cxr_core.evaluation.benefit.settings import PRETRAIN, Benefit, Learner
 from cxr_core.models.classifier import Classifier, as_input, build, resized
-from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.progress import bar
-from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Output
 from cxr_core.seeds import derive_seed
 from cxr_core.training.augment import NUM_DRAWS, mild
@@ -60,7 +57,7 @@ def learn_arm(
             images, labels = _load(part, entry, datasets, size)
             loss = fit(model, images, labels, learner, derive_seed(seed, "part", i), label=label)
         scores = predict(model, _load(test, entry, datasets, size)[0])
-    return _save(test["image_id"], scores, entry.findings, loss, work)
+    return write_scores(test["image_id"].tolist(), scores, entry.findings, loss, work)
 
 
 def fit(model: Classifier, images: np.ndarray, labels: np.ndarray, learner: Learner, seed: int, *, label: str) -> float:
@@ -127,22 +124,3 @@ def _load(
             part = slice(i, i + _AT_ONCE)
             images[of_source[part]] = resized(dataset.images(rows.iloc[part]), size)
     return images, labels
-
-
-def _save(image_ids: pd.Series, scores: np.ndarray, findings: tuple[str, ...], loss: float, work: Path) -> Output:
-    columns = dict(zip(findings, scores.T, strict=True))
-    write_parquet(work / "scores.parquet", pa.table({"image_id": image_ids.tolist(), **columns}))
-    write_json(work / "classifier.json", {"format": 1, "final_loss": loss})
-    content = [image_ids.tolist(), scores.tolist(), repr(loss)]
-    return Output(
-        paths={"scores": work / "scores.parquet", "classifier": work / "classifier.json"},
-        digest=sha256_text(canonical_json(content)),
-        counts={"test_images": len(image_ids)},
-    )
-
-
-def read_learnt(receipt: Receipt, stage_folder: Path) -> tuple[np.ndarray, float]:
-    """Scores float64 (n, findings) of the test images in the cohort's order, and the final loss, of one classifier."""
-    table = pq.read_table(receipt.path(stage_folder, "scores")).drop_columns(["image_id"])
-    scores = np.stack([column.to_numpy() for column in table.columns], axis=1).astype(np.float64)
-    return scores, float(read_json(receipt.path(stage_folder, "classifier"))["final_loss"])

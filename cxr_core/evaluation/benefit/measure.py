@@ -1,6 +1,6 @@
 """From the scores of all classifiers of a benefit experiment to its part of metrics.json."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.evaluation.adjudicated import given, read_adjudicated
-from cxr_core.evaluation.benefit.bootstrap import Seeds, TestedImages, holm, resampled_aurocs
+from cxr_core.evaluation.benefit.bootstrap import HeldOutImages, Seeds, holm, resampled_aurocs
 from cxr_core.evaluation.benefit.cohort import BenefitCohort, seen_words
 from cxr_core.evaluation.benefit.exchange import exchange_rate
 from cxr_core.evaluation.benefit.results import (
@@ -137,11 +137,11 @@ class _Tables:
         )
 
     @cached_property
-    def test(self) -> TestedImages:
+    def test(self) -> HeldOutImages:
         bits = [self.real.findings.bit(name) for name in self.entry.findings]
         having = np.stack([self.labels & bit != 0 for bit in bits], axis=1)
         views, patients = (self.rows[name].to_numpy(dtype=str) for name in ("view", "patient_id"))
-        return TestedImages.of(having, views, patients, match_views=self.entry.match_views)
+        return HeldOutImages.of(having, views, patients, match_views=self.entry.match_views)
 
     @cached_property
     def _tested(self) -> tuple[TestedFinding, ...]:
@@ -251,8 +251,3 @@ class _Tables:
         if wanted and {wanted.arm, wanted.against} <= found.keys():
             change = self.seeds.interval(found[wanted.arm] - found[wanted.against])
         return {"aurocs": {arm: self.seeds.interval(each) for arm, each in found.items()}, "difference": change}
-
-
-def ids_of(entry: Benefit, cohort: BenefitCohort) -> Sequence[tuple[str, int]]:
-    """Arm and seed of every classifier that is to be trained."""
-    return [(arm, seed) for arm in entry.arm_names if arm not in cohort.not_run for seed in entry.seeds]
