@@ -1,5 +1,6 @@
 """The sections of the page, in the order in which a reader asks."""
 
+from cxr_core.report.benefit import benefit_section
 from cxr_core.report.blocks import Section
 from cxr_core.report.cost import cost_section
 from cxr_core.report.datasets import dataset_section, examples_section, histogram_section, problems_section
@@ -29,6 +30,7 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         faithfulness_section(run),
         fidelity_section(run),
         utility_section(run),
+        benefit_section(run),
         time_section(run),
         cost_section(run, price),
         provenance_section(run),
