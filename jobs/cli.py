@@ -10,6 +10,7 @@ import typer
 
 from jobs.data import app as data_app
 from jobs.image import app as image_app
+from jobs.readers import app as readers_app
 
 app = typer.Typer(
     name="cxr",
@@ -26,6 +27,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(image_app, name="image")
+app.add_typer(readers_app, name="readers")
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
 Config = Annotated[str, typer.Argument(help="Path of a YAML config, or the name of a ready one: demo, nih14_small ...")]
