@@ -9,9 +9,15 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from jobs.evaluating import Part, benefit, features, pictures, utility
+from jobs.evaluating import Part, benefit, calibration, features, pictures, utility
 
-PARTS: dict[str, Part] = {"pictures": pictures, "utility": utility, "benefit": benefit, "features": features}
+PARTS: dict[str, Part] = {
+    "pictures": pictures,
+    "utility": utility,
+    "benefit": benefit,
+    "features": features,
+    "calibration": calibration,
+}
 """In the order in which they are planned, run and measured."""
 
 _NUM_OWN_FILES = 6

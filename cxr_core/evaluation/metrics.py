@@ -7,6 +7,7 @@ of 500". Accuracy and AUROC lie in 0..1.
 from typing import Literal
 
 from cxr_core.evaluation.benefit.results import BenefitResult
+from cxr_core.evaluation.calibration.results import CalibrationResult
 from cxr_core.evaluation.interval import Interval as Interval
 from cxr_core.models.training_data import Seen
 from cxr_core.settings import Settings
@@ -429,6 +430,8 @@ class Metrics(Settings):
     """In the order of the settings."""
     faithfulness: FaithfulnessResult | None = None
     """Whether synthetic images show what they were asked for."""
+    calibration: CalibrationResult | None = None
+    """Whether the judge's scores are probabilities, and for whom; null where no judge was asked."""
     fidelity: FidelityResult | None = None
     """Null if it was not asked for."""
     published: tuple[Published, ...] = STUDY

@@ -176,6 +176,25 @@ def score_histogram(key: str, title: str, groups: Sequence[tuple[str, str, bool,
         return Chart(_svg(figure, key), alt)
 
 
+def reliability(
+    key: str, title: str, lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], alt: str
+) -> Chart:
+    """Share of images with a finding against their mean score, both in 0..1: (label, colour, points) a line."""
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 330)
+        axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
+        for label, colour, points in lines:
+            axes.plot(*np.array(points).T, color=colour, lw=1.6, marker="o", ms=4, label=label)
+        axes.set_title(title)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("the judge’s score")
+        axes.set_ylabel("share with the finding")
+        axes.grid()
+        figure.legend(loc="outside lower center", ncols=2)
+        return Chart(_svg(figure, key), alt)
+
+
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure whose user units are CSS pixels: matplotlib writes SVG at 72 units an inch."""
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")

@@ -2,6 +2,7 @@
 
 from cxr_core.report.benefit import benefit_section
 from cxr_core.report.blocks import Section
+from cxr_core.report.calibration import calibration_section
 from cxr_core.report.cost import cost_section
 from cxr_core.report.datasets import dataset_section, examples_section, histogram_section, problems_section
 from cxr_core.report.evaluation import pictures_section
@@ -28,6 +29,7 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         gate_section(run),
         judge_section(run),
         faithfulness_section(run),
+        calibration_section(run),
         fidelity_section(run),
         utility_section(run),
         benefit_section(run),

@@ -129,7 +129,21 @@ def metrics(finding: str) -> Metrics:
             repaired | {"num_images": 1000, "test": test, "arms": [lacking]},
         ],
     }
-    return Metrics.model_validate(value | {"faithfulness": faithfulness(finding), "benefit": [benefit(finding)]})
+    return Metrics.model_validate(
+        value
+        | {"faithfulness": faithfulness(finding), "calibration": calibration(finding), "benefit": [benefit(finding)]}
+    )
+
+
+def calibration(finding: str) -> dict[str, Any]:
+    """Scores too sure on synthetic images; a finding without real images enough; a group of few patients."""
+    side = {"num_with": 40, "num_without": 60, "auroc": _interval(0.8), "brier": _interval(0.2), "ece_floor": 0.031}
+    side |= {"bins": [{"num_images": 50, "score": 0.2, "share": 0.1}, {"num_images": 50, "score": 0.8, "share": 0.7}]}
+    told = {"real": side | {"ece": _interval(0.1)}, "synthetic": side | {"ece": _interval(0.3)}}
+    few = {"finding": "Hernia", "real_not_computed": "3 images", "synthetic_not_computed": "refused"}
+    group = {"by": "sex", "group": "F", "finding": finding, "num_with": 30, "num_without": 70, "num_patients": 50}
+    groups = [group | {"auroc": _interval(0.75)}, group | {"group": "M", "not_computed": "3 images"}]
+    return {"split": "test", "unweighted": True, "findings": [{"finding": finding, **told}, few], "groups": groups}
 
 
 def benefit(finding: str) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH
 from cxr_core.errors import UserError
 from cxr_core.evaluation.adjudicated import read_adjudicated
-from cxr_core.evaluation.benefit.bootstrap import HeldOutImages, Seeds, holm, resampled_aurocs
+from cxr_core.evaluation.benefit.bootstrap import Seeds, holm, resampled_aurocs
 from cxr_core.evaluation.benefit.cohort import choose_benefit, read_benefit, write_benefit
 from cxr_core.evaluation.benefit.exchange import equivalent, exchange_rate
 from cxr_core.evaluation.benefit.settings import Benefit
+from cxr_core.evaluation.matched import HeldOutImages
 from cxr_core.models.training_data import TrainingData
 from cxr_core.runs.files import read_json, write_json
 from tests.planted import planted_rows, write_planted

@@ -455,3 +455,17 @@ def test_given_a_benefit_experiment_when_reported_then_the_primary_comparison_co
     assert f"not computed: 4 test images with {finding}" in section
     assert "learnt from exactly their real images" in section
     assert f"“study” found, of {finding} and Hernia, replace-50 minus real-50" in text
+
+
+def test_given_a_judge_when_reported_then_its_calibration_on_synthetic_images_stands_beside_that_on_real_ones(
+    full: tuple[Path, str],
+) -> None:
+    text = Page(full[1]).text
+    section = text[text.index("Are the judge’s scores probabilities?") :]
+    assert "0.100 (0.050–0.150)" in section
+    assert "0.300 (0.250–0.350)" in section
+    assert "that is taken back here" in section
+    assert "0.80, of 1 finding" in section
+    assert "not computed: refused" in section
+    assert "sex F" in section
+    assert "not computed: 3 images" in section

@@ -1,48 +1,15 @@
 """Two-level bootstrap: AUROCs of many classifiers under the same resamples of test patients, then of training seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from scipy.stats import norm
 
 from cxr_core.evaluation.interval import Interval
-from cxr_core.evaluation.intervals import Contrast, resamples
+from cxr_core.evaluation.intervals import Contrast, percentiles, resamples
+from cxr_core.evaluation.matched import HeldOutImages
 from cxr_core.seeds import derive_seed
-
-
-@dataclass(frozen=True)
-class HeldOutImages:
-    """Test images: `labels` bool (n, findings), `weights` >= 0 of the same shape (0 leaves out), `patients` (n,)."""
-
-    labels: np.ndarray
-    weights: np.ndarray
-    patients: np.ndarray
-
-    @classmethod
-    def of(cls, labels: np.ndarray, views: np.ndarray, patients: np.ndarray, *, match_views: bool) -> "HeldOutImages":
-        """With `match_views`, images without a finding weigh so that their views are those of images with it."""
-        weights = np.ones(labels.shape)
-        if match_views:
-            weights = np.stack([_matched(having, views) for having in labels.T], axis=1)
-        return cls(labels, weights, patients)
-
-    def count(self, finding: int) -> tuple[int, int]:
-        """Images with a finding and without that weigh anything."""
-        having, counted = self.labels[:, finding], self.weights[:, finding] > 0
-        return int((having & counted).sum()), int((~having & counted).sum())
-
-
-def _matched(having: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """1 for images with a finding; for others of their view as many in all. A view without others is left out."""
-    weights = np.zeros(len(having))
-    for view in np.unique(views):
-        inside = views == view
-        num_with, num_without = (inside & having).sum(), (inside & ~having).sum()
-        if num_with and num_without:
-            weights[inside] = np.where(having[inside], 1.0, num_with / num_without)
-    return weights
 
 
 def resampled_aurocs(
@@ -96,12 +63,6 @@ class Seeds:
         value, drawn = self.mean(values)
         spread = float(np.nanstd(drawn))
         return float(2 * norm.sf(abs(value) / spread)) if spread > 0 else float(value == 0)
-
-
-def percentiles(value: float, drawn: np.ndarray) -> Interval:
-    """A number with the 2.5th and 97.5th percentile of what was drawn."""
-    low, high = np.nanpercentile(drawn, (2.5, 97.5))
-    return Interval(value=value, low=float(low), high=float(high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

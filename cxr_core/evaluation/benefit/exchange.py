@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from cxr_core.evaluation.benefit.bootstrap import Seeds, percentiles
+from cxr_core.evaluation.benefit.bootstrap import Seeds
 from cxr_core.evaluation.benefit.results import ExchangeRate
+from cxr_core.evaluation.intervals import percentiles
 
 _LEAST_POINTS = 3
 

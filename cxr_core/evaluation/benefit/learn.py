@@ -14,12 +14,12 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.benefit.cohort import BenefitCohort
 from cxr_core.evaluation.benefit.scores import write_scores
 from cxr_core.evaluation.benefit.settings import PRETRAIN, Benefit, Learner
+from cxr_core.models.balance import positive_weights
 from cxr_core.models.classifier import Classifier, as_input, build, resized
 from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output
 from cxr_core.seeds import derive_seed
 from cxr_core.training.augment import NUM_DRAWS, mild
-from cxr_core.training.classifier import positive_weights
 from cxr_core.training.data_order import DataOrder, stream
 from cxr_core.training.engine import threads
 from cxr_core.training.schedule import learning_rate
@@ -68,7 +68,7 @@ def fit(model: Classifier, images: np.ndarray, labels: np.ndarray, learner: Lear
     """
     order = DataOrder(len(images), learner.batch_size, derive_seed(seed, "order"))
     optimizer = torch.optim.AdamW(model.train().parameters(), weight_decay=learner.weight_decay)
-    weights = torch.from_numpy(positive_weights(labels)).to(model.device)
+    weights = torch.from_numpy(positive_weights(labels.sum(axis=0), len(labels))).to(model.device)
     losses = []
     with bar(label, learner.steps) as progress:
         for step in range(learner.steps):

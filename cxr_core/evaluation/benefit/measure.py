@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.evaluation.adjudicated import given, read_adjudicated
-from cxr_core.evaluation.benefit.bootstrap import HeldOutImages, Seeds, holm, resampled_aurocs
+from cxr_core.evaluation.benefit.bootstrap import Seeds, holm, resampled_aurocs
 from cxr_core.evaluation.benefit.cohort import BenefitCohort, seen_words
 from cxr_core.evaluation.benefit.exchange import exchange_rate
 from cxr_core.evaluation.benefit.results import (
@@ -27,6 +27,7 @@ from cxr_core.evaluation.benefit.settings import MACRO, REAL, Benefit, Primary
 from cxr_core.evaluation.groups import groups
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.intervals import Contrast, auroc_intervals, view_rule
+from cxr_core.evaluation.matched import HeldOutImages
 from cxr_core.evaluation.trial import too_few
 from cxr_core.seeds import derive_seed
 
