@@ -48,6 +48,7 @@ def prepare(settings: PreprocessStage, row: Mapping[str, Any]) -> Prepared:
     made = {
         "boxes": [square.box(box) for box in boxes],
         "seed": None,
+        "request": "",
         "generation": "",
         "width": settings.size,
         "height": settings.size,
