@@ -54,9 +54,10 @@ def _table(result: CalibrationResult) -> Table:
     columns = [Column("finding"), Column("images"), *(Column(head, numeric=True) for head in _HEADS)]
     rows = []
     for one in result.findings:
-        sides = ((f"real, {result.split}", one.real, one.real_not_computed),)
-        sides += (("synthetic", one.synthetic, one.synthetic_not_computed),)
-        for what, side, reason in sides:
+        for what, side, reason in (
+            (f"real, {result.split}", one.real, one.real_not_computed),
+            ("synthetic", one.synthetic, one.synthetic_not_computed),
+        ):
             cells = _cells(side) if side else [f"not computed: {plain(reason or '')}", *["–"] * (len(_HEADS) - 1)]
             rows.append([plain(one.finding) if what != "synthetic" else "", what, *cells])
     rows.append(["mean of findings", f"real, {result.split}", "", _mean(result, "real"), "", "", ""])
