@@ -233,7 +233,8 @@ class _Tables:
         arms = [wanted.arm, wanted.against] if wanted else [REAL]
         scores = {arm: self.scores[arm] for arm in arms if arm in self.scores}
         for by, group, which in groups(self.rows):
-            some = replace(self.only(which), scores={arm: values[:, which] for arm, values in scores.items()})
+            # Without training images there is no view-only baseline, which matched views make a half anyway.
+            some = replace(self, train=self.train.iloc[:0], scores=scores).only(which)
             yield from some._group(by, group)
 
     def _group(self, by: Any, group: str) -> Iterator[GroupAuroc]:
