@@ -58,6 +58,7 @@ def _experiment(key: str, result: BenefitResult) -> Iterator[Block]:
         yield _aurocs(result, table)
         yield _comparisons(table)
         if table.exchange:
+            yield Charts([_curve(f"{key}-curve-{table.labels}", result, table)], _CURVE)
             yield _exchange(table)
         yield Details("By sex, age and view of the test patients", [_groups(table)])
     yield Details("What each arm learnt from", [_arms(result)])
@@ -122,6 +123,28 @@ def _chart(key: str, table: ByLabels) -> Chart:
     ]
     alt = "AUROC. " + "; ".join(f"{name}: {value:.2f} ({low:.2f}–{high:.2f})" for name, value, low, high, _ in points)
     return figures.intervals(key, points, [("chance", 0.5)], f"{alt}.", axis="AUROC on real test patients")
+
+
+_CURVE = (
+    "The learning curve of real images alone with its 95 % band, and arms that have synthetic images besides, each at "
+    "its number of real ones; mean of findings. An arm above the curve is better than its real images alone."
+)
+
+
+def _curve(key: str, result: BenefitResult, table: ByLabels) -> Chart:
+    from cxr_core.report import figures
+
+    macro = {one.arm: one.auroc for one in table.aurocs if one.finding == MACRO}
+    curve = [(num, macro[arm].value, macro[arm].low, macro[arm].high) for arm, num in result.curve.items()]
+    # At no real image a logarithmic axis has no place.
+    arms = [
+        (arm.arm, arm.num_real, macro[arm.arm].value)
+        for arm in result.arms
+        if arm.num_synthetic and arm.num_real and arm.not_run is None
+    ]
+    told = [f"{count(num)} real images: {value:.2f}" for num, value, _, _ in curve]
+    told += [f"{name}: {value:.2f}" for name, _, value in arms]
+    return figures.learning_curve(key, curve, arms, f"AUROC. {'; '.join(told)}.")
 
 
 def _aurocs(result: BenefitResult, table: ByLabels) -> Table:

@@ -176,6 +176,29 @@ def score_histogram(key: str, title: str, groups: Sequence[tuple[str, str, bool,
         return Chart(_svg(figure, key), alt)
 
 
+def learning_curve(
+    key: str, curve: Sequence[tuple[float, float, float, float]], arms: Sequence[tuple[str, float, float]], alt: str
+) -> Chart:
+    """AUROC against the number of real images, on a logarithmic axis: (number, value, low, high) of the curve, rising,
+    and (name, number, value) of arms that have synthetic images besides."""
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 330)
+        num, value, low, high = np.array(curve).T
+        axes.fill_between(num, low, high, color=REAL, alpha=0.15, lw=0)
+        axes.plot(num, value, color=REAL, lw=1.8, marker="o", ms=4)
+        for name, at, height in arms:
+            axes.plot([at], [height], "D", color=SYNTHETIC, ms=5)
+            axes.annotate(name, (at, height), (-6, 6), textcoords="offset points", ha="right", fontsize=10, color=INK)
+        axes.set_xscale("log")
+        axes.set_xticks(num, [f"{n:,.0f}" for n in num])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(x=0.12)
+        axes.set_xlabel("real training images")
+        axes.set_ylabel("AUROC")
+        axes.grid(axis="y")
+        return Chart(_svg(figure, key), alt)
+
+
 def reliability(
     key: str, title: str, lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], alt: str
 ) -> Chart:

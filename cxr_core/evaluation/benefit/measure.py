@@ -193,18 +193,23 @@ class _Tables:
 
     def _comparisons(self) -> tuple[Comparison | None, list[Comparison]]:
         """The primary one, and every other of an arm with `real`, corrected for being many."""
-        wanted = [
-            Primary(arm=arm, against=REAL, finding=name)
-            for arm in self.values
-            for name in self.names
-            if arm != REAL and arm not in self.entry.curve_names and REAL in self.values
-        ]
-        first, others = self.entry.primary, [one for one in wanted if one != self.entry.primary]
-        found = [self._compared(one) for one in others]
+        first = self.entry.primary
+        found = [self._compared(one) for one in self._wanted() if not (first and self._same(one, first))]
         adjusted = holm([one.p for one in found])
         corrected = [one.model_copy(update={"p_holm": p}) for one, p in zip(found, adjusted, strict=True)]
         is_there = first and {first.arm, first.against} <= self.values.keys() and first.finding in self.names
         return (self._compared(first) if first and is_there else None), corrected
+
+    def _wanted(self) -> Iterator[Primary]:
+        """Each arm but those of the curve with `real`; a single finding is its own mean, and is compared once."""
+        names = self.names if len(self.computed) > 1 else self.names[:1]
+        for arm in self.values if REAL in self.values else ():
+            if arm != REAL and arm not in self.entry.curve_names:
+                yield from (Primary(arm=arm, against=REAL, finding=name) for name in names)
+
+    def _same(self, one: Primary, other: Primary) -> bool:
+        is_same_finding = one.finding == other.finding or len(self.computed) == 1
+        return is_same_finding and (one.arm, one.against) == (other.arm, other.against)
 
     def _compared(self, wanted: Primary) -> Comparison:
         at = self.names.index(wanted.finding)
