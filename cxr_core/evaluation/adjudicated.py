@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from cxr_core.data.findings import JOIN, Findings
@@ -40,6 +39,17 @@ def _bits(text: str, vocabulary: Findings, where: str) -> int:
         raise UserError(error.what, where=where, mend=error.mend) from None
 
 
-def given(labels: pd.Series, image_ids: pd.Series) -> np.ndarray:
-    """Which images have adjudicated labels: bool (n,)."""
-    return image_ids.isin(labels.index).to_numpy(bool)
+def labelled(path: Path, vocabulary: Findings, image_ids: pd.Series) -> pd.Series:
+    """The labels of `read_adjudicated` for those of the images that have any.
+
+    Raises UserError, besides, where it names none of them.
+    """
+    labels = read_adjudicated(path, vocabulary)
+    known = labels[labels.index.isin(image_ids)]
+    if known.empty:
+        raise UserError(
+            f"none of its {len(labels)} images is a test image",
+            where=str(path),
+            mend=f"write image ids as the Dataset does, e.g. {image_ids.iloc[0]!r}",
+        )
+    return known

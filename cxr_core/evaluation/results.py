@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.evaluation.benefit.cohort import training_data
 from cxr_core.evaluation.cohort import ARMS, Cohort, shares
 from cxr_core.evaluation.intervals import Bootstrap, view_rule
 from cxr_core.evaluation.metrics import Arm, ArmResult, Scores, SeedScores, TestSet, UtilityResult, ViewScores
 from cxr_core.evaluation.settings import Utility
 from cxr_core.evaluation.utility import size_of
-from cxr_core.models.training_data import Seen
+from cxr_core.models.training_data import Seen, training_data_of
 from cxr_core.seeds import derive_seed
 
 Scored: TypeAlias = Mapping[tuple[Arm, int], tuple[np.ndarray, float]]
@@ -102,7 +101,7 @@ def _arm(entry: Utility, cohort: Cohort, arm: Arm, scored: Scored, judge: _Judge
 
 def _generator_saw(entry: Utility, synthetic: Dataset) -> tuple[Seen, ...] | None:
     """Raises UserError where dataset.json says it in another form than ours."""
-    learnt = training_data(synthetic)
+    learnt = training_data_of(synthetic)
     return learnt.of_finding(entry.finding) if learnt else None
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH
 from cxr_core.errors import UserError
-from cxr_core.evaluation.adjudicated import read_adjudicated
+from cxr_core.evaluation.adjudicated import labelled, read_adjudicated
 from cxr_core.evaluation.benefit.bootstrap import Seeds, holm, resampled_aurocs
 from cxr_core.evaluation.benefit.cohort import choose_benefit, read_benefit, write_benefit
 from cxr_core.evaluation.benefit.exchange import equivalent, exchange_rate
@@ -224,6 +224,9 @@ def test_given_a_table_of_adjudicated_labels_then_it_is_read_and_its_mistakes_ar
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_adjudicated(path, NIH)
+    path.write_text("image_id,findings\na.png,Edema\n")
+    with pytest.raises(UserError, match="none of its 1 images is a test image"):
+        labelled(path, NIH, pd.Series(["a"]))
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.splits import choose_patients
 from cxr_core.errors import UserError
 from cxr_core.evaluation.benefit.settings import PRETRAIN, REAL, SYNTHETIC, Benefit
 from cxr_core.evaluation.pools import in_hash_order
-from cxr_core.models.training_data import TrainingData, images_sha256
+from cxr_core.models.training_data import images_sha256, training_data_of
 from cxr_core.runs.files import read_json, write_json
 
 COLUMNS = ("use", "source", "image_id")
@@ -114,7 +113,7 @@ def _refusal(
 
 def _other_past(kept: pd.DataFrame, real: Dataset, synthetic: Dataset) -> str | None:
     """Why the generator did not learn from exactly the real images `kept` of this Dataset."""
-    learnt = training_data(synthetic)
+    learnt = training_data_of(synthetic)
     if learnt is None:
         return f"generator_saw: same_n, but what it saw is {_UNTOLD}"
     chain = [step for step in learnt.chain if step.dataset == real.info.digest]
@@ -129,22 +128,9 @@ def _other_past(kept: pd.DataFrame, real: Dataset, synthetic: Dataset) -> str | 
     return None
 
 
-def training_data(synthetic: Dataset) -> TrainingData | None:
-    """What the generator of a Dataset learnt from. Raises UserError where dataset.json says it in another form."""
-    said = synthetic.info.about.get("training_data")
-    try:
-        return TrainingData.model_validate(said) if said is not None else None
-    except ValidationError as error:
-        raise UserError(
-            f"about.training_data is not of our form ({error})",
-            where=str(synthetic.folder / "dataset.json"),
-            mend="remove it: what the generator saw is then unknown, and shown so",
-        ) from error
-
-
 def seen_words(synthetic: Dataset) -> str:
     """What the generator learnt from, the last training first."""
-    learnt = training_data(synthetic)
+    learnt = training_data_of(synthetic)
     return "; before that ".join(step.words for step in learnt.chain) if learnt else _UNTOLD
 
 

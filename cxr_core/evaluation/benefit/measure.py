@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.evaluation.adjudicated import given, read_adjudicated
+from cxr_core.evaluation.adjudicated import labelled
 from cxr_core.evaluation.benefit.bootstrap import Seeds, holm, resampled_aurocs
 from cxr_core.evaluation.benefit.cohort import BenefitCohort, seen_words
 from cxr_core.evaluation.benefit.exchange import exchange_rate
@@ -63,8 +63,8 @@ def measure_benefit(
     whole = _Tables(entry, result, rows, rows["labels"].to_numpy(), train, scores, real, derive_seed(seed, "bootstrap"))
     tables = [whole.result("as recorded")]
     if entry.adjudicated:
-        labels = read_adjudicated(entry.adjudicated, real.findings)
-        some = whole.only(given(labels, rows["image_id"]))
+        labels = labelled(entry.adjudicated, real.findings, rows["image_id"])
+        some = whole.only(rows["image_id"].isin(labels.index).to_numpy(bool))
         some = replace(some, labels=labels.loc[some.rows["image_id"]].to_numpy())
         tables.append(some.result("adjudicated"))
     return result.model_copy(update={"by_labels": tuple(tables)})
