@@ -53,7 +53,7 @@ def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> 
     if len(series) > 1:
         notes.append(f"{len(series)} series: {', '.join(one.name for one in series)}")
     num_images, num_shards = sum(numbers), sum(-(-num // settings.shard_size) for num in numbers)
-    num_files = (4 if settings.gate else 3) * num_shards + 7 + bool(settings.gate)
+    num_files = (4 if settings.gate else 3) * num_shards + 7 + 2 * bool(settings.gate)
     each = num_bytes / num_like if num_like else _BYTES_A_PIXEL * 512 * 512
     return Estimate(num_images, num_shards, num_files, round(each * num_images), notes)
 
@@ -105,8 +105,10 @@ def freeze(context: Context, work: Path) -> Draft:
     write_json(work / "model.json", facts)
     if settings.gate:
         from cxr_core.generation.gate import calibrate
+        from cxr_core.generation.originals import FILE, Originals, look
 
-        rule = calibrate(_judge(context), real, settings.gate, settings.threads)
+        np.save(work / FILE, spectra := look(real, settings.threads))
+        rule = calibrate(_judge(context), real, Originals(real, spectra), settings.gate, settings.threads)
         write_json(work / _RULE, rule.model_dump(mode="json"))
     return Draft(shards_of([one.num_images for one in made], settings.shard_size))
 
@@ -147,8 +149,10 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     gatekeeper = None
     if settings.gate:
         from cxr_core.generation.gate import open_gate
+        from cxr_core.generation.originals import Originals
 
-        gatekeeper = open_gate(_judge(context), _rule(context), Findings(tuple(facts["findings"])))
+        originals = Originals.open(Dataset.open(context.inputs["like"]), context.plan_folder)
+        gatekeeper = open_gate(_judge(context), _rule(context), Findings(tuple(facts["findings"])), originals)
     name = images["request"][0].as_py()
     series = next(one for one in map(MadeSeries.model_validate, facts["series"]) if one.name == name)
     checkpoint = _checkpoint(context, series)
@@ -243,7 +247,7 @@ def _warnings(unseen: Sequence[str]) -> list[str]:
 
 def _generation(settings: GenerateStage) -> dict[str, Any]:
     """What every image records of how it was made, beside its series' model and sampler."""
-    names = ("dtype", "channels_last", "compile", "batch_size", "threads")
+    names = ("dtype", "channels_last", "compile", "attention", "batch_size", "threads")
     config = sha256_text(canonical_json(settings.model_dump(mode="json")))
     return {**{name: getattr(settings, name) for name in names}, "config": config}
 

@@ -141,6 +141,8 @@ class GenerateStage(StageSettings):
     """Keep the tensors of UNet and VAE with their channels last, which GPUs compute faster in half precision."""
     compile: bool = False
     """Compile UNet and decoder by torch.compile: minutes at the start of each task, faster after. Needs a GPU."""
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """How the UNet computes attention: torch's own, or xformers', which needs a GPU and the extra `gpu`."""
     batch_size: PositiveInt = 16
     """Images sampled together. Pixels drift in the last bit with it, so it is part of the plan."""
     shard_size: PositiveInt = 512

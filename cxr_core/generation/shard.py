@@ -115,8 +115,13 @@ def generate_shard(
     torch.set_num_threads(settings.threads)
     clock, log = Clock(), _Log()
     with clock.part("load"):
-        speed = {"channels_last": settings.channels_last, "compiled": settings.compile}
-        model = load_model(checkpoint, settings.dtype, **speed)
+        model = load_model(
+            checkpoint,
+            settings.dtype,
+            channels_last=settings.channels_last,
+            compiled=settings.compile,
+            attention=settings.attention,
+        )
     with clock.part("prompts"):
         texts = encode_prompts(model, ["", *images["prompt"].to_pylist()])
     drawer = Drawer(model, texts, settings, series, clock)

@@ -5,7 +5,8 @@ Figures are explicit objects (no pyplot, no global state); salts are fixed, so e
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,31 @@ def curve(
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="y")
+        return Chart(_svg(figure, key), alt)
+
+
+def curves(
+    key: str,
+    title: str,
+    lines: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    floor: float | None,
+    alt: str,
+) -> Chart:
+    """Lines of (step, value, low, high) by name, dots with bars for intervals; dashed: `floor`."""
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 300)
+        styles = zip(lines.items(), cycle((SYNTHETIC, REAL, HELD_OUT, INK)), cycle("osD^"), strict=False)
+        for (name, points), colour, mark in styles:
+            steps, values, low, high = np.array(points, float).reshape(-1, 4).T
+            axes.errorbar(steps, values, [values - low, high - values], color=colour, marker=mark, lw=1.6, label=name)
+        if floor is not None:
+            axes.axhline(floor, color=MUTED, lw=1, ls=(0, (4, 3)))
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.grid(axis="y")
+        figure.legend(loc="outside lower center", ncols=2)
         return Chart(_svg(figure, key), alt)
 
 

@@ -43,7 +43,8 @@ def measure(
     known = extractor_of(context.plan_folder, "judge").findings
     columns = [known.index(one.finding) for one in trial.findings]
     sides = []
-    for source, dataset in datasets.items():
+    for source in ("real", "synthetic"):
+        dataset = datasets[source]
         seen = read_extracted(context.folder, list(receipts.values()), "judge", source, "scores")
         rows = dataset.rows.set_index("image_id", drop=False).loc[seen.rows["image_id"]].reset_index(drop=True)
         sides.append((rows, seen.features[:, columns]))
