@@ -322,6 +322,8 @@ class Metrics(Settings):
     """In the order of the settings."""
     faithfulness: FaithfulnessResult | None = None
     """Whether synthetic images show what they were asked for."""
+    before_gate: FaithfulnessResult | None = None
+    """The same of a sample of first draws, which no gate chose among; null for a Dataset without a gate."""
     calibration: CalibrationResult | None = None
     """Whether the judge's scores are probabilities, and for whom; null where no judge was asked."""
     fidelity: FidelityResult | None = None

@@ -24,7 +24,7 @@ def write(tmp_path: Path):
 
 @pytest.mark.parametrize("name", READY)
 def test_a_ready_config_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("CXR_SD21", "CXR_REAL", "CXR_SYNTHETIC"):
+    for variable in ("CXR_SD21", "CXR_REAL", "CXR_SYNTHETIC", "CXR_FEATURES"):
         monkeypatch.setenv(variable, str(tmp_path))
     config = load_config(name)
     assert config.name == name
