@@ -17,6 +17,7 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.settings import Name, Settings
+from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, LatentsStage, TextEncoderTrain, VaeTrain
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 from jobs.checkpoints_asked import checkpoint_mistakes
@@ -55,6 +56,7 @@ Stage: TypeAlias = Annotated[
     | Annotated[TextEncoderTrain, Tag("train.text_encoder")]
     | Annotated[DiffusionTrain, Tag("train.diffusion")]
     | Annotated[ClassifierTrain, Tag("train.classifier")]
+    | Annotated[PgganTrain, Tag("train.pggan")]
     | Annotated[GenerateStage, Tag("generate")]
     | Annotated[EvaluateStage, Tag("evaluate")],
     Discriminator(_stage_tag),

@@ -23,6 +23,7 @@ from cxr_core.models.checkpoints import (
     write_checkpoints,
 )
 from cxr_core.models.geometry import Geometry
+from cxr_core.models.pggan_folder import PGGANS
 from cxr_core.models.presets import CLASSIFIERS, PRESETS
 from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.models.training_data import TrainingData, read_training_data
@@ -32,14 +33,16 @@ from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.training import memory
 from cxr_core.training.overfit import overfit
+from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.sampling import FILE as SAMPLING
 from cxr_core.training.sampling import realised, training_source
 from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, TextEncoderTrain, TrainSettings, VaeTrain
 
-Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain
+Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain | PgganTrain
 
 _FILES_A_CHECKPOINT = 14
-_FILES_A_CLASSIFIER = 2
+_FILES_OF_OURS = {"classifier": 2, "pggan": 5}
+"""Of models whose folder is none of diffusers': of a PG-GAN with its preview and what it learnt from."""
 _NUMBERS_A_PARAMETER = 4
 """In a training state: the weight, two moments and the average."""
 
@@ -56,7 +59,7 @@ def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate
         found = memory.memory_of(settings, like)
         weights, state = found.weights, found.trained + found.optimizer + found.average
     num_bytes = num_kept * weights + state
-    files_each = _FILES_A_CLASSIFIER if isinstance(settings, ClassifierTrain) else _FILES_A_CHECKPOINT
+    files_each = _FILES_OF_OURS.get(settings.model, _FILES_A_CHECKPOINT)
     num_files = num_kept * files_each + 4 * len(intervals) + 8
     if isinstance(settings, DiffusionTrain):
         notes += memory.notes(settings, like) if like else ["its memory is known once the base is there"]
@@ -76,11 +79,11 @@ def freeze(context: Context, work: Path) -> Draft:
     """Check that inputs fit together; write what the plan is a function of into side files.
 
     base.json: what is trained further. Of a classifier findings.json, what it tells; of a diffusion model preview.json,
-    what is drawn, sampling.json, what is shown how often, and training_data.json, what every exported checkpoint says
-    that it learnt from.
+    what is drawn, and sampling.json, what is shown how often; of a generator training_data.json, what every exported
+    checkpoint says that it learnt from.
     """
     settings: Train = context.settings
-    if not isinstance(settings, ClassifierTrain) and "base" in context.inputs:
+    if not isinstance(settings, ClassifierTrain | PgganTrain) and "base" in context.inputs:
         base = final_checkpoint(context.inputs["base"])
         check_complete(base)
         lock_base(base, settings.base_sha256, work / "base.json")
@@ -89,6 +92,9 @@ def freeze(context: Context, work: Path) -> Draft:
     elif isinstance(settings, ClassifierTrain):
         findings = _check_classifier(settings, context.inputs)
         write_json(work / "findings.json", {"format": 1, "findings": findings})
+    elif isinstance(settings, PgganTrain):
+        learnt = _check_pggan(settings, context.inputs)
+        write_json(work / TRAINING_DATA, learnt.model_dump(mode="json"))
     elif isinstance(settings, DiffusionTrain):
         prompts = _check_diffusion(settings, context.inputs)
         write_json(work / "preview.json", {"format": 1, "prompts": prompts})
@@ -162,6 +168,8 @@ def _weight_bytes(settings: Train, base: Estimate | Path | None) -> tuple[int, l
     if isinstance(settings, ClassifierTrain):
         notes = [] if settings.findings else ["at most this: how many findings there are is known once it starts"]
         return CLASSIFIERS[settings.preset].num_bytes(len(settings.findings) or _MOST_FINDINGS), notes
+    if isinstance(settings, PgganTrain):
+        return PGGANS[settings.preset].num_bytes(settings.channels), []
     if isinstance(base, Estimate):
         return base.num_bytes, ["at most this: the size of the base is known once it is trained"]
     return size_of(base) if base else PRESETS[str(_preset(settings))].num_bytes, []
@@ -188,6 +196,19 @@ def _check_vae(settings: VaeTrain, inputs: Mapping[str, Path]) -> None:
     if dataset.info.size != geometry.image_size:
         raise geometry.misfit(dataset.info.size, where=str(dataset.folder))
     _check_splits(settings, dataset.rows["split"], str(dataset.folder))
+
+
+def _check_pggan(settings: PgganTrain, inputs: Mapping[str, Path]) -> TrainingData:
+    """Raise UserError where it cannot learn from the Dataset. Returns what it learns from."""
+    dataset, size = Dataset.open(inputs["dataset"]), PGGANS[settings.preset].image_size
+    if dataset.info.size != size:
+        raise UserError(
+            f"the images have {dataset.info.size} pixels a side, but {settings.preset} draws {size}",
+            where=str(dataset.folder),
+            mend=f"take another preset, or set size: {size} in the preprocess stage",
+        )
+    _check_splits(settings, dataset.rows["split"], str(dataset.folder))
+    return TrainingData.of(dataset.rows, dataset.findings, dataset.info.digest, None)
 
 
 def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> list[str]:

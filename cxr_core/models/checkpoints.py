@@ -50,7 +50,7 @@ def read_checkpoints(stage_folder: Path) -> list[Checkpoint]:
     return [Checkpoint(**checkpoint) for checkpoint in value["checkpoints"]]
 
 
-ModelKind = Literal["stable-diffusion", "classifier"]
+ModelKind = Literal["stable-diffusion", "classifier", "pggan"]
 
 _MARKS: dict[ModelKind, tuple[str, str, str]] = {
     "stable-diffusion": (
@@ -62,6 +62,11 @@ _MARKS: dict[ModelKind, tuple[str, str, str]] = {
         "classifier.json",
         "a classifier's folder",
         "give a train stage with model: classifier, or the folder with classifier.json and classifier.safetensors",
+    ),
+    "pggan": (
+        "pggan.json",
+        "a PG-GAN's folder",
+        "give a train stage with model: pggan, or the folder with pggan.json and pggan.safetensors",
     ),
 }
 """Kind -> the file by which its folder is known, the folder in words, and what to give."""

@@ -88,8 +88,8 @@ def doubled(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def faded(new: torch.Tensor, old: torch.Tensor, fade: float) -> torch.Tensor:
-    """`fade` (0..1) of `new` and the rest of `old`."""
+def faded(new: torch.Tensor, old: torch.Tensor, fade: float | torch.Tensor) -> torch.Tensor:
+    """`fade` (0..1, one or one an item) of `new` and the rest of `old`."""
     return old + fade * (new - old)
 
 
@@ -186,10 +186,13 @@ class PgGan(nn.Module):
 
     @torch.no_grad()
     def draw(self, latents: torch.Tensor) -> torch.Tensor:
-        """Grey values float32 (n, size, size), nominally 0..255: the mean of channels, each clamped to its range."""
-        images = self.generator(latents.to(self.device), self.info.scale, self.info.fade).float()
+        """`as_grey` of what latents (n, latent_width) give, as far as the model has grown."""
+        return self.as_grey(self.generator(latents.to(self.device), self.info.scale, self.info.fade))
+
+    def as_grey(self, images: torch.Tensor) -> torch.Tensor:
+        """Grey values float32 (n, side, side), nominally 0..255: the mean of channels, each clamped to its range."""
         lowest = self.info.lowest
-        return images.sub(lowest).div(1 - lowest).clamp(0, 1).mul(255).mean(dim=1)
+        return images.float().sub(lowest).div(1 - lowest).clamp(0, 1).mul(255).mean(dim=1)
 
 
 def build(info: PgganInfo, seed: int) -> PgGan:

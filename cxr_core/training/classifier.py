@@ -74,7 +74,7 @@ class ClassifierTask:
             },
         }
 
-    def preview(self) -> None:
+    def preview(self, step: int) -> None:
         """A classifier makes no pictures."""
 
     def before_export(self) -> None:

@@ -19,7 +19,11 @@ class DataOrder:
 
     def batch(self, step: int) -> np.ndarray:
         """Rows at `step` (from 0): int64 (batch_size,)."""
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return self.rows(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """The `start`-th row that is shown to the one before the `stop`-th, however large batches are: int64."""
+        places = np.arange(start, stop)
         epochs = places // self.num_rows
         rows = np.empty_like(places)
         for epoch in np.unique(epochs):

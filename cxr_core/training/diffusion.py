@@ -103,7 +103,7 @@ class DiffusionTask:
         loss = float(torch.cat([self._errors(self.module, part) for part in parts]).mean()) if num else None
         return {"validation_loss": loss}
 
-    def preview(self) -> Preview:
+    def preview(self, step: int) -> Preview:
         """The same prompts from the same noise at every checkpoint: a column a prompt, a row a noise."""
         settings, parts = self.settings.preview, self.pipeline
         scheduler = dict(parts.scheduler.config)

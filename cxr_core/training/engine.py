@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,8 +61,8 @@ class Task(Protocol):
         `validation_loss` is always there, and None without any such images.
         """
 
-    def preview(self) -> Preview | None:
-        """Pictures of what the weights make, always of the same things; None from a model that makes no pictures."""
+    def preview(self, step: int) -> Preview | None:
+        """Pictures of what the weights make after `step` steps, always of the same things; None without pictures."""
 
     def before_export(self) -> None:
         """Measure what belongs into the exported folder's configs."""
@@ -92,9 +92,7 @@ class Engine:
         )
         self.module, self.optimizer = self.accelerator.prepare(task.module.train(task.training_mode), optimizer)
         self.buffers = _saved_buffers(task.module)
-        # Statistics of activations belong to the weights they were gathered with, so both are averaged.
-        averaged = self._held() | {name: b for name, b in self.buffers.items() if b.is_floating_point()}
-        self.ema = None if settings.ema_decay is None else Ema(averaged, settings.ema_decay)
+        self.ema = None if settings.ema_decay is None else Ema(self._averaged(), settings.ema_decay)
 
     def train(self, stop: int, progress: Bar) -> list[dict[str, Any]]:
         """Step until `stop` steps are done. Returns a metrics row a step, its `step` counted from 1.
@@ -166,9 +164,10 @@ class Engine:
     def _some_steps(self, num: int) -> list[dict[str, Any]]:
         first = self.step
         values = self._over_ranks(torch.stack([self._one_step() for _ in range(num)])).tolist()
-        return [self._row(step, *value) for step, value in enumerate(values, first)]
+        return [self._row(step, value) for step, value in enumerate(values, first)]
 
-    def _row(self, step: int, loss: float, norm: float, scale: float) -> dict[str, Any]:
+    def _row(self, step: int, values: Sequence[float]) -> dict[str, Any]:
+        loss, norm, scale = values
         # A gradient that is not finite although the loss was not scaled up did not overflow by that.
         if not math.isfinite(loss) or (not math.isfinite(norm) and scale <= 1):
             raise self._not_finite(step, f"the loss is {loss} and its gradient's norm {norm}")
@@ -177,13 +176,25 @@ class Engine:
         return row | ({"loss_scale": scale} if self.scaler.is_enabled() else {})
 
     def _one_step(self) -> torch.Tensor:
-        """One optimiser step. Returns (loss, gradient norm, scale of the loss); waits for them in fp16 alone."""
+        """One step. Returns what `_updates` does; waits for it in fp16 alone."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step)
+        values = self._updates()
+        self.step += 1
+        if self.ema:
+            self.ema.update(self.step)
+        return values
+
+    def _updates(self) -> torch.Tensor:
+        """All updates of weights that a step makes. Returns (loss, gradient norm, scale of the loss)."""
+        return self._update(lambda part: self.task.loss(self.module, self.step, part))
+
+    def _update(self, loss_of: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        """One update of the weights that a loss reaches, from its parts. Returns as `_updates`."""
         loss, scale = torch.zeros((), device=self.accelerator.device), self.scaler.get_scale()
         for part in range(self.task.num_parts):
             with self._mixed_precision():
-                share = self.task.loss(self.module, self.step, part)
+                share = loss_of(part)
             self.accelerator.backward(self.scaler.scale(share))
             loss += share.detach()
         self.scaler.unscale_(self.optimizer)
@@ -192,9 +203,6 @@ class Engine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.step += 1
-        if self.ema:
-            self.ema.update(self.step)
         return torch.stack([loss, norm.float(), torch.full_like(loss, scale)])
 
     def _mixed_precision(self) -> contextlib.AbstractContextManager[None]:
@@ -210,6 +218,10 @@ class Engine:
     def _held(self) -> dict[str, torch.Tensor]:
         """What this process holds of each parameter that is trained."""
         return dict(self.parameters)
+
+    def _averaged(self) -> dict[str, torch.Tensor]:
+        """What the moving average is of: weights, and with them the statistics that they were gathered with."""
+        return self._held() | {name: b for name, b in self.buffers.items() if b.is_floating_point()}
 
     def _shapes(self) -> dict[str, torch.Size]:
         """Of each parameter that is trained."""

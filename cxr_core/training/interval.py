@@ -24,9 +24,12 @@ from cxr_core.runs.progress import bar
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Output
 from cxr_core.seeds import derive_seed
+from cxr_core.training.adversarial import AdversarialEngine
 from cxr_core.training.classifier import ClassifierTask
 from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.engine import Engine, Task, threads
+from cxr_core.training.pggan import PgganTask, new_model
+from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import ClassifierTrain, TextEncoderTrain, TrainSettings, VaeTrain
 from cxr_core.training.text_encoder import TextEncoderTask
 from cxr_core.training.vae import VaeTask
@@ -47,7 +50,7 @@ _live: _Live | None = None
 
 
 def run_interval(
-    context: Context, shard: Shard, work: Path, *, make_engine: Callable[[Task, Any], Engine] = Engine
+    context: Context, shard: Shard, work: Path, *, make_engine: Callable[[Any, Any], Engine] | None = None
 ) -> Output | None:
     """Train from `shard.start` to `shard.stop` steps; write checkpoint, state, metrics and any preview into `work`.
 
@@ -57,7 +60,7 @@ def run_interval(
     global _live
     settings: TrainSettings = context.settings
     with threads(settings.threads):
-        engine, _live = _engine_at(context, shard, make_engine), None
+        engine, _live = _engine_at(context, shard, make_engine or _kind_of_engine(settings)), None
         start = time.monotonic()
         with bar(f"{settings.name} training", shard.num_items) as progress:
             rows = engine.train(shard.stop, progress)
@@ -69,12 +72,16 @@ def run_interval(
         _live = _Live(context.folder, settings, state, engine)
     if output is None:
         return None
-    counts = {"steps": shard.num_items, "images": shard.num_items * settings.batch_size}
+    counts = {"steps": shard.num_items, "images": settings.num_images(shard.start, shard.stop)}
     return Output(output.paths, output.digest, counts, seconds=seconds)
 
 
+def _kind_of_engine(settings: TrainSettings) -> Callable[[Any, Any], Engine]:
+    return AdversarialEngine if isinstance(settings, PgganTrain) else Engine
+
+
 def _training_data(context: Context) -> list[Path]:
-    """What a checkpoint of a diffusion model says of the images behind it, as frozen; others say nothing."""
+    """What a checkpoint of a generator says of the images behind it, as frozen; others say nothing."""
     path = context.plan_folder / TRAINING_DATA
     return [path] if path.is_file() else []
 
@@ -86,7 +93,7 @@ def _write(engine: Engine, rows: list[dict[str, Any]], work: Path, notes: Sequen
     with engine.exported():
         task.before_export()
         rows[-1] |= (measured := _validation(engine))
-        preview = task.preview()
+        preview = task.preview(engine.step)
         with engine.whole():
             if engine.writes:
                 task.export(paths["checkpoint"], engine.step)
@@ -116,7 +123,7 @@ def _validation(engine: Engine) -> dict[str, Any]:
     return measured
 
 
-def _engine_at(context: Context, shard: Shard, make_engine: Callable[[Task, Any], Engine]) -> Engine:
+def _engine_at(context: Context, shard: Shard, make_engine: Callable[[Any, Any], Engine]) -> Engine:
     """The engine in the state that the shard before left: still in memory, or read from its receipt's data."""
     if shard.start == 0:
         return make_engine(_task(context), context.settings)
@@ -138,6 +145,9 @@ def _task(context: Context) -> Task:
         size = settings.image_size or dataset.info.size
         model = classifier.build(settings.preset, size, findings, derive_seed(seed, "weights"))
         return ClassifierTask(model.to(device), dataset, settings, seed)
+    if isinstance(settings, PgganTrain):
+        made = new_model(settings, derive_seed(seed, "weights"))
+        return PgganTask(made.to(device), Dataset.open(inputs["dataset"]), settings, seed)
     if isinstance(settings, VaeTrain) and settings.preset is not None:
         pipeline = stable_diffusion.build(PRESETS[settings.preset], derive_seed(seed, "weights"))
     else:

@@ -88,6 +88,10 @@ class TrainSettings(StageSettings):
     validation_images: int = Field(default=64, ge=0)
     """Images of held-out patients on which the loss is measured at each checkpoint; 0 measures none."""
 
+    def num_images(self, start: int, stop: int) -> int:
+        """Images that are shown from step `start` to `stop`."""
+        return (stop - start) * self.batch_size
+
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
         if self.warmup_steps >= self.steps:

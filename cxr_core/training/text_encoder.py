@@ -95,7 +95,7 @@ class TextEncoderTask:
         whole = ((logits[:, -1] > 0) == (wanted[:, -1] > 0)).all(-1)
         return {"validation_loss": float(loss), "texts_told": float(whole.float().mean())}
 
-    def preview(self) -> None:
+    def preview(self, step: int) -> None:
         """Words make no pictures."""
 
     def before_export(self) -> None:

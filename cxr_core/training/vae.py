@@ -72,7 +72,7 @@ class VaeTask:
         return {"validation_loss": sum(errors) / len(self.held_out)}
 
     @torch.no_grad()
-    def preview(self) -> Preview:
+    def preview(self, step: int) -> Preview:
         """Each of a few images above its reconstruction."""
         pixels = self._pixels(self.shown)
         both = torch.stack([pixels, self._reconstruct(pixels).clamp(-1, 1)])

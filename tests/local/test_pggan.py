@@ -1,0 +1,273 @@
+"""PG-GAN training: what is optimised, and that an interrupted run is the undisturbed one at any scale and fade."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+import jobs.train
+from cxr_core.data.dataset import Dataset
+from cxr_core.errors import UserError
+from cxr_core.evaluation.distances import fid
+from cxr_core.models import pggan
+from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints
+from cxr_core.models.pggan import doubled
+from cxr_core.models.pggan_folder import PGGANS, read_info
+from cxr_core.models.training_data import read_training_data
+from cxr_core.runs.files import read_json, sha256_path
+from cxr_core.runs.pack import Work, freeze, run_pack
+from cxr_core.training.adversarial import AdversarialEngine
+from cxr_core.training.growth import position_at
+from cxr_core.training.pggan import PgganTask, gradient_penalty, new_model
+from cxr_core.training.pggan_settings import PgganTrain
+from tests.planted import planted_rows, write_planted
+from tests.training import finish, finish_afresh, forget, metrics, stage
+
+SIZE = 16
+VALUES: dict[str, Any] = {
+    "name": "gan",
+    "kind": "train",
+    "model": "pggan",
+    "inputs": {"dataset": "d"},
+    "preset": "nano",
+    "steps": 13,
+    "batch_size": 4,
+    "images": 16,
+    "fade_images": 12,
+    "checkpoint_every": 5,
+    "num_previews": 3,
+    "threads": 1,
+}
+"""Four steps at 4 pixels, four at 8 of which three fade in, the rest at 16: ends in mid-fade at 8, and at 16 twice."""
+
+
+def settings(**values: Any) -> PgganTrain:
+    return PgganTrain(**{**VALUES, **values})
+
+
+def gan_stage(folder: Path, dataset: Path, **values: Any) -> Work:
+    return stage(folder, jobs.train, settings(**values), {"dataset": dataset})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = planted_rows(30) + planted_rows(6, split="val")
+    return write_planted(tmp_path_factory.mktemp("data") / "real", rows, size=SIZE).folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(gan_stage(tmp_path_factory.mktemp("gan") / "gan", dataset))
+
+
+def task(dataset: Path, **values: Any) -> PgganTask:
+    own = settings(**values)
+    return PgganTask(new_model(own, seed=3), Dataset.open(dataset), own, seed=7)
+
+
+# Growing
+
+
+def test_given_budgets_each_step_has_its_scale_fade_and_images() -> None:
+    own = settings(scales={8: {"images": 20, "fade_images": 16, "batch_size": 8}})
+    found = [position_at(own, step) for step in range(10)]
+    assert own.first_steps == (0, 4, 7)
+    assert [at.scale for at in found] == [0] * 4 + [1] * 3 + [2] * 3
+    assert [at.fade for at in found[3:]] == [1, 0.5, 1, 1, *(pytest.approx(k / 3) for k in (1, 2, 3))]
+    assert [at.batch_size for at in found] == [4] * 4 + [8] * 3 + [4] * 3
+    assert [at.first_image for at in found] == [0, 4, 8, 12, 16, 24, 32, 40, 44, 48]
+    assert own.num_images(3, 8) == 4 + 3 * 8 + 4
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"steps": 10}, "after 10 steps it has not grown up to 16 pixels: give 11 steps at least"),
+        ({"batch_size": 6}, "the batch at 4 pixels, 6, is no multiple of 4"),
+        ({"scales": {32: {}}}, r"scales names \[32\], but nano has \[4, 8, 16\] pixels a side"),
+        ({"scales": {8: {"images": 4}}}, "at 8 pixels fade_images 12 exceeds images 4"),
+    ],
+)
+def test_given_budgets_that_do_not_fit_the_error_tells_what_does(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        settings(**values)
+
+
+# Losses
+
+
+def test_given_a_score_with_a_known_gradient_the_penalty_is_the_closed_form() -> None:
+    weights = torch.full((1, 2, 2), 3.0)  # a gradient of norm 6 everywhere
+    images = torch.randn(5, 1, 2, 2)
+    penalty = gradient_penalty(lambda given: (given * weights).sum(dim=(1, 2, 3)), images)
+    assert penalty.item() == pytest.approx(25)
+    slopes = torch.tensor([0.5, 1.0, 2.0])[:, None, None, None]
+    penalty = gradient_penalty(lambda given: (given * slopes).sum(dim=(1, 2, 3)), torch.zeros(3, 1, 1, 1))
+    assert penalty.item() == pytest.approx((0.25 + 0 + 1) / 3)
+
+
+def test_given_a_step_losses_are_the_wasserstein_ones_and_reach_their_own_network_alone(dataset: Path) -> None:
+    one = task(dataset, gradient_penalty=0.0)
+    at = position_at(one.settings, 5)
+    real = one._real(at)
+    fake = one.module.generator(one._latents("discriminator", 5, at), 1, at.fade)
+    scores = [one.module.discriminator(images, 1, at.fade) for images in (real, fake)]
+    wanted = scores[1].mean() - scores[0].mean() + 1e-3 * scores[0].square().mean()
+    found = one.loss(one.module, 5)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
+    found.backward()
+    assert {name.split(".")[0] for name, p in one.module.named_parameters() if p.grad is not None} == {"discriminator"}
+    one.module.zero_grad()
+    one.generator_loss(one.module, 5).backward()
+    assert {name.split(".")[0] for name, p in one.module.named_parameters() if p.grad is not None} == {"generator"}
+    assert all(parameter.requires_grad for parameter in one.module.parameters())
+
+
+def test_given_the_penalty_both_its_weight_and_all_scales_count(dataset: Path) -> None:
+    values = {with_it: task(dataset, gradient_penalty=with_it) for with_it in (0.0, 10.0)}
+    for step in (0, 5, 9):
+        without, with_it = (float(one.loss(one.module, step).detach()) for one in values.values())
+        assert with_it > without
+
+
+def test_given_a_fading_scale_real_images_are_as_sharp_as_those_drawn(dataset: Path) -> None:
+    one = task(dataset)
+    at = position_at(one.settings, 4)
+    rows = one.dataset.images(one.rows.iloc[one.order.rows(16, 20)]) / 127.5 - 1
+    fine = torch.from_numpy(rows).float()[:, None].unflatten(-1, (8, 2)).unflatten(-3, (8, 2)).mean(dim=(-3, -1))
+    coarse = doubled(fine.unflatten(-1, (4, 2)).unflatten(-3, (4, 2)).mean(dim=(-3, -1)))
+    assert torch.allclose(one._real(at), coarse + at.fade * (fine - coarse), atol=1e-5)
+
+
+# What comes of it
+
+
+def test_given_a_finished_stage_its_checkpoint_opens_and_says_what_it_is_and_what_it_learnt_from(
+    undisturbed: Path, dataset: Path
+) -> None:
+    folder = final_checkpoint(undisturbed, "pggan")
+    info = read_info(folder)
+    assert (info.size, info.fade, info.channels, info.widths) == (16, 1.0, 1, PGGANS["nano"].widths)
+    greys = pggan.load(folder).draw(torch.randn(2, info.latent_width))
+    assert greys.shape == (2, SIZE, SIZE)
+    learnt = read_training_data(folder)
+    assert learnt is not None
+    assert (learnt.images, learnt.dataset) == (30, Dataset.open(dataset).info.digest)
+    assert read_json(folder / "pggan.json")["about"]["images"] == 13 * 4
+    with pytest.raises(UserError, match="a PG-GAN's folder, where a Stable Diffusion folder is wanted"):
+        final_checkpoint(undisturbed)
+
+
+def test_given_metrics_each_row_has_both_losses_the_scale_and_the_fade(undisturbed: Path) -> None:
+    rows = metrics(undisturbed)
+    assert [row["image_size"] for row in rows] == [4] * 4 + [8] * 4 + [16] * 5
+    assert [row["fade"] for row in rows[4:8]] == [pytest.approx(k / 3) for k in (1, 2, 3)] + [1]
+    assert {"loss", "generator_loss", "grad_norm", "generator_grad_norm", "lr"} <= rows[0].keys()
+    assert rows[-1]["validation_loss"] is None
+    previews = [read_json(undisturbed / c.preview / "preview.json") for c in read_checkpoints(undisturbed)]
+    assert [about["step"] for about in previews] == [5, 10, 13]
+
+
+def test_given_training_the_generator_alone_is_averaged(dataset: Path) -> None:
+    one = task(dataset)
+    engine = AdversarialEngine(one, one.settings)
+    before = {name: p.detach().clone() for name, p in one.module.named_parameters()}
+    engine._some_steps(2)
+    changed = {name for name, p in one.module.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name in before if not name.startswith(LATER)}
+    assert engine.ema is not None
+    assert {name.split(".")[0] for name in engine.ema.average} == {"generator"}
+
+
+LATER = (
+    *(f"generator.{part}" for part in ("blocks", "to_image.1", "to_image.2")),
+    *(f"discriminator.{part}" for part in ("blocks", "from_image.1", "from_image.2")),
+)
+
+
+def test_given_a_transition_what_a_latent_gives_does_not_jump(dataset: Path) -> None:
+    """Weights as they are after 4 pixels; the next step's layers count for nothing at a fade of almost nothing."""
+    one = task(dataset)
+    AdversarialEngine(one, one.settings)._some_steps(4)
+    z = torch.randn(8, 32)
+    with torch.no_grad():
+        before, after, whole = (one.module.generator(z, scale, fade) for scale, fade in ((0, 1), (1, 1e-3), (1, 1)))
+    assert (after - doubled(before)).abs().max() <= 2e-3 * (whole - doubled(before)).abs().max()
+
+
+# Exact resume
+
+
+def test_given_every_shard_in_a_new_process_losses_and_weights_are_those_of_one_process_bit_for_bit(
+    tmp_path: Path, dataset: Path, undisturbed: Path
+) -> None:
+    reloaded = finish_afresh(gan_stage(tmp_path / "reloaded", dataset))
+    assert metrics(reloaded) == metrics(undisturbed)
+    assert sha256_path(final_checkpoint(reloaded, "pggan")) == sha256_path(final_checkpoint(undisturbed, "pggan"))
+
+
+def test_given_a_checkpoint_after_every_step_the_same_weights_come_out(
+    tmp_path: Path, dataset: Path, undisturbed: Path
+) -> None:
+    each = finish_afresh(gan_stage(tmp_path / "each", dataset, checkpoint_every=1))
+    assert [row["loss"] for row in metrics(each)] == [row["loss"] for row in metrics(undisturbed)]
+    weights = [final_checkpoint(folder, "pggan") / "pggan.safetensors" for folder in (each, undisturbed)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_given_images_that_do_not_fit_into_memory_the_losses_are_the_same(
+    tmp_path: Path, dataset: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cxr_core.training.pggan._MOST_IN_MEMORY", 0)
+    assert metrics(finish(gan_stage(tmp_path / "decoded", dataset))) == metrics(undisturbed)
+
+
+# What it learns
+
+
+def test_given_training_at_all_scales_the_distance_to_the_images_falls_to_a_fifth(tmp_path: Path) -> None:
+    rows, random = planted_rows(64), np.random.default_rng(1)
+    for row in rows:
+        row["pixels"] = np.zeros((SIZE, SIZE), np.uint8)
+        row["pixels"][random.integers(2, 6) :, 4:12] = random.integers(120, 220)
+    source = write_planted(tmp_path / "real", rows, size=SIZE)
+    values = {"steps": 200, "images": 480, "fade_images": 240, "batch_size": 8, "checkpoint_every": 200}
+    folder = final_checkpoint(finish(gan_stage(tmp_path / "gan", source.folder, **values, ema_decay=0.9)), "pggan")
+    latents = torch.randn(64, 32, generator=torch.Generator().manual_seed(2))
+    drawn = (model.draw(latents).numpy() for model in (pggan.load(folder), new_model(settings(**values), seed=3)))
+    trained, untrained = (distance(greys, source.images(source.rows)) for greys in drawn)
+    assert trained < untrained / 5
+
+
+def distance(drawn: np.ndarray, real: np.ndarray) -> float:
+    """Frechet distance of means over 4 x 4 pixels."""
+    features = [greys.reshape(-1, 4, 4, 4, 4).mean(axis=(2, 4)).reshape(-1, 16) for greys in (drawn, real)]
+    return fid(*features, *(np.ones(len(each)) for each in features))
+
+
+# Mistakes
+
+
+def test_given_images_of_another_size_the_error_names_the_preset_and_both_sizes(tmp_path: Path, dataset: Path) -> None:
+    with pytest.raises(UserError, match="the images have 16 pixels a side, but small draws 64"):
+        freeze(gan_stage(tmp_path / "gan", dataset, preset="small", steps=1000))
+
+
+def test_given_a_loss_that_is_not_finite_training_stops_and_names_step_and_images(
+    tmp_path: Path, dataset: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    work = gan_stage(tmp_path / "gan", dataset)
+    plan = freeze(work)
+    run_pack(work, plan, ["00000"])
+    state = next((work.folder.path / "shards").glob("*.state")) / "state.safetensors"
+    tensors = load_file(state)
+    tensors["weights/generator.first.weight"][0] = float("nan")
+    save_file(tensors, state)
+    forget()
+    with pytest.raises(UserError, match=r"loss is nan and its gradient's norm nan at step 6, on train-\d+"):
+        run_pack(work, plan, ["00001"])
