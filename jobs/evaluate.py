@@ -9,9 +9,15 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from jobs.evaluating import Part, diversity, features, pictures, sweep, utility
+from jobs.evaluating import Part, diversity, features, memorisation, pictures, sweep, utility
 
-PARTS: dict[str, Part] = {"pictures": pictures, "utility": utility, "features": features, "diversity": diversity}
+PARTS: dict[str, Part] = {
+    "pictures": pictures,
+    "utility": utility,
+    "features": features,
+    "diversity": diversity,
+    "memorisation": memorisation,
+}
 """In the order in which they are planned, run and measured."""
 OF_A_SWEEP: dict[str, Part] = {"sweep": sweep}
 """Those of a stage that compares many points."""

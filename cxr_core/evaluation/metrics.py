@@ -15,6 +15,7 @@ from cxr_core.evaluation.fidelity_results import Missing as Missing
 from cxr_core.evaluation.fidelity_results import Resize as Resize
 from cxr_core.evaluation.fidelity_results import Side as Side
 from cxr_core.evaluation.interval import Interval as Interval
+from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.sweep.results import SweepResult
 from cxr_core.models.training_data import Seen
 from cxr_core.settings import Settings
@@ -318,12 +319,16 @@ class Metrics(Settings):
     """In the order of the settings."""
     faithfulness: FaithfulnessResult | None = None
     """Whether synthetic images show what they were asked for."""
+    before_gate: FaithfulnessResult | None = None
+    """The same of a sample of first draws, which no gate chose among; null for a Dataset without a gate."""
     fidelity: FidelityResult | None = None
     """Null if it was not asked for."""
     diversity: DiversityResult | None = None
     """How synthetic and real images cover each other; measured with fidelity."""
     sweep: SweepResult | None = None
     """Points compared, and the one recommended; such a stage has nothing else."""
+    memorisation: MemorisationResult | None = None
+    """Whether synthetic images are copies of training images; null if it was not asked for."""
     published: tuple[Published, ...] = STUDY
     """The study's rows."""
     published_source: str = STUDY_SOURCE

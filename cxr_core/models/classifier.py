@@ -92,7 +92,7 @@ def resized(images: np.ndarray, image_size: int) -> np.ndarray:
 def _of_info(info: ClassifierInfo, seed: int) -> Classifier:
     preset = CLASSIFIERS[info.preset]
     with seeded(seed):
-        body = _small(preset.channels) if preset.channels else _densenet121()
+        body = _small(preset.channels) if preset.channels else _LIBRARY[preset.name]()
         return Classifier(info, body)
 
 
@@ -127,3 +127,13 @@ def _densenet121() -> nn.Module:
 
     layers = DenseNet121(spatial_dims=2, in_channels=1, out_channels=1).features
     return nn.Sequential(layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _resnet18() -> nn.Module:
+    """He et al. 2016, arXiv 1512.03385, for grey images."""
+    from monai.networks.nets import resnet18  # takes seconds
+
+    return resnet18(spatial_dims=2, n_input_channels=1, conv1_t_stride=2, feed_forward=False)
+
+
+_LIBRARY = {"resnet18": _resnet18, "densenet121": _densenet121}

@@ -357,8 +357,8 @@ class ClassifierTrain(TrainSettings):
     """What is trained."""
     inputs: ClassifierInputs
     """What it learns from."""
-    preset: Literal["small", "densenet121"] = "small"
-    """Its size (see `cxr_core.models.presets`): small for a CPU and 32 to 128 pixels, densenet121 for a GPU."""
+    preset: Literal["small", "resnet18", "densenet121"] = "small"
+    """Its architecture (see `cxr_core.models.presets`): small for a CPU and 32 to 128 pixels, the others for a GPU."""
     findings: tuple[str, ...] = ()
     """What it tells, an output each; empty: all findings of the Dataset that at least one training image has."""
     image_size: int | None = Field(default=None, ge=16, le=1024)

@@ -226,7 +226,7 @@ def test_given_a_model_without_buffers_then_its_state_has_none_and_one_with_them
 # The folder
 
 
-@pytest.mark.parametrize("name", ["small", "densenet121"])
+@pytest.mark.parametrize("name", ["small", "resnet18", "densenet121"])
 def test_given_a_preset_its_parameters_and_features_are_as_stated(name: str) -> None:
     model, about = classifier.build(name, SIZE, ("A", "B"), seed=0).eval(), CLASSIFIERS[name]
     assert 4 * sum(p.numel() for p in model.parameters()) == about.num_bytes(2)
