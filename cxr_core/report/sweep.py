@@ -34,7 +34,7 @@ def _sweep(stage: StageView) -> Iterator[Block]:
     )
     yield Text(result.rule)
     for alarm in result.alarms:
-        yield Text(f"Alarm: {alarm}".replace("Alarm: Alarm: ", "Alarm: "))
+        yield Text(f"Alarm: {alarm}")
     yield _table(result)
     yield from _curves(stage.name, result)
     yield Text(_test_words(result))
