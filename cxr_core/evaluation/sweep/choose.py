@@ -50,9 +50,7 @@ def alarms(results: Sequence[PointResult], chosen: PointResult | None, rises: Se
 
     `rises` are what train stages say of their validation losses, in words.
     """
-    copies = [
-        f"{r.point.words}: {r.fidelity.alarm_words.removeprefix('Alarm: ')}" for r in results if r.fidelity.alarm
-    ]
+    copies = [f"{r.point.words}: {r.fidelity.alarm_words.removeprefix('Alarm: ')}" for r in results if r.fidelity.alarm]
     later = [
         f"{r.point.words} is farther from validation patients than {chosen.point.words}, an earlier checkpoint of "
         "the same guidance: training has gone on for too long"
