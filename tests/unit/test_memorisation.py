@@ -6,8 +6,10 @@ import faiss
 import numpy as np
 import pytest
 
+from cxr_core.errors import UserError
 from cxr_core.evaluation.memorisation import neighbours
 from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRUM_WIDTH, align, relief, spectra, thumbnail
+from cxr_core.evaluation.memorisation.looked import freeze_looks
 from cxr_core.evaluation.memorisation.measure import measure, training_sample
 from cxr_core.evaluation.memorisation.neighbours import Stored, nearest, unit
 from cxr_core.evaluation.memorisation.plants import PLANTS
@@ -210,3 +212,9 @@ def test_given_no_synthetic_image_of_a_rare_caption_then_nothing_is_told_of_them
     result = measure(few["datasets"]["real"], **swapped(few["seen"]), settings=settings, seed=1).targeted
     assert result is not None
     assert result.not_computed == "n = 0 rare captions with synthetic images of them and of a match, 5 are needed"
+
+
+def test_given_a_dataset_without_training_images_then_it_is_refused(few: dict, tmp_path: Path) -> None:
+    synthetic = few["datasets"]["synthetic"]
+    with pytest.raises(UserError, match="no training images: nothing of which an image could be a copy"):
+        freeze_looks({"real": synthetic, "synthetic": synthetic}, 64, tmp_path)
