@@ -11,7 +11,7 @@ from cxr_core.evaluation.memorisation import neighbours
 from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRUM_WIDTH, align, relief, spectra, thumbnail
 from cxr_core.evaluation.memorisation.looked import freeze_looks
 from cxr_core.evaluation.memorisation.measure import measure, training_sample
-from cxr_core.evaluation.memorisation.neighbours import Stored, nearest, unit
+from cxr_core.evaluation.memorisation.neighbours import Standard, Stored, nearest, unit
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.search import Search
 from cxr_core.evaluation.memorisation.settings import Memorisation
@@ -65,6 +65,16 @@ def test_given_rows_in_several_files_then_any_of_them_are_taken_in_the_order_ask
     assert len(stored) == 20
     assert (stored.take(places) == rows[places]).all()
     assert stored.take(np.array([], int)).shape == (0, 3)
+
+
+def test_given_features_that_point_one_way_then_in_standard_deviations_they_point_apart() -> None:
+    draw = np.random.default_rng(1)
+    features = 100 + draw.normal(size=(400, 16)) * np.linspace(0.1, 2, 16)
+    features[:, 3] = 7.0  # tells nothing
+    assert (unit(features) @ unit(features).T).min() > 0.99
+    scaled = Standard([features[:150], features[150:]])(features)
+    np.testing.assert_allclose(scaled, unit((features - features.mean(0)) / (features.std(0) + 1e-12)), atol=1e-4)
+    assert np.abs(scaled @ scaled.T - np.eye(400)).mean() < 0.3
 
 
 @pytest.mark.parametrize("kind", PLANTS)

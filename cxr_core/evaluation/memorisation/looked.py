@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
 from cxr_core.evaluation.fidelity import HELD_OUT
-from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRUM_WIDTH, spectra, thumbnail
-from cxr_core.evaluation.memorisation.measure import SPECTRA
+from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRA, SPECTRUM_WIDTH, spectra, thumbnail
 from cxr_core.evaluation.memorisation.neighbours import Stored
 from cxr_core.evaluation.memorisation.search import Seen
 from cxr_core.runs.files import canonical_json, sha256_text
