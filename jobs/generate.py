@@ -19,6 +19,7 @@ from cxr_core.data.problems import problem, write_problems
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
+from cxr_core.generation.first_draws import write_index as write_first_draws
 from cxr_core.generation.requests import allocate, describe, exact_list, left_out, read_list, shards_of, write_list
 from cxr_core.generation.series import MadeSeries, Series, all_series
 from cxr_core.generation.settings import GenerateStage
@@ -54,7 +55,7 @@ def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> 
     if len(series) > 1:
         notes.append(f"{len(series)} series: {', '.join(one.name for one in series)}")
     num_images, num_shards = sum(numbers), sum(-(-num // settings.shard_size) for num in numbers)
-    num_files = (4 if settings.gate else 3) * num_shards + 7 + 2 * bool(settings.gate)
+    num_files = (6 if settings.gate else 3) * num_shards + 7 + 5 * bool(settings.gate)
     each = num_bytes / num_like if num_like else _BYTES_A_PIXEL * 512 * 512
     return Estimate(num_images, num_shards, num_files, round(each * num_images), notes)
 
@@ -102,6 +103,7 @@ def freeze(context: Context, work: Path) -> Draft:
         "source": real.info.about.get("source", {}).get("kind"),
         "series": [one.model_dump(mode="json") for one in made],
         "unseen": list(dict.fromkeys(chain.from_iterable(unseen))),
+        "num_images": sum(one.num_images for one in made),
         "generation": _generation(settings),
     }
     write_json(work / "model.json", facts)
@@ -183,6 +185,8 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         synthetic=True,
         about=about,
     )
+    if context.settings.gate:
+        write_first_draws(context.folder, receipts, findings=findings, size=info.size, about=about)
     problems = chain(
         (row for receipt in receipts for row in receipt.problems),
         (problem("unseen_finding", "", "", text, "drawn all the same") for text in _warnings(facts["unseen"])),

@@ -39,6 +39,9 @@ class Gate(Settings):
     """Findings that the classifier tells worse than this on real validation images are not gated."""
     num_real: int = Field(default=2000, ge=20)
     """Real validation images, at most, from which the bounds are taken."""
+    first_draws: int = Field(default=1000, ge=0)
+    """First draws, about so many, kept as a Dataset of their own (`first_draws/` in the stage's folder), passed
+    or not: an evaluation's judge sees them too and says what the gate changed."""
 
 
 _RARE = 300

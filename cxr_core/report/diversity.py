@@ -39,8 +39,8 @@ def _diversity(result: DiversityResult) -> Iterator[Block]:
     yield Text(
         "Is every kind of real image drawn, and is every drawn image like a real one? Precision: synthetic images near "
         "a real one; recall: real images near a synthetic one (Kynkäänniemi et al. 2019, arXiv 1904.06991). Density "
-        "and coverage (Naeem et al. 2020, arXiv 2002.09797) are the same, less moved by outliers. A model that draws few "
-        "images again and again keeps its precision and loses recall and coverage."
+        "and coverage (Naeem et al. 2020, arXiv 2002.09797) are the same, less moved by outliers. A model that draws "
+        "few images again and again keeps its precision and loses recall and coverage."
     )
     yield _spreads(result)
     yield _alike(result)

@@ -31,6 +31,9 @@ class LatentsStage(StageSettings):
     """Lock on a `base` that is a folder: it must have this digest (see `weights_sha256`)."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the stored moments. Half precision is far finer than the VAE's own reconstruction error."""
+    train_images: PositiveInt | None = None
+    """Of the training images at most so many, whole patients in the order of a hash that no seed changes: a generator
+    that learns from these has seen the very images that an evaluation's `num_real` of as many takes. Null: all."""
     batch_size: PositiveInt = 32
     """Images encoded together. Values drift in the last bit with it, so it is part of the plan."""
     shard_size: PositiveInt = 4096

@@ -35,9 +35,21 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     # A training image that was not seen could be the one that is copied.
     num_train = real.info.num_images if settings.memorisation else settings.extraction.num_train
     seen = real_images(real.rows, num_train, reference_seed(real), settings.looks_at)
-    return extraction_shards(
-        context, {"real": seen, "synthetic": datasets["synthetic"].rows}, [datasets["synthetic"]], work
-    )
+    sources = {"real": seen, "synthetic": datasets["synthetic"].rows}
+    if settings.faithfulness and (first := _first_draws(datasets)):
+        sources[_FIRST] = first.rows
+    found = extraction_shards(context, sources, [datasets["synthetic"]], work)
+    return [shard for shard in found if not shard.id.startswith(f"model-{_FIRST}-")]
+
+
+_FIRST = "first"
+"""The source of a gated Dataset's first draws, of which the judge alone is asked."""
+
+
+def _first_draws(datasets: Mapping[str, "Dataset"]) -> "Dataset | None":
+    from cxr_core.generation.first_draws import open_first_draws
+
+    return open_first_draws(datasets["synthetic"])
 
 
 def extraction_shards(
@@ -76,6 +88,8 @@ def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work:
 
     settings: EvaluateStage = context.settings
     cache = FeatureCache(context.cache_folder / "features")
+    if shard.id.startswith(f"judge-{_FIRST}-") and (first := _first_draws(datasets)):
+        datasets = {**datasets, _FIRST: first}
     with threads(settings.threads):
         return extract_shard(shard, settings, context.inputs, datasets, context.plan_folder, work, cache)
 
@@ -85,8 +99,9 @@ def measure(
 ) -> Mapping[str, Any]:
     """Whether synthetic images show what they were asked for, and how near they are to real ones."""
     listed = list(receipts.values())
-    faithfulness = _faithfulness(context, listed, datasets)
-    return {"faithfulness": faithfulness, "fidelity": _fidelity(context, listed, datasets, faithfulness)}
+    faithfulness, before = _faithfulness(context, listed, datasets)
+    fidelity = _fidelity(context, listed, datasets, faithfulness)
+    return {"faithfulness": faithfulness, "before_gate": before, "fidelity": fidelity}
 
 
 def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[str, "Dataset"], trial: Any) -> Any:
@@ -114,8 +129,16 @@ def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[s
         )
 
 
-def _faithfulness(context: Context, receipts: Sequence[Receipt], datasets: Mapping[str, "Dataset"]) -> Any:
-    return judged(context, receipts, datasets["real"], "synthetic") if context.settings.faithfulness else None
+def _faithfulness(context: Context, receipts: Sequence[Receipt], datasets: Mapping[str, "Dataset"]) -> tuple[Any, Any]:
+    """Of the stored images, and of a gate's first draws; None where it was not asked for, or there is no gate."""
+    if context.settings.faithfulness is None:
+        return None, None
+    has_first = any(receipt.shard.startswith(f"judge-{_FIRST}-") for receipt in receipts)
+    sources = {"synthetic": True, _FIRST: has_first}
+    after, before = (
+        judged(context, receipts, datasets["real"], name) if has else None for name, has in sources.items()
+    )
+    return after, before
 
 
 def judged(context: Context, receipts: Sequence[Receipt], real: "Dataset", source: str) -> Any:

@@ -283,7 +283,7 @@ def test_given_datasets_to_come_the_estimate_counts_shards_of_features(model: Pa
         return EvaluateStage(name="study", kind="evaluate", **given)
 
     expected = jobs.evaluate.estimate(settings(model), inputs)
-    assert expected.num_shards == 1 + 5 + 1
+    assert expected.num_shards == 1 + 5 + 1 + 2  # pictures, features, pairs of images
     assert "features of a model: at most 5100 images in 6 shards, 8 numbers an image" in expected.notes
     with pytest.raises(UserError, match=r"not a folder of a vision model: it has no config.json"):
         jobs.evaluate.estimate(settings(tmp_path), inputs)

@@ -13,6 +13,7 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH, NO_FINDING
 from cxr_core.errors import UserError
 from cxr_core.generation.acceptance import Acceptance
+from cxr_core.generation.first_draws import is_sampled, open_first_draws
 from cxr_core.generation.gate import Bound, Gatekeeper, Rule, calibrate, distances, open_judge, scores_of, thumbnails
 from cxr_core.generation.originals import Originals, look
 from cxr_core.generation.regenerate import regenerate
@@ -150,6 +151,20 @@ def test_given_a_gate_each_image_is_there_once_with_its_draw_and_its_verdict(mad
         assert told["gate"]["passed"] or len(mine) == 3
     draws = [json.loads(text)["draw"] for text in made.rows["generation"]]
     assert sum(draw > 0 for draw in draws) > 0
+
+
+def test_given_a_gate_a_sample_of_first_draws_is_a_dataset_of_its_own(made: Dataset) -> None:
+    first = open_first_draws(made)
+    assert first is not None
+    assert list(first.verify()) == []
+    assert first.rows["image_id"].tolist() == made.rows["image_id"].tolist()  # all, since fewer are made than are kept
+    looks = looks_of(made)
+    told = [json.loads(text) for text in first.rows["generation"]]
+    at_first = looks[looks["draw"] == 0]
+    passed = dict(zip(at_first["image_id"], at_first["reasons"].map(len) == 0, strict=True))
+    assert [one["gate"]["passed"] for one in told] == [passed[image_id] for image_id in first.rows["image_id"]]
+    assert {one["draw"] for one in told} == {0}
+    assert sum(is_sampled(f"syn-{i:08d}", 50, 1000) for i in range(1000)) == pytest.approx(50, abs=25)
 
 
 def test_given_rejected_draws_each_is_named_with_its_reason_and_what_was_done(made: Dataset) -> None:
