@@ -14,7 +14,8 @@ from cxr_core.data.splits import choose_patients
 from cxr_core.errors import UserError
 from cxr_core.evaluation.benefit.settings import PRETRAIN, REAL, SYNTHETIC, Benefit
 from cxr_core.evaluation.pools import in_hash_order
-from cxr_core.models.training_data import images_sha256, training_data_of
+from cxr_core.generation.series import learnt_by
+from cxr_core.models.training_data import images_sha256
 from cxr_core.runs.files import read_json, write_json
 
 COLUMNS = ("use", "source", "image_id")
@@ -112,26 +113,28 @@ def _refusal(
 
 
 def _other_past(kept: pd.DataFrame, real: Dataset, synthetic: Dataset) -> str | None:
-    """Why the generator did not learn from exactly the real images `kept` of this Dataset."""
-    learnt = training_data_of(synthetic)
+    """Why the generators did not learn from exactly the real images `kept` of this Dataset."""
+    learnt = learnt_by(synthetic)
     if learnt is None:
         return f"generator_saw: same_n, but what it saw is {_UNTOLD}"
-    chain = [step for step in learnt.chain if step.dataset == real.info.digest]
-    if not chain:
-        return "generator_saw: same_n, but the generator learnt from no image of this Dataset"
-    for step in chain:
-        if step.images_sha256 != images_sha256(kept["image_id"]):
-            return (
-                f"generator_saw: same_n, but the generator learnt from {step.images:,} images of this Dataset that are "
-                f"not the arm's {len(kept):,}: set train_images: {len(kept)} in its latents stage"
-            )
+    for generator in learnt:
+        chain = [step for step in generator.chain if step.dataset == real.info.digest]
+        if not chain:
+            return "generator_saw: same_n, but the generator learnt from no image of this Dataset"
+        for step in chain:
+            if step.images_sha256 != images_sha256(kept["image_id"]):
+                return (
+                    f"generator_saw: same_n, but the generator learnt from {step.images:,} images of this Dataset that "
+                    f"are not the arm's {len(kept):,}: set train_images: {len(kept)} in its latents stage"
+                )
     return None
 
 
 def seen_words(synthetic: Dataset) -> str:
-    """What the generator learnt from, the last training first."""
-    learnt = training_data_of(synthetic)
-    return "; before that ".join(step.words for step in learnt.chain) if learnt else _UNTOLD
+    """What the generators learnt from, the last training of each first."""
+    learnt = learnt_by(synthetic)
+    told = ["; before that ".join(step.words for step in generator.chain) for generator in learnt or ()]
+    return "; another: ".join(told) or _UNTOLD
 
 
 def _refuse_shared(train: pd.DataFrame, test: pd.DataFrame, split: str) -> None:
