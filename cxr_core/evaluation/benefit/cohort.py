@@ -13,7 +13,7 @@ from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.splits import choose_patients
 from cxr_core.errors import UserError
 from cxr_core.evaluation.benefit.settings import PRETRAIN, REAL, SYNTHETIC, Benefit
-from cxr_core.evaluation.pools import in_hash_order
+from cxr_core.evaluation.pools import in_hash_order, like
 from cxr_core.generation.series import learnt_by
 from cxr_core.models.training_data import images_sha256
 from cxr_core.runs.files import read_json, write_json
@@ -49,7 +49,7 @@ def choose_benefit(entry: Benefit, real: Dataset, synthetic: Dataset, seed: int)
     parts, not_run, unlike = [test.assign(use="test", source="real")], {}, {}
     for arm in entry.arm_names:
         kept, wanted = _wanted(arm, full)
-        made, unlike[arm] = like(wanted, drawn, entry.findings, real)
+        made, unlike[arm] = like(wanted, drawn, entry.findings, real.findings)
         if reason := _refusal(arm, kept, wanted, made, entry, real, synthetic):
             not_run[arm] = reason
         else:
@@ -74,20 +74,6 @@ def _wanted(arm: str, full: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def repeated(rows: pd.DataFrame, num: int) -> pd.DataFrame:
     """`num` rows at equal steps through `rows`, as often as it takes."""
     return rows.iloc[np.arange(num) * len(rows) // max(num, 1)]
-
-
-def like(wanted: pd.DataFrame, drawn: pd.DataFrame, findings: Sequence[str], real: Dataset) -> tuple[pd.DataFrame, int]:
-    """As many of `drawn` as there are rows `wanted`, with the findings and view of these as far as there are such.
-
-    What a combination lacks, the next images of any other stand in for. Returns the images and how many of these.
-    """
-    bits = sum(real.findings.bit(name) for name in findings)
-    of_wanted, of_drawn = (rows["view"] + "|" + (rows["labels"] & bits).astype(str) for rows in (wanted, drawn))
-    place = of_drawn.groupby(of_drawn).cumcount()
-    num_of = of_wanted.value_counts()
-    is_like = (place < of_drawn.map(num_of).fillna(0)).to_numpy()
-    num_unlike = len(wanted) - int(is_like.sum())
-    return pd.concat([drawn[is_like], drawn[~is_like].head(num_unlike)]), num_unlike
 
 
 def _refusal(
