@@ -9,7 +9,17 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from jobs.evaluating import Part, benefit, calibration, diversity, features, pictures, sweep, utility
+from jobs.evaluating import (
+    Part,
+    benefit,
+    calibration,
+    diversity,
+    features,
+    memorisation,
+    pictures,
+    sweep,
+    utility,
+)
 
 PARTS: dict[str, Part] = {
     "pictures": pictures,
@@ -18,6 +28,7 @@ PARTS: dict[str, Part] = {
     "features": features,
     "calibration": calibration,
     "diversity": diversity,
+    "memorisation": memorisation,
 }
 """In the order in which they are planned, run and measured."""
 OF_A_SWEEP: dict[str, Part] = {"sweep": sweep}

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxr_core.data.captions import warning
 from cxr_core.data.dataset import Dataset, committed_parts, committed_tars, write_index_of_parts
 from cxr_core.data.duplicates import EqualPixels
 from cxr_core.data.findings import Findings
@@ -77,6 +78,7 @@ def _exactly(
         said += [f"0 {name}: no real training image has it to be filled up" for name in passed_over]
         if isinstance(model := inputs[one.role], Path):
             said += _warnings(_unseen(read_training_data(checkpoint_at(model, one.checkpoint)), cells, real.findings))
+        said += warning(real.rows[real.rows["split"] == "train"], real.findings, cells)
         numbers.append(int(cells["num_images"].sum()))
         if settings.sweep is None or not notes:  # the series of a sweep differ in their models and samplers alone
             notes += [f"{one.name}: {line}" if settings.requests else line for line in said]

@@ -85,14 +85,16 @@ def write_planted(
     """Draw the images of `rows` and write them as a Dataset of one shard.
 
     A row's `drawn`, where it has one, is what its picture shows instead of its labels; its `like` the id of the image
-    whose noise it has instead of its own.
+    whose noise it has instead of its own; its `pixels` are its picture.
     """
     (folder / "shards").mkdir(parents=True)
     tar = folder / "shards" / "00000.tar"
     with ShardWriter(tar, findings) as writer:
         for given in rows:
-            row = {name: value for name, value in given.items() if name not in ("drawn", "like")}
-            pixels = planted_image({**given, "labels": given.get("drawn", row["labels"])}, size)
+            row = {name: value for name, value in given.items() if name not in ("drawn", "like", "pixels")}
+            pixels = given.get("pixels")
+            if pixels is None:
+                pixels = planted_image({**given, "labels": given.get("drawn", row["labels"])}, size)
             facts = {"width": size, "height": size, "pixel_sha256": pixel_sha256(pixels)}
             writer.add(encode_grey(pixels), {**row, **facts})
     table: pd.DataFrame = writer.rows().to_pandas().assign(shard="shards/00000.tar")

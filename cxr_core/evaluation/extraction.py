@@ -19,6 +19,7 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.cache import FeatureCache, cache_key
 from cxr_core.evaluation.featured import Featured
 from cxr_core.evaluation.fidelity import HELD_OUT
+from cxr_core.evaluation.memorisation.neighbours import Stored
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.evaluation.settings import EvaluateStage, Extraction
 from cxr_core.models.checkpoints import final_checkpoint
@@ -35,8 +36,10 @@ COLUMNS = ["image_id", "patient_id", "split", "view", "labels"]
 
 
 def kinds_of(settings: EvaluateStage) -> list[str]:
-    """The extractors that a stage needs: "judge" for faithfulness; for fidelity and a sweep that or "model"."""
-    needs = {"judge": settings.faithfulness is not None, "model": settings.features is not None}
+    """The extractors that a stage needs: "judge" for faithfulness; for fidelity and a sweep that or "model"; and
+    memorisation looks with a judge where there is one."""
+    looks = settings.memorisation is not None and settings.inputs.judge is not None
+    needs = {"judge": settings.faithfulness is not None or looks, "model": settings.features is not None}
     return [kind for kind, is_needed in needs.items() if is_needed]
 
 
@@ -53,7 +56,7 @@ def estimate_extraction(settings: EvaluateStage, inputs: Mapping[str, Estimate |
 
     Raises UserError where `fidelity.features` is no folder of a model.
     """
-    sizes = [_num_images(given) for role, given in inputs.items() if role.partition(".")[0] in ("real", "synthetic")]
+    sizes = [count_images(given) for role, given in inputs.items() if role.partition(".")[0] in ("real", "synthetic")]
     each = sum(-(-size // settings.extraction.shard_size) for size in sizes)
     num_images, num_shards, num_bytes, notes = 0, 0, 0, []
     for kind in kinds_of(settings):
@@ -67,7 +70,7 @@ def estimate_extraction(settings: EvaluateStage, inputs: Mapping[str, Estimate |
     return Estimate(num_images, num_shards, 4 * num_shards + 3, num_bytes, notes)
 
 
-def _num_images(given: Estimate | Path) -> int:
+def count_images(given: Estimate | Path) -> int:
     return Dataset.open(given).info.num_images if isinstance(given, Path) else given.num_items
 
 
@@ -115,6 +118,17 @@ def real_images(rows: pd.DataFrame, num_train: int, seed: int, held_out: Sequenc
     order = sorted(sizes.index, key=lambda name: (unit_hash(seed, "train reference", name), name))
     chosen = sizes[order].cumsum() <= num_train
     return rows[rows["split"].isin(held_out) | rows["patient_id"].isin(chosen.index[chosen])]
+
+
+def stored_features(
+    stage_folder: Path, receipts: Sequence[Receipt], kinds: Sequence[str], source: str
+) -> dict[str, Stored]:
+    """The committed features of a source, by the name of each extractor, without reading them."""
+    found = {}
+    for kind in kinds:
+        mine = [r.path(stage_folder, "features") for r in receipts if r.shard.startswith(f"{kind}-{source}-")]
+        found[extractor_of(stage_folder / "plan", kind).name] = Stored(mine)
+    return found
 
 
 def is_extraction(shard_id: str) -> bool:

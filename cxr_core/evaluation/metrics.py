@@ -17,6 +17,7 @@ from cxr_core.evaluation.fidelity_results import Missing as Missing
 from cxr_core.evaluation.fidelity_results import Resize as Resize
 from cxr_core.evaluation.fidelity_results import Side as Side
 from cxr_core.evaluation.interval import Interval as Interval
+from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.sweep.results import SweepResult
 from cxr_core.models.training_data import Seen
 from cxr_core.settings import Settings
@@ -332,6 +333,8 @@ class Metrics(Settings):
     """How synthetic and real images cover each other; measured with fidelity."""
     sweep: SweepResult | None = None
     """Points compared, and the one recommended; such a stage has nothing else."""
+    memorisation: MemorisationResult | None = None
+    """Whether synthetic images are copies of training images; null if it was not asked for."""
     published: tuple[Published, ...] = STUDY
     """The study's rows."""
     published_source: str = STUDY_SOURCE

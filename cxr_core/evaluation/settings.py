@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.evaluation.benefit.settings import Benefit
 from cxr_core.evaluation.diversity.settings import Diversity
+from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.sweep.settings import Sweep
 from cxr_core.settings import LocalPath, Settings, StageSettings, check_whole_batches
 
@@ -126,7 +127,8 @@ class Extraction(Settings):
     """
 
     num_train: int = Field(default=10_000, ge=0)
-    """Training images at most, whole patients by hash: synthetic images that are nearer to these may be copies."""
+    """Training images at most, whole patients by hash: synthetic images that are nearer to these may be copies. Where
+    `memorisation` is asked for, all are seen."""
     batch_size: int = Field(default=64, ge=1, le=4096)
     """Images an extractor sees at once; part of the plan, since sums may depend on it."""
     shard_size: PositiveInt = 1024
@@ -171,6 +173,8 @@ class EvaluateStage(StageSettings):
     """Which images are seen for `faithfulness` and `fidelity`."""
     fidelity: Fidelity | None = None
     """How near synthetic images are to held-out real ones; not measured unless asked for."""
+    memorisation: Memorisation | None = None
+    """Whether synthetic images are copies of training images; looks at all of these."""
     sweep: Sweep | None = None
     """Compare many points and recommend one. Such a stage looks at nothing else."""
 
@@ -209,7 +213,7 @@ class EvaluateStage(StageSettings):
             if not isinstance(self.inputs.synthetic, str):
                 raise ValueError("inputs.synthetic is a list, which is for a sweep: set `sweep`, or name one of them")
             return self
-        others = [name for name in ("utility", "benefit", "fidelity") if getattr(self, name)]
+        others = [name for name in ("utility", "benefit", "fidelity", "memorisation") if getattr(self, name)]
         if others:
             raise ValueError(f"a sweep looks at no {' and no '.join(others)}: put these in an evaluate stage after it")
         if self.faithfulness and self.faithfulness.split == "test":

@@ -8,9 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxr_core.data.captions import CAPTION, matched
 from cxr_core.data.findings import JOIN, NO_FINDING, Findings
 from cxr_core.errors import UserError
-from cxr_core.generation.settings import Request
+from cxr_core.generation.settings import RareCaptions, Request
 from cxr_core.runs.plan import Shard
 from cxr_core.seeds import derive_seed, derive_seeds
 
@@ -46,6 +47,8 @@ def allocate(request: Request, real: pd.DataFrame, findings: Findings, *, where:
     `real` is a Dataset's rows; only its training images are looked at. Raises UserError naming `where` for an unknown
     finding, a combination asked for twice, or one that no real training image has where the view is to be like theirs.
     """
+    if request.rare_captions is not None:
+        return _rare(request.rare_captions, real[real["split"] == "train"], where)
     train = real.loc[real["split"] == "train", ["labels", "view"]]
     if request.like is not None:
         assert request.num_images is not None
@@ -86,6 +89,21 @@ def _lacking(fill: int, train: pd.DataFrame, findings: Findings, where: str) -> 
             mend=f"set fill above {min(filter(None, real.values()), default=0)}, or use counts",
         )
     return lacking
+
+
+def _rare(asked: RareCaptions, train: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Rare captions and the common ones they are matched with, `per_caption` images each."""
+    pairs = matched(train, asked.max_images).sort_values("num_images", kind="stable")[: asked.num_captions]
+    if pairs.empty:
+        raise UserError(
+            f"nothing is rare: no caption is held by at most {asked.max_images} training images, with a common one "
+            "of its view beside it",
+            where=where,
+            mend="raise rare_captions.max_images, or ask for something else",
+        )
+    common = pairs.assign(labels=pairs["common"])
+    both = pd.concat([pairs, common])[CAPTION].drop_duplicates().sort_values(CAPTION, ignore_index=True)
+    return both.assign(num_images=asked.per_caption)
 
 
 def combination(name: str, findings: Findings, *, where: str) -> int:

@@ -202,6 +202,37 @@ def score_histogram(key: str, title: str, groups: Sequence[tuple[str, str, bool,
         return Chart(_svg(figure, key), alt)
 
 
+def similarity_histogram(
+    key: str,
+    title: str,
+    groups: Sequence[tuple[str, str, Sequence[int]]],
+    lowest: float,
+    threshold: float | None,
+    alt: str,
+) -> Chart:
+    """Distributions of similarities in `lowest`..1 as stairs: groups of (label, colour, counts per equal bin).
+
+    Each group is drawn as shares of its own images in percent; an empty one is left out. A dashed line at `threshold`.
+    """
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 300)
+        for label, colour, counts in groups:
+            if sum(counts):
+                shares = 100 * np.asarray(counts) / sum(counts)
+                axes.stairs(shares, np.linspace(lowest, 1, len(counts) + 1), color=colour, lw=1.8, label=label)
+        if threshold is not None:
+            axes.axvline(threshold, color=MUTED, lw=1, ls=(0, (4, 3)))
+        axes.set_title(title)
+        axes.set_xlim(lowest, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("similarity to the nearest training image")
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        axes.grid(axis="y")
+        figure.legend(loc="outside lower center", ncols=3)
+        return Chart(_svg(figure, key), alt)
+
+
 def learning_curve(
     key: str, curve: Sequence[tuple[float, float, float, float]], arms: Sequence[tuple[str, float, float]], alt: str
 ) -> Chart:

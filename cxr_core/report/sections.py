@@ -10,6 +10,7 @@ from cxr_core.report.evaluation import pictures_section
 from cxr_core.report.faithfulness import faithfulness_section, judge_section
 from cxr_core.report.fidelity import fidelity_section
 from cxr_core.report.gate import gate_section
+from cxr_core.report.memorisation import memorisation_section
 from cxr_core.report.provenance import glossary_section, provenance_section, time_section
 from cxr_core.report.read import RunView
 from cxr_core.report.summary import summary
@@ -34,6 +35,7 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         calibration_section(run),
         fidelity_section(run),
         diversity_section(run),
+        memorisation_section(run),
         sweep_section(run),
         utility_section(run),
         benefit_section(run),

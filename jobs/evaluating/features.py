@@ -17,9 +17,10 @@ NO_JUDGE = "the judge, whose features these are, failed its trial on held-out re
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """Images that extractors see."""
-    if not (settings.fidelity or settings.faithfulness):
+    from cxr_core.evaluation.extraction import estimate_extraction, kinds_of
+
+    if not kinds_of(settings):
         return Estimate(0, 0, 0, 0)
-    from cxr_core.evaluation.extraction import estimate_extraction
 
     seen = estimate_extraction(settings, inputs)
     return Estimate(seen.num_shards, seen.num_shards, seen.num_files, seen.num_bytes, seen.notes)
@@ -31,7 +32,9 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
 
     settings: EvaluateStage = context.settings
     real = datasets["real"]
-    seen = real_images(real.rows, settings.extraction.num_train, reference_seed(real), settings.looks_at)
+    # A training image that was not seen could be the one that is copied.
+    num_train = real.info.num_images if settings.memorisation else settings.extraction.num_train
+    seen = real_images(real.rows, num_train, reference_seed(real), settings.looks_at)
     sources = {"real": seen, "synthetic": datasets["synthetic"].rows}
     if settings.faithfulness and (first := _first_draws(datasets)):
         sources[_FIRST] = first.rows

@@ -17,12 +17,16 @@ SLOW_PAIRS, SLOW_SECONDS = 3, 5.0
 
 @dataclass(frozen=True)
 class Peer:
-    """What a user would write instead. `target` and `ahead` are the ratios to reach; None: only for information."""
+    """What a user would write instead. `target` and `ahead` are the ratios to reach; None: only for information.
+
+    `part` is the share of the work that it is timed on, where all of it would take minutes.
+    """
 
     name: str
     run: Callable[[], object]
     target: float | None = None
     ahead: float | None = None
+    part: float = 1.0
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -116,6 +120,7 @@ def _pairs(row: Row, peer: Peer, num_pairs: int) -> Result:
         turns = [(row.product, product), (peer.run, other)]
         for run, times in turns if pair % 2 else reversed(turns):
             times.append(row.gauge(run))
+    other = [took / peer.part for took in other]
     ratios = tuple(round(b / a, 3) for a, b in zip(product, other, strict=True))
     medians = (round(statistics.median(product), 4), round(statistics.median(other), 4))
     return Result(row.id, row.measure, peer.name, ratios, *medians, peer.target, peer.ahead, row.facts, row.seconds)

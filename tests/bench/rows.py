@@ -16,6 +16,7 @@ ROWS = {
     "C5": "tests.bench.generate:c5",
     "C6": "tests.bench.evaluation:c6",
     "C6b": "tests.bench.evaluation:c6b",
+    "C7": "tests.bench.neighbours:c7",
     "C8": "tests.bench.evaluation:c8",
     "C9": "tests.bench.submit:c9",
     "C10": "tests.bench.command:c10",

@@ -193,7 +193,7 @@ def test_given_a_real_dataset_as_a_point_the_mistake_names_it(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"sweep": {"features": "x", "select": {"on": "test"}}}, "chosen on test patients cannot be tried on them"),
+        ({"sweep": {"features": "x", "select": {"split": "test"}}}, "chosen on test patients cannot be tried on them"),
         ({"sweep": {"features": "x"}, "fidelity": {"features": "x"}}, "a sweep looks at no fidelity"),
         ({"sweep": {}}, "sweep.features is 'judge', but inputs.judge is not set"),
         ({"inputs": {"real": "r", "synthetic": ["a", "b"]}}, "a list, which is for a sweep"),

@@ -16,14 +16,14 @@ class Select(Settings):
 
     by: Measure = "kid"
     """The best of this measure; points with a copying alarm are never chosen."""
-    on: Literal["val", "test"] = "val"
+    split: Literal["val", "test"] = "val"
     """The real patients on whom points are compared: `val`. `test` is refused."""
 
     @model_validator(mode="after")
     def _not_on_test(self) -> Self:
-        if self.on == "test":
+        if self.split == "test":
             raise ValueError(
-                "a sweep chooses, and what was chosen on test patients cannot be tried on them: set `on: val`, and "
+                "a sweep chooses, and what was chosen on test patients cannot be tried on them: set `split: val`, and "
                 "`test: true` beside `select` to measure the chosen point, and no other, on test patients"
             )
         return self
