@@ -87,7 +87,8 @@ class Benefit(Settings):
     """The comparison that is reported first. Null: there is none, and all are corrected for being many."""
     generator_saw: Literal["any", "same_n"] = "any"
     """`same_n`: an arm with synthetic images is run only if their generator learnt from exactly the arm's real images
-    (see `train_images` of a latents stage), so that nothing but these real images is behind either side."""
+    (see `train_images` of a latents stage), so that nothing but these real images is behind either side. What a VAE
+    that was trained by a stage of its own had seen is not recorded, and not asked."""
     split: Literal["test", "val"] = "test"
     """The real patients that classifiers are tested on. `val` while anything is still being chosen."""
     match_views: bool = True
