@@ -1,6 +1,5 @@
 """Settings of memorisation: what is compared with what, and when a pair of images is called a copy."""
 
-
 from pydantic import Field, PositiveInt
 
 from cxr_core.models.presets import ClassifierName
