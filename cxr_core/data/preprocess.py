@@ -20,10 +20,9 @@ from cxr_core.data.dataset import (
     write_parquet,
 )
 from cxr_core.data.duplicates import drop_duplicates
-from cxr_core.data.findings import NIH, Findings
-from cxr_core.data.prepare import prepare
+from cxr_core.data.prepare import findings_of, prepare
 from cxr_core.data.problems import read_problems, write_problems
-from cxr_core.data.settings import PhantomData, PreprocessStage, TableData
+from cxr_core.data.settings import PhantomData, PreprocessStage
 from cxr_core.data.sources import plan_source
 from cxr_core.data.threads import in_order
 from cxr_core.errors import UserError
@@ -143,7 +142,3 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
         "splits": splits,
         "problems": num_problems,
     }
-
-
-def findings_of(settings: PreprocessStage) -> Findings:
-    return Findings(settings.data.findings) if isinstance(settings.data, TableData) else NIH

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from cxr_core.data.findings import Findings
+from cxr_core.data.findings import NIH_FINDINGS, Findings
+from cxr_core.data.positions.settings import PositionWords
 from cxr_core.settings import LocalPath, Settings, StageSettings
 
 Missing = Literal["fail", "subset"]
@@ -113,10 +114,22 @@ class PhantomData(Settings):
     """Who is drawn: the same seed gives the same people, findings and pixels in every run."""
     size: int = Field(default=256, ge=32, le=2048)
     """Width and height as drawn, before `size` of the stage."""
+    boxes: Literal["test", "all"] = "test"
+    """Which images have bounding boxes: those of `test` patients, as in ChestX-ray14, or `all`."""
+    findings: tuple[str, ...] = NIH_FINDINGS
+    """What the sick can have: fewer findings give more images of each."""
     view_confounding: bool = True
     """Whether the sick are more often imaged lying (AP), as in ChestX-ray14."""
     exclude_lists: ClassVar[tuple[LocalPath, ...]] = ()
     expect_size: ClassVar[int | None] = None
+
+    @field_validator("findings")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in NIH_FINDINGS]
+        if unknown or not names:
+            raise ValueError(f"findings {list(names)}: name at least one, and of {', '.join(NIH_FINDINGS)} alone")
+        return names
 
 
 Data = Annotated[ChestXray14Data | TableData | PhantomData, Field(discriminator="kind")]
@@ -141,6 +154,8 @@ class PromptSettings(Settings):
     """`clinical` says the age. Off: demographics cost tokens and, in one reproduction, image quality."""
     sex: bool = False
     """`clinical` says the sex."""
+    positions: PositionWords | None = None
+    """`clinical` says where findings are, for images with bounding boxes. Null: never."""
     tokenizer: LocalPath | None = None
     """Folder of the tokenizer that counts tokens (tokenizer.json, or vocab.json and merges.txt). Null: a count that is
     exact for our own words and rarely too low for others."""
@@ -155,6 +170,8 @@ class PromptSettings(Settings):
             )
         if self.style != "clinical" and not self.findings:
             raise ValueError(f"findings can be left unsaid in `style: clinical` only, not {self.style}")
+        if self.positions is not None and (self.style != "clinical" or not self.findings):
+            raise ValueError("positions are said of findings in `style: clinical` only, which must say the findings")
         if self.template is not None:
             _check_template(self.template)
         return self

@@ -65,18 +65,18 @@ def _read(data: ChestXray14Data | TableData | PhantomData) -> SourceTable:
 
 
 def _read_phantom(data: PhantomData) -> SourceTable:
-    """The population that `write_layout` would write, with the same boxes: some findings of test images."""
+    """The population that `write_layout` would write, with the same boxes: some findings, of test images or of all."""
     from cxr_core.data.phantom import population
     from cxr_core.data.phantom.layout import BOXED_FINDINGS
 
-    rows = population(data.images, seed=data.seed, view_confounding=data.view_confounding)
+    rows = population(data.images, seed=data.seed, view_confounding=data.view_confounding, findings=data.findings)
     boxes = [
         {"image_id": image_id, "finding": sign["finding"]} | {name: float(f"{sign[name]:.15g}") for name in "xywh"}
         for image_id, signs in zip(rows["image_id"], rows["signs"], strict=True)
         for sign in signs
         if sign["finding"] in BOXED_FINDINGS
     ]
-    is_test = set(rows.loc[rows["split"] == "test", "image_id"])
+    boxed = set(rows.loc[(rows["split"] == "test") | (data.boxes == "all"), "image_id"])
     rows = rows.assign(
         split=rows["split"].replace("train_val", "train"),
         age=rows["age"].astype("float64"),
@@ -84,7 +84,7 @@ def _read_phantom(data: PhantomData) -> SourceTable:
         row=rows.index + 2,
     )
     columns = ["image_id", "finding", *"xywh"]
-    kept = pd.DataFrame([box for box in boxes if box["image_id"] in is_test], columns=columns)
+    kept = pd.DataFrame([box for box in boxes if box["image_id"] in boxed], columns=columns)
     return SourceTable(Path("phantom"), NIH, rows.drop(columns="image"), kept)
 
 

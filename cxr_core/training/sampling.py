@@ -8,6 +8,7 @@ import numpy as np
 
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.latents import LatentCache
+from cxr_core.data.positions.phrases import unplaced
 from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import DataOrder
 from cxr_core.training.settings import DiffusionTrain, Sampling
@@ -70,16 +71,34 @@ def training_source(cache: LatentCache, settings: DiffusionTrain, seed: int) -> 
     """The training images of `cache`, those of rare findings oftener where `settings.sampling` says so."""
     num = int((~settings.prior_positions).sum())
     train = cache.indices("train")
-    rows = drawn(train, cache.rows["labels"].to_numpy()[train], settings.sampling, derive_seed(seed, "repeats"))
+    labels, placed = cache.rows["labels"].to_numpy()[train], says_places(cache)[train]
+    rows = drawn(train, labels, settings.sampling, derive_seed(seed, "repeats"), placed)
     return Source(cache, rows, DataOrder(len(rows), num, derive_seed(seed, "order")))
 
 
-def drawn(rows: np.ndarray, labels: np.ndarray, sampling: Sampling, seed: int) -> np.ndarray:
-    """`rows` as often as an epoch shows them: int64. `labels` (as long as `rows`) are bits of findings.
+def unplaced_prompts(cache: LatentCache) -> dict[str, str]:
+    """Each prompt of a cache that says where a finding is, and the same without places."""
+    plain = {prompt: unplaced(prompt, cache.info.findings) for prompt in cache.rows["prompt"].unique()}
+    return {prompt: text for prompt, text in plain.items() if text != prompt}
+
+
+def says_places(cache: LatentCache) -> np.ndarray:
+    """Which rows of a cache have a prompt that says where a finding is: bool (num_images,)."""
+    return cache.rows["prompt"].isin(set(unplaced_prompts(cache))).to_numpy()
+
+
+def drawn(
+    rows: np.ndarray, labels: np.ndarray, sampling: Sampling, seed: int, placed: np.ndarray | None = None
+) -> np.ndarray:
+    """`rows` as often as an epoch shows them: int64. `labels` (as long as `rows`) are bits of findings; `placed` says
+    which rows' prompts say places.
 
     A row is repeated by its factor, of which the fraction is a chance that is drawn once.
     """
-    factors = _factors(labels, sampling).clip(max=sampling.most_repeats)
+    factors = _factors(labels, sampling)
+    if sampling.placed_share is not None and placed is not None:
+        factors = _with_share(factors, placed, sampling.placed_share)
+    factors = factors.clip(max=sampling.most_repeats)
     chance = np.random.Generator(np.random.Philox(seed)).random(len(rows))
     return np.repeat(rows, np.floor(factors + chance).astype(int))
 
@@ -90,6 +109,13 @@ def _factors(labels: np.ndarray, sampling: Sampling) -> np.ndarray:
     if sampling.temper is not None:
         return _by_combination(labels, sampling.temper)
     return np.ones(len(labels))
+
+
+def _with_share(factors: np.ndarray, placed: np.ndarray, share: float) -> np.ndarray:
+    """The factors, those where `placed` raised until they are a share of all, never lowered."""
+    have, rest = factors[placed].sum(), factors[~placed].sum()
+    wanted = share / (1 - share) * rest
+    return np.where(placed, factors * max(1.0, wanted / have), factors) if have else factors
 
 
 def _by_rarest_finding(labels: np.ndarray, below: float) -> np.ndarray:

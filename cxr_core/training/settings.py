@@ -189,6 +189,9 @@ class Sampling(Settings):
     """By combination of findings, No Finding being one: with n images its share of an epoch goes as n ** temper. 0
     shows all combinations equally often (class-balanced), 0.5 by the square root of how common they are, 1 as they
     are."""
+    placed_share: float | None = Field(default=None, gt=0, lt=1)
+    """Images whose prompt says where a finding is make up at least this share of an epoch, by being repeated: where a
+    thousand of a hundred thousand images have bounding boxes. On top of the other rules."""
     most_repeats: PositiveInt = 20
     """No image comes oftener than this in an epoch: combinations of a handful of images would be learnt by heart."""
 
@@ -281,6 +284,9 @@ class DiffusionTrain(TrainSettings):
     compile: bool = False
     """Compile the UNet before its first step (torch.compile), which takes minutes in every process and then spares some
     of each step: for long runs on a GPU. Checkpoints are the same folders."""
+    say_places: float = Field(default=1.0, ge=0, le=1)
+    """Share of the times that an image whose prompt says where a finding is goes with that prompt; else with the same
+    one without places, so that the model learns what the place adds, and can be asked without."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
     min_snr_gamma: float | None = Field(default=None, gt=0)
