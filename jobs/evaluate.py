@@ -202,12 +202,18 @@ def _shard_id(entry: int, arm: str, seed: int) -> str:
 
 
 def _datasets(context: Context) -> dict[str, Any]:
+    """The two Datasets, the real one without test patients whom the synthetic one's generator learnt from."""
     from cxr_core.data.dataset import Dataset
+    from cxr_core.models.training_data import TrainingData
 
-    return {name: Dataset.open(context.inputs[name]) for name in ("real", "synthetic")}
+    real, synthetic = (Dataset.open(context.inputs[name]) for name in ("real", "synthetic"))
+    learnt = synthetic.info.about.get("training_data")
+    barred = TrainingData.model_validate(learnt).barred if learnt else frozenset()
+    return {"real": real.barring(barred), "synthetic": synthetic}
 
 
 def _compared(dataset: Any) -> Any:
     from cxr_core.evaluation.metrics import Compared
 
-    return Compared(digest=dataset.info.digest, num_images=dataset.info.num_images, size=dataset.info.size)
+    about = {"digest": dataset.info.digest, "num_images": dataset.info.num_images, "size": dataset.info.size}
+    return Compared(**about, num_barred=len(dataset.barred))

@@ -10,6 +10,7 @@ import pandas as pd
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.latents import LatentCache
+from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.data.prompts import MAX_TOKENS, token_counter
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import (
@@ -220,7 +221,10 @@ def _sides(shape: Sequence[int]) -> str:
 
 def _training_data(inputs: Mapping[str, Path]) -> TrainingData:
     cache, base = LatentCache.open(inputs["latents"]), final_checkpoint(inputs["base"])
-    return TrainingData.of(cache.rows, Findings(cache.info.findings), cache.info.dataset, read_training_data(base))
+    moved = cache.info.boxed_split
+    boxed_split = BoxedSplit.model_validate(moved) if moved else None
+    findings = Findings(cache.info.findings)
+    return TrainingData.of(cache.rows, findings, cache.info.dataset, read_training_data(base), boxed_split)
 
 
 def _check_preview(settings: DiffusionTrain, base: Path) -> None:

@@ -10,8 +10,10 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 
+from cxr_core.data.boxfile import read_boxes
 from cxr_core.data.chestxray14 import read_chestxray14
 from cxr_core.data.findings import NIH, Findings
+from cxr_core.data.positions.split import BoxedSplit, move_boxed
 from cxr_core.data.problems import decide_all, problem_frame
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import ChestXray14Data, PhantomData, Policies, PreprocessStage, TableData
@@ -24,11 +26,13 @@ MAX_AGE = 120
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """`rows`: one for each image to be read, sorted by image id (columns of `preprocess.SOURCE`); `problems` so far."""
+    """`rows`: one for each image to be read, sorted by image id (columns of `preprocess.SOURCE`); `problems` so far;
+    `boxed` says who was moved out of test, where that was asked for."""
 
     rows: pd.DataFrame
     findings: Findings
     problems: pd.DataFrame
+    boxed: BoxedSplit | None = None
 
 
 def plan_source(settings: PreprocessStage) -> SourcePlan:
@@ -37,6 +41,9 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
     table = _read(data)
     check_disjoint(table.rows, table.path)
     rows = table.rows.assign(split=carve_validation(table.rows, settings.validation))
+    boxed = None
+    if settings.move_boxed:
+        rows["split"], boxed = move_boxed(rows, table.boxes["image_id"], settings.move_boxed)
     problems = []
     if isinstance(data, PhantomData):
         rows["file"] = "phantom"
@@ -54,14 +61,16 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
     problems.append(_boxes_without_row(table))
     rows["boxes"] = _boxes_of(rows["image_id"], table)
     rows["prompt"] = _prompts(rows, settings, table.findings)
-    return SourcePlan(rows, table.findings, pd.concat(problems, ignore_index=True))
+    return SourcePlan(rows, table.findings, pd.concat(problems, ignore_index=True), boxed)
 
 
 def _read(data: ChestXray14Data | TableData | PhantomData) -> SourceTable:
     if isinstance(data, PhantomData):
         return _read_phantom(data)
     table = read_table(data) if isinstance(data, TableData) else read_chestxray14(data)
-    return SourceTable(table.path, table.findings, table.rows.assign(signs=""), table.boxes)
+    further = [read_boxes(file, table.findings) for file in data.further_boxes]
+    boxes = pd.concat([table.boxes, *further], ignore_index=True) if further else table.boxes
+    return SourceTable(table.path, table.findings, table.rows.assign(signs=""), boxes)
 
 
 def _read_phantom(data: PhantomData) -> SourceTable:

@@ -186,6 +186,9 @@ class Compared(Settings):
     """Its images."""
     size: int
     """Pixels a side."""
+    num_barred: int = 0
+    """Of the real one: official test patients who are in no test, since the generator learnt from them for their
+    bounding boxes."""
 
 
 class Histogram(Settings):

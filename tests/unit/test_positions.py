@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_core.data.chestxray14 import read_chestxray14
+from cxr_core.data.boxfile import read_boxes
 from cxr_core.data.findings import NIH, NIH_FINDINGS
+from cxr_core.data.nih_files import BBOX_LIST
 from cxr_core.data.positions.phrases import Placed, parse, phrase, place, region_words, unplaced
 from cxr_core.data.positions.regions import GRID, ZONES, cell_of, middle, unit_boxes
 from cxr_core.data.positions.settings import PositionWords
 from cxr_core.data.prompts import MAX_TOKENS, PromptWriter, estimate_tokens, token_counter
-from cxr_core.data.settings import ChestXray14Data, PromptSettings
+from cxr_core.data.settings import BoxFile, PromptSettings
 from cxr_core.models.checkpoints import BUILT_IN
 
 WORDS = [
@@ -122,11 +123,9 @@ def test_given_a_box_then_its_zone_is_where_a_radiologist_would_say(where: dict,
 
 @pytest.fixture(scope="module")
 def nih_boxes(nih_data: Path) -> pd.DataFrame:
-    """All boxes of ChestX-ray14 with their images' rows, in fractions of the image."""
-    table = read_chestxray14(ChestXray14Data(kind="chestxray14", metadata=nih_data / "metadata"))
-    records = unit_boxes(table.boxes.to_dict("records"), 1024)
-    rows = table.rows.set_index("image_id").loc[table.boxes["image_id"], ["labels", "view"]]
-    return pd.DataFrame(records).assign(image_id=table.boxes["image_id"], labels=rows["labels"].to_numpy())
+    """All boxes of ChestX-ray14, in fractions of the image."""
+    boxes = read_boxes(BoxFile(path=nih_data / "metadata" / BBOX_LIST), NIH)
+    return pd.DataFrame(unit_boxes(boxes.to_dict("records"), 1024)).assign(image_id=boxes["image_id"])
 
 
 @pytest.mark.parametrize("words", WORDS, ids=lambda words: f"{words.regions}-{words.sides}-{words.sizes}")
@@ -137,7 +136,7 @@ def test_given_all_984_boxes_then_each_prompt_says_them_all_in_77_tokens(
     assert len(nih_boxes) == 984
     for _, group in nih_boxes.groupby("image_id"):
         placed = [place(one, words) for one in group.to_dict("records")]
-        prompt = write(int(group["labels"].iloc[0]), "PA", placed=placed)
+        prompt = write(NIH.encode(group["finding"]), "PA", placed=placed)
         assert {one.said for one in placed} <= {one.said for one in parse(prompt, NIH_FINDINGS)}
         assert estimate_tokens(prompt) <= MAX_TOKENS
         if words.sides == "patient":
