@@ -383,3 +383,32 @@ class ClassifierTrain(TrainSettings):
         if twice:
             raise ValueError(f"findings names {', '.join(twice)} twice")
         return self
+
+
+class LocaliserInputs(Settings):
+    """What the localiser learns from."""
+
+    dataset: str
+    """The Dataset of its images and bounding boxes: a stage or a folder."""
+
+
+class LocaliserTrain(TrainSettings):
+    """Train a small convolutional net from bounding boxes to tell where findings are: later the judge of positions.
+
+    An image with a finding but without a box of it says nothing of where it is, and is not learnt from as to that.
+    """
+
+    model: Literal["localiser"]
+    """What is trained."""
+    inputs: LocaliserInputs
+    """What it learns from."""
+    findings: tuple[str, ...] = ()
+    """What it finds, a map each; empty: all findings that at least one training image has a box of."""
+    image_size: int | None = Field(default=None, ge=32, le=1024, multiple_of=16)
+    """Pixels a side that it sees; null: those of the Dataset."""
+    augment: Literal["none", "mild"] = "mild"
+    """mild shifts, turns, zooms (boxes too), changes brightness and contrast a little; it never flips."""
+    boxed_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of each batch that has a box; the rest is any other image."""
+    validation_images: int = Field(default=512, ge=0)
+    """Held-out images with a box on which the loss is measured at each checkpoint; 0 measures none."""
