@@ -26,6 +26,7 @@ from cxr_core.training.settings import (
     VaeTrain,
 )
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
+from jobs.checkpoints_asked import checkpoint_mistakes
 from jobs.judges import judge_mistakes
 
 DATASETS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"latents"})
@@ -89,8 +90,9 @@ class RunConfig(Settings):
     def _inputs_fit(self) -> "RunConfig":
         mistakes = list(_input_mistakes([(stage.name, _stage_tag(stage), inputs_of(stage)) for stage in self.stages]))
         mistakes += judge_mistakes([stage.model_dump() for stage in self.stages])
+        mistakes += checkpoint_mistakes(self.stages)
         if mistakes:
-            raise ValueError("; ".join(mistakes))
+            raise ValueError("\n".join(mistakes))
         return self
 
     def stage(self, name: str) -> Stage:
@@ -104,8 +106,14 @@ class RunConfig(Settings):
 
 
 def inputs_of(stage: Any) -> dict[str, str]:
-    """Role -> what the config names in it, without the roles left out."""
-    return {role: value for role, value in stage.inputs.model_dump().items() if value is not None}
+    """Role -> what the config names in it, without the roles left out. Of several the second is in `<role>.1` ..."""
+    return flat_inputs(stage.inputs.model_dump())
+
+
+def flat_inputs(inputs: Mapping[str, str | Sequence[str] | None]) -> dict[str, str]:
+    """`inputs_of` of plain data."""
+    lists = {role: [value] if isinstance(value, str) else value or () for role, value in inputs.items()}
+    return {f"{role}.{i}" if i else role: name for role, names in lists.items() for i, name in enumerate(names)}
 
 
 def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Iterator[str]:
@@ -120,7 +128,8 @@ def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Ite
         earlier[name] = kind
 
 
-def _role_mistake(role: str, name: str, earlier: dict[str, str], later: dict[str, str]) -> Iterator[str]:
+def _role_mistake(place: str, name: str, earlier: dict[str, str], later: dict[str, str]) -> Iterator[str]:
+    role = place.split(".")[0]
     if name in earlier:
         if earlier[name] not in ROLES[role]:
             yield f"input {role!r} wants a {' or '.join(sorted(ROLES[role]))} stage, but {name!r} is {earlier[name]!r}"
@@ -147,9 +156,10 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(value)
     except ValidationError as error:
+        between = [line for each in error.errors() if not each["loc"] for line in _message(each).splitlines()]
         lines = [
             *_explain(error, path, text, value),
-            *(f"{path}: {text}" for text in _raw_input_mistakes(value)),
+            *(f"{path}: {text}" for text in between or _raw_input_mistakes(value)),
         ]
         count = f"{len(lines)} mistake{'s' * (len(lines) > 1)} in the config"
         raise UserError("\n  ".join((count, *lines)), mend="`cxr config schema` lists every key") from None
@@ -232,7 +242,7 @@ def _explain(error: ValidationError, path: Path, text: str, value: dict[str, Any
     tree = yaml.compose(text)
     for mistake in (each for each in error.errors() if each["loc"]):
         keys = [part for part in mistake["loc"] if part not in _TAGS]
-        message = mistake["msg"].removeprefix("Value error, ")
+        message = _message(mistake)
         if mistake["type"] == "extra_forbidden":
             message = "unknown key"
         elif mistake["type"] == "union_tag_invalid":
@@ -242,8 +252,12 @@ def _explain(error: ValidationError, path: Path, text: str, value: dict[str, Any
         yield f"{path}:{line_of(tree, keys)}: {'.'.join(_names(keys, value))}: {message}"
 
 
+def _message(mistake: Any) -> str:
+    return str(mistake["msg"]).removeprefix("Value error, ")
+
+
 def _raw_input_mistakes(value: dict[str, Any]) -> Iterator[str]:
-    """The mistakes between stages, told apart, and also where pydantic stopped at the stages themselves."""
+    """The mistakes between stages where pydantic stopped at the stages themselves."""
     listed = value.get("stages")
     stages = [stage for stage in listed if isinstance(stage, dict)] if isinstance(listed, list) else []
     plain = [(str(s.get("name")), _stage_tag(s), s.get("inputs") or {}) for s in stages]
@@ -252,8 +266,13 @@ def _raw_input_mistakes(value: dict[str, Any]) -> Iterator[str]:
 
 
 def _texts(inputs: Any) -> dict[str, str]:
-    """The roles that exist and are filled with text; the others pydantic has named."""
-    return {k: v for k, v in inputs.items() if k in ROLES and isinstance(v, str)} if isinstance(inputs, dict) else {}
+    """The roles that exist and are filled with text, or texts; the others pydantic has named."""
+    given = inputs if isinstance(inputs, dict) else {}
+    return flat_inputs({role: value for role, value in given.items() if role in ROLES and _is_text(value)})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
 
 
 def _names(keys: Sequence[str | int], value: dict[str, Any]) -> Iterator[str]:

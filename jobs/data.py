@@ -2,9 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from cxr_core.data.dataset import Dataset
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look into datasets, and export them.")
 
@@ -114,7 +117,9 @@ def regenerate(
     from jobs.cli import prepare_environment
 
     prepare_environment()
-    again = make_again(Dataset.open(path), image_id, final_checkpoint(model or _model_of(path)), strict=strict)
+    dataset = Dataset.open(path)
+    folder = final_checkpoint(model) if model else _model_of(dataset, image_id)
+    again = make_again(dataset, image_id, folder, strict=strict)
     if out:
         write_atomic(out, encode_grey(again.made))
     values = again.difference
@@ -128,12 +133,17 @@ def regenerate(
         typer.echo(f"{image_id}: the same, bit for bit")
 
 
-def _model_of(dataset: Path) -> Path:
-    """The model that the run of a dataset names for its stage."""
+def _model_of(dataset: "Dataset", image_id: str) -> Path:
+    """The checkpoint that the run of a dataset names for the series of an image."""
     from cxr_core.errors import UserError
+    from cxr_core.generation.series import series_of
+    from cxr_core.models.checkpoints import checkpoint_at
     from jobs.launch import input_of
 
-    found = input_of(dataset, "model")
+    series = series_of(dataset, image_id)
+    found = input_of(dataset.folder, series.role)
     if found is None:
-        raise UserError("the Dataset lies in no run that names its model", where=str(dataset), mend="give --model")
-    return found
+        raise UserError(
+            "the Dataset lies in no run that names its model", where=str(dataset.folder), mend="give --model"
+        )
+    return checkpoint_at(found, series.checkpoint)

@@ -18,12 +18,13 @@ from cxr_core.data.problems import problem, write_problems
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
-from cxr_core.generation.requests import allocate, describe, exact_list, left_out, read_list, write_list
+from cxr_core.generation.requests import allocate, describe, exact_list, left_out, read_list, shards_of, write_list
+from cxr_core.generation.series import MadeSeries, Series, all_series
 from cxr_core.generation.settings import GenerateStage
-from cxr_core.models.checkpoints import final_checkpoint, weights_sha256
+from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint, kept_steps, weights_sha256
 from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
-from cxr_core.runs.plan import Shard, slices
+from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 
@@ -35,30 +36,50 @@ _FINDINGS = 14
 
 def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """The size of the work, and the exact distribution of the images as soon as the real Dataset is there."""
-    like, model = inputs["like"], inputs["model"]
+    like = inputs["like"]
+    series = all_series(settings, lambda role: _steps(inputs[role]))
     if isinstance(like, Path):
         real = Dataset.open(like)
-        cells = allocate(settings.request, real.rows, real.findings, where=_where(settings))
-        passed_over = left_out(settings.request, real.rows, real.findings)
-        notes = [
-            *describe(cells, real.findings),
-            *(f"0 {name}: no real training image has it to be filled up" for name in passed_over),
-        ]
-        if isinstance(model, Path):
-            notes += _warnings(_unseen(read_training_data(final_checkpoint(model)), cells, real.findings))
-        num_images = int(cells["num_images"].sum())
+        numbers, notes = _exactly(settings, series, inputs, real)
         num_bytes, num_like = sum(shard["bytes"] for shard in real.info.shards), real.info.num_images
     else:
         notes = ["the views follow from the real Dataset, which is not made yet"]
-        num_images, num_bytes, num_like = settings.request.most(_FINDINGS), like.num_bytes, like.num_items
-        if settings.request.fill:
+        numbers = [one.request.most(_FINDINGS) for one in series]
+        num_bytes, num_like = like.num_bytes, like.num_items
+        if any(one.request.fill for one in series):
             notes.append("at most: what there is of each finding follows from the real Dataset too")
     if settings.gate:
         notes.append(f"a gate: images that do not pass are drawn again, {settings.gate.max_draws} times at most in all")
-    num_shards = -(-num_images // settings.shard_size)
+    if len(series) > 1:
+        notes.append(f"{len(series)} series: {', '.join(one.name for one in series)}")
+    num_images, num_shards = sum(numbers), sum(-(-num // settings.shard_size) for num in numbers)
     num_files = (4 if settings.gate else 3) * num_shards + 7 + bool(settings.gate)
     each = num_bytes / num_like if num_like else _BYTES_A_PIXEL * 512 * 512
     return Estimate(num_images, num_shards, num_files, round(each * num_images), notes)
+
+
+def _steps(model: Estimate | Path) -> Sequence[int]:
+    """Steps of the checkpoints that a model keeps; of one that is not trained yet, as many as it makes at most."""
+    return range(1, model.num_shards + 1) if isinstance(model, Estimate) else kept_steps(model)
+
+
+def _exactly(
+    settings: GenerateStage, series: Sequence[Series], inputs: Mapping[str, Estimate | Path], real: Dataset
+) -> tuple[list[int], list[str]]:
+    """Images of each series, and for people the distribution of each."""
+    numbers: list[int] = []
+    notes: list[str] = []
+    for one in series:
+        cells = allocate(one.request, real.rows, real.findings, where=_where(settings, one))
+        said = describe(cells, real.findings)
+        passed_over = left_out(one.request, real.rows, real.findings)
+        said += [f"0 {name}: no real training image has it to be filled up" for name in passed_over]
+        if isinstance(model := inputs[one.role], Path):
+            said += _warnings(_unseen(read_training_data(checkpoint_at(model, one.checkpoint)), cells, real.findings))
+        numbers.append(int(cells["num_images"].sum()))
+        if settings.sweep is None or not notes:  # the series of a sweep differ in their models and samplers alone
+            notes += [f"{one.name}: {line}" if settings.requests else line for line in said]
+    return numbers, notes
 
 
 def freeze(context: Context, work: Path) -> Draft:
@@ -66,20 +87,20 @@ def freeze(context: Context, work: Path) -> Draft:
     settings: GenerateStage = context.settings
     real = Dataset.open(context.inputs["like"])
     prompts = _prompt_settings(real)
-    cells = allocate(settings.request, real.rows, real.findings, where=_where(settings))
-    images = exact_list(cells, PromptWriter(prompts, real.findings), context.seed)
-    checkpoint = final_checkpoint(context.inputs["model"])
-    learnt = read_training_data(checkpoint)
-    check_lengths(_first_of_each(images), checkpoint / "tokenizer")
-    write_list(work / "requests.parquet", images, settings.shard_size)
+    writer = PromptWriter(prompts, real.findings)
+    series = all_series(settings, lambda role: kept_steps(context.inputs[role]))
+    cells = [allocate(one.request, real.rows, real.findings, where=_where(settings, one)) for one in series]
+    made = _made(context, series, [int(table["num_images"].sum()) for table in cells])
+    write_list(work / "requests.parquet", _lists(context, made, cells, writer), settings.shard_size)
+    unseen = [_unseen(one.training_data, table, real.findings) for one, table in zip(made, cells, strict=True)]
     facts = {
         "findings": real.findings.names,
         "prompts": prompts.model_dump(mode="json"),
         "like": real.info.digest,
         "source": real.info.about.get("source", {}).get("kind"),
-        "training_data": learnt.model_dump(mode="json") if learnt else None,
-        "unseen": _unseen(learnt, cells, real.findings),
-        "generation": _generation(settings, weights_sha256(checkpoint)),
+        "series": [one.model_dump(mode="json") for one in made],
+        "unseen": list(dict.fromkeys(chain.from_iterable(unseen))),
+        "generation": _generation(settings),
     }
     write_json(work / "model.json", facts)
     if settings.gate:
@@ -87,7 +108,33 @@ def freeze(context: Context, work: Path) -> Draft:
 
         rule = calibrate(_judge(context), real, settings.gate, settings.threads)
         write_json(work / _RULE, rule.model_dump(mode="json"))
-    return Draft(slices(len(images), settings.shard_size))
+    return Draft(shards_of([one.num_images for one in made], settings.shard_size))
+
+
+def _made(context: Context, series: Sequence[Series], numbers: Sequence[int]) -> list[MadeSeries]:
+    """All series with their models' weights, each of which is read once."""
+    folders = [_checkpoint(context, one) for one in series]
+    digests = {folder: weights_sha256(folder) for folder in dict.fromkeys(folders)}
+    return [
+        MadeSeries(**dict(one), model=digests[folder], training_data=read_training_data(folder), num_images=num)
+        for one, folder, num in zip(series, folders, numbers, strict=True)
+    ]
+
+
+def _checkpoint(context: Context, series: Series) -> Path:
+    return checkpoint_at(context.inputs[series.role], series.checkpoint)
+
+
+def _lists(
+    context: Context, series: Sequence[MadeSeries], cells: Sequence[pd.DataFrame], writer: PromptWriter
+) -> Iterator[pa.Table]:
+    """The exact list of each series. Raises UserError where a prompt is too long for a model."""
+    first = 0
+    for one, table in zip(series, cells, strict=True):
+        images = exact_list(table, writer, context.seed, first=first, series=one.name)
+        check_lengths(_first_of_each(images), _checkpoint(context, one) / "tokenizer")
+        first += len(images)
+        yield images
 
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
@@ -95,15 +142,17 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     from cxr_core.generation.shard import generate_shard
 
     settings: GenerateStage = context.settings
-    images = read_list(context.plan_folder / "requests.parquet", shard.start // settings.shard_size)
+    images = read_list(context.plan_folder / "requests.parquet", int(shard.id))
     facts = read_json(context.plan_folder / "model.json")
     gatekeeper = None
     if settings.gate:
         from cxr_core.generation.gate import open_gate
 
         gatekeeper = open_gate(_judge(context), _rule(context), Findings(tuple(facts["findings"])))
-    checkpoint = final_checkpoint(context.inputs["model"])
-    return generate_shard(settings, checkpoint, images, facts, work, seed=context.seed, gatekeeper=gatekeeper)
+    name = images["request"][0].as_py()
+    series = next(one for one in map(MadeSeries.model_validate, facts["series"]) if one.name == name)
+    checkpoint = _checkpoint(context, series)
+    return generate_shard(settings, series, checkpoint, images, facts, work, seed=context.seed, gatekeeper=gatekeeper)
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
@@ -111,8 +160,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     facts = read_json(context.plan_folder / "model.json")
     findings = Findings(tuple(facts["findings"]))
     about = {
-        "request": context.settings.request.model_dump(mode="json", exclude_none=True),
-        **{name: facts[name] for name in ("prompts", "like", "source", "training_data", "unseen")},
+        **{name: facts[name] for name in ("series", "prompts", "like", "source", "unseen")},
         "seed": context.seed,
         **facts["generation"],
         "smallest_batch": min(receipt.counts["smallest_batch"] for receipt in receipts),
@@ -193,11 +241,11 @@ def _warnings(unseen: Sequence[str]) -> list[str]:
     return [f"{name} is a word that the model never saw: no image that it learnt from has it" for name in unseen]
 
 
-def _generation(settings: GenerateStage, model: str) -> dict[str, Any]:
-    """What every image records of how it was made."""
-    names = ("scheduler", "steps", "guidance", "dtype", "channels_last", "compile", "batch_size", "threads")
+def _generation(settings: GenerateStage) -> dict[str, Any]:
+    """What every image records of how it was made, beside its series' model and sampler."""
+    names = ("dtype", "channels_last", "compile", "batch_size", "threads")
     config = sha256_text(canonical_json(settings.model_dump(mode="json")))
-    return {**{name: getattr(settings, name) for name in names}, "model": model, "config": config}
+    return {**{name: getattr(settings, name) for name in names}, "config": config}
 
 
 def _prompt_settings(real: Dataset) -> PromptSettings:
@@ -218,5 +266,6 @@ def _sum(receipts: Sequence[Receipt]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in total.items()}
 
 
-def _where(settings: GenerateStage) -> str:
-    return f"stage {settings.name!r}, request"
+def _where(settings: GenerateStage, series: Series) -> str:
+    named = f" {series.name!r}" if settings.requests else ""
+    return f"stage {settings.name!r}, request{named}"

@@ -18,7 +18,7 @@ from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import Run
 from cxr_core.runs.stage import Context, Job
 from cxr_core.seeds import derive_seed
-from jobs.config import RunConfig, inputs_of, resolved
+from jobs.config import RunConfig, flat_inputs, inputs_of, resolved
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def input_of(stage: Path, role: str) -> Path | None:
         return None
     run = Run.open(stage.absolute().parent)
     stages = {entry["name"]: entry for entry in run.config["stages"]}
-    value = stages.get(stage.absolute().name, {}).get("inputs", {}).get(role)
+    entry = stages.get(stage.absolute().name)
+    value = flat_inputs(entry["inputs"]).get(role) if entry else None
     if value is None:
         return None
     return run.root / value if value in stages else user_path(value)

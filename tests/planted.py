@@ -29,6 +29,7 @@ def planted_row(image_id: str, **values: Any) -> dict[str, Any]:
         "boxes": [],
         "prompt": "",
         "seed": None,
+        "request": "",
         "generation": "",
         "source_sha256": "",
         **values,

@@ -133,5 +133,5 @@ def made_rows(images: pa.Table, shard: int) -> pa.Table:
         "length": [99_000] * num,
     }
     columns = {**{name: images[name] for name in images.column_names}, **told}
-    columns["prompt"] = columns["prompt"].cast(pa.string())
+    columns |= {name: columns[name].cast(pa.string()) for name in ("prompt", "request")}
     return pa.table([columns.get(name, [None] * num) for name in SCHEMA.names], schema=SCHEMA)

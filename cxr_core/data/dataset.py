@@ -45,6 +45,7 @@ SCHEMA = pa.schema(
         ("boxes", pa.list_(BOX)),
         ("prompt", pa.string()),
         ("seed", pa.int64()),  # null for a real image
+        ("request", pa.string()),  # name of the series that a synthetic image is of, "" where there is one only
         ("generation", pa.string()),  # JSON: steps, guidance, scheduler, model and config digest; "" for a real image
         ("width", pa.int64()),
         ("height", pa.int64()),

@@ -54,6 +54,7 @@ def prepare(settings: PreprocessStage, row: Mapping[str, Any]) -> Prepared:
         "boxes": boxes,
         "prompt": _placed_prompt(settings, row, boxes) if boxes else row["prompt"],
         "seed": None,
+        "request": "",
         "generation": "",
         "width": settings.size,
         "height": settings.size,

@@ -7,7 +7,7 @@ import cxr_core
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.generation.acceptance import shown
-from cxr_core.models.training_data import TrainingData
+from cxr_core.generation.series import MadeSeries
 
 LICENCES = {
     "chestxray14": "ChestX-ray14 is free to use with attribution to the NIH Clinical Center and a citation of Wang et "
@@ -66,17 +66,21 @@ def _made(dataset: Dataset) -> Iterator[str]:
     if not info.synthetic:
         yield from (f"- source: {_spelt(about['source'])}", "") if "source" in about else ("",)
         return
-    yield f"- model (sha256 of its weights): `{about['model']}`"
-    sampler = ", ".join(f"{name} {about[name]}" for name in ("scheduler", "steps", "guidance", "dtype", "batch_size"))
-    yield f"- sampler: {sampler}; each image's seed is in the table"
-    yield f"- request: {_spelt(about['request'])}"
+    for series in map(MadeSeries.model_validate, about["series"]):
+        yield from _series(series)
+    yield f"- sampled in {about['dtype']}, {about['batch_size']} at once; each image's seed is in the table"
     yield f"- prompts: {_spelt(about['prompts'])}"
     yield from _gate(about)
     yield from (f"- {name}: the model never saw an image with it" for name in about.get("unseen", ()))
-    learnt = about.get("training_data")
-    known = TrainingData.model_validate(learnt).words if learnt else "what is not known"
-    yield f"- the model learnt from {known}"
     yield ""
+
+
+def _series(series: MadeSeries) -> Iterator[str]:
+    name = f"{series.name}: " if series.name else ""
+    learnt = series.training_data.words if series.training_data else "what is not known"
+    yield f"- {name}{series.num_images:,} images asked for by {_spelt(series.request.model_dump())}"
+    yield f"  - model (sha256 of its weights): `{series.model}`, which learnt from {learnt}"
+    yield f"  - sampler: {series.words}"
 
 
 def _gate(about: Mapping[str, Any]) -> Iterator[str]:

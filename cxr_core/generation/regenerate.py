@@ -14,6 +14,7 @@ from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, in_parts
 from cxr_core.generation.requests import image_seed
 from cxr_core.generation.sampler import decode, encode_prompts, load_model, sample_rows
+from cxr_core.generation.series import position
 from cxr_core.generation.shard import to_uint8
 from cxr_core.models.checkpoints import weights_sha256
 
@@ -38,7 +39,7 @@ def regenerate(dataset: Dataset, image_id: str, model: Path, *, strict: bool = F
     Strict on the same kind of machine, the same versions and as many threads gives the same pixels, bit for bit.
     Raises UserError for an image that is not in the Dataset or not synthetic, and for another model than made it.
     """
-    row = dataset.rows.iloc[_position(dataset, image_id)]
+    row = dataset.rows.iloc[position(dataset, image_id)]
     made = json.loads(row["generation"])
     _check_model(model, made["model"], dataset)
     torch.set_num_threads(made["threads"])
@@ -68,18 +69,6 @@ def _batch(dataset: Dataset, row: Any, made: dict[str, Any]) -> Sequence[Mapping
             parts = in_parts(batch, made["batch_size"])
             return next(part for part in parts if row["seed"] in [each["seed"] for each in part])
     raise _damaged(dataset, row["image_id"])
-
-
-def _position(dataset: Dataset, image_id: str) -> int:
-    """Row of an image in the index."""
-    ids = dataset.rows["image_id"]
-    found = np.flatnonzero(ids == image_id)
-    if not len(found):
-        mend = f"it has {ids.iloc[0]} to {ids.iloc[-1]}" if len(ids) else "it is empty"
-        raise UserError(f"no image {image_id!r}", where=str(dataset.folder), mend=mend)
-    if not dataset.rows["generation"].iloc[found[0]]:
-        raise UserError(f"image {image_id!r} is a real one", where=str(dataset.folder), mend="name a synthetic Dataset")
-    return int(found[0])
 
 
 def _check_model(model: Path, recorded: str, dataset: Dataset) -> None:

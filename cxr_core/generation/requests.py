@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from cxr_core.data.findings import JOIN, NO_FINDING, Findings
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import Request
+from cxr_core.runs.plan import Shard
 from cxr_core.seeds import derive_seed, derive_seeds
 
 SCHEMA = pa.schema(
@@ -20,6 +21,7 @@ SCHEMA = pa.schema(
         ("view", pa.string()),  # PA, AP or "" when unknown
         ("prompt", pa.dictionary(pa.int32(), pa.string())),
         ("seed", pa.int64()),  # of the image's noise
+        ("request", pa.dictionary(pa.int32(), pa.string())),  # name of its series, "" where there is one only
     ]
 )
 
@@ -126,8 +128,10 @@ def _by_view(
     return [(bits, view, num) for view, num in zip(views.index, shares, strict=True)]
 
 
-def exact_list(cells: pd.DataFrame, prompt: Callable[[int, str], str], seed: int) -> pa.Table:
-    """The images of an allocation, one row each (`SCHEMA`), by image id.
+def exact_list(
+    cells: pd.DataFrame, prompt: Callable[[int, str], str], seed: int, *, first: int = 0, series: str = ""
+) -> pa.Table:
+    """The images of an allocation, one row each (`SCHEMA`), by image id; `first` is the number of the first one.
 
     Their order is shuffled once by `seed`, so that batches mix prompts and any first part is like the whole.
     `prompt` makes the text of (labels, view). An image's seed is a function of `seed` and its id alone.
@@ -135,13 +139,15 @@ def exact_list(cells: pd.DataFrame, prompt: Callable[[int, str], str], seed: int
     which = np.repeat(np.arange(len(cells), dtype=np.int32), cells["num_images"])
     np.random.default_rng(derive_seed(seed, "order")).shuffle(which)
     prompts = [prompt(int(labels), view) for labels, view in zip(cells["labels"], cells["view"], strict=True)]
-    ids, seeds = _ids_and_seeds(seed, len(which))
+    ids, seeds = _ids_and_seeds(seed, first, len(which))
+    names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(which), np.int32)), pa.array([series], pa.string()))
     columns = {
         "image_id": ids,
         "labels": cells["labels"].to_numpy(np.int64)[which],
         "view": pa.array(cells["view"].tolist(), pa.string()).take(pa.array(which)),
         "prompt": pa.DictionaryArray.from_arrays(pa.array(which, pa.int32()), pa.array(prompts, pa.string())),
         "seed": seeds,
+        "request": names,
     }
     return pa.table(columns, schema=SCHEMA)
 
@@ -150,11 +156,11 @@ _AT_ONCE = 1 << 16
 """Ids that are Python objects at one time: those of ten million images would fill a gigabyte."""
 
 
-def _ids_and_seeds(seed: int, num: int) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """Ids of all images in their order, and the seeds int64 of their first draws."""
+def _ids_and_seeds(seed: int, first: int, num: int) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """Ids of `num` images in their order from number `first` on, and the seeds int64 of their first draws."""
     ids, seeds = [], np.empty(num, np.int64)
     for start in range(0, num, _AT_ONCE):
-        names = [f"syn-{i:08d}" for i in range(start, min(start + _AT_ONCE, num))]
+        names = [f"syn-{first + i:08d}" for i in range(start, min(start + _AT_ONCE, num))]
         seeds[start : start + len(names)] = derive_seeds((seed,), names, (0,))
         ids.append(pa.array(names, pa.string()))
     return pa.chunked_array(ids, pa.string()), seeds
@@ -165,9 +171,20 @@ def image_seed(seed: int, image_id: str, draw: int = 0) -> int:
     return derive_seed(seed, image_id, draw)
 
 
-def write_list(path: Path, images: pa.Table, shard_size: int) -> None:
-    """Parquet with one row group per shard, so that a shard reads its own rows only."""
-    pq.write_table(images, path, row_group_size=shard_size, compression="zstd")
+def shards_of(sizes: Iterable[int], shard_size: int) -> list[Shard]:
+    """Shards of the images of all series, of `sizes`, in their order: none holds images of two."""
+    bounds, first = [], 0
+    for size in sizes:
+        bounds += [(first + a, first + min(a + shard_size, size)) for a in range(0, size, shard_size)]
+        first += size
+    return [Shard(f"{i:05d}", start, stop) for i, (start, stop) in enumerate(bounds)]
+
+
+def write_list(path: Path, lists: Iterable[pa.Table], shard_size: int) -> None:
+    """Parquet of the lists of all series with one row group per shard, so that a shard reads its own rows only."""
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for images in lists:
+            writer.write_table(images, row_group_size=shard_size)
 
 
 def read_list(path: Path, shard: int) -> pa.Table:

@@ -1,17 +1,22 @@
 """Settings of the generate stage: which images are asked for, and how they are sampled."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, PositiveInt, model_validator
 
-from cxr_core.settings import Settings, StageSettings, check_whole_batches
+from cxr_core.settings import Name, Settings, StageSettings, check_whole_batches
+
+Scheduler: TypeAlias = Literal["dpmsolver++", "ddim", "ddpm"]
+Steps: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
+Guidance: TypeAlias = Annotated[float, Field(ge=1.0, le=30.0)]
 
 
 class GenerateInputs(Settings):
     """What generation starts from."""
 
-    model: str
-    """A train stage of model diffusion (its final checkpoint is used), or a folder that diffusers can open."""
+    model: str | tuple[str, ...]
+    """A train stage of model diffusion (its final checkpoint is used), or a folder that diffusers can open. Or several
+    of these, among which `requests` choose; the first is that of requests that name none."""
     like: str
     """The real Dataset that gives the findings, the view distributions and the prompt style: a stage or a folder."""
     gate: str | None = None
@@ -71,6 +76,44 @@ class Request(Settings):
         return self.num_images or sum((self.counts or {}).values()) or (self.fill or 0) * num_findings
 
 
+class NamedRequest(Request):
+    """One of several requests of a stage, with what it wants otherwise than the stage."""
+
+    name: Name
+    """What its images are told apart by, in the index and in an evaluation."""
+    model: str | None = None
+    """One of `inputs.model`."""
+    checkpoint: PositiveInt | None = None
+    """Step of the model's checkpoint, where that is a train stage which keeps it; by default its last."""
+    scheduler: Scheduler | None = None
+    """As the stage's."""
+    steps: Steps | None = None
+    """As the stage's."""
+    guidance: Guidance | None = None
+    """As the stage's."""
+
+
+class Sweep(Settings):
+    """One request drawn once for every combination of these. Each is named by what it is: `step2000-guidance3`."""
+
+    checkpoints: Literal["all"] | tuple[PositiveInt, ...] = ()
+    """Steps of checkpoints that the train stage keeps, or all of them; empty: its last."""
+    guidance: tuple[Guidance, ...] = ()
+    """Guidance scales; empty: the stage's."""
+    steps: tuple[Steps, ...] = ()
+    """Denoising steps; empty: the stage's."""
+
+    @model_validator(mode="after")
+    def _varies(self) -> Self:
+        lists = {name: value for name, value in dict(self).items() if value and value != "all"}
+        if not lists and self.checkpoints != "all":
+            raise ValueError("nothing is varied: give checkpoints, guidance or steps")
+        for name, values in lists.items():
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} {list(values)} repeat one: name each once")
+        return self
+
+
 class GenerateStage(StageSettings):
     """Draw a labelled synthetic Dataset from a trained model."""
 
@@ -78,15 +121,19 @@ class GenerateStage(StageSettings):
     """The kind of this stage."""
     inputs: GenerateInputs
     """Where the model and the real Dataset come from."""
-    request: Request
+    request: Request | None = None
     """Which images are drawn."""
+    requests: tuple[NamedRequest, ...] = ()
+    """In place of `request`: several, each with a model, checkpoint, sampler or guidance of its own where it wants."""
+    sweep: Sweep | None = None
+    """Draw `request` from several checkpoints, at several scales of guidance or numbers of steps."""
     gate: Gate | None = None
     """Whether images are looked at and drawn again; needs `inputs.gate`."""
-    scheduler: Literal["dpmsolver++", "ddim", "ddpm"] = "dpmsolver++"
+    scheduler: Scheduler = "dpmsolver++"
     """The sampler. DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) needs 20 to 25 steps, DDIM 50 or more."""
-    steps: int = Field(default=20, ge=1, le=1000)
+    steps: Steps = 20
     """Denoising steps per image."""
-    guidance: float = Field(default=5.0, ge=1.0, le=30.0)
+    guidance: Guidance = 5.0
     """Classifier-free guidance scale (Ho and Salimans 2022, arXiv 2207.12598); 1 is none and halves the work."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the models. bfloat16 is for GPUs; on most CPUs it is far slower than float32."""
@@ -102,6 +149,35 @@ class GenerateStage(StageSettings):
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         check_whole_batches(self.shard_size, self.batch_size)
+        return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What `inputs.model` names."""
+        named = self.inputs.model
+        return (named,) if isinstance(named, str) else named
+
+    @model_validator(mode="after")
+    def _one_way_of_asking(self) -> Self:
+        if (self.request is None) == (not self.requests):
+            raise ValueError("give exactly one of `request` and `requests`")
+        if self.sweep and self.request is None:
+            raise ValueError("`sweep` draws one `request` several times: remove `requests`, or give each its guidance")
+        names = [entry.name for entry in self.requests]
+        if len(set(names)) != len(names):
+            raise ValueError(f"requests {names} have a name twice")
+        return self
+
+    @model_validator(mode="after")
+    def _models_are_used(self) -> Self:
+        if not self.models or len(set(self.models)) != len(self.models):
+            raise ValueError(f"inputs.model {list(self.models)}: name each model once")
+        for entry in self.requests:
+            if entry.model not in (None, *self.models):
+                raise ValueError(f"request {entry.name!r} wants model {entry.model!r}: inputs.model has {self.models}")
+        unused = set(self.models[1:]) - {entry.model for entry in self.requests}
+        if unused:
+            raise ValueError(f"no request names {sorted(unused)} of inputs.model")
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from cxr_core.generation.batches import batches, draw_in_memory
 from cxr_core.generation.gate import Gatekeeper, Verdict
 from cxr_core.generation.requests import image_seed
 from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample_rows
+from cxr_core.generation.series import MadeSeries, Series
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.generation.writer import BackgroundWriter
 from cxr_core.runs.files import canonical_json
@@ -26,7 +27,7 @@ from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output
 
 Row: TypeAlias = Mapping[str, Any]
-"""A row of the list: image_id, labels, view, prompt, seed."""
+"""A row of the list: image_id, labels, view, prompt, seed, request."""
 
 _BLANK = 1.0
 """An image whose grey values have a smaller standard deviation (of 255) shows nothing."""
@@ -74,33 +75,29 @@ class Drawn:
 class Drawer:
     """Samples batches of rows, in parts where the planned size does not fit into memory; `size` is what did."""
 
-    def __init__(self, model: Model, texts: Mapping[str, torch.Tensor], settings: GenerateStage, clock: Clock) -> None:
+    def __init__(
+        self, model: Model, texts: Mapping[str, torch.Tensor], settings: GenerateStage, series: Series, clock: Clock
+    ) -> None:
         self.size = settings.batch_size
         self.clock = clock
-        self._model, self._texts, self._settings = model, texts, settings
+        self._model, self._texts, self._dtype, self._sampler = model, texts, settings.dtype, series.sampler
 
     def draw(self, batch: Sequence[Row]) -> np.ndarray:
         """Images uint8 (n, height, width). Raises UserError naming the images where the model gives NaN."""
         greys, self.size = draw_in_memory(self._draw, batch, self.size)
-        _refuse_nan(greys, batch, self._settings.dtype)
+        _refuse_nan(greys, batch, self._dtype)
         return to_uint8(greys)
 
     def _draw(self, batch: Sequence[Row]) -> np.ndarray:
         with self.clock.part("sample"):
-            latents = sample_rows(
-                self._model,
-                self._texts,
-                batch,
-                scheduler=self._settings.scheduler,
-                steps=self._settings.steps,
-                guidance=self._settings.guidance,
-            )
+            latents = sample_rows(self._model, self._texts, batch, **self._sampler)
         with self.clock.part("decode"):
             return decode(self._model, latents)
 
 
 def generate_shard(
     settings: GenerateStage,
+    series: MadeSeries,
     checkpoint: Path,
     images: pa.Table,
     facts: Mapping[str, Any],
@@ -111,8 +108,9 @@ def generate_shard(
 ) -> Output:
     """Draw `images` (rows of the frozen list) into `work`: a tar, its rows, what the gate saw, and all oddities.
 
-    `facts` holds the dataset's `findings` and what each image records of its making (`generation`); `seed` is the
-    stage's, from which re-draws have theirs. Raises UserError naming the images where the model gives NaN.
+    All are of one `series`. `facts` holds the dataset's `findings` and what each image records of its making beside
+    that (`generation`); `seed` is the stage's, from which re-draws have theirs. Raises UserError naming the images
+    where the model gives NaN.
     """
     torch.set_num_threads(settings.threads)
     clock, log = Clock(), _Log()
@@ -121,11 +119,12 @@ def generate_shard(
         model = load_model(checkpoint, settings.dtype, **speed)
     with clock.part("prompts"):
         texts = encode_prompts(model, ["", *images["prompt"].to_pylist()])
-    drawer = Drawer(model, texts, settings, clock)
+    drawer = Drawer(model, texts, settings, series, clock)
+    generation = {**facts["generation"], **series.sampler, "model": series.model}
     writer = BackgroundWriter(work / "images.tar", Findings(tuple(facts["findings"])))
     with writer, bar(f"{settings.name}: images", len(images)) as progress:
         for drawn, num_draws in _stored(images.to_pylist(), drawer, settings, seed, gatekeeper, log):
-            writer.put(drawn.pixels, _row(drawn, num_draws, facts["generation"], gatekeeper))
+            writer.put(drawn.pixels, _row(drawn, num_draws, generation, gatekeeper))
             progress.advance()
     rows = writer.rows()
     write_parquet(work / "rows.parquet", rows)

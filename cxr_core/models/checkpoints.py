@@ -88,6 +88,26 @@ def final_checkpoint(path: Path, kind: ModelKind = "stable-diffusion") -> Path:
     raise UserError(f"neither a finished train stage nor {words} (it has no {mark})", where=str(path), mend=mend)
 
 
+def kept_steps(path: Path) -> list[int]:
+    """Steps of the checkpoints whose weights a finished train stage has kept. Raises UserError if it is none."""
+    return [checkpoint.step for checkpoint in read_checkpoints(path) if checkpoint.path is not None]
+
+
+def checkpoint_at(path: Path, step: int | None) -> Path:
+    """The diffusers folder of a train stage's checkpoint; None: the final one, or the folder itself.
+
+    Raises UserError where the stage has no checkpoint of that step, or has not kept it.
+    """
+    if step is None:
+        return final_checkpoint(path)
+    found = [checkpoint.path for checkpoint in read_checkpoints(path) if checkpoint.step == step]
+    if not found or found[0] is None:
+        what = "did not keep its checkpoint" if found else "has no checkpoint"
+        kept = ", ".join(map(str, kept_steps(path)))
+        raise UserError(f"the train stage {what} of step {step}", where=str(path), mend=f"it has those of {kept}")
+    return path / found[0]
+
+
 def weights_sha256(folder: Path) -> str:
     """Digest of a diffusers folder: sha256 over `model_index.json` and all files of the components that it names.
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
-from cxr_core.models.training_data import TrainingData
+from cxr_core.generation.series import MadeSeries
 from cxr_core.report.blocks import (
     Block,
     Box,
@@ -96,10 +96,22 @@ def _in_numbers(dataset: Dataset) -> Iterator[Block]:
     yield _people(dataset, parts)
     yield _findings(dataset, parts)
     about = dict(dataset.info.about)
-    if learnt := about.pop("training_data", None):
-        about["the model learnt from"] = TrainingData.model_validate(learnt).words
+    made = [MadeSeries.model_validate(one) for one in about.pop("series", ())]
+    if len(made) > 1:
+        yield _series(made)
+    elif made:
+        about |= {"drawn by": made[0].words, "request": made[0].request.model_dump(exclude_none=True)}
+    learnt = [one.training_data.words for one in made if one.training_data]
+    if learnt:
+        about["the model learnt from"] = list(dict.fromkeys(learnt))
     facts = [(plain(key), _short(value)) for key, value in about.items() if key not in _SHOWN_ELSEWHERE]
     yield Facts([("form", f"8-bit grey, {dataset.info.size} × {dataset.info.size} pixels"), *facts])
+
+
+def _series(made: Sequence[MadeSeries]) -> Table:
+    columns = [Column("series"), Column("images", numeric=True), Column("drawn by"), Column("model")]
+    rows = [[one.name, count(one.num_images), one.words, one.model[:16]] for one in made]
+    return Table("The series of this Dataset: what was asked for, and what drew it.", columns, rows)
 
 
 _SHOWN_ELSEWHERE = ("problems", "gate")

@@ -19,6 +19,7 @@ from cxr_core.data.png import decode_grey
 from cxr_core.generation.noise import generators
 from cxr_core.generation.requests import exact_list
 from cxr_core.generation.sampler import make_scheduler
+from cxr_core.generation.series import MadeSeries, all_series
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.generation.shard import generate_shard
 from cxr_core.models.checkpoints import BUILT_IN
@@ -47,6 +48,9 @@ def c5() -> Iterator[Row]:
         shard_size=32,
         threads=THREADS,
     )
+    facts = {"findings": NIH.names, "generation": {}}
+    (plain,) = all_series(settings, lambda role: ())
+    series = MadeSeries(**dict(plain), model="", num_images=NUM_IMAGES)
     pipeline = load(BUILT_IN["tiny_base"]).to("cpu", torch.float32)
     pipeline.scheduler = make_scheduler(pipeline.scheduler.config, settings.scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -56,9 +60,7 @@ def c5() -> Iterator[Row]:
         def product() -> Path:
             work = next(folders)
             work.mkdir()
-            generate_shard(
-                settings, BUILT_IN["tiny_base"], images, {"findings": NIH.names, "generation": {}}, work, seed=3
-            )
+            generate_shard(settings, series, BUILT_IN["tiny_base"], images, facts, work, seed=3)
             return work
 
         def peer() -> Path:

@@ -15,6 +15,7 @@ from cxr_core.data.findings import NIH
 from cxr_core.generation.noise import generators
 from cxr_core.generation.requests import exact_list
 from cxr_core.generation.sampler import encode_prompts, load_model, make_scheduler
+from cxr_core.generation.series import MadeSeries, all_series
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.generation.shard import Clock, Drawer, generate_shard
 from cxr_core.models import stable_diffusion
@@ -83,19 +84,25 @@ def _images(bench: Bench) -> pa.Table:
     return exact_list(cells, lambda labels, view: f"frontal chest x-ray, {view} view, {labels}", SEED)
 
 
+def _series(bench: Bench, settings: GenerateStage) -> MadeSeries:
+    (plain,) = all_series(settings, lambda role: ())
+    return MadeSeries(**dict(plain), model="", num_images=bench.num_images)
+
+
 def _shard(bench: Bench, settings: GenerateStage, base: Path) -> int:
     work = bench.folder / "shard"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     facts = {"findings": NIH.names, "generation": {}}
-    generate_shard(settings, base, _images(bench), facts, work, seed=SEED)
+    generate_shard(settings, _series(bench, settings), base, _images(bench), facts, work, seed=SEED)
     return bench.num_images
 
 
 def _drawing(bench: Bench, settings: GenerateStage, base: Path) -> Callable[[], int]:
     model = load_model(base, settings.dtype, channels_last=settings.channels_last, compiled=settings.compile)
     rows = _images(bench).to_pylist()
-    drawer = Drawer(model, encode_prompts(model, ["", *(row["prompt"] for row in rows)]), settings, Clock())
+    texts = encode_prompts(model, ["", *(row["prompt"] for row in rows)])
+    drawer = Drawer(model, texts, settings, _series(bench, settings), Clock())
 
     def run() -> int:
         for start in range(0, len(rows), bench.batch):

@@ -160,8 +160,8 @@ def test_the_card_says_what_is_in_it_what_made_it_and_what_it_must_not_be_used_f
     card = (tmp_path / "out" / "README.md").read_text()
     assert "**Every image is synthetic: made by a model, of no patient.**" in card
     assert f"{synthetic.info.num_images:,} images of {synthetic.info.size} x {synthetic.info.size} pixels" in card
-    assert f"model (sha256 of its weights): `{synthetic.info.about['model']}`" in card
-    assert "the model learnt from" in card
+    assert f"model (sha256 of its weights): `{synthetic.info.about['series'][0]['model']}`" in card
+    assert "which learnt from" in card
     assert "Not for diagnosis" in card
 
 

@@ -94,7 +94,7 @@ def test_given_a_request_the_result_is_a_whole_dataset_with_its_provenance(
     assert row["prompt"].startswith("frontal chest x-ray, ")
     assert (row["split"], row["patient_id"]) == ("synthetic", "")
     assert dataset.info.about["prompts"]["style"] == "clinical"
-    assert dataset.info.about["model"] in row["generation"]
+    assert dataset.info.about["series"][0]["model"] in row["generation"]
     assert dataset.info.about["like"] == Dataset.open(real).info.digest
 
 
@@ -103,11 +103,11 @@ def test_given_a_model_that_says_what_it_learnt_from_the_dataset_says_it_too_and
 ) -> None:
     telling, learnt = telling_of(model, real, tmp_path / "telling")
     told, silent = (finish(stage(tmp_path / one.name[:4], one, real)).info for one in (telling, model))
-    assert told.about["training_data"] == learnt
+    assert told.about["series"][0]["training_data"] == learnt
     assert learnt["findings"]["Effusion"] == {"images": 15, "patients": 15}
-    assert silent.about["training_data"] is None
+    assert silent.about["series"][0]["training_data"] is None
     assert told.digest == silent.digest
-    assert told.about["model"] == silent.about["model"]
+    assert told.about["series"][0]["model"] == silent.about["series"][0]["model"]
 
 
 @pytest.mark.parametrize("shard_size", [4, 16])

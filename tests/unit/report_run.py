@@ -74,7 +74,7 @@ def add_synthetic(run: Run, findings: Findings) -> None:
     change = {"patient_id": "", "split": "synthetic", "age": None, "sex": "", "follow_up": None, "boxes": []}
     made = {"labels": 1, "seed": 5, "generation": '{"steps":15}', "source_sha256": ""}
     rows = [_row(f"drawn-{i}", i, findings) | change | made for i in range(12)]
-    _add_dataset(run.stage("drawn"), rows, findings, synthetic=True, about={"steps": 15})
+    _add_dataset(run.stage("drawn"), rows, findings, synthetic=True, about={})
 
 
 def add_study(run: Run, *, finding: str = "Edema") -> None:
@@ -239,6 +239,7 @@ def _row(image_id: str, i: int, findings: Findings) -> dict[str, Any]:
         "boxes": [],
         "prompt": f"frontal chest x-ray of {findings.names[i % len(findings.names)]}",
         "seed": None,
+        "request": "",
         "generation": "",
         "width": SIZE,
         "height": SIZE,

@@ -19,6 +19,7 @@ from cxr_core.generation.requests import (
     largest_remainder,
     left_out,
     read_list,
+    shards_of,
     write_list,
 )
 from cxr_core.generation.settings import GenerateStage, Request
@@ -162,6 +163,27 @@ def test_given_a_shard_that_cuts_a_batch_validation_offers_a_size() -> None:
         GenerateStage(**stage, batch_size=16, shard_size=100)
 
 
+EDEMA_ONLY: dict = {"counts": {"Edema": 1}}
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, "exactly one of `request` and `requests`"),
+        ({"request": EDEMA_ONLY, "requests": [{"name": "a", **EDEMA_ONLY}]}, "exactly one of"),
+        ({"requests": [{"name": "a", **EDEMA_ONLY}] * 2}, "have a name twice"),
+        ({"requests": [{"name": "a", **EDEMA_ONLY}], "sweep": {"guidance": [1, 3]}}, "draws one `request`"),
+        ({"request": EDEMA_ONLY, "sweep": {}}, "nothing is varied"),
+        ({"request": EDEMA_ONLY, "sweep": {"guidance": [1, 1]}}, "name each once"),
+        ({"requests": [{"name": "a", "model": "n", **EDEMA_ONLY}]}, "wants model 'n': inputs.model has"),
+        ({"request": EDEMA_ONLY, "inputs": {"model": ["m", "n"], "like": "r"}}, "no request names"),
+    ],
+)
+def test_given_series_that_cannot_be_validation_names_the_mend(values: dict, text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        GenerateStage(**{"name": "a", "kind": "generate", "inputs": {"model": "m", "like": "r"}, **values})
+
+
 def some_list(seed: int = 3) -> pd.DataFrame:
     cells = allocate(Request(counts={"Edema": 600, "No Finding": 400}), real_rows(), NIH)
     return exact_list(cells, lambda labels, view: f"{labels} {view}", seed).to_pandas()
@@ -185,9 +207,30 @@ def test_given_a_list_any_first_part_is_like_the_whole() -> None:
 def test_given_a_written_list_a_shard_reads_exactly_its_rows(tmp_path: Path) -> None:
     cells = allocate(Request(counts={"Edema": 10}), real_rows(), NIH)
     images = exact_list(cells, lambda labels, view: view, 0)
-    write_list(tmp_path / "list.parquet", images, 4)
+    write_list(tmp_path / "list.parquet", [images], 4)
     read = [read_list(tmp_path / "list.parquet", i).to_pylist() for i in range(3)]
     assert read == [images.slice(start, 4).to_pylist() for start in (0, 4, 8)]
+
+
+def test_given_lists_of_several_series_no_shard_holds_images_of_two(tmp_path: Path) -> None:
+    numbers = {"a": 5, "b": 3, "c": 6}
+    cells = [allocate(Request(counts={"Edema": num}), real_rows(), NIH) for num in numbers.values()]
+    lists, first = [], 0
+    for name, table in zip(numbers, cells, strict=True):
+        lists.append(exact_list(table, lambda labels, view: view, 0, first=first, series=name))
+        first += numbers[name]
+    write_list(tmp_path / "list.parquet", lists, 4)
+    shards = shards_of(numbers.values(), 4)
+    assert [(shard.id, shard.start, shard.stop) for shard in shards] == [
+        ("00000", 0, 4),
+        ("00001", 4, 5),
+        ("00002", 5, 8),
+        ("00003", 8, 12),
+        ("00004", 12, 14),
+    ]
+    read = [read_list(tmp_path / "list.parquet", int(shard.id)).to_pandas() for shard in shards]
+    assert [rows["request"].unique().tolist() for rows in read] == [["a"], ["a"], ["b"], ["c"], ["c"]]
+    assert [rows["image_id"].iloc[0] for rows in read] == [f"syn-{shard.start:08d}" for shard in shards]
 
 
 def test_given_an_allocation_the_description_states_it_exactly() -> None:

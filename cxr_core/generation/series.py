@@ -1,0 +1,123 @@
+"""The series of a generate stage: each one request, with the model and the sampler that it is drawn with."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.errors import UserError
+from cxr_core.generation.settings import GenerateStage, Guidance, NamedRequest, Request, Scheduler, Steps
+from cxr_core.models.training_data import TrainingData
+from cxr_core.settings import Settings
+
+
+class Series(Settings):
+    """One request, and what its images are drawn with."""
+
+    name: str
+    """That the index gives its images; "" where the stage has one series only."""
+    request: Request
+    """Which images."""
+    role: str
+    """Of the model among the stage's inputs: `model`, `model.1` ..."""
+    checkpoint: int | None = None
+    """Step of the model's checkpoint; None: its last."""
+    scheduler: Scheduler
+    """The sampler."""
+    steps: Steps
+    """Denoising steps an image."""
+    guidance: Guidance
+    """Classifier-free guidance scale."""
+
+    @property
+    def sampler(self) -> dict[str, str | int | float]:
+        """What the sampler is called with, and every image records."""
+        return {name: getattr(self, name) for name in ("scheduler", "steps", "guidance")}
+
+
+class MadeSeries(Series):
+    """A series with its model, as the plan and the Dataset record it."""
+
+    model: str
+    """sha256 of the weights."""
+    training_data: TrainingData | None = None
+    """What the model learnt from, as far as it says so."""
+    num_images: int
+    """Images of the series."""
+
+    @property
+    def words(self) -> str:
+        """How it was drawn, for people."""
+        step = "" if self.checkpoint is None else f"checkpoint {self.checkpoint}, "
+        return f"{step}{self.scheduler}, {self.steps} steps, guidance {self.guidance:g}"
+
+
+def role_of(settings: GenerateStage, model: str | None) -> str:
+    """The role in which a model stands among the stage's inputs; None: the first."""
+    place = settings.models.index(model) if model else 0
+    return f"model.{place}" if place else "model"
+
+
+def all_series(settings: GenerateStage, checkpoints: Callable[[str], Sequence[int]]) -> list[Series]:
+    """In the order of the config. `checkpoints` gives the steps that a model keeps, by its role."""
+    if settings.request is None:
+        return [_own(settings, entry) for entry in settings.requests]
+    plain = Series(
+        name="",
+        request=settings.request,
+        role="model",
+        checkpoint=None,
+        scheduler=settings.scheduler,
+        steps=settings.steps,
+        guidance=settings.guidance,
+    )
+    if settings.sweep is None:
+        return [plain]
+    at = settings.sweep.checkpoints
+    varied = {
+        "checkpoint": checkpoints("model") if at == "all" else at,
+        "guidance": settings.sweep.guidance,
+        "steps": settings.sweep.steps,
+    }
+    return [plain.model_copy(update={**point, "name": _name(point)}) for point in _grid(varied)]
+
+
+def _grid(varied: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    given = {name: values for name, values in varied.items() if values}
+    return [dict(zip(given, values, strict=True)) for values in product(*given.values())]
+
+
+_WORDS = {"checkpoint": "step", "guidance": "guidance", "steps": "steps"}
+
+
+def _name(point: Mapping[str, Any]) -> str:
+    return "-".join(f"{_WORDS[name]}{value:g}" for name, value in point.items())
+
+
+def _own(settings: GenerateStage, entry: NamedRequest) -> Series:
+    names = ("scheduler", "steps", "guidance")
+    wanted = {name: getattr(entry, name) or getattr(settings, name) for name in names}
+    request = Request(**{name: getattr(entry, name) for name in Request.model_fields})
+    role = role_of(settings, entry.model)
+    return Series(name=entry.name, request=request, role=role, checkpoint=entry.checkpoint, **wanted)
+
+
+def series_of(dataset: Dataset, image_id: str) -> MadeSeries:
+    """The series of a synthetic image. Raises UserError for an image that is not in the Dataset or not synthetic."""
+    row = dataset.rows.iloc[position(dataset, image_id)]
+    made = map(MadeSeries.model_validate, dataset.info.about["series"])
+    return next(one for one in made if one.name == row["request"])
+
+
+def position(dataset: Dataset, image_id: str) -> int:
+    """Row of a synthetic image in the index. Raises UserError as `series_of`."""
+    ids = dataset.rows["image_id"]
+    found = np.flatnonzero(ids == image_id)
+    if not len(found):
+        mend = f"it has {ids.iloc[0]} to {ids.iloc[-1]}" if len(ids) else "it is empty"
+        raise UserError(f"no image {image_id!r}", where=str(dataset.folder), mend=mend)
+    if not dataset.rows["generation"].iloc[found[0]]:
+        raise UserError(f"image {image_id!r} is a real one", where=str(dataset.folder), mend="name a synthetic Dataset")
+    return int(found[0])
