@@ -9,9 +9,9 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from jobs.evaluating import Part, features, pictures, utility
+from jobs.evaluating import Part, features, pictures, position, utility
 
-PARTS: dict[str, Part] = {"pictures": pictures, "utility": utility, "features": features}
+PARTS: dict[str, Part] = {"pictures": pictures, "utility": utility, "features": features, "position": position}
 """In the order in which they are planned, run and measured."""
 
 _NUM_OWN_FILES = 6
@@ -65,12 +65,10 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
 def _datasets(context: Context) -> dict[str, Any]:
     """The two Datasets, the real one without test patients whom the synthetic one's generator learnt from."""
     from cxr_core.data.dataset import Dataset
-    from cxr_core.models.training_data import TrainingData
+    from cxr_core.generation.series import barred_patients
 
     real, synthetic = (Dataset.open(context.inputs[name]) for name in ("real", "synthetic"))
-    learnt = synthetic.info.about.get("training_data")
-    barred = TrainingData.model_validate(learnt).barred if learnt else frozenset()
-    return {"real": real.barring(barred), "synthetic": synthetic}
+    return {"real": real.barring(barred_patients(synthetic)), "synthetic": synthetic}
 
 
 def _compared(dataset: Any) -> Any:

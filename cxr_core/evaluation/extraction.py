@@ -50,7 +50,7 @@ def estimate_extraction(settings: EvaluateStage, real: Estimate | Path, syntheti
 
     Raises UserError where `fidelity.features` is no folder of a model.
     """
-    sizes = [_num_images(given) for given in (real, synthetic)]
+    sizes = [num_images_of(given) for given in (real, synthetic)]
     each = sum(-(-size // settings.extraction.shard_size) for size in sizes)
     num_images, num_shards, num_bytes, notes = 0, 0, 0, []
     for kind in kinds_of(settings):
@@ -64,7 +64,8 @@ def estimate_extraction(settings: EvaluateStage, real: Estimate | Path, syntheti
     return Estimate(num_images, num_shards, 4 * num_shards + 3, num_bytes, notes)
 
 
-def _num_images(given: Estimate | Path) -> int:
+def num_images_of(given: Estimate | Path) -> int:
+    """Images of a Dataset, or at most so many of one that is not made yet."""
     return Dataset.open(given).info.num_images if isinstance(given, Path) else given.num_items
 
 

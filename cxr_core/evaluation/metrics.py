@@ -6,6 +6,8 @@ of 500". Accuracy and AUROC lie in 0..1.
 
 from typing import Literal
 
+from cxr_core.evaluation.interval import Interval as Interval
+from cxr_core.evaluation.position.results import PositionResult
 from cxr_core.models.training_data import Seen
 from cxr_core.settings import Settings
 
@@ -14,17 +16,6 @@ FILE = "metrics.json"
 Arm = Literal["real", "mixed", "half", "doubled"]
 """Training images: n real; n/2 real and n/2 synthetic; the same n/2 real alone for as many epochs; and these shown
 twice an epoch, for as many optimiser steps as n."""
-
-
-class Interval(Settings):
-    """A number with its 95 % bootstrap interval."""
-
-    value: float
-    """The number itself, on all test images."""
-    low: float
-    """2.5th percentile of the resamples."""
-    high: float
-    """97.5th percentile of the resamples."""
 
 
 class Scores(Settings):
@@ -441,6 +432,8 @@ class Metrics(Settings):
     """Whether synthetic images show what they were asked for."""
     fidelity: FidelityResult | None = None
     """Null if it was not asked for."""
+    position: PositionResult | None = None
+    """Whether findings lie where they were asked for; null if that was not asked for."""
     published: tuple[Published, ...] = STUDY
     """The study's rows."""
     published_source: str = STUDY_SOURCE

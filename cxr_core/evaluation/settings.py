@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cxr_core.data.findings import NO_FINDING
+from cxr_core.evaluation.position.settings import Position
 from cxr_core.settings import LocalPath, Settings, StageSettings, check_whole_batches
 
 
@@ -17,6 +18,8 @@ class EvaluateInputs(Settings):
     """The synthetic Dataset: a stage or a folder."""
     judge: str | None = None
     """The classifier that knows the findings: a train stage with `model: classifier`, or a folder of one."""
+    localiser: str | None = None
+    """What tells where findings are: a train stage with `model: localiser`, or a folder of one."""
 
 
 class Grids(Settings):
@@ -163,6 +166,8 @@ class EvaluateStage(StageSettings):
     """Which images are seen for `faithfulness` and `fidelity`."""
     fidelity: Fidelity | None = None
     """How near synthetic images are to held-out real ones; not measured unless asked for."""
+    position: Position | None = None
+    """Whether findings lie where they were asked for; needs a localiser."""
 
     @model_validator(mode="after")
     def _has_judge(self) -> Self:
@@ -171,6 +176,8 @@ class EvaluateStage(StageSettings):
                 "fidelity.features is 'judge', but inputs.judge is not set: name a classifier stage there, or give "
                 "fidelity.features the folder of an AutoModel"
             )
+        if self.position and self.inputs.localiser is None:
+            raise ValueError("position needs a localiser: name a train stage with model: localiser in inputs.localiser")
         if self.faithfulness and self.inputs.judge is None:
             raise ValueError("faithfulness needs a judge: name a classifier stage in inputs.judge")
         if self.fidelity and self.fidelity.features == "judge" and self.faithfulness is None:

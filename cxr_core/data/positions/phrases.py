@@ -5,7 +5,7 @@ needs no config to be read.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -76,14 +76,22 @@ def shorter(placed: Sequence[Placed]) -> Iterator[tuple[Placed, ...]]:
 
 def parse(prompt: str, findings: Sequence[str]) -> tuple[Placed, ...]:
     """What a prompt in our words says of `findings` and their places, in its order. Other words are passed over."""
-    matches = (_pattern(tuple(findings)).fullmatch(part) for part in prompt.split(_PARTS))
-    return tuple(_placed(match, tuple(findings)) for match in matches if match)
+    names = _names(tuple(findings))
+    matches = (_compiled(tuple(names)).fullmatch(part) for part in prompt.split(_PARTS))
+    return tuple(_placed(match, names) for match in matches if match)
+
+
+def asked(text: str, findings: Sequence[str]) -> Placed | None:
+    """A finding by its name in a Dataset, with its place in our words: "Mass in the upper left"; None: it is none."""
+    names = {name: name for name in findings}
+    match = _compiled(tuple(names)).fullmatch(text)
+    return _placed(match, names) if match else None
 
 
 def unplaced(prompt: str, findings: Sequence[str]) -> str:
     """The prompt without places and sizes, each finding named once: what an image without boxes would be told as."""
-    pattern, names = _pattern(tuple(findings)), _names(tuple(findings))
-    parts = []
+    names = _names(tuple(findings))
+    pattern, parts = _compiled(tuple(names)), []
     for part in prompt.split(_PARTS):
         match = pattern.fullmatch(part)
         parts.append(plain_words(names[match["finding"]]) if match else part)
@@ -103,15 +111,16 @@ def _regions() -> dict[str, Region]:
 
 
 @cache
-def _pattern(findings: tuple[str, ...]) -> re.Pattern[str]:
-    names, regions = (_any_of(words) for words in (_names(findings), _regions()))
-    return re.compile(f"(?:(?P<size>{_any_of(SIZES)}) )?(?P<finding>{names})(?: in (?P<region>{regions}))?")
+def _compiled(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Of a phrase about one of the findings that are called so."""
+    sizes, called, regions = (_any_of(words) for words in (SIZES, names, _regions()))
+    return re.compile(f"(?:(?P<size>{sizes}) )?(?P<finding>{called})(?: in (?P<region>{regions}))?")
 
 
 def _any_of(words: Iterable[str]) -> str:
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
 
 
-def _placed(match: re.Match[str], findings: tuple[str, ...]) -> Placed:
+def _placed(match: re.Match[str], names: Mapping[str, str]) -> Placed:
     region = _regions()[match["region"]] if match["region"] else None
-    return Placed(_names(findings)[match["finding"]], region, match["size"] or "")
+    return Placed(names[match["finding"]], region, match["size"] or "")
