@@ -186,9 +186,9 @@ class Sampling(Settings):
     """By finding: images of one that is rarer than this share come sqrt(repeat_below / share) times (repeat factor
     sampling, Gupta et al. 2019, arXiv 1908.03195). 1 takes in all findings; an image without any comes once."""
     temper: float | None = Field(default=None, ge=0, le=1)
-    """By combination of findings, No Finding being one: with n images its share of an epoch goes as n ** temper. 0
-    shows all combinations equally often (class-balanced), 0.5 by the square root of how common they are, 1 as they
-    are."""
+    """By combination of findings, and of places where prompts say them, No Finding being one: with n images its share
+    of an epoch goes as n ** temper. 0 shows all combinations equally often (class-balanced), 0.5 by the square root of
+    how common they are, 1 as they are."""
     placed_share: float | None = Field(default=None, gt=0, lt=1)
     """Images whose prompt says where a finding is make up at least this share of an epoch, by being repeated: where a
     thousand of a hundred thousand images have bounding boxes. On top of the other rules."""
