@@ -22,6 +22,9 @@ from cxr_core.training.augment import NUM_DRAWS, mild, moved
 from cxr_core.training.data_order import DataOrder, some, spread, stream
 from cxr_core.training.settings import LocaliserTrain
 
+_MOST_IN_MEMORY = 20_000
+"""Training images that are decoded once and kept; of more, each batch is decoded when it comes."""
+_AT_ONCE = 256
 _MOST_WEIGHT = 20.0
 """Of a point in a box, where one outside weighs 1."""
 
@@ -43,6 +46,7 @@ class LocaliserTask:
         held_out = held_out[has_box(held_out, findings)].reset_index(drop=True)
         chosen = some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))
         self.held_out = held_out.iloc[chosen].reset_index(drop=True)
+        self.kept = self._decoded(train) if len(train) <= _MOST_IN_MEMORY else None
         self.is_boxed = spread(settings.batch_size, settings.boxed_share if len(self.others) else 1.0)
         self._orders = [
             DataOrder(len(rows), int(places.sum()), derive_seed(seed, name))
@@ -55,7 +59,8 @@ class LocaliserTask:
     def loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:
         """Binary cross-entropy of each point of each map, of the batch at `step`; see `targets` for what is known."""
         rows = self._batch(step)
-        pixels, (wanted, weights) = self._pixels(rows), self._targets(rows)
+        images = self._decoded(rows) if self.kept is None else self.kept[rows.index]
+        pixels, (wanted, weights) = self._as_input(images), self._targets(rows)
         if self.settings.augment == "mild":
             draws = self._draws(step, len(rows))
             pixels, wanted = mild(pixels, draws), moved(wanted, draws)
@@ -69,7 +74,10 @@ class LocaliserTask:
         """The loss on held-out patients' images that have a box; None without any."""
         size, num = self.settings.batch_size, len(self.held_out)
         parts = [self.held_out.iloc[start : start + size] for start in range(0, num, size)]
-        losses = [float(self._error(self.module(self._pixels(p)), *self._targets(p))) * len(p) for p in parts]
+        losses = [
+            float(self._error(self.module(self._as_input(self._decoded(part))), *self._targets(part))) * len(part)
+            for part in parts
+        ]
         return {"validation_loss": sum(losses) / num if num else None}
 
     def preview(self) -> None:
@@ -101,8 +109,16 @@ class LocaliserTask:
                 chosen[places] = rows[order.batch(step)]
         return self.train.iloc[chosen]
 
-    def _pixels(self, rows: pd.DataFrame) -> torch.Tensor:
-        return as_input(resized(self.dataset.images(rows), self.size), self.size).to(self.module.device)
+    def _decoded(self, rows: pd.DataFrame) -> np.ndarray:
+        """uint8 (n, size, size), as the localiser sees them."""
+        images = np.empty((len(rows), self.size, self.size), np.uint8)
+        for start in range(0, len(rows), _AT_ONCE):
+            part = rows.iloc[start : start + _AT_ONCE]
+            images[start : start + len(part)] = resized(self.dataset.images(part), self.size)
+        return images
+
+    def _as_input(self, images: np.ndarray) -> torch.Tensor:
+        return as_input(images, self.size).to(self.module.device)
 
     def _targets(self, rows: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
         made = targets(rows, self.findings, self.dataset, self.size // STRIDE)
