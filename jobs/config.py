@@ -89,7 +89,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _inputs_fit(self) -> "RunConfig":
         mistakes = list(_input_mistakes([(stage.name, _stage_tag(stage), inputs_of(stage)) for stage in self.stages]))
-        mistakes += judge_mistakes([stage.model_dump() for stage in self.stages])
+        mistakes += judge_mistakes([{**stage.model_dump(), "inputs": inputs_of(stage)} for stage in self.stages])
         mistakes += checkpoint_mistakes(self.stages)
         if mistakes:
             raise ValueError("\n".join(mistakes))

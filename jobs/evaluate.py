@@ -9,17 +9,39 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from jobs.evaluating import Part, features, pictures, position, utility
+from jobs.evaluating import (
+    Part,
+    benefit,
+    calibration,
+    diversity,
+    features,
+    memorisation,
+    pictures,
+    position,
+    sweep,
+    utility,
+)
 
-PARTS: dict[str, Part] = {"pictures": pictures, "utility": utility, "features": features, "position": position}
+PARTS: dict[str, Part] = {
+    "pictures": pictures,
+    "utility": utility,
+    "benefit": benefit,
+    "features": features,
+    "calibration": calibration,
+    "diversity": diversity,
+    "memorisation": memorisation,
+    "position": position,
+}
 """In the order in which they are planned, run and measured."""
+OF_A_SWEEP: dict[str, Part] = {"sweep": sweep}
+"""Those of a stage that compares many points."""
 
 _NUM_OWN_FILES = 6
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """All parts together."""
-    parts = [part.estimate(settings, inputs) for part in PARTS.values()]
+    parts = [part.estimate(settings, inputs) for part in _parts(settings).values()]
     return Estimate(
         sum(part.num_items for part in parts),
         sum(part.num_shards for part in parts),
@@ -35,7 +57,7 @@ def freeze(context: Context, work: Path) -> Draft:
     return Draft(
         [
             replace(shard, extra={**shard.extra, "part": name})
-            for name, part in PARTS.items()
+            for name, part in _parts(context.settings).items()
             for shard in part.shards(context, datasets, work)
         ]
     )
@@ -43,7 +65,7 @@ def freeze(context: Context, work: Path) -> Draft:
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     """Make one shard of the part it is of."""
-    return PARTS[shard.extra["part"]].run(context, shard, _datasets(context), work)
+    return _parts(context.settings)[shard.extra["part"]].run(context, shard, _datasets(context), work)
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
@@ -53,26 +75,44 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
 
     datasets = _datasets(context)
     by_id = {receipt.shard: receipt for receipt in receipts}
-    found: dict[str, Any] = {name: _compared(dataset) for name, dataset in datasets.items()}
-    for part in PARTS.values():
+    drawn = [dataset for role, dataset in datasets.items() if role != "real"]
+    found: dict[str, Any] = {"real": _compared([datasets["real"]]), "synthetic": _compared(drawn)}
+    for part in _parts(context.settings).values():
         found |= part.measure(context, by_id, datasets, found)
     write_json(context.folder / FILE, Metrics(**found).model_dump(mode="json"))
     digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
-    num_classifiers = sum(receipt.shard.startswith("utility") for receipt in receipts)
+    num_classifiers = sum(receipt.shard.startswith(("utility", "benefit")) for receipt in receipts)
     return {"digest": sha256_text(digests), "num_classifiers": num_classifiers}
 
 
+def _parts(settings: EvaluateStage) -> Mapping[str, Part]:
+    return OF_A_SWEEP if settings.sweep else PARTS
+
+
 def _datasets(context: Context) -> dict[str, Any]:
-    """The two Datasets, the real one without test patients whom the synthetic one's generator learnt from."""
+    """The Datasets by their roles: `real`, `synthetic`, and of a sweep also `synthetic.1` ...
+
+    The real one comes without test patients whom a generator of synthetic ones learnt from.
+    """
     from cxr_core.data.dataset import Dataset
     from cxr_core.generation.series import barred_patients
 
-    real, synthetic = (Dataset.open(context.inputs[name]) for name in ("real", "synthetic"))
-    return {"real": real.barring(barred_patients(synthetic)), "synthetic": synthetic}
+    roles = [role for role in context.inputs if role.partition(".")[0] in ("real", "synthetic")]
+    datasets = {role: Dataset.open(context.inputs[role]) for role in roles}
+    barred = [barred_patients(dataset) for role, dataset in datasets.items() if role != "real"]
+    return datasets | {"real": datasets["real"].barring(frozenset().union(*barred))}
 
 
-def _compared(dataset: Any) -> Any:
+def _compared(datasets: Sequence[Any]) -> Any:
+    """What is said of a Dataset, or of several together."""
     from cxr_core.evaluation.metrics import Compared
+    from cxr_core.runs.files import canonical_json, sha256_text
 
-    about = {"digest": dataset.info.digest, "num_images": dataset.info.num_images, "size": dataset.info.size}
-    return Compared(**about, num_barred=len(dataset.barred))
+    infos = [dataset.info for dataset in datasets]
+    digests = [info.digest for info in infos]
+    return Compared(
+        digest=digests[0] if len(infos) == 1 else sha256_text(canonical_json(digests)),
+        num_images=sum(info.num_images for info in infos),
+        size=min(info.size for info in infos),
+        num_barred=len(datasets[0].barred),
+    )

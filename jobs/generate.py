@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxr_core.data.captions import warning
 from cxr_core.data.dataset import Dataset, committed_parts, committed_tars, write_index_of_parts
 from cxr_core.data.duplicates import EqualPixels
 from cxr_core.data.findings import Findings
@@ -18,6 +19,7 @@ from cxr_core.data.problems import problem, write_problems
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
+from cxr_core.generation.first_draws import write_index as write_first_draws
 from cxr_core.generation.requests import (
     allocate,
     check_places,
@@ -62,7 +64,7 @@ def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> 
     if len(series) > 1:
         notes.append(f"{len(series)} series: {', '.join(one.name for one in series)}")
     num_images, num_shards = sum(numbers), sum(-(-num // settings.shard_size) for num in numbers)
-    num_files = (4 if settings.gate else 3) * num_shards + 7 + bool(settings.gate)
+    num_files = (6 if settings.gate else 3) * num_shards + 7 + 5 * bool(settings.gate)
     each = num_bytes / num_like if num_like else _BYTES_A_PIXEL * 512 * 512
     return Estimate(num_images, num_shards, num_files, round(each * num_images), notes)
 
@@ -85,6 +87,7 @@ def _exactly(
         said += [f"0 {name}: no real training image has it to be filled up" for name in passed_over]
         if isinstance(model := inputs[one.role], Path):
             said += _warnings(_unseen(read_training_data(checkpoint_at(model, one.checkpoint)), cells, real.findings))
+        said += warning(real.rows[real.rows["split"] == "train"], real.findings, cells)
         numbers.append(int(cells["num_images"].sum()))
         if settings.sweep is None or not notes:  # the series of a sweep differ in their models and samplers alone
             notes += [f"{one.name}: {line}" if settings.requests else line for line in said]
@@ -111,13 +114,16 @@ def freeze(context: Context, work: Path) -> Draft:
         "source": real.info.about.get("source", {}).get("kind"),
         "series": [one.model_dump(mode="json") for one in made],
         "unseen": list(dict.fromkeys(chain.from_iterable(unseen))),
+        "num_images": sum(one.num_images for one in made),
         "generation": _generation(settings),
     }
     write_json(work / "model.json", facts)
     if settings.gate:
         from cxr_core.generation.gate import calibrate
+        from cxr_core.generation.originals import FILE, Originals, look
 
-        rule = calibrate(_judge(context), real, settings.gate, settings.threads)
+        np.save(work / FILE, spectra := look(real, settings.threads))
+        rule = calibrate(_judge(context), real, Originals(real, spectra), settings.gate, settings.threads)
         write_json(work / _RULE, rule.model_dump(mode="json"))
     return Draft(shards_of([one.num_images for one in made], settings.shard_size))
 
@@ -158,8 +164,10 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     gatekeeper = None
     if settings.gate:
         from cxr_core.generation.gate import open_gate
+        from cxr_core.generation.originals import Originals
 
-        gatekeeper = open_gate(_judge(context), _rule(context), Findings(tuple(facts["findings"])))
+        originals = Originals.open(Dataset.open(context.inputs["like"]), context.plan_folder)
+        gatekeeper = open_gate(_judge(context), _rule(context), Findings(tuple(facts["findings"])), originals)
     name = images["request"][0].as_py()
     series = next(one for one in map(MadeSeries.model_validate, facts["series"]) if one.name == name)
     checkpoint = _checkpoint(context, series)
@@ -188,6 +196,8 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         synthetic=True,
         about=about,
     )
+    if context.settings.gate:
+        write_first_draws(context.folder, receipts, findings=findings, size=info.size, about=about)
     problems = chain(
         (row for receipt in receipts for row in receipt.problems),
         (problem("unseen_finding", "", "", text, "drawn all the same") for text in _warnings(facts["unseen"])),
@@ -254,7 +264,7 @@ def _warnings(unseen: Sequence[str]) -> list[str]:
 
 def _generation(settings: GenerateStage) -> dict[str, Any]:
     """What every image records of how it was made, beside its series' model and sampler."""
-    names = ("dtype", "channels_last", "compile", "batch_size", "threads")
+    names = ("dtype", "channels_last", "compile", "attention", "batch_size", "threads")
     config = sha256_text(canonical_json(settings.model_dump(mode="json")))
     return {**{name: getattr(settings, name) for name in names}, "config": config}
 

@@ -1,4 +1,4 @@
-"""Who judges may not have chosen: the gate of a generate stage and the judge of its images share no patients."""
+"""Who judges may not have chosen: gate and judge of the same images share no patients and no architecture."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import final_checkpoint
-from cxr_core.models.classifier_folder import classifier_sha256, read_about
+from cxr_core.models.classifier_folder import classifier_sha256, read_about, read_info
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset  # takes a second, and every command reads a config
 
+_OTHER_PRESET = "give one of them another `preset`: two of one architecture err alike"
 _MEND = (
     "train the gate's classifier on other patients: a preprocess stage of its own, whose `exclude_lists` (phantoms: "
     "`seed`) leave none that the judge learns from"
@@ -18,22 +19,36 @@ _MEND = (
 
 
 def judge_mistakes(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What a config alone tells: an evaluation whose judge is the gate, or learns from the Dataset that the gate did.
+    """What a config alone tells: a judge that is the gate, is of its architecture, or learns from the same Dataset.
 
-    `stages` are the entries of a config, of which only names, kinds and inputs are looked at.
+    `stages` are the entries of a config, of which names, kinds, models, presets and inputs are looked at.
     """
     inputs = {str(stage.get("name")): stage.get("inputs") or {} for stage in stages}
+    classifiers = [stage for stage in stages if stage.get("model") == "classifier"]
+    presets = {str(stage.get("name")): stage.get("preset", "small") for stage in classifiers}
     for stage in stages:
-        judge = inputs[str(stage.get("name"))].get("judge")
-        images = inputs[str(stage.get("name"))].get("synthetic")
-        gate = inputs.get(str(images), {}).get("gate")
-        if stage.get("kind") != "evaluate" or judge is None or gate is None:
+        given = inputs[str(stage.get("name"))]
+        judge = given.get("judge")
+        if stage.get("kind") != "evaluate" or judge is None:
             continue
-        if judge == gate:
-            yield f"stage {stage.get('name')!r}: its judge {judge!r} is the gate of {images!r}: {_MEND}"
-        elif _learns_from(judge, inputs) and _learns_from(judge, inputs) == _learns_from(gate, inputs):
-            taught = f"its judge {judge!r} learns from the Dataset that taught the gate {gate!r} of {images!r}"
-            yield f"stage {stage.get('name')!r}: {taught}: {_MEND}"
+        for images in (name for role, name in given.items() if role.partition(".")[0] == "synthetic"):
+            if mistake := _mistake(judge, images, inputs, presets):
+                yield f"stage {stage.get('name')!r}: {mistake}"
+
+
+def _mistake(
+    judge: str, images: str, inputs: Mapping[str, Mapping[str, Any]], presets: Mapping[str, str]
+) -> str | None:
+    gate = inputs.get(images, {}).get("gate")
+    if gate is None:
+        return None
+    if judge == gate:
+        return f"its judge {judge!r} is the gate of {images!r}: {_MEND}"
+    if _learns_from(judge, inputs) and _learns_from(judge, inputs) == _learns_from(gate, inputs):
+        return f"its judge {judge!r} learns from the Dataset that taught the gate {gate!r} of {images!r}: {_MEND}"
+    if (preset := presets.get(judge)) and preset == presets.get(gate):
+        return f"its judge {judge!r} and the gate {gate!r} of {images!r} are both {preset}: {_OTHER_PRESET}"
+    return None
 
 
 def _learns_from(classifier: str, inputs: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -41,10 +56,10 @@ def _learns_from(classifier: str, inputs: Mapping[str, Mapping[str, Any]]) -> st
 
 
 def check_judge(judge: Path, synthetic: "Dataset") -> None:
-    """Raise UserError if a judge is the gate of a Dataset, or learnt from its gate's patients, as far as files tell.
+    """Raise UserError if a judge is a Dataset's gate, is of its architecture, or learnt from its patients.
 
-    Told are: equal weights; the Dataset that a classifier says it learnt from; and, where both lie in runs, the images
-    and patients of these two Datasets.
+    As far as files tell: equal weights and presets; the Dataset that a classifier says it learnt from; and, where both
+    lie in runs, the images and patients of these two Datasets.
     """
     gate = synthetic.info.about.get("gate")
     if not gate:
@@ -52,6 +67,8 @@ def check_judge(judge: Path, synthetic: "Dataset") -> None:
     folder = final_checkpoint(judge, "classifier")
     if classifier_sha256(folder) == gate["sha256"]:
         raise _no_judge("the judge is the classifier that chose these images as their gate", judge)
+    if (preset := read_info(folder).preset) == gate["preset"]:
+        raise UserError(f"the judge and the gate are both {preset}", where=str(judge), mend=_OTHER_PRESET)
     learnt = read_about(folder).get("dataset")
     if learnt is not None and learnt == gate["dataset"]:
         raise _no_judge(f"the judge learnt from the Dataset that taught the gate ({learnt[:16]})", judge)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from cxr_core.data.captions import warning
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.latents import LatentCache
@@ -68,7 +69,16 @@ def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate
     num_files = num_kept * files_each + 4 * len(intervals) + 8
     if isinstance(settings, DiffusionTrain):
         notes += memory.notes(settings, like) if like else ["its memory is known once the base is there"]
+        notes += _few_patients(inputs["latents"])
     return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes, like=like)
+
+
+def _few_patients(latents: Estimate | Path) -> list[str]:
+    """A warning of captions that few patients have, where the latents are there."""
+    if not isinstance(latents, Path):
+        return []
+    cache = LatentCache.open(latents)
+    return warning(cache.rows[cache.rows["split"] == "train"], Findings(cache.info.findings))
 
 
 def freeze(context: Context, work: Path) -> Draft:

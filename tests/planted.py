@@ -49,7 +49,7 @@ def planted_rows(num_images: int, *, finding: str = "Effusion", split: str = "tr
 
 def planted_image(row: Mapping[str, Any], size: int) -> np.ndarray:
     """Noise from the image's id; a bright square at a random place if it has any finding."""
-    noise = np.random.default_rng(list(row["image_id"].encode()))
+    noise = np.random.default_rng(list(row.get("like", row["image_id"]).encode()))
     pixels = noise.integers(60, 120, (size, size), dtype=np.uint8)
     if row["labels"]:
         side = size // 4
@@ -67,18 +67,27 @@ def planted_box(row: Mapping[str, Any], size: int, finding: str = "Effusion") ->
 
 
 def write_planted(
-    folder: Path, rows: list[dict], *, size: int = 32, findings: Findings = NIH, synthetic: bool = False
+    folder: Path,
+    rows: list[dict],
+    *,
+    size: int = 32,
+    findings: Findings = NIH,
+    synthetic: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Draw the images of `rows` and write them as a Dataset of one shard.
 
-    A row's `drawn`, where it has one, is what its picture shows instead of its labels.
+    A row's `drawn`, where it has one, is what its picture shows instead of its labels; its `like` the id of the image
+    whose noise it has instead of its own; its `pixels` are its picture.
     """
     (folder / "shards").mkdir(parents=True)
     tar = folder / "shards" / "00000.tar"
     with ShardWriter(tar, findings) as writer:
         for given in rows:
-            row = {name: value for name, value in given.items() if name != "drawn"}
-            pixels = planted_image({**row, "labels": given.get("drawn", row["labels"])}, size)
+            row = {name: value for name, value in given.items() if name not in ("drawn", "like", "pixels")}
+            pixels = given.get("pixels")
+            if pixels is None:
+                pixels = planted_image({**given, "labels": given.get("drawn", row["labels"])}, size)
             facts = {"width": size, "height": size, "pixel_sha256": pixel_sha256(pixels)}
             writer.add(encode_grey(pixels), {**row, **facts})
     table: pd.DataFrame = writer.rows().to_pandas().assign(shard="shards/00000.tar")
@@ -88,5 +97,7 @@ def write_planted(
         "sha256": sha256_file(tar),
         "num_images": len(rows),
     }
-    write_index(folder, table, [shard], findings=findings, size=size, synthetic=synthetic, about=ABOUT)
+    write_index(
+        folder, table, [shard], findings=findings, size=size, synthetic=synthetic, about={**ABOUT, **(about or {})}
+    )
     return Dataset.open(folder)

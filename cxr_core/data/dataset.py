@@ -231,11 +231,13 @@ def _gathered(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def committed_parts(stage_folder: Path, receipts: Iterable[Receipt]) -> Iterator[pa.Table]:
-    """The rows of each shard (role "rows") by image id, naming its committed tar relative to the stage's folder."""
+def committed_parts(
+    stage_folder: Path, receipts: Iterable[Receipt], *, rows_role: str = "rows", tar_role: str = "tar"
+) -> Iterator[pa.Table]:
+    """The rows of each shard by image id, naming its committed tar relative to the stage's folder."""
     for receipt in receipts:
-        rows = pq.read_table(receipt.path(stage_folder, "rows"), schema=SCHEMA).sort_by("image_id")
-        tar = receipt.path(stage_folder, "tar").relative_to(stage_folder).as_posix()
+        rows = pq.read_table(receipt.path(stage_folder, rows_role), schema=SCHEMA).sort_by("image_id")
+        tar = receipt.path(stage_folder, tar_role).relative_to(stage_folder).as_posix()
         yield rows.set_column(SCHEMA.get_field_index("shard"), "shard", pa.array([tar] * len(rows), pa.string()))
 
 

@@ -1,6 +1,8 @@
 """Distances between two sets of features, each image with a weight: FID and KID."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 
 import numpy as np
@@ -15,20 +17,52 @@ def effective_size(weights: np.ndarray) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
 
 
-def moments(features: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean (width,) and unbiased covariance (width, width) of features (n, width), in float64.
+@dataclass(frozen=True)
+class Moments:
+    """All that FID needs of a set of features, in float64; two of disjoint sets merge into that of both.
 
-    `weights` (n,) are not negative and need not sum to 1; the sum of squares is divided by 1 - sum w^2 (n - 1 of n
-    for equal weights). Images of weight 0 cost nothing.
+    `weight` and `squares` are the sums of the images' weights and of their squares, `mean` (width,) is weighted, and
+    `scatter` (width, width) is the weighted sum of the outer squares of what deviates from it.
     """
-    kept = np.flatnonzero(weights)
-    shares = weights[kept] / weights[kept].sum()
-    mean = sum(shares[rows] @ features[kept[rows]].astype(np.float64) for rows in _blocks(len(kept)))
-    covariance = np.zeros((features.shape[1],) * 2)
-    for rows in _blocks(len(kept)):
-        centred = features[kept[rows]].astype(np.float64) - mean
-        covariance += (shares[rows, None] * centred).T @ centred
-    return np.asarray(mean), covariance / (1 - (shares**2).sum())
+
+    weight: float
+    squares: float
+    mean: np.ndarray
+    scatter: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray, weights: np.ndarray) -> "Moments":
+        """Of features (n, width) with weights (n,) >= 0, not all 0. Images of weight 0 cost nothing.
+
+        Products are computed in float32, a block of images at a time and around its own mean, and summed in float64.
+        """
+        kept = np.flatnonzero(weights)
+        parts = [cls._of_block(features[kept[rows]], weights[kept[rows]]) for rows in _blocks(len(kept))]
+        return reduce(cls.merged, parts)
+
+    @classmethod
+    def _of_block(cls, features: np.ndarray, weights: np.ndarray) -> "Moments":
+        weight = float(weights.sum())
+        mean = weights / weight @ features.astype(np.float64)
+        root = (np.sqrt(weights)[:, None] * (features - mean)).astype(np.float32)
+        upper = np.triu(scipy.linalg.blas.ssyrk(1.0, root.T)).astype(np.float64)
+        return cls(weight, float((weights**2).sum()), mean, upper + np.triu(upper, 1).T)
+
+    def merged(self, other: "Moments") -> "Moments":
+        """Of both sets together (Chan, Golub and LeVeque 1979)."""
+        weight, apart = self.weight + other.weight, other.mean - self.mean
+        between = np.outer(apart, apart * (self.weight * other.weight / weight))
+        return Moments(
+            weight,
+            self.squares + other.squares,
+            self.mean + apart * (other.weight / weight),
+            self.scatter + other.scatter + between,
+        )
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Unbiased, (width, width): divided by n - 1 of n images of equal weight."""
+        return self.scatter / (self.weight - self.squares / self.weight)
 
 
 def frechet(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
@@ -45,7 +79,8 @@ def frechet(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np
 
 def fid(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray) -> float:
     """Frechet distance of the Gaussians fitted to features x (n, width) and y (m, width). Biased upwards, as 1/n."""
-    return frechet(*moments(x, x_weights), *moments(y, y_weights))
+    a, b = Moments.of(x, x_weights), Moments.of(y, y_weights)
+    return frechet(a.mean, a.covariance, b.mean, b.covariance)
 
 
 def kid(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray) -> np.ndarray:
@@ -57,6 +92,11 @@ def kid(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarr
     a, b = (np.atleast_2d(w) / w.sum(axis=-1, keepdims=True) for w in (x_weights, y_weights))
     found = _within(x, a) + _within(y, b) - 2 * _across(x, y, a, b)
     return found.reshape(x_weights.shape[:-1])
+
+
+def subset_kids(x: np.ndarray, y: np.ndarray, subsets: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """KID of subsets, given as places in x and in y: what other papers report is their mean with their deviation."""
+    return np.array([float(kid(x[a], y[b], np.ones(len(a)), np.ones(len(b)))) for a, b in subsets])
 
 
 def _within(x: np.ndarray, weights: np.ndarray) -> np.ndarray:

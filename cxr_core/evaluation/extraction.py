@@ -1,10 +1,12 @@
 """Which images are seen by which extractor, in what shards, and how their features and scores are read again.
 
-A shard is named `<kind>-<source>-00000`: the extractor's kind (judge or model), and the Dataset (real or synthetic).
+A shard is named `<kind>-<source>-00000`: the extractor's kind (judge or model), and whose images: `real`, `synthetic`,
+or a point of a sweep (`p00` ...).
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
-from cxr_core.evaluation.fidelity import HELD_OUT, Featured
+from cxr_core.evaluation.cache import FeatureCache, cache_key
+from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.fidelity import HELD_OUT
+from cxr_core.evaluation.memorisation.neighbours import Stored
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.evaluation.settings import EvaluateStage, Extraction
 from cxr_core.models.checkpoints import final_checkpoint
@@ -31,9 +36,10 @@ COLUMNS = ["image_id", "patient_id", "split", "view", "labels"]
 
 
 def kinds_of(settings: EvaluateStage) -> list[str]:
-    """The extractors that a stage needs: "judge" for faithfulness; for fidelity that or "model"."""
-    fidelity = settings.fidelity.features if settings.fidelity else None
-    needs = {"judge": bool(settings.faithfulness) or fidelity == "judge", "model": isinstance(fidelity, Path)}
+    """The extractors that a stage needs: "judge" for faithfulness; for fidelity and a sweep that or "model"; and
+    memorisation looks with a judge where there is one."""
+    looks = settings.memorisation is not None and settings.inputs.judge is not None
+    needs = {"judge": settings.faithfulness is not None or looks, "model": settings.features is not None}
     return [kind for kind, is_needed in needs.items() if is_needed]
 
 
@@ -41,16 +47,16 @@ def folder_of(kind: str, settings: EvaluateStage, inputs: Mapping[str, Path]) ->
     """The folder of an extractor. Raises UserError if the judge's input is no classifier."""
     if kind == "judge":
         return final_checkpoint(inputs["judge"], "classifier")
-    assert settings.fidelity is not None
-    return Path(settings.fidelity.features)
+    assert settings.features is not None
+    return settings.features
 
 
-def estimate_extraction(settings: EvaluateStage, real: Estimate | Path, synthetic: Estimate | Path) -> Estimate:
+def estimate_extraction(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """Images, shards, files and bytes at most: before the splits are known, every real image counts as one seen.
 
     Raises UserError where `fidelity.features` is no folder of a model.
     """
-    sizes = [num_images_of(given) for given in (real, synthetic)]
+    sizes = [count_images(given) for role, given in inputs.items() if role.partition(".")[0] in ("real", "synthetic")]
     each = sum(-(-size // settings.extraction.shard_size) for size in sizes)
     num_images, num_shards, num_bytes, notes = 0, 0, 0, []
     for kind in kinds_of(settings):
@@ -64,7 +70,7 @@ def estimate_extraction(settings: EvaluateStage, real: Estimate | Path, syntheti
     return Estimate(num_images, num_shards, 4 * num_shards + 3, num_bytes, notes)
 
 
-def num_images_of(given: Estimate | Path) -> int:
+def count_images(given: Estimate | Path) -> int:
     """Images of a Dataset, or at most so many of one that is not made yet."""
     return Dataset.open(given).info.num_images if isinstance(given, Path) else given.num_items
 
@@ -80,30 +86,50 @@ def _width(folder: Path) -> int:
 
 
 def freeze_extraction(
-    settings: Extraction, extractors: Sequence[Extractor], datasets: Mapping[str, Dataset], seed: int, work: Path
+    settings: Extraction, extractors: Sequence[Extractor], sources: Mapping[str, pd.DataFrame], work: Path
 ) -> list[Shard]:
-    """Write what each extractor is and, for each source, the images by id; the shards are slices of these."""
-    numbers: dict[str, int] = {}
-    for source, dataset in datasets.items():
-        rows = dataset.rows if source == "synthetic" else real_images(dataset.rows, settings.num_train, seed)
-        rows = rows.sort_values("image_id")[COLUMNS]
-        write_parquet(work / f"seen-{source}.parquet", pa.Table.from_pandas(rows, preserve_index=False))
-        numbers[source] = len(rows)
+    """Write what each extractor is and, for each source, its images; the shards are slices of these.
+
+    No shard holds images of two splits: two stages that look at the same patients then have equal shards of them.
+    """
     shards: list[Shard] = []
+    for source, rows in sources.items():
+        rows = rows.sort_values(["split", "image_id"])[COLUMNS]
+        write_parquet(work / f"seen-{source}.parquet", pa.Table.from_pandas(rows, preserve_index=False))
+        ends = rows.groupby("split").size().cumsum()
+        parts = [
+            Shard("", start + part.start, start + part.stop)
+            for start, stop in pairwise([0, *ends])
+            for part in slices(stop - start, settings.shard_size)
+        ]
+        shards += [
+            Shard(f"{extractor.kind}-{source}-{i:05d}", part.start, part.stop)
+            for extractor in extractors
+            for i, part in enumerate(parts)
+        ]
     for extractor in extractors:
         write_json(_about(work, extractor.kind), {"format": 1, **extractor.model_dump(mode="json")})
-        for source, num in numbers.items():
-            shards += slices(num, settings.shard_size, prefix=f"{extractor.kind}-{source}-")
     return shards
 
 
-def real_images(rows: pd.DataFrame, num_train: int, seed: int) -> pd.DataFrame:
-    """All held-out images, and those of training patients in the order of their hash, `num_train` images at most."""
+def real_images(rows: pd.DataFrame, num_train: int, seed: int, held_out: Sequence[str] = HELD_OUT) -> pd.DataFrame:
+    """All images of the splits `held_out`, and `num_train` training images at most, whole patients by their hash."""
     train = rows[rows["split"] == "train"]
     sizes = train["patient_id"].value_counts()
     order = sorted(sizes.index, key=lambda name: (unit_hash(seed, "train reference", name), name))
     chosen = sizes[order].cumsum() <= num_train
-    return rows[rows["split"].isin(HELD_OUT) | rows["patient_id"].isin(chosen.index[chosen])]
+    return rows[rows["split"].isin(held_out) | rows["patient_id"].isin(chosen.index[chosen])]
+
+
+def stored_features(
+    stage_folder: Path, receipts: Sequence[Receipt], kinds: Sequence[str], source: str
+) -> dict[str, Stored]:
+    """The committed features of a source, by the name of each extractor, without reading them."""
+    found = {}
+    for kind in kinds:
+        mine = [r.path(stage_folder, "features") for r in receipts if r.shard.startswith(f"{kind}-{source}-")]
+        found[extractor_of(stage_folder / "plan", kind).name] = Stored(mine)
+    return found
 
 
 def is_extraction(shard_id: str) -> bool:
@@ -134,10 +160,11 @@ def extract_shard(
     datasets: Mapping[str, Dataset],
     plan: Path,
     work: Path,
+    cache: FeatureCache,
 ) -> Output:
-    """Extract one shard of the plan in the folder `plan`.
+    """Extract one shard of the plan in the folder `plan`, or take what another shard of this run has extracted.
 
-    Raises UserError if the extractor is not the one of the plan.
+    Its count `computed` says which: images, or 0. Raises UserError if the extractor is not the one of the plan.
     """
     from cxr_core.evaluation.features import extract, open_eye
 
@@ -152,11 +179,20 @@ def extract_shard(
         )
     ids = seen_rows(plan, source)["image_id"].iloc[shard.start : shard.stop]
     rows = datasets[source].rows.set_index("image_id", drop=False).loc[ids]
-    paths = extract(eye, datasets[source], rows, settings.extraction.batch_size, work)
+    batch = settings.extraction.batch_size
+    pixels = rows["pixel_sha256"].tolist()
+    key = cache_key(about=planned.model_dump(), pixels=pixels, batch=batch, threads=settings.threads, on=eye.device)
+    arrays, computed = cache.read(key), 0
+    if arrays is None:
+        arrays, computed = extract(eye, datasets[source], rows, batch), len(ids)
+        cache.write(key, arrays)
+    for role, found in arrays.items():
+        np.save(work / f"{role}.npy", found)
     write_parquet(work / "images.parquet", pa.table({"image_id": ids.tolist()}))
-    content = {role: hashlib.sha256(np.load(path).tobytes()).hexdigest() for role, path in paths.items()}
+    content = {role: hashlib.sha256(found.tobytes()).hexdigest() for role, found in arrays.items()}
     digest = sha256_text(canonical_json([ids.tolist(), content]))
-    return Output({**paths, "images": work / "images.parquet"}, digest, {"images": len(ids)})
+    paths = {role: work / f"{role}.npy" for role in arrays}
+    return Output({**paths, "images": work / "images.parquet"}, digest, {"images": len(ids), "computed": computed})
 
 
 def seen_rows(plan_folder: Path, source: str) -> pd.DataFrame:

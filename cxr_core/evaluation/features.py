@@ -32,6 +32,10 @@ class Eye(Protocol):
     def about(self) -> Extractor:
         """What it is."""
 
+    @property
+    def device(self) -> str:
+        """Where it computes, e.g. "cpu"."""
+
     def see(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Features float32 (n, width) of uint8 (n, height, width); of a judge also probabilities (n, findings)."""
 
@@ -41,7 +45,7 @@ class JudgeEye:
 
     def __init__(self, folder: Path) -> None:
         self._judge = load(folder)
-        info = self._judge.info
+        info, self.device = self._judge.info, str(self._judge.device)
         self.about = Extractor(
             kind="judge",
             name=f"our judge ({info.preset})",
@@ -67,6 +71,7 @@ class ModelEye:
 
     def __init__(self, folder: Path) -> None:
         self._processor, self._model, self._has_pooler = _open(folder)
+        self.device = str(self._model.device)
         pixels = self._pixels(_PROBE)
         if pixels.shape != self._pixels(_PROBE[:, ::2, ::2]).shape:
             raise UserError(
@@ -114,8 +119,8 @@ def open_eye(kind: str, folder: Path) -> Eye:
     return JudgeEye(folder) if kind == "judge" else ModelEye(folder)
 
 
-def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int, work: Path) -> dict[str, Path]:
-    """Write features.npy (and, of a judge, scores.npy) of the Dataset's `rows` in their order. Returns role -> path.
+def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int) -> dict[str, np.ndarray]:
+    """Role -> array of the Dataset's `rows` in their order: `features` and, of a judge, `scores`.
 
     float32 (n, width) and (n, findings). Raises UserError naming an image whose features are not finite.
     """
@@ -129,9 +134,7 @@ def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int, wor
     arrays = {"features": [features for features, _ in parts]}
     if parts[0][1] is not None:
         arrays["scores"] = [scores for _, scores in parts if scores is not None]
-    for role, found in arrays.items():
-        np.save(work / f"{role}.npy", np.concatenate(found).astype(np.float32))
-    return {role: work / f"{role}.npy" for role in arrays}
+    return {role: np.concatenate(found).astype(np.float32) for role, found in arrays.items()}
 
 
 def _open(folder: Path) -> tuple[Any, Any, bool]:

@@ -7,47 +7,39 @@ label x view mix of the synthetic Dataset.
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from cxr_core.data.findings import Findings
-from cxr_core.evaluation.distances import fid, kid
-from cxr_core.evaluation.intervals import patient_weights
-from cxr_core.evaluation.metrics import (
+from cxr_core.data.findings import NO_FINDING, Findings
+from cxr_core.evaluation.distances import fid, kid, subset_kids
+from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.fidelity_results import (
     Coverage,
     Distance,
     Extractor,
     FidelityResult,
-    Interval,
+    FindingDistance,
     Missing,
     Resize,
     Side,
+    SubsetKid,
 )
+from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.intervals import patient_weights
 from cxr_core.evaluation.mix import Mix, Sample, cell_names, halves
+from cxr_core.evaluation.pools import has_finding
 from cxr_core.runs.progress import bar
 from cxr_core.seeds import derive_seed
 
 HELD_OUT = ("val", "test")
 _NEEDED = 2
 """Effective images that are needed, in feature widths: with fewer a covariance says more of the sample than of it."""
+_NUM_SUBSETS, _SUBSET_SIZE = 100, 1000
+"""Subsets for KID's deviation, and images of each side in one at most, as torchmetrics has them."""
 _NAMED = 8
 """Cells left out that are named; the others are counted."""
 
 
 @dataclass(frozen=True)
-class Featured:
-    """Images with their features: rows with image_id, patient_id, split, view and labels; features (n, width)."""
-
-    rows: pd.DataFrame
-    features: np.ndarray
-
-    def where(self, chosen: pd.Series | np.ndarray) -> "Featured":
-        """The images that a boolean array chooses."""
-        kept = np.flatnonzero(chosen)
-        return Featured(self.rows.iloc[kept], self.features[kept])
-
-
-@dataclass(frozen=True)
-class _Set:
+class Party:
     """One side of a comparison: a sample with what it is called."""
 
     what: str
@@ -70,7 +62,7 @@ class Comparer:
     seed: int
     withheld: str | None = None
 
-    def distance(self, a: _Set, b: _Set, mix: Mix) -> Distance:
+    def distance(self, a: Party, b: Party, mix: Mix) -> Distance:
         """FID and KID of two sets with their intervals, or why there are none."""
         coverage = _coverage(mix, self.findings)
         bare = Distance(a=a.side(), b=b.side(), coverage=coverage)
@@ -85,7 +77,19 @@ class Comparer:
             for i, pair in enumerate(zip(*weights, strict=True)):
                 fids[i] = fid(x.features, y.features, *pair)
                 progress.advance()
-        return bare.model_copy(update={"fid": _interval(fids, at_least=0), "kid": _interval(kids)})
+        found = {"fid": _interval(fids, at_least=0), "kid": _interval(kids), "subsets": self._subsets(x, y)}
+        return bare.model_copy(update=found)
+
+    def _subsets(self, x: Sample, y: Sample) -> SubsetKid:
+        """KID of subsets in the mix of both sides."""
+        generator = np.random.default_rng(derive_seed(self.seed, "subsets"))
+        size = min(_SUBSET_SIZE, len(x) // 2, len(y) // 2)
+        drawn = [
+            [generator.choice(len(side), size, replace=False, p=side.weights()) for _ in range(_NUM_SUBSETS)]
+            for side in (x, y)
+        ]
+        kids = subset_kids(x.features, y.features, zip(*drawn, strict=True))
+        return SubsetKid(mean=float(kids.mean()), deviation=float(kids.std()), num=_NUM_SUBSETS, size=size)
 
     def _weights(self, sample: Sample, what: str) -> np.ndarray:
         """(1 + resamples, n): of the set itself, then of each resample of its patients or images."""
@@ -102,11 +106,12 @@ def measure(
     num_resamples: int,
     seed: int,
     withheld: str | None = None,
+    each_finding: bool = True,
 ) -> FidelityResult:
     """All comparisons of a synthetic Dataset with the real one.
 
     `real` holds the held-out images and those of training; `sizes` are the stored pixels a side of real and synthetic
-    images; `withheld` says why no number is to be given at all.
+    images; `withheld` says why no number is to be given at all; with `each_finding` the headline is measured for each.
     """
     compare = Comparer(findings, num_resamples, seed, withheld)
     held_out = real.where(real.rows["split"].isin(HELD_OUT))
@@ -121,19 +126,38 @@ def measure(
         comparable=comparable,
         comparability=comparability,
         resamples=num_resamples,
-        headline=_headline(compare, held_out, synthetic),
+        headline=headline(compare, held_out, synthetic),
         beside_floor=beside_floor,
         floor=floor,
         to_held_out=to_held_out,
         to_train=to_train,
+        by_finding=_by_finding(compare, held_out, synthetic) if each_finding else (),
         alarm=alarm,
         alarm_words=alarm_words,
     )
 
 
-def _headline(compare: Comparer, held_out: Featured, synthetic: Featured) -> Distance:
+def headline(compare: Comparer, held_out: Featured, synthetic: Featured) -> Distance:
+    """All synthetic images against all held-out ones."""
     mix = Mix.of(synthetic.rows, [held_out.rows])
     return compare.distance(_synthetic(mix, synthetic), _real(mix, held_out, "held-out images"), mix)
+
+
+def findings_of(synthetic: Featured, findings: Findings) -> list[str]:
+    """Findings that synthetic images were asked for with, in the order of the vocabulary; then No Finding."""
+    names = (*findings.names, NO_FINDING)
+    return [name for name in names if has_finding(synthetic.rows["labels"], name, "any", findings).any()]
+
+
+def with_finding(images: Featured, finding: str, findings: Findings) -> Featured:
+    """The images that have it, alone or among others; No Finding alone."""
+    return images.where(has_finding(images.rows["labels"], finding, "any", findings))
+
+
+def _by_finding(compare: Comparer, held_out: Featured, synthetic: Featured) -> tuple[FindingDistance, ...]:
+    names, known = findings_of(synthetic, compare.findings), compare.findings
+    pairs = {name: [with_finding(side, name, known) for side in (held_out, synthetic)] for name in names}
+    return tuple(FindingDistance(finding=name, distance=headline(compare, *pair)) for name, pair in pairs.items())
 
 
 def _floor(compare: Comparer, held_out: Featured, synthetic: Featured) -> tuple[Distance, Distance]:
@@ -173,25 +197,25 @@ def judge_copying(to_held_out: Distance, to_train: Distance, floor: Distance) ->
     return False, f"No alarm: synthetic images are not nearer to training patients than chance explains. {found}."
 
 
-def _real(mix: Mix, images: Featured, what: str) -> _Set:
-    return _Set(what, mix.sample(images.rows, images.features, images.rows["patient_id"]), True)
+def _real(mix: Mix, images: Featured, what: str) -> Party:
+    return Party(what, mix.sample(images.rows, images.features, images.rows["patient_id"]), True)
 
 
-def _synthetic(mix: Mix, images: Featured) -> _Set:
-    return _Set("synthetic images", mix.sample(images.rows, images.features, images.rows["image_id"]), False)
+def _synthetic(mix: Mix, images: Featured) -> Party:
+    return Party("synthetic images", mix.sample(images.rows, images.features, images.rows["image_id"]), False)
 
 
-def _thinned(whole: _Set, effective: float, seed: int) -> _Set:
-    return _Set(whole.what, whole.sample.thinned(effective, derive_seed(seed, "thin")), whole.is_real)
+def _thinned(whole: Party, effective: float, seed: int) -> Party:
+    return Party(whole.what, whole.sample.thinned(effective, derive_seed(seed, "thin")), whole.is_real)
 
 
-def _some(drawn: _Set, like: _Set, seed: int) -> _Set:
+def _some(drawn: Party, like: Party, seed: int) -> Party:
     """As many synthetic images as `like` has in effect."""
     num = round(like.sample.effective)
-    return _Set(drawn.what, drawn.sample.stratified(num, derive_seed(seed, "subset")), False)
+    return Party(drawn.what, drawn.sample.stratified(num, derive_seed(seed, "subset")), False)
 
 
-def _too_few(side: _Set) -> str | None:
+def _too_few(side: Party) -> str | None:
     width = side.sample.features.shape[1]
     if side.sample.effective >= _NEEDED * width:
         return None

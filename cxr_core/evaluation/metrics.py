@@ -6,8 +6,20 @@ of 500". Accuracy and AUROC lie in 0..1.
 
 from typing import Literal
 
+from cxr_core.evaluation.benefit.results import BenefitResult
+from cxr_core.evaluation.calibration.results import CalibrationResult
+from cxr_core.evaluation.diversity.results import DiversityResult
+from cxr_core.evaluation.fidelity_results import Coverage as Coverage
+from cxr_core.evaluation.fidelity_results import Distance as Distance
+from cxr_core.evaluation.fidelity_results import Extractor as Extractor
+from cxr_core.evaluation.fidelity_results import FidelityResult as FidelityResult
+from cxr_core.evaluation.fidelity_results import Missing as Missing
+from cxr_core.evaluation.fidelity_results import Resize as Resize
+from cxr_core.evaluation.fidelity_results import Side as Side
 from cxr_core.evaluation.interval import Interval as Interval
+from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.position.results import PositionResult
+from cxr_core.evaluation.sweep.results import SweepResult
 from cxr_core.models.training_data import Seen
 from cxr_core.settings import Settings
 
@@ -298,123 +310,6 @@ class FaithfulnessResult(Settings):
         return any(trial.refused is None for each in self.findings for trial in each.trial)
 
 
-class Resize(Settings):
-    """How stored images became what the extractor saw."""
-
-    real: int
-    """Pixels a side of the stored real images."""
-    synthetic: int
-    """Pixels a side of the stored synthetic images."""
-    to: int
-    """Pixels a side that the extractor saw."""
-    method: str
-    """In words, e.g. "bicubic"."""
-
-
-class Extractor(Settings):
-    """What turns an image into features."""
-
-    kind: Literal["judge", "model"]
-    """`judge`: a classifier of ours; `model`: a folder that transformers' AutoModel opens."""
-    name: str
-    """Name of the folder or stage, and the architecture."""
-    digest: str
-    """sha256 over weights and configs."""
-    width: int
-    """Features an image."""
-    size: int
-    """Pixels a side that it sees."""
-    method: str
-    """How images are resized to it."""
-    output: str
-    """Which features, e.g. "pooler output"."""
-    findings: tuple[str, ...] = ()
-    """Of a judge: the columns of its scores."""
-
-
-class Missing(Settings):
-    """Images asked for that a comparison leaves out, since a real side has none like them."""
-
-    cell: str
-    """Labels and view, e.g. "Edema PA"."""
-    share: float
-    """Part of the synthetic images, 0..1."""
-
-
-class Coverage(Settings):
-    """Which part of the synthetic Dataset's label x view mix a comparison is about."""
-
-    share: float
-    """Part of the synthetic images whose labels and view every side has, 0..1."""
-    num_cells: int
-    """Combinations of labels and view compared."""
-    num_missing: int
-    """Combinations left out of both sides."""
-    missing: tuple[Missing, ...] = ()
-    """The largest of them."""
-    words: str
-    """The same as a sentence."""
-
-
-class Side(Settings):
-    """One of the two sets of images compared."""
-
-    what: str
-    """In words, e.g. "synthetic images"."""
-    num_images: int
-    """Images in the cells compared."""
-    num_patients: int | None
-    """Their patients; null for synthetic images."""
-    effective: float
-    """Effective number of images, 1 / sum of squared weights: unequal weights make n images tell less."""
-
-
-class Distance(Settings):
-    """FID and KID between two sets of images that are weighted to one mix."""
-
-    a: Side
-    """The images measured."""
-    b: Side
-    """What they are measured against."""
-    coverage: Coverage
-    """The mix of both."""
-    fid: Interval | None = None
-    """Frechet distance of features (arXiv 1706.08500). Biased upwards in small sets: compare at equal effective n."""
-    kid: Interval | None = None
-    """Unbiased kernel distance of features (arXiv 1801.01401); about 0 for sets of one distribution."""
-    not_computed: str | None = None
-    """Why there are no numbers, e.g. "n = 97 effective held-out images, 128 are needed (2 x 64 features)"."""
-
-
-class FidelityResult(Settings):
-    """How near the synthetic images are to held-out real patients, and how near these are to each other."""
-
-    extractor: Extractor
-    """What saw the images."""
-    resize: Resize
-    """What it saw of them."""
-    comparable: bool
-    """Whether the numbers may be read beside other papers'."""
-    comparability: str
-    """Why, or why not."""
-    resamples: int
-    """Bootstrap resamples behind each interval."""
-    headline: Distance
-    """All synthetic images against all held-out real ones."""
-    beside_floor: Distance
-    """Synthetic images against half of the held-out patients, at the floor's effective n."""
-    floor: Distance
-    """The other half of the held-out patients against that half: what images without a fault would have."""
-    to_held_out: Distance
-    """Synthetic images against held-out patients, at the effective n of `to_train`."""
-    to_train: Distance
-    """Synthetic images against training patients. It serves the copying alarm alone and is no measure of quality."""
-    alarm: bool | None
-    """Synthetic images are nearer to training patients than chance explains; null where it cannot be told."""
-    alarm_words: str
-    """The same as a sentence."""
-
-
 class Metrics(Settings):
     """The whole of metrics.json."""
 
@@ -423,17 +318,29 @@ class Metrics(Settings):
     real: Compared
     """The real Dataset."""
     synthetic: Compared
-    """The synthetic Dataset."""
+    """The synthetic Dataset; of a sweep all of them together."""
     utility: tuple[UtilityResult, ...] = ()
+    """In the order of the settings."""
+    benefit: tuple[BenefitResult, ...] = ()
     """In the order of the settings."""
     grids: tuple[Grid, ...] = ()
     """In the order of the settings."""
     faithfulness: FaithfulnessResult | None = None
     """Whether synthetic images show what they were asked for."""
+    before_gate: FaithfulnessResult | None = None
+    """The same of a sample of first draws, which no gate chose among; null for a Dataset without a gate."""
+    calibration: CalibrationResult | None = None
+    """Whether the judge's scores are probabilities, and for whom; null where no judge was asked."""
     fidelity: FidelityResult | None = None
     """Null if it was not asked for."""
     position: PositionResult | None = None
     """Whether findings lie where they were asked for; null if that was not asked for."""
+    diversity: DiversityResult | None = None
+    """How synthetic and real images cover each other; measured with fidelity."""
+    sweep: SweepResult | None = None
+    """Points compared, and the one recommended; such a stage has nothing else."""
+    memorisation: MemorisationResult | None = None
+    """Whether synthetic images are copies of training images; null if it was not asked for."""
     published: tuple[Published, ...] = STUDY
     """The study's rows."""
     published_source: str = STUDY_SOURCE

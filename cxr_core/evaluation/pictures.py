@@ -74,7 +74,7 @@ def _sheet(shown: pd.DataFrame, drawn: pd.DataFrame, name: str, real: Dataset, s
     images, texts = [], []
     for source, dataset, rows in (("real", real, shown), ("synthetic", synthetic, drawn)):
         for row in rows.itertuples():
-            images.append(_fit(dataset.image(row), side))
+            images.append(fit(dataset.image(row), side))
             texts.append(_caption(row, source, name, dataset))
     return contact_sheet(np.stack(images), texts, columns=len(shown), scale=max(1, _TILE // side))
 
@@ -84,6 +84,6 @@ def _caption(row: Any, source: str, name: str, dataset: Dataset) -> str:
     return " ".join((source, row.view, *others))
 
 
-def _fit(image: np.ndarray, side: int) -> np.ndarray:
+def fit(image: np.ndarray, side: int) -> np.ndarray:
     how = cv2.INTER_AREA if image.shape[0] > side else cv2.INTER_NEAREST
     return cv2.resize(image, (side, side), interpolation=how)

@@ -6,16 +6,14 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.errors import UserError
 from cxr_core.evaluation.cohort import ARMS, Cohort, shares
 from cxr_core.evaluation.intervals import Bootstrap, view_rule
 from cxr_core.evaluation.metrics import Arm, ArmResult, Scores, SeedScores, TestSet, UtilityResult, ViewScores
 from cxr_core.evaluation.settings import Utility
 from cxr_core.evaluation.utility import size_of
-from cxr_core.models.training_data import Seen, TrainingData
+from cxr_core.models.training_data import Seen, training_data_of
 from cxr_core.seeds import derive_seed
 
 Scored: TypeAlias = Mapping[tuple[Arm, int], tuple[np.ndarray, float]]
@@ -103,15 +101,8 @@ def _arm(entry: Utility, cohort: Cohort, arm: Arm, scored: Scored, judge: _Judge
 
 def _generator_saw(entry: Utility, synthetic: Dataset) -> tuple[Seen, ...] | None:
     """Raises UserError where dataset.json says it in another form than ours."""
-    said = synthetic.info.about.get("training_data")
-    try:
-        return TrainingData.model_validate(said).of_finding(entry.finding) if said is not None else None
-    except ValidationError as error:
-        raise UserError(
-            f"about.training_data is not of our form ({error})",
-            where=str(synthetic.folder / "dataset.json"),
-            mend="remove it: what the generator saw is then unknown, and shown so",
-        ) from error
+    learnt = training_data_of(synthetic)
+    return learnt.of_finding(entry.finding) if learnt else None
 
 
 def _difference(entry: Utility, cohort: Cohort, scored: Scored, judge: _Judge | None, base: Arm) -> Scores | None:

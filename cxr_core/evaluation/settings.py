@@ -1,11 +1,16 @@
 """Settings of the evaluate stage: what is looked at, and which utility experiments are run."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cxr_core.data.findings import NO_FINDING
+from cxr_core.evaluation.benefit.settings import Benefit
+from cxr_core.evaluation.diversity.settings import Diversity
+from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.position.settings import Position
+from cxr_core.evaluation.sweep.settings import Sweep
 from cxr_core.settings import LocalPath, Settings, StageSettings, check_whole_batches
 
 
@@ -14,8 +19,8 @@ class EvaluateInputs(Settings):
 
     real: str
     """The real Dataset with its patient split: a stage or a folder."""
-    synthetic: str
-    """The synthetic Dataset: a stage or a folder."""
+    synthetic: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    """The synthetic Dataset: a stage or a folder; of a sweep, also a list of these."""
     judge: str | None = None
     """The classifier that knows the findings: a train stage with `model: classifier`, or a folder of one."""
     localiser: str | None = None
@@ -125,7 +130,8 @@ class Extraction(Settings):
     """
 
     num_train: int = Field(default=10_000, ge=0)
-    """Training images at most, whole patients by hash: synthetic images that are nearer to these may be copies."""
+    """Training images at most, whole patients by hash: synthetic images that are nearer to these may be copies. Where
+    `memorisation` is asked for, all are seen."""
     batch_size: int = Field(default=64, ge=1, le=4096)
     """Images an extractor sees at once; part of the plan, since sums may depend on it."""
     shard_size: PositiveInt = 1024
@@ -147,6 +153,8 @@ class Fidelity(Settings):
     """What sees the images: the stage's `judge`, or a folder that transformers' AutoModel opens (e.g. RAD-DINO)."""
     resamples: int = Field(default=200, ge=20, le=10_000)
     """Bootstrap resamples of real patients and synthetic images, for the intervals."""
+    diversity: Diversity = Diversity()
+    """How precision, recall, density, coverage and MS-SSIM are computed."""
 
 
 class EvaluateStage(StageSettings):
@@ -160,6 +168,8 @@ class EvaluateStage(StageSettings):
     """Pictures of real beside synthetic images."""
     utility: tuple[Utility, ...] = ()
     """Utility experiments (the study's Table I), any number of findings."""
+    benefit: tuple[Benefit, ...] = ()
+    """Experiments on what synthetic images add to real ones: arms, ratios, exchange rates."""
     faithfulness: Faithfulness | None = None
     """Whether synthetic images show what they were asked for; needs a judge."""
     extraction: Extraction = Extraction()
@@ -168,25 +178,60 @@ class EvaluateStage(StageSettings):
     """How near synthetic images are to held-out real ones; not measured unless asked for."""
     position: Position | None = None
     """Whether findings lie where they were asked for; needs a localiser."""
+    memorisation: Memorisation | None = None
+    """Whether synthetic images are copies of training images; looks at all of these."""
+    sweep: Sweep | None = None
+    """Compare many points and recommend one. Such a stage looks at nothing else."""
+
+    @property
+    def features(self) -> Path | None:
+        """The folder of a vision model that sees the images; None where the judge does, or nothing."""
+        asked = self.sweep or self.fidelity
+        return asked.features if asked and isinstance(asked.features, Path) else None
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """The splits whose held-out patients the images are compared with."""
+        return ("val", "test") if self.sweep is None or self.sweep.test else ("val",)
 
     @model_validator(mode="after")
     def _has_judge(self) -> Self:
-        if self.fidelity and self.fidelity.features == "judge" and self.inputs.judge is None:
-            raise ValueError(
-                "fidelity.features is 'judge', but inputs.judge is not set: name a classifier stage there, or give "
-                "fidelity.features the folder of an AutoModel"
-            )
+        for name in ("fidelity", "sweep"):
+            asked = getattr(self, name)
+            if not asked or asked.features != "judge":
+                continue
+            if self.inputs.judge is None:
+                raise ValueError(
+                    f"{name}.features is 'judge', but inputs.judge is not set: name a classifier stage there, or give "
+                    f"{name}.features the folder of an AutoModel"
+                )
+            if self.faithfulness is None:
+                tried = "{split: val}" if name == "sweep" else "{}"
+                raise ValueError(f"{name}.features is 'judge', who is tried first: set faithfulness too, e.g. {tried}")
         if self.position and self.inputs.localiser is None:
             raise ValueError("position needs a localiser: name a train stage with model: localiser in inputs.localiser")
         if self.faithfulness and self.inputs.judge is None:
             raise ValueError("faithfulness needs a judge: name a classifier stage in inputs.judge")
-        if self.fidelity and self.fidelity.features == "judge" and self.faithfulness is None:
-            raise ValueError("fidelity.features is 'judge', who is tried first: set faithfulness too, e.g. {}")
+        return self
+
+    @model_validator(mode="after")
+    def _sweep_spares_test_patients(self) -> Self:
+        if self.sweep is None:
+            if not isinstance(self.inputs.synthetic, str):
+                raise ValueError("inputs.synthetic is a list, which is for a sweep: set `sweep`, or name one of them")
+            return self
+        others = [
+            name for name in ("utility", "benefit", "fidelity", "memorisation", "position") if getattr(self, name)
+        ]
+        if others:
+            raise ValueError(f"a sweep looks at no {' and no '.join(others)}: put these in an evaluate stage after it")
+        if self.faithfulness and self.faithfulness.split == "test":
+            raise ValueError("a sweep chooses: try its judge on validation patients, faithfulness: {split: val}")
         return self
 
     @model_validator(mode="after")
     def _different(self) -> Self:
-        repeated = {entry.model_dump_json() for entry in self.utility}
-        if len(repeated) != len(self.utility):
-            raise ValueError("utility lists the same experiment twice: remove one")
+        for name, entries in (("utility", self.utility), ("benefit", self.benefit)):
+            if len({entry.model_dump_json() for entry in entries}) != len(entries):
+                raise ValueError(f"{name} lists the same experiment twice: remove one")
         return self

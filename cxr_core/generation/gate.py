@@ -1,4 +1,4 @@
-"""The gate: a classifier looks at each drawn image; what shows other findings, or no radiograph, is drawn again.
+"""The gate: each drawn image is looked at; what shows other findings, no radiograph or a training image is redrawn.
 
 Every bound is taken from real validation images, so that nobody has to guess one: what is asked of a drawn image is
 what all but a small share of real images with its findings meet.
@@ -18,6 +18,7 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.errors import UserError
 from cxr_core.evaluation.intervals import auroc
+from cxr_core.generation.originals import Original, Originals
 from cxr_core.generation.settings import Gate
 from cxr_core.models.classifier import Classifier, as_input, load
 from cxr_core.models.classifier_folder import classifier_sha256, read_about
@@ -69,6 +70,10 @@ class Rule(Settings):
     """Standard deviation of grey values (of 255) below which an image is too flat for a radiograph."""
     min_distance: float
     """Distance of thumbnails (see `distances`) below which two images are near-duplicates."""
+    max_alike: float
+    """Correlation with a training image, aligned pixel by pixel, above which an image repeats it."""
+    num_train: int
+    """Training images that are looked at for this."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +105,14 @@ NOT_SEEN = "finding_not_seen"
 class Gatekeeper:
     """Looks at the images of one shard in the order in which they are drawn."""
 
-    def __init__(self, judge: Classifier, rule: Rule, vocabulary: Findings) -> None:
-        self._judge, self._rule, self._vocabulary = judge, rule, vocabulary
+    def __init__(self, judge: Classifier, rule: Rule, vocabulary: Findings, originals: Originals) -> None:
+        self._judge, self._rule, self._vocabulary, self._originals = judge, rule, vocabulary, originals
         self._thumbs, self._num_stored = np.empty((64, _THUMB * _THUMB), np.float32), 0
 
     def look(self, images: np.ndarray, labels: Sequence[int]) -> list[Verdict]:
         """Verdicts on uint8 (n, size, size), asked for with `labels`. Those that pass count as stored from then on."""
-        scores = scores_of(self._judge, images)
-        return [self._verdict(*each) for each in zip(images, labels, scores, strict=True)]
+        scores, originals = scores_of(self._judge, images), self._originals.nearest(images)
+        return [self._verdict(*each) for each in zip(images, labels, scores, originals, strict=True)]
 
     def store(self, image: np.ndarray) -> None:
         """Remember that an image of the shard looks like this."""
@@ -126,9 +131,9 @@ class Gatekeeper:
             "scores": {name: round(score, 4) for name, score in scores if name in asked},
         }
 
-    def _verdict(self, image: np.ndarray, labels: int, scores: np.ndarray) -> Verdict:
+    def _verdict(self, image: np.ndarray, labels: int, scores: np.ndarray, original: Original) -> Verdict:
         margins = self._margins(labels, scores)
-        reasons = [*self._unlike_a_radiograph(image)]
+        reasons = [*self._unlike_a_radiograph(image), *self._repeats(original)]
         reasons += [
             (NOT_SEEN, f"{name}: {-margin:.3f} below its bound") for name, margin in margins.items() if margin < 0
         ]
@@ -144,6 +149,11 @@ class Gatekeeper:
         nearest = distances(thumbnails([image]), self._thumbs[: self._num_stored]).min(initial=np.inf)
         if nearest < self._rule.min_distance:
             yield "near_duplicate", f"{nearest:.4f} from another of its shard, below {self._rule.min_distance:.4f}"
+
+    def _repeats(self, original: Original) -> Iterable[tuple[str, str]]:
+        if original.score > self._rule.max_alike:
+            alike = f"correlation {original.score:.3f} with training image {original.image_id}"
+            yield "training_copy", f"{alike}, above {self._rule.max_alike:.3f}"
 
     def _margins(self, labels: int, scores: np.ndarray) -> dict[str, float]:
         """By how much the score of each gated finding that was asked for lies above its bound."""
@@ -163,7 +173,7 @@ def open_judge(folder: Path) -> tuple[Classifier, str]:
     return load(folder), classifier_sha256(folder)
 
 
-def open_gate(folder: Path, rule: Rule, vocabulary: Findings) -> Gatekeeper:
+def open_gate(folder: Path, rule: Rule, vocabulary: Findings, originals: Originals) -> Gatekeeper:
     """A gatekeeper for one shard. Raises UserError if the classifier is not that of the rule."""
     judge, found = open_judge(folder)
     if found != rule.sha256:
@@ -172,7 +182,7 @@ def open_gate(folder: Path, rule: Rule, vocabulary: Findings) -> Gatekeeper:
             where=str(folder),
             mend="put the planned weights back, or start the run under another name",
         )
-    return Gatekeeper(judge, rule, vocabulary)
+    return Gatekeeper(judge, rule, vocabulary, originals)
 
 
 @torch.inference_mode()
@@ -204,8 +214,8 @@ def distances(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(2 - 2 * alike, 0))
 
 
-def calibrate(folder: Path, like: Dataset, gate: Gate, threads: int) -> Rule:
-    """The bounds of a gate, with the classifier in `folder`, from real validation images.
+def calibrate(folder: Path, like: Dataset, originals: Originals, gate: Gate, threads: int) -> Rule:
+    """The bounds of a gate, with the classifier in `folder`, from real validation images; `originals` are of `like`.
 
     Raises UserError where there are too few of them.
     """
@@ -226,6 +236,7 @@ def calibrate(folder: Path, like: Dataset, gate: Gate, threads: int) -> Rule:
     apart = distances(thumbs, thumbs)
     apart[rows["patient_id"].to_numpy()[:, None] == rows["patient_id"].to_numpy()] = np.inf
     nearest = apart.min(axis=1)
+    alike = np.array([found.score for images in parts for found in originals.nearest(images)])
     return Rule(
         sha256=sha256,
         preset=judge.info.preset,
@@ -235,6 +246,8 @@ def calibrate(folder: Path, like: Dataset, gate: Gate, threads: int) -> Rule:
         bounds=_bounds(scores, rows["labels"].to_numpy(), judge.info.findings, like.findings, gate),
         min_spread=_half_of_rare(np.concatenate([images.std(axis=(1, 2)) for images in parts])),
         min_distance=_half_of_rare(nearest[np.isfinite(nearest)]),
+        max_alike=1 - _half_of_rare(1 - alike),
+        num_train=len(originals),
     )
 
 

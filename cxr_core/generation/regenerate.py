@@ -44,8 +44,10 @@ def regenerate(dataset: Dataset, image_id: str, model: Path, *, strict: bool = F
     _check_model(model, made["model"], dataset)
     torch.set_num_threads(made["threads"])
     batch = _batch(dataset, row, made) if strict else [{"prompt": row["prompt"], "seed": row["seed"]}]
-    compiled = made["compile"] and torch.cuda.is_available()
-    loaded = load_model(model, made["dtype"], channels_last=made["channels_last"], compiled=compiled)
+    compiled, attention = (made["compile"], made["attention"]) if torch.cuda.is_available() else (False, "sdpa")
+    loaded = load_model(
+        model, made["dtype"], channels_last=made["channels_last"], compiled=compiled, attention=attention
+    )
     texts = encode_prompts(loaded, ["", *(each["prompt"] for each in batch)])
     how = {name: made[name] for name in ("scheduler", "steps", "guidance")}
     greys = decode(loaded, sample_rows(loaded, texts, batch, **how))

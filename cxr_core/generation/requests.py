@@ -9,12 +9,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxr_core.data.captions import CAPTION, matched
 from cxr_core.data.findings import JOIN, NO_FINDING, Findings
 from cxr_core.data.positions.phrases import Placed, asked, phrase
 from cxr_core.data.positions.regions import GRID, ZONES
 from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
-from cxr_core.generation.settings import Request
+from cxr_core.generation.settings import RareCaptions, Request
 from cxr_core.runs.plan import Shard
 from cxr_core.seeds import derive_seed, derive_seeds
 
@@ -50,6 +51,8 @@ def allocate(request: Request, real: pd.DataFrame, findings: Findings, *, where:
     `real` is a Dataset's rows; only its training images are looked at. Raises UserError naming `where` for an unknown
     finding, a combination asked for twice, or one that no real training image has where the view is to be like theirs.
     """
+    if request.rare_captions is not None:
+        return _rare(request.rare_captions, real[real["split"] == "train"], where)
     train = real.loc[real["split"] == "train", ["labels", "view"]]
     cells: list[tuple[int, str, int, tuple[Placed, ...]]]
     if request.like is not None:
@@ -95,6 +98,21 @@ def _lacking(fill: int, train: pd.DataFrame, findings: Findings, where: str) -> 
             mend=f"set fill above {min(filter(None, real.values()), default=0)}, or use counts",
         )
     return lacking
+
+
+def _rare(wanted: RareCaptions, train: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Rare captions and the common ones they are matched with, `per_caption` images each."""
+    pairs = matched(train, wanted.max_images).sort_values("num_images", kind="stable")[: wanted.num_captions]
+    if pairs.empty:
+        raise UserError(
+            f"nothing is rare: no caption is held by at most {wanted.max_images} training images, with a common one "
+            "of its view beside it",
+            where=where,
+            mend="raise rare_captions.max_images, or ask for something else",
+        )
+    common = pairs.assign(labels=pairs["common"])
+    both = pd.concat([pairs, common])[CAPTION].drop_duplicates().sort_values(CAPTION, ignore_index=True)
+    return both.assign(num_images=wanted.per_caption, placed=pd.Series([()] * len(both), dtype=object))
 
 
 class Combination(NamedTuple):

@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from cxr_core.errors import UserError
 from cxr_core.generation.noise import generators, initial_latents
+from cxr_core.models.attention import overflows, upcast, use_xformers
 from cxr_core.models.stable_diffusion import load, tokenize
 
 _DECODE_AT_ONCE = 8
@@ -39,10 +40,13 @@ class Model:
 
 
 @lru_cache(maxsize=1)
-def load_model(folder: Path, dtype: str, *, channels_last: bool = False, compiled: bool = False) -> Model:
+def load_model(
+    folder: Path, dtype: str, *, channels_last: bool = False, compiled: bool = False, attention: str = "sdpa"
+) -> Model:
     """Open a diffusers folder on the GPU if there is one, else on the CPU. Kept for the next shard.
 
-    Raises UserError where it is to be `compiled` and there is no GPU.
+    Attention that overflows in float16 is computed in float32. Raises UserError where the model is to be `compiled`, or
+    to have the `attention` of xformers, and there is no GPU.
     """
     has_gpu = torch.cuda.is_available()
     if compiled and not has_gpu:
@@ -51,6 +55,11 @@ def load_model(folder: Path, dtype: str, *, channels_last: bool = False, compile
     unet, vae = pipeline.unet, pipeline.vae
     for part in (pipeline.text_encoder, unet, vae):
         part.eval().requires_grad_(False)
+    is_half = dtype == "float16"
+    if attention == "xformers":
+        use_xformers(unet, is_half=is_half, where=str(folder))
+    elif is_half and overflows(unet):
+        upcast(unet)
     if channels_last:
         unet, vae = (part.to(memory_format=torch.channels_last) for part in (unet, vae))
     if compiled:

@@ -39,10 +39,28 @@ class Gate(Settings):
     """Findings that the classifier tells worse than this on real validation images are not gated."""
     num_real: int = Field(default=2000, ge=20)
     """Real validation images, at most, from which the bounds are taken."""
+    first_draws: int = Field(default=1000, ge=0)
+    """First draws, about so many, kept as a Dataset of their own (`first_draws/` in the stage's folder), passed
+    or not: an evaluation's judge sees them too and says what the gate changed."""
+
+
+_RARE = 300
+"""Rare captions that are counted with where nothing bounds them: ChestX-ray14 has 216 combinations of one image."""
+
+
+class RareCaptions(Settings):
+    """Captions (labels and view) that few training images have, to see whether these can be drawn out of the model."""
+
+    max_images: PositiveInt = 5
+    """Of a rare caption: training images at most."""
+    per_caption: PositiveInt = 16
+    """Images of each, and of each common caption that is matched with one to compare."""
+    num_captions: PositiveInt | None = None
+    """Rare captions at most, those of the fewest images first; by default all."""
 
 
 class Request(Settings):
-    """How many images of what: exactly one of `counts`, `like`, `balanced` and `fill`."""
+    """How many images of what: exactly one of `counts`, `like`, `balanced`, `fill` and `rare_captions`."""
 
     counts: dict[str, PositiveInt] | None = Field(default=None, min_length=1)
     """Images per finding or combination, e.g. {"Edema": 100, "Effusion|Cardiomegaly": 20, "No Finding": 100}. Where
@@ -54,6 +72,8 @@ class Request(Settings):
     fill: PositiveInt | None = None
     """Fill the rare findings up: of each finding as many images, with it alone, as its real training images are fewer
     than this. A finding without a real training image gets none, which is said."""
+    rare_captions: RareCaptions | None = None
+    """What few training images have, and as common captions to compare with; for `memorisation.targeted`."""
     num_images: PositiveInt | None = None
     """Images in all, for `like` and `balanced`."""
     view: Literal["real", "PA", "AP"] = "real"
@@ -61,19 +81,23 @@ class Request(Settings):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        names = ("counts", "like", "balanced", "fill")
+        names = ("counts", "like", "balanced", "fill", "rare_captions")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
             wrong = " and ".join(given) or "none"
-            raise ValueError(f"give exactly one of counts, like, balanced and fill, not {wrong}")
-        if given[0] in ("counts", "fill") and self.num_images is not None:
+            raise ValueError(f"give exactly one of counts, like, balanced, fill and rare_captions, not {wrong}")
+        if given[0] in ("counts", "fill", "rare_captions") and self.num_images is not None:
             raise ValueError(f"{given[0]} already says how many images: remove num_images")
         if given[0] in ("like", "balanced") and self.num_images is None:
             raise ValueError(f"{given[0]} needs num_images, e.g. num_images: 1000")
+        if self.rare_captions and self.view != "real":
+            raise ValueError("rare_captions are of the view that their training images have: remove view")
         return self
 
     def most(self, num_findings: int) -> int:
-        """Images in all; of `fill` as many as it can be at most."""
+        """Images in all; of `fill` and of `rare_captions` without a bound as many as is usual at most."""
+        if self.rare_captions:
+            return 2 * self.rare_captions.per_caption * (self.rare_captions.num_captions or _RARE)
         return self.num_images or sum((self.counts or {}).values()) or (self.fill or 0) * num_findings
 
 
@@ -142,6 +166,8 @@ class GenerateStage(StageSettings):
     """Keep the tensors of UNet and VAE with their channels last, which GPUs compute faster in half precision."""
     compile: bool = False
     """Compile UNet and decoder by torch.compile: minutes at the start of each task, faster after. Needs a GPU."""
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """How the UNet computes attention: torch's own, or xformers', which needs a GPU and the extra `gpu`."""
     batch_size: PositiveInt = 16
     """Images sampled together. Pixels drift in the last bit with it, so it is part of the plan."""
     shard_size: PositiveInt = 512

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,11 +17,12 @@ from cxr_core.data.findings import Findings
 from cxr_core.data.problems import problem
 from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, draw_in_memory
+from cxr_core.generation.first_draws import ROWS, TAR, is_sampled
 from cxr_core.generation.gate import Gatekeeper, Verdict
 from cxr_core.generation.requests import image_seed
 from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample_rows
 from cxr_core.generation.series import MadeSeries, Series
-from cxr_core.generation.settings import GenerateStage
+from cxr_core.generation.settings import Gate, GenerateStage
 from cxr_core.generation.writer import BackgroundWriter
 from cxr_core.runs.files import canonical_json
 from cxr_core.runs.progress import bar
@@ -108,20 +110,26 @@ def generate_shard(
 ) -> Output:
     """Draw `images` (rows of the frozen list) into `work`: a tar, its rows, what the gate saw, and all oddities.
 
-    All are of one `series`. `facts` holds the dataset's `findings` and what each image records of its making beside
-    that (`generation`); `seed` is the stage's, from which re-draws have theirs. Raises UserError naming the images
-    where the model gives NaN.
+    All are of one `series`. `facts` holds the dataset's `findings` and `num_images`, and what each image records of its
+    making beside its series (`generation`); `seed` is the stage's, from which re-draws have theirs. Raises UserError
+    naming the images where the model gives NaN.
     """
     torch.set_num_threads(settings.threads)
-    clock, log = Clock(), _Log()
+    clock, log = Clock(), _Log(settings.gate, facts["num_images"])
     with clock.part("load"):
-        speed = {"channels_last": settings.channels_last, "compiled": settings.compile}
-        model = load_model(checkpoint, settings.dtype, **speed)
+        model = load_model(
+            checkpoint,
+            settings.dtype,
+            channels_last=settings.channels_last,
+            compiled=settings.compile,
+            attention=settings.attention,
+        )
     with clock.part("prompts"):
         texts = encode_prompts(model, ["", *images["prompt"].to_pylist()])
     drawer = Drawer(model, texts, settings, series, clock)
     generation = {**facts["generation"], **series.sampler, "model": series.model}
-    writer = BackgroundWriter(work / "images.tar", Findings(tuple(facts["findings"])))
+    findings = Findings(tuple(facts["findings"]))
+    writer = BackgroundWriter(work / "images.tar", findings)
     with writer, bar(f"{settings.name}: images", len(images)) as progress:
         for drawn, num_draws in _stored(images.to_pylist(), drawer, settings, seed, gatekeeper, log):
             writer.put(drawn.pixels, _row(drawn, num_draws, generation, gatekeeper))
@@ -132,6 +140,8 @@ def generate_shard(
     if gatekeeper:
         paths["gate"] = work / "gate.parquet"
         write_parquet(paths["gate"], log.looks())
+        firsts = [_row(drawn, 1, generation, gatekeeper) | {"pixels": drawn.pixels} for drawn in log.firsts]
+        paths |= _write_firsts(firsts, findings, work)
     return Output(
         paths=paths,
         digest=dataset_digest(rows.to_pandas()),
@@ -139,6 +149,18 @@ def generate_shard(
         problems=log.problems,
         seconds={**clock.rounded(), "waiting for the writer": round(writer.waited, 3)},
     )
+
+
+def _write_firsts(rows: Sequence[dict[str, Any]], findings: Findings, work: Path) -> dict[str, Path]:
+    """The sampled first draws of a shard, if it has any: files by their roles."""
+    if not rows:
+        return {}
+    paths = {TAR: work / "first.tar", ROWS: work / "first.parquet"}
+    with BackgroundWriter(paths[TAR], findings) as writer:
+        for row in rows:
+            writer.put(row.pop("pixels"), row)
+    write_parquet(paths[ROWS], writer.rows())
+    return paths
 
 
 def to_uint8(greys: np.ndarray) -> np.ndarray:
@@ -199,9 +221,11 @@ def _better(before: Drawn | None, drawn: Drawn) -> Drawn:
 
 
 class _Log:
-    """What was odd about draws, and what the gate saw of each."""
+    """What was odd about draws, what the gate saw of each, and the sample of first ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate | None, num_images: int) -> None:
+        self.firsts: list[Drawn] = []
+        self._sampled = partial(is_sampled, wanted=gate.first_draws if gate else 0, num_images=num_images)
         self.problems: list[dict[str, str]] = []
         self.counts = {"blank": 0, "rejected": 0, "kept_in_spite": 0}
         self._looks: list[dict[str, Any]] = []
@@ -210,6 +234,8 @@ class _Log:
     def look(self, drawn: Drawn, chosen: Drawn | None = None) -> None:
         """One draw, and the one that is stored where this was the last."""
         image_id = drawn.row["image_id"]
+        if drawn.draw == 0 and self._sampled(image_id):
+            self.firsts.append(drawn)
         if drawn.verdict is not None:
             self._note_verdict(drawn, drawn.verdict, chosen)
         if chosen is not None:

@@ -1,4 +1,4 @@
-"""Attention in float32 within mixed precision: that of Stable Diffusion 2.x overflows in half precision."""
+"""How attention is computed: by xformers, or in float32 where Stable Diffusion 2.x overflows in half precision."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from cxr_core.errors import UserError
 
 
 def overflows(unet: Any) -> bool:
@@ -16,6 +18,23 @@ def overflows(unet: Any) -> bool:
 def upcast(unet: Any) -> None:
     """Compute the products of queries, keys and values in float32; the layers around them stay as they are."""
     unet.set_attn_processor({name: _Upcast(inner) for name, inner in unet.attn_processors.items()})
+
+
+def use_xformers(unet: Any, *, is_half: bool, where: str) -> None:
+    """Let xformers compute the attention. `is_half`: in float16. Raises UserError where it cannot, or must not."""
+    if is_half and overflows(unet):
+        raise UserError(
+            "the model's attention (Stable Diffusion 2.x) overflows in fp16, and xformers' is not computed in fp32",
+            where=where,
+            mend="set attention: sdpa, which is then computed in fp32, or take bfloat16",
+        )
+    mend = "set attention: sdpa, or run where there is a GPU with the extra installed: pip install 'cxr-suite[gpu]'"
+    if not torch.cuda.is_available():
+        raise UserError("attention: xformers needs a GPU, and there is none", where=where, mend=mend)
+    try:
+        unet.enable_xformers_memory_efficient_attention()
+    except (ImportError, ValueError) as error:
+        raise UserError(f"xformers cannot be used ({error})", where=where, mend=mend) from error
 
 
 class _Upcast:

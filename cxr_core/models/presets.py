@@ -169,6 +169,15 @@ SMALL = ClassifierPreset(
 )
 """For a CPU and images of 32 to 128 pixels."""
 
+RESNET18 = ClassifierPreset(
+    name="resnet18",
+    feature_width=512,
+    num_parameters=11_171_136,
+    least_image_size=32,
+    least_batch=2,  # as DENSENET121
+)
+"""Of another architecture than the two others, so that a gate and a judge need not be of one: a GPU, or much time."""
+
 DENSENET121 = ClassifierPreset(
     name="densenet121",
     feature_width=1024,
@@ -179,4 +188,4 @@ DENSENET121 = ClassifierPreset(
 )
 """The usual judge of chest X-rays, for a GPU."""
 
-CLASSIFIERS = {preset.name: preset for preset in (SMALL, DENSENET121)}
+CLASSIFIERS = {preset.name: preset for preset in (SMALL, RESNET18, DENSENET121)}

@@ -3,8 +3,9 @@
 It lies outside the components that `weights_sha256` covers, so it changes no digest of weights.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 from pydantic import ValidationError
@@ -12,7 +13,11 @@ from pydantic import ValidationError
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.errors import UserError
+from cxr_core.runs.files import sha256_text
 from cxr_core.settings import Settings
+
+if TYPE_CHECKING:
+    from cxr_core.data.dataset import Dataset
 
 FILE = "training_data.json"
 
@@ -33,6 +38,8 @@ class TrainingData(Seen):
     """Version of this form."""
     dataset: str
     """Digest of the Dataset whose train split was learnt from."""
+    images_sha256: str | None = None
+    """`images_sha256` of the training images. Null: not told by who wrote this."""
     findings: dict[str, Seen]
     """Of each finding of the vocabulary, alone or among others, and of No Finding."""
     boxed_split: BoxedSplit | None = None
@@ -54,12 +61,24 @@ class TrainingData(Seen):
         bits = {name: findings.bit(name) for name in findings.names}
         seen = {name: _seen(train[train["labels"] & bit != 0]) for name, bit in bits.items()}
         seen[NO_FINDING] = _seen(train[train["labels"] == 0])
-        return cls(**dict(_seen(train)), dataset=dataset, findings=seen, boxed_split=boxed_split, base=base)
+        return cls(
+            **dict(_seen(train)),
+            dataset=dataset,
+            images_sha256=images_sha256(train["image_id"]),
+            findings=seen,
+            boxed_split=boxed_split,
+            base=base,
+        )
 
     @property
     def words(self) -> str:
         """For people, without the findings."""
         return f"{self.images:,} real images of {self.patients:,} patients (Dataset {self.dataset[:16]})"
+
+    @property
+    def chain(self) -> tuple["TrainingData", ...]:
+        """This training, and those that it started from."""
+        return (self, *(self.base.chain if self.base else ()))
 
     def of_finding(self, name: str) -> tuple[Seen, ...] | None:
         """How much of a finding was seen: one entry for each different Dataset, from this training back to its bases.
@@ -67,10 +86,8 @@ class TrainingData(Seen):
         None if the finding is in the vocabulary of none or not of all of them, so that the numbers are unknown.
         """
         chain: dict[str, Seen | None] = {}
-        step: TrainingData | None = self
-        while step is not None:
+        for step in self.chain:
             chain.setdefault(step.dataset, step.findings.get(name))
-            step = step.base
         known = tuple(seen for seen in chain.values() if seen is not None)
         return known if len(known) == len(chain) else None
 
@@ -97,6 +114,27 @@ def read_training_data(checkpoint: Path) -> TrainingData | None:
             where=str(path),
             mend="remove the file if it is not ours: what the model learnt from is then unknown, and shown so",
         ) from error
+
+
+def training_data_of(synthetic: "Dataset") -> TrainingData | None:
+    """What the generator of a Dataset learnt from, as its dataset.json says; None if it does not say.
+
+    Raises UserError naming the file where it says so in another form.
+    """
+    said = synthetic.info.about.get("training_data")
+    try:
+        return TrainingData.model_validate(said) if said is not None else None
+    except ValidationError as error:
+        raise UserError(
+            f"about.training_data is not of our form ({error})",
+            where=str(synthetic.folder / "dataset.json"),
+            mend="remove it: what the generator saw is then unknown, and shown so",
+        ) from error
+
+
+def images_sha256(image_ids: Iterable[str]) -> str:
+    """sha256 over image ids, whatever their order: which images of a Dataset, in one number."""
+    return sha256_text("\n".join(sorted(image_ids)))
 
 
 def _seen(rows: pd.DataFrame) -> Seen:

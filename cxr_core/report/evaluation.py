@@ -53,12 +53,16 @@ def _pictures(stage: StageView, metrics: Metrics) -> Iterator[Block]:
 
 
 def _grid_picture(folder: Path, grid: Grid) -> Picture:
-    path = folder / str(grid.path)
+    name = plain(grid.finding)
+    alt = f"{grid.num_columns} real chest X-rays with {name} above {grid.num_columns} synthetic ones."
+    return png_of(folder, str(grid.path), alt, title=f"{name}, n = {grid.num_columns} + {grid.num_columns}")
+
+
+def png_of(folder: Path, name: str, alt: str, *, title: str = "") -> Picture:
+    """A PNG that metrics.json lists. Raises UserError naming it if it is missing or damaged."""
+    path = folder / name
     png = path.read_bytes() if path.is_file() else b""
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
     if pixels is None:
         raise UserError("is no picture, but metrics.json lists it", where=str(path), mend=_AGAIN)
-    name = plain(grid.finding)
-    alt = f"{grid.num_columns} real chest X-rays with {name} above {grid.num_columns} synthetic ones."
-    title = f"{name}, n = {grid.num_columns} + {grid.num_columns}"
     return Picture(data_uri(png), pixels.shape[1], pixels.shape[0], alt, title=title)

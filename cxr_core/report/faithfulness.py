@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from cxr_core.evaluation.metrics import FaithfulnessResult, Interval, JudgedFinding, PromptContrast, Trial
+from cxr_core.report.before_gate import before_gate
 from cxr_core.report.blocks import Block, Chart, Charts, Column, Details, Section, Table, Text
 from cxr_core.report.datasets import not_yet
 from cxr_core.report.evaluation import read_metrics
@@ -116,6 +117,7 @@ def _faithfulness(stage: StageView, result: FaithfulnessResult) -> Iterator[Bloc
     if any(_given(one) for one in asked):
         yield Charts([_chart(f"faithfulness-{stage.name}", asked)], _CHART)
     yield _table(result, asked)
+    yield from before_gate(read_metrics(stage))
     if result.missing:
         yield Details(*_missing(result))
     yield Details("How the judge’s scores are distributed", list(_histograms(stage.name, asked)))

@@ -7,7 +7,7 @@ from cxr_core.report.blocks import Block, Column, Heading, Section, Table, Text
 from cxr_core.report.datasets import not_yet
 from cxr_core.report.evaluation import read_metrics
 from cxr_core.report.read import RunView
-from cxr_core.report.spell import count, listed, several
+from cxr_core.report.spell import count, listed, plain, several
 
 
 def fidelity_section(run: RunView) -> Section:
@@ -32,14 +32,17 @@ def _fidelity(result: FidelityResult) -> Iterator[Block]:
         "network sees them; smaller is nearer. Real images are weighted to the labels and views of the synthetic "
         "ones, so a different mix is no distance."
     )
-    yield Text(_extractor(result))
+    yield Text(extractor_words(result))
     yield Text(result.comparability, "note")
     yield _table(result)
     yield Text(_beside_floor(result))
+    if result.by_finding:
+        yield _by_finding(result)
     yield Text(result.alarm_words, "plain" if result.alarm else "note")
 
 
-def _extractor(result: FidelityResult) -> str:
+def extractor_words(result: FidelityResult) -> str:
+    """What saw the images, and at which size."""
     used, resize = result.extractor, result.resize
     return (
         f"Features: {used.output} of {used.name}, {count(used.width)} numbers an image, sha256 {used.digest[:12]}. "
@@ -72,8 +75,21 @@ def _table(result: FidelityResult) -> Table:
         "FID falls as n grows, so compare only rows of equal effective n: the second with the floor, and the last two "
         "with each other. KID does not depend on n; 0 is no difference, and it may fall below."
     )
+    if subsets := result.headline.subsets:
+        notes.append(
+            f"KID of all synthetic – held-out as other papers report it: {subsets.mean:.4f} ± {subsets.deviation:.4f}, "
+            f"mean and deviation of {several(subsets.num, 'subset')} of {several(subsets.size, 'image')}."
+        )
     caption = "Distances between sets of images, n written first side – second side."
     return Table(caption, columns, rows, frozenset({0}), notes)
+
+
+def _by_finding(result: FidelityResult) -> Table:
+    columns = [Column("asked for with"), *(Column(name, numeric=True) for name in _HEADS)]
+    rows = [[plain(each.finding), *_cells(each.distance)] for each in result.by_finding]
+    reasons = {plain(each.finding): each.distance.not_computed for each in result.by_finding}
+    notes = _grouped({name: f"not computed: {reason}." for name, reason in reasons.items() if reason})
+    return Table("All synthetic – held-out, finding by finding.", columns, rows, frozenset(), notes)
 
 
 def _cells(distance: Distance) -> list[str]:
@@ -81,7 +97,7 @@ def _cells(distance: Distance) -> list[str]:
     effective = f"{count(distance.a.effective)} – {count(distance.b.effective)}"
     if distance.fid is None or distance.kid is None:
         return ["not computed", "–", images, effective]
-    return [_interval(distance.fid, ".3g"), _interval(distance.kid, ".3f"), images, effective]
+    return [interval_words(distance.fid, ".3g"), interval_words(distance.kid, ".3f"), images, effective]
 
 
 def _images(side: Side) -> str:
@@ -89,7 +105,8 @@ def _images(side: Side) -> str:
     return f"{count(side.num_images)}{patients}"
 
 
-def _interval(number: Interval, form: str) -> str:
+def interval_words(number: Interval, form: str) -> str:
+    """A number with its interval in brackets."""
     return f"{number.value:{form}} ({number.low:{form}} to {number.high:{form}})".replace("-", "−")
 
 

@@ -5,7 +5,8 @@ Figures are explicit objects (no pyplot, no global state); salts are fixed, so e
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,31 @@ def curve(
         return Chart(_svg(figure, key), alt)
 
 
+def curves(
+    key: str,
+    title: str,
+    lines: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    floor: float | None,
+    alt: str,
+) -> Chart:
+    """Lines of (step, value, low, high) by name, dots with bars for intervals; dashed: `floor`."""
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 300)
+        styles = zip(lines.items(), cycle((SYNTHETIC, REAL, HELD_OUT, INK)), cycle("osD^"), strict=False)
+        for (name, points), colour, mark in styles:
+            steps, values, low, high = np.array(points, float).reshape(-1, 4).T
+            axes.errorbar(steps, values, [values - low, high - values], color=colour, marker=mark, lw=1.6, label=name)
+        if floor is not None:
+            axes.axhline(floor, color=MUTED, lw=1, ls=(0, (4, 3)))
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.grid(axis="y")
+        figure.legend(loc="outside lower center", ncols=2)
+        return Chart(_svg(figure, key), alt)
+
+
 def intervals(
     key: str, rows: Sequence[tuple[str, float, float, float, str]], marks: Sequence[tuple[str, float]], alt: str, *,
     axis: str
@@ -172,6 +198,79 @@ def score_histogram(key: str, title: str, groups: Sequence[tuple[str, str, bool,
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
         axes.grid(axis="y")
+        figure.legend(loc="outside lower center", ncols=2)
+        return Chart(_svg(figure, key), alt)
+
+
+def similarity_histogram(
+    key: str,
+    title: str,
+    groups: Sequence[tuple[str, str, Sequence[int]]],
+    lowest: float,
+    threshold: float | None,
+    alt: str,
+) -> Chart:
+    """Distributions of similarities in `lowest`..1 as stairs: groups of (label, colour, counts per equal bin).
+
+    Each group is drawn as shares of its own images in percent; an empty one is left out. A dashed line at `threshold`.
+    """
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 300)
+        for label, colour, counts in groups:
+            if sum(counts):
+                shares = 100 * np.asarray(counts) / sum(counts)
+                axes.stairs(shares, np.linspace(lowest, 1, len(counts) + 1), color=colour, lw=1.8, label=label)
+        if threshold is not None:
+            axes.axvline(threshold, color=MUTED, lw=1, ls=(0, (4, 3)))
+        axes.set_title(title)
+        axes.set_xlim(lowest, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("similarity to the nearest training image")
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        axes.grid(axis="y")
+        figure.legend(loc="outside lower center", ncols=3)
+        return Chart(_svg(figure, key), alt)
+
+
+def learning_curve(
+    key: str, curve: Sequence[tuple[float, float, float, float]], arms: Sequence[tuple[str, float, float]], alt: str
+) -> Chart:
+    """AUROC against the number of real images, on a logarithmic axis: (number, value, low, high) of the curve, rising,
+    and (name, number, value) of arms that have synthetic images besides."""
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 330)
+        num, value, low, high = np.array(curve).T
+        axes.fill_between(num, low, high, color=REAL, alpha=0.15, lw=0)
+        axes.plot(num, value, color=REAL, lw=1.8, marker="o", ms=4)
+        for name, at, height in arms:
+            axes.plot([at], [height], "D", color=SYNTHETIC, ms=5)
+            axes.annotate(name, (at, height), (-6, 6), textcoords="offset points", ha="right", fontsize=10, color=INK)
+        axes.set_xscale("log")
+        axes.set_xticks(num, [f"{n:,.0f}" for n in num])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(x=0.12)
+        axes.set_xlabel("real training images")
+        axes.set_ylabel("AUROC")
+        axes.grid(axis="y")
+        return Chart(_svg(figure, key), alt)
+
+
+def reliability(
+    key: str, title: str, lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], alt: str
+) -> Chart:
+    """Share of images with a finding against their mean score, both in 0..1: (label, colour, points) a line."""
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 330)
+        axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
+        for label, colour, points in lines:
+            axes.plot(*np.array(points).T, color=colour, lw=1.6, marker="o", ms=4, label=label)
+        axes.set_title(title)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("the judge’s score")
+        axes.set_ylabel("share with the finding")
+        axes.grid()
         figure.legend(loc="outside lower center", ncols=2)
         return Chart(_svg(figure, key), alt)
 

@@ -41,6 +41,10 @@ def _gate(about: Mapping[str, Any]) -> Iterator[Block]:
             ("not gated", listed(refused) or "none of the classifier’s findings"),
             ("flat below", f"a standard deviation of {gate['min_spread']:.2f} of 255"),
             ("near-duplicate below", f"a distance of {gate['min_distance']:.4f} within its shard"),
+            (
+                "copy of a training image above",
+                f"a correlation of {gate['max_alike']:.3f}, aligned; {count(gate['num_train'])} were looked at",
+            ),
             ("real validation images for the bounds", count(gate["num_real"])),
         ]
     )

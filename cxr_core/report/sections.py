@@ -1,16 +1,21 @@
 """The sections of the page, in the order in which a reader asks."""
 
+from cxr_core.report.benefit import benefit_section
 from cxr_core.report.blocks import Section
+from cxr_core.report.calibration import calibration_section
 from cxr_core.report.cost import cost_section
 from cxr_core.report.datasets import dataset_section, examples_section, histogram_section, problems_section
+from cxr_core.report.diversity import diversity_section
 from cxr_core.report.evaluation import pictures_section
 from cxr_core.report.faithfulness import faithfulness_section, judge_section
 from cxr_core.report.fidelity import fidelity_section
 from cxr_core.report.gate import gate_section
+from cxr_core.report.memorisation import memorisation_section
 from cxr_core.report.position import position_section
 from cxr_core.report.provenance import glossary_section, provenance_section, time_section
 from cxr_core.report.read import RunView
 from cxr_core.report.summary import summary
+from cxr_core.report.sweep import sweep_section
 from cxr_core.report.training import training_section
 from cxr_core.report.utility import utility_section
 
@@ -29,8 +34,13 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         judge_section(run),
         faithfulness_section(run),
         position_section(run),
+        calibration_section(run),
         fidelity_section(run),
+        diversity_section(run),
+        memorisation_section(run),
+        sweep_section(run),
         utility_section(run),
+        benefit_section(run),
         time_section(run),
         cost_section(run, price),
         provenance_section(run),

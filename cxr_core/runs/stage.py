@@ -31,6 +31,11 @@ class Context:
     def plan_folder(self) -> Path:
         return self.folder / "plan"
 
+    @property
+    def cache_folder(self) -> Path:
+        """What the stages of a run may share and anyone may remove."""
+        return self.folder.parent / "cache"
+
 
 @dataclass(frozen=True)
 class Draft:

@@ -60,7 +60,7 @@ def make_denoiser(pipeline: Any, settings: DiffusionTrain, seed: int) -> Denoise
     if settings.lora is not None:
         _add_adapters(pipeline, [name for name, is_trained in trained.items() if is_trained], settings, seed)
     if settings.attention == "xformers":
-        _use_xformers(pipeline.unet, settings)
+        attention.use_xformers(pipeline.unet, is_half=settings.precision == "fp16", where=f"stage {settings.name!r}")
     elif settings.precision == "fp16" and attention.overflows(pipeline.unet):
         attention.upcast(pipeline.unet)
     if settings.gradient_checkpointing:
@@ -68,23 +68,6 @@ def make_denoiser(pipeline: Any, settings: DiffusionTrain, seed: int) -> Denoise
     if settings.compile:
         _compile(pipeline.unet, settings.name)
     return Denoiser(pipeline.unet, pipeline.text_encoder, train_text_encoder=settings.train_text_encoder)
-
-
-def _use_xformers(unet: Any, settings: DiffusionTrain) -> None:
-    stage = settings.name
-    if settings.precision == "fp16" and attention.overflows(unet):
-        raise UserError(
-            "the base's attention (Stable Diffusion 2.x) overflows in fp16, and xformers' is not computed in fp32",
-            where=f"stage {stage!r}",
-            mend="set attention: sdpa, which is then computed in fp32, or precision: bf16",
-        )
-    mend = "set attention: sdpa, or run where there is a GPU with the extra installed: pip install 'cxr-suite[gpu]'"
-    if not torch.cuda.is_available():
-        raise UserError("attention: xformers needs a GPU, and there is none", where=f"stage {stage!r}", mend=mend)
-    try:
-        unet.enable_xformers_memory_efficient_attention()
-    except (ImportError, ValueError) as error:
-        raise UserError(f"xformers cannot be used ({error})", where=f"stage {stage!r}", mend=mend) from error
 
 
 def _compile(unet: Any, stage: str) -> None:

@@ -23,9 +23,9 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
     """At most all images, a shard each of as many as extractors see; which have places is known when this is frozen."""
     if settings.position is None:
         return Estimate(0, 0, 0, 0)
-    from cxr_core.evaluation.extraction import num_images_of
+    from cxr_core.evaluation.extraction import count_images
 
-    sizes = [num_images_of(inputs[source]) for source in ("real", "synthetic")]
+    sizes = [count_images(inputs[source]) for source in ("real", "synthetic")]
     num_shards = 1 + sum(-(-size // settings.extraction.shard_size) for size in sizes)
     notes = [f"positions: a localiser sees at most {sum(sizes)} images"]
     return Estimate(

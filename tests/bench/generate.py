@@ -48,7 +48,7 @@ def c5() -> Iterator[Row]:
         shard_size=32,
         threads=THREADS,
     )
-    facts = {"findings": NIH.names, "generation": {}}
+    facts = {"findings": NIH.names, "num_images": NUM_IMAGES, "generation": {}}
     (plain,) = all_series(settings, lambda role: ())
     series = MadeSeries(**dict(plain), model="", num_images=NUM_IMAGES)
     pipeline = load(BUILT_IN["tiny_base"]).to("cpu", torch.float32)

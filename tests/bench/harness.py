@@ -5,6 +5,7 @@ import os
 import platform
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,12 +17,31 @@ SLOW_PAIRS, SLOW_SECONDS = 3, 5.0
 
 @dataclass(frozen=True)
 class Peer:
-    """What a user would write instead. `target` and `ahead` are the ratios to reach; None: only for information."""
+    """What a user would write instead. `target` and `ahead` are the ratios to reach; None: only for information.
+
+    `part` is the share of the work that it is timed on, where all of it would take minutes.
+    """
 
     name: str
     run: Callable[[], object]
     target: float | None = None
     ahead: float | None = None
+    part: float = 1.0
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def peak_bytes(run: Callable[[], object]) -> float:
+    """The most that Python and numpy held at once beyond what was there before."""
+    tracemalloc.start()
+    run()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return float(peak)
 
 
 @dataclass(frozen=True)
@@ -36,18 +56,20 @@ class Row:
     facts: Mapping[str, Any] = field(default_factory=dict)
     seconds: tuple[float, float] | None = None
     """For rows that promise a time and not a ratio: seconds of the product to reach, and to be ahead."""
+    gauge: Callable[[Callable[[], object]], float] = _seconds
+    """What is compared: seconds, or `peak_bytes`, which are the same each time and are taken once."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Ratios peer / product of one row and one peer, above 1 where the product is faster."""
+    """Ratios peer / product of one row and one peer, above 1 where the product takes less."""
 
     id: str
     measure: str
     peer: str
     ratios: tuple[float, ...]
-    product_seconds: float
-    peer_seconds: float
+    product: float
+    peer_took: float
     target: float | None
     ahead: float | None
     facts: Mapping[str, Any]
@@ -61,13 +83,7 @@ class Result:
     def verdict(self) -> str:
         if self.seconds is not None:
             target, ahead = self.seconds
-            return (
-                "ahead"
-                if self.product_seconds <= ahead
-                else "target met"
-                if self.product_seconds <= target
-                else "BEHIND"
-            )
+            return "ahead" if self.product <= ahead else "target met" if self.product <= target else "BEHIND"
         if self.target is None or self.ahead is None:
             return "for information"
         return "ahead" if self.median >= self.ahead else "target met" if self.median >= self.target else "BEHIND"
@@ -75,7 +91,7 @@ class Result:
     def line(self) -> str:
         wanted = "" if self.target is None else f"target {self.target:g}x, ahead {self.ahead:g}x: "
         if self.seconds is not None:
-            wanted = f"{self.product_seconds:.3f} s, target {self.seconds[0]:g} s, ahead {self.seconds[1]:g} s: "
+            wanted = f"{self.product:.3f} s, target {self.seconds[0]:g} s, ahead {self.seconds[1]:g} s: "
         spread = f"{min(self.ratios):.2f}-{max(self.ratios):.2f}, {len(self.ratios)} pairs"
         return f"{self.id:<4} {self.median:6.2f}x ({spread})  {wanted}{self.verdict}  | {self.measure} | {self.peer}"
 
@@ -84,11 +100,13 @@ class Result:
 
 
 def measure(row: Row) -> list[Result]:
-    """Check the row, then time the product beside each peer, in turns of who goes first."""
+    """Check the row, then measure the product beside each peer, in turns of who goes first."""
     row.product()
     warm = [_seconds(peer.run) for peer in row.peers]
     if row.check:
         row.check()
+    if row.gauge is not _seconds:
+        return [_pairs(row, peer, 1) for peer in row.peers]
     return [
         _pairs(row, peer, SLOW_PAIRS if slow > SLOW_SECONDS else PAIRS)
         for peer, slow in zip(row.peers, warm, strict=True)
@@ -101,16 +119,11 @@ def _pairs(row: Row, peer: Peer, num_pairs: int) -> Result:
     for pair in range(num_pairs):
         turns = [(row.product, product), (peer.run, other)]
         for run, times in turns if pair % 2 else reversed(turns):
-            times.append(_seconds(run))
+            times.append(row.gauge(run))
+    other = [took / peer.part for took in other]
     ratios = tuple(round(b / a, 3) for a, b in zip(product, other, strict=True))
-    seconds = (round(statistics.median(product), 4), round(statistics.median(other), 4))
-    return Result(row.id, row.measure, peer.name, ratios, *seconds, peer.target, peer.ahead, row.facts, row.seconds)
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    medians = (round(statistics.median(product), 4), round(statistics.median(other), 4))
+    return Result(row.id, row.measure, peer.name, ratios, *medians, peer.target, peer.ahead, row.facts, row.seconds)
 
 
 def machine() -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _shard(bench: Bench, settings: GenerateStage, base: Path) -> int:
     work = bench.folder / "shard"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    facts = {"findings": NIH.names, "generation": {}}
+    facts = {"findings": NIH.names, "num_images": bench.num_images, "generation": {}}
     generate_shard(settings, _series(bench, settings), base, _images(bench), facts, work, seed=SEED)
     return bench.num_images
 

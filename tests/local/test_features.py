@@ -19,22 +19,12 @@ from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context, Estimate
 from tests.pipeline import cxr
 from tests.planted import planted_rows, write_planted
-
-WIDTH = 8
+from tests.vision import WIDTH, small_vit
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random ViT of 16 px with a pooler, and its image processor."""
-    import torch
-    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
-
-    folder = tmp_path_factory.mktemp("models") / "vit"
-    torch.manual_seed(0)
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    ViTModel(ViTConfig(**sizes, image_size=16, patch_size=4)).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
-    return folder
+    return small_vit(tmp_path_factory.mktemp("models") / "vit")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +76,7 @@ def test_given_a_model_folder_the_stage_commits_features_and_measures_fidelity(
     assert result.beside_floor.fid.low > result.floor.fid.high  # the planted square is twice as large
     shards = [receipt.shard for receipt in work.folder.receipts()]
     assert [name for name in shards if name.startswith("model")] == [
-        *(f"model-real-{i:05d}" for i in range(4)),
+        *(f"model-real-{i:05d}" for i in range(5)),
         *(f"model-synthetic-{i:05d}" for i in range(2)),
     ]
 
@@ -138,13 +128,14 @@ def test_given_the_same_inputs_the_shards_have_the_same_digests(
 ) -> None:
     digests = []
     for name in ("one", "two"):
-        work = stage(tmp_path / name, datasets, model)
+        (tmp_path / name).mkdir()
+        work = stage(tmp_path / name / "study", datasets, model)  # in runs of their own, which share no cache
         metrics = finish(work)
         digests.append(({receipt.shard: receipt.digest for receipt in work.folder.receipts()}, metrics.fidelity))
     assert digests[0] == digests[1]
 
 
-def small_vit(folder: Path, **values: Any) -> Any:
+def cropped_vit(folder: Path, **values: Any) -> Any:
     from transformers import BitImageProcessorPil, ViTConfig, ViTModel
 
     crop = {"height": 16, "width": 16}
@@ -197,7 +188,7 @@ def test_given_a_folder_without_a_judge_the_mistake_says_what_is_wanted(
 def test_given_weights_without_a_pooler_the_cls_token_is_taken_and_not_a_random_pooler(tmp_path: Path) -> None:
     from cxr_core.evaluation.features import ModelEye
 
-    small_vit(tmp_path, add_pooling_layer=False).save_pretrained(tmp_path)
+    cropped_vit(tmp_path, add_pooling_layer=False).save_pretrained(tmp_path)
     eyes = [ModelEye(tmp_path), ModelEye(tmp_path)]
     assert (eyes[0].about.output, eyes[0].about.width, eyes[0].about.size) == ("CLS token", WIDTH, 16)
     assert eyes[0].about.method == "bicubic, centre crop"
@@ -208,7 +199,7 @@ def test_given_weights_without_a_pooler_the_cls_token_is_taken_and_not_a_random_
 def test_given_weights_that_lack_a_layer_the_model_is_refused_and_the_layer_named(tmp_path: Path) -> None:
     from cxr_core.evaluation.features import ModelEye
 
-    model = small_vit(tmp_path)
+    model = cropped_vit(tmp_path)
     weights = {name: tensor for name, tensor in model.state_dict().items() if "layernorm" not in name}
     model.save_pretrained(tmp_path, state_dict=weights)
     with pytest.raises(UserError, match=r"the weights lack \d+ of the model's parameters, e.g. .*layernorm"):
@@ -220,7 +211,7 @@ def test_given_an_image_processor_that_does_not_resize_it_is_refused(tmp_path: P
 
     from cxr_core.evaluation.features import ModelEye
 
-    small_vit(tmp_path).save_pretrained(tmp_path)
+    cropped_vit(tmp_path).save_pretrained(tmp_path)
     ViTImageProcessorPil(do_resize=False).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="does not bring all images to one size"):
         ModelEye(tmp_path)
@@ -231,7 +222,7 @@ def test_given_a_model_that_masks_at_random_it_is_refused(tmp_path: Path) -> Non
 
     from cxr_core.evaluation.features import ModelEye
 
-    small_vit(tmp_path)
+    cropped_vit(tmp_path)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     ViTMAEModel(ViTMAEConfig(**sizes, image_size=16, patch_size=4, mask_ratio=0.75)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="gives other features for the same image"):
@@ -292,7 +283,7 @@ def test_given_datasets_to_come_the_estimate_counts_shards_of_features(model: Pa
         return EvaluateStage(name="study", kind="evaluate", **given)
 
     expected = jobs.evaluate.estimate(settings(model), inputs)
-    assert expected.num_shards == 1 + 5 + 1
+    assert expected.num_shards == 1 + 5 + 1 + 2  # pictures, features, pairs of images
     assert "features of a model: at most 5100 images in 6 shards, 8 numbers an image" in expected.notes
     with pytest.raises(UserError, match=r"not a folder of a vision model: it has no config.json"):
         jobs.evaluate.estimate(settings(tmp_path), inputs)

@@ -13,7 +13,9 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH, NO_FINDING
 from cxr_core.errors import UserError
 from cxr_core.generation.acceptance import Acceptance
+from cxr_core.generation.first_draws import is_sampled, open_first_draws
 from cxr_core.generation.gate import Bound, Gatekeeper, Rule, calibrate, distances, open_judge, scores_of, thumbnails
+from cxr_core.generation.originals import Originals, look
 from cxr_core.generation.regenerate import regenerate
 from cxr_core.generation.settings import Gate
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
@@ -43,7 +45,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rule(judge: Path, real: Path) -> Rule:
-    return calibrate(judge, Dataset.open(real), Gate(), threads=1)
+    return bounds(judge, Dataset.open(real))
+
+
+def bounds(judge: Path, real: Dataset) -> Rule:
+    return calibrate(judge, real, Originals(real, look(real, 1)), Gate(), threads=1)
 
 
 def gated(folder: Path, model: Path, real: Path, judge: Path, **values: Any) -> Work:
@@ -81,8 +87,30 @@ def test_given_real_validation_images_bounds_reject_the_share_of_them_that_was_a
     assert rule.min_spread > 1
 
 
-def test_given_images_of_each_kind_the_gate_says_what_is_wrong_with_each(judge: Path, rule: Rule) -> None:
-    keeper = Gatekeeper(open_judge(judge)[0], rule, NIH)
+def keeper_of(judge: Path, rule: Rule, real: Path) -> Gatekeeper:
+    source = Dataset.open(real)
+    return Gatekeeper(open_judge(judge)[0], rule, NIH, Originals(source, look(source, 1)))
+
+
+def test_given_copies_of_training_images_the_gate_names_the_image_that_each_repeats(
+    judge: Path, rule: Rule, real: Path
+) -> None:
+    source = Dataset.open(real)
+    rows = source.of_split("train").head(20)
+    images = source.images(rows)
+    noise = np.random.default_rng(0).normal(0, 2, images.shape)
+    copies = [images, images[:, :, ::-1], np.clip(images + noise, 0, 255).astype(np.uint8)]
+    for shown in copies:
+        verdicts = keeper_of(judge, rule, real).look(np.ascontiguousarray(shown), rows["labels"].tolist())
+        told = [dict(verdict.reasons).get("training_copy", "") for verdict in verdicts]
+        assert np.mean([image_id in text for image_id, text in zip(rows["image_id"], told, strict=True)]) >= 0.95
+    held_out = source.of_split("val")
+    verdicts = keeper_of(judge, rule, real).look(source.images(held_out), held_out["labels"].tolist())
+    assert not any("training_copy" in dict(verdict.reasons) for verdict in verdicts)
+
+
+def test_given_images_of_each_kind_the_gate_says_what_is_wrong_with_each(judge: Path, rule: Rule, real: Path) -> None:
+    keeper = keeper_of(judge, rule, real)
     sick, well = (
         np.stack([planted_image(planted_row(f"{name}{i}", labels=labels), 32) for i in range(20)])
         for name, labels in (("sick", EFFUSION), ("well", 0))
@@ -123,6 +151,20 @@ def test_given_a_gate_each_image_is_there_once_with_its_draw_and_its_verdict(mad
         assert told["gate"]["passed"] or len(mine) == 3
     draws = [json.loads(text)["draw"] for text in made.rows["generation"]]
     assert sum(draw > 0 for draw in draws) > 0
+
+
+def test_given_a_gate_a_sample_of_first_draws_is_a_dataset_of_its_own(made: Dataset) -> None:
+    first = open_first_draws(made)
+    assert first is not None
+    assert list(first.verify()) == []
+    assert first.rows["image_id"].tolist() == made.rows["image_id"].tolist()  # all, since fewer are made than are kept
+    looks = looks_of(made)
+    told = [json.loads(text) for text in first.rows["generation"]]
+    at_first = looks[looks["draw"] == 0]
+    passed = dict(zip(at_first["image_id"], at_first["reasons"].map(len) == 0, strict=True))
+    assert [one["gate"]["passed"] for one in told] == [passed[image_id] for image_id in first.rows["image_id"]]
+    assert {one["draw"] for one in told} == {0}
+    assert sum(is_sampled(f"syn-{i:08d}", 50, 1000) for i in range(1000)) == pytest.approx(50, abs=25)
 
 
 def test_given_rejected_draws_each_is_named_with_its_reason_and_what_was_done(made: Dataset) -> None:
@@ -195,13 +237,13 @@ def test_given_another_classifier_than_planned_shards_are_refused(
 def test_given_too_few_validation_images_a_gate_is_refused(tmp_path: Path, judge: Path) -> None:
     few = write_planted(tmp_path / "few", [*planted_rows(10), *planted_rows(4, split="val")])
     with pytest.raises(UserError, match="there are 4 of 20"):
-        calibrate(judge, few, Gate(), threads=1)
+        bounds(judge, few)
 
 
 def test_given_a_classifier_that_cannot_tell_a_finding_it_is_not_gated_and_the_rule_says_why(
     tmp_path: Path, judge: Path
 ) -> None:
     deaf = write_planted(tmp_path / "deaf", [r for r in real_rows(shuffled=True) if r["split"] == "val"])
-    bound: Bound = calibrate(judge, deaf, Gate(), threads=1).bounds["Effusion"]
+    bound: Bound = bounds(judge, deaf).bounds["Effusion"]
     assert bound.score is None
     assert "below 0.70" in str(bound.refused)

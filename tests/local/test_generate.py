@@ -139,13 +139,22 @@ def test_given_channels_last_pixels_drift_by_at_most_one_grey_level_and_are_made
     assert not regenerate(other, "syn-00000001", model, strict=True).difference.any()
 
 
-def test_given_no_gpu_compiling_is_refused(tmp_path: Path, model: Path, real: Path) -> None:
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"compile": True}, "compile: true needs a GPU, and torch sees none"),
+        ({"attention": "xformers"}, "attention: xformers needs a GPU, and there is none"),
+    ],
+)
+def test_given_no_gpu_what_needs_one_is_refused(
+    tmp_path: Path, model: Path, real: Path, values: dict[str, Any], text: str
+) -> None:
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(UserError, match="compile: true needs a GPU, and torch sees none"):
-        finish(stage(tmp_path / "syn", model, real, compile=True))
+    with pytest.raises(UserError, match=text):
+        finish(stage(tmp_path / "syn", model, real, **values))
 
 
 def test_given_a_lost_shard_it_is_made_again_with_the_same_digest(tmp_path: Path, model: Path, real: Path) -> None:

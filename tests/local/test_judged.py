@@ -11,6 +11,7 @@ import jobs.train
 from cxr_core.data.findings import NIH
 from cxr_core.evaluation.metrics import FILE, JudgedFinding, Metrics
 from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.report.before_gate import before_gate
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
@@ -114,6 +115,14 @@ def test_given_a_judge_that_passes_and_a_generator_that_obeys_then_the_finding_i
         assert contrast.chance.low < 0.5 < contrast.chance.high
     assert metrics.fidelity is not None
     assert metrics.fidelity.headline.fid is not None
+    assert metrics.calibration is not None
+    (calibrated,) = metrics.calibration.findings
+    assert metrics.calibration.unweighted
+    for side, num in ((calibrated.real, 100), (calibrated.synthetic, 200)):
+        assert side is not None
+        assert (side.num_with, side.num_without) == (num, num)
+        assert side.brier.value < 0.1
+    assert {one.group for one in metrics.calibration.groups if one.auroc} == {"F", "40-64", "AP", "PA"}
 
 
 def test_given_a_generator_that_ignores_its_prompt_then_its_score_is_a_coins(
@@ -128,6 +137,24 @@ def test_given_a_generator_that_ignores_its_prompt_then_its_score_is_a_coins(
     assert contrast.chance.low < contrast.auroc.value < contrast.chance.high
 
 
+def test_given_a_gate_that_chose_well_then_the_judge_tells_first_draws_from_those_that_are_stored(
+    tmp_path: Path, real: Path, judge: Path
+) -> None:
+    synthetic = write_planted(tmp_path / "synthetic", synthetic_rows(obedient=True), size=SIZE, synthetic=True).folder
+    write_planted(synthetic / "first_draws", synthetic_rows(obedient=False), size=SIZE, synthetic=True)
+    metrics = judged(tmp_path / "study", real, synthetic, judge)
+    assert metrics.before_gate is not None
+    (before,) = metrics.before_gate.findings
+    assert before.synthetic[0].auroc is not None
+    assert before.synthetic[0].auroc.low < 0.5 < before.synthetic[0].auroc.high
+    (table,) = before_gate(metrics)
+    (row,) = table.rows
+    assert row[0] == "Effusion"
+    assert row[1].startswith(f"{before.synthetic[0].auroc.value:.2f} (")
+    assert row[2].startswith("1.00 (")
+    assert "a sample of 400 images" in table.notes[0]
+
+
 def test_given_a_judge_that_learnt_shuffled_labels_then_it_is_refused_and_no_number_is_given(tmp_path: Path) -> None:
     real = write_planted(tmp_path / "real", real_rows(shuffled=True), size=SIZE).folder
     synthetic = write_planted(tmp_path / "synthetic", synthetic_rows(obedient=True), size=SIZE, synthetic=True).folder
@@ -137,5 +164,7 @@ def test_given_a_judge_that_learnt_shuffled_labels_then_it_is_refused_and_no_num
     for contrast in found.synthetic:
         assert contrast.auroc is None
         assert "is below 0.70" in str(contrast.refused)
+    assert metrics.calibration is not None
+    assert metrics.calibration.findings[0].synthetic is None
     assert metrics.fidelity is not None
     assert "failed its trial" in str(metrics.fidelity.headline.not_computed)

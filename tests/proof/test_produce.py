@@ -1,4 +1,4 @@
-"""20,000 synthetic images through the test cluster with preemptions; `make proof TARGET=produce`."""
+"""20,000 synthetic images of the tiny base through the test cluster with preemptions; `make proof TARGET=produce`."""
 
 import time
 from pathlib import Path
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.proof
 def test_given_20_000_images_and_preemptions_then_each_is_there_once_as_in_an_undisturbed_run(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    run = Production(cluster, tmp_path, num_images=20_000, shard_size=100, num_tasks=12)
+    run = Production(cluster, tmp_path, num_images=20_000, shard_size=100, num_tasks=12, model="tiny_base")
     start = time.monotonic()
-    num = survive_preemptions(run, 6, every=20, seconds=3600)
+    num = survive_preemptions(run, 6, every=40, seconds=3600)
     dataset = Dataset.open(run.stage.path)
     assert dataset.rows["image_id"].tolist() == [f"syn-{i:08d}" for i in range(20_000)]
     assert dataset.rows["pixel_sha256"].is_unique

@@ -18,7 +18,7 @@ stages:
   - name: syn
     kind: generate
     threads: 1
-    inputs: {{model: "{folder}/model", like: "{folder}/planted"}}
+    inputs: {{model: "{model}", like: "{folder}/planted"}}
     request: {{like: train, num_images: {num_images}}}
     steps: 4
     guidance: 1
@@ -40,16 +40,25 @@ stages:
 
 
 class Production(TinyRun):
-    """A run that draws `num_images` in `num_tasks` tasks of a partition that is preempted."""
+    """A run that draws `num_images` in `num_tasks` tasks of a preempted partition; by default from a nano model."""
 
-    def __init__(self, cluster: Cluster, folder: Path, num_images: int, shard_size: int, num_tasks: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: Path,
+        num_images: int,
+        shard_size: int,
+        num_tasks: int,
+        model: str | None = None,
+    ) -> None:
         from cxr_core.models.stable_diffusion import build, save
 
-        save(build(NANO, seed=0), folder / "model")
+        if model is None:
+            save(build(NANO, seed=0), folder / "model")
         write_planted(folder / "planted", planted_rows(60))
         config = folder / "production.yaml"
         sizes = {"num_images": num_images, "shard_size": shard_size, "batch_size": shard_size // 2}
-        config.write_text(CONFIG.format(folder=folder, **sizes))
+        config.write_text(CONFIG.format(folder=folder, model=model or folder / "model", **sizes))
         super().__init__(cluster, folder, config=config)
         self.profile.write_text(PROFILE.format(minutes=0.01 * num_images / num_tasks / 60))
 

@@ -59,6 +59,7 @@ def about() -> dict[str, Any]:
     bound = {"num_with": 30, "num_without": 90, "auroc": 0.9, "score": 0.61, "refused": None}
     bounds = {"Effusion": bound, NO_FINDING: bound | {"score": None, "refused": "told with AUROC 0.60, below 0.70"}}
     told = {"sha256": "f" * 64, "preset": "small", "min_spread": 20.0, "min_distance": 0.1, "num_real": 120}
+    told |= {"max_alike": 0.98, "num_train": 700}
     accepted = tally(shards(), KNOWN, NIH).model_dump(mode="json")
     return {"gate": {**told, "bounds": bounds, "acceptance": accepted}}
 

@@ -1,6 +1,7 @@
 """FID and KID against closed forms, scipy and plain loops; weights that give both sides one mix."""
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import scipy.linalg
 
 from cxr_core.data.findings import NIH
-from cxr_core.evaluation.distances import effective_size, fid, frechet, kid, moments
+from cxr_core.evaluation.distances import Moments, effective_size, fid, frechet, kid, subset_kids
 from cxr_core.evaluation.mix import Mix, cell_names, halves
 
 
@@ -44,11 +45,72 @@ def test_given_a_feature_that_never_varies_the_distance_is_that_of_the_others() 
 def test_given_whole_numbers_as_weights_the_mean_is_that_of_repeated_images() -> None:
     x = gaussian(50)
     times = np.random.default_rng(1).integers(0, 4, 50)
-    mean, spread = moments(x, times)
-    np.testing.assert_allclose(mean, x.repeat(times, axis=0).mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(moments(x, np.ones(50))[1], np.cov(x.T), rtol=1e-5)
-    expected = np.cov(x.T, aweights=times)
-    np.testing.assert_allclose(spread, expected, rtol=1e-5)
+    found = Moments.of(x, times)
+    np.testing.assert_allclose(found.mean, x.repeat(times, axis=0).mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(Moments.of(x, np.ones(50)).covariance, np.cov(x.T), rtol=1e-5)
+    np.testing.assert_allclose(found.covariance, np.cov(x.T, aweights=times), rtol=1e-5)
+
+
+def test_given_two_parts_of_a_set_their_moments_merge_into_those_of_the_whole() -> None:
+    x, weights = gaussian(500), np.random.default_rng(1).random(500)
+    whole = Moments.of(x, weights)
+    merged = Moments.of(x[:120], weights[:120]).merged(Moments.of(x[120:], weights[120:]))
+    np.testing.assert_allclose(merged.mean, whole.mean, atol=1e-12)
+    np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-5, atol=1e-7)
+
+
+def relu_features(num: int, width: int, *, seed: int, shift: float) -> np.ndarray:
+    """Correlated and not negative, as those of a network after its last ReLU are."""
+    generator = np.random.default_rng(seed)
+    root = np.random.default_rng(99).normal(size=(width, width)) / width**0.5
+    return np.maximum(generator.normal(size=(num, width)) @ root + shift, 0).astype(np.float32)
+
+
+def test_given_features_fid_equals_scipys_root_on_the_published_formula_and_torchmetrics() -> None:
+    x, y = relu_features(3000, 96, seed=1, shift=0.3), relu_features(2500, 96, seed=2, shift=0.4)
+    ones = np.ones(3000)
+    found = fid(x, y, ones, ones[:2500])
+    a, b = (np.cov(features.astype(np.float64).T) for features in (x, y))
+    apart = x.astype(np.float64).mean(axis=0) - y.astype(np.float64).mean(axis=0)
+    published = apart @ apart + np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
+    assert found == pytest.approx(published, rel=1e-6)
+    assert found == pytest.approx(_torchmetrics_fid(x, y), rel=1e-6)
+
+
+def _torchmetrics_fid(x: np.ndarray, y: np.ndarray) -> float:
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_given(x.shape[1])).set_dtype(torch.float64)
+    metric.update(torch.from_numpy(x), real=True)
+    metric.update(torch.from_numpy(y), real=False)
+    return float(metric.compute())
+
+
+def _given(width: int) -> Any:
+    """A network that gives what it is given: torchmetrics takes features so."""
+    import torch
+
+    network = torch.nn.Identity()
+    network.num_features = width
+    return network
+
+
+def test_given_subsets_kid_equals_that_of_torchmetrics_on_the_same() -> None:
+    import torch
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    x, y = gaussian(300, 16), gaussian(260, 16, seed=1, shift=0.5)
+    metric = KernelInceptionDistance(feature=_given(16), subsets=20, subset_size=100)
+    metric.update(torch.from_numpy(x), real=True)
+    metric.update(torch.from_numpy(y), real=False)
+    torch.manual_seed(3)
+    mean, deviation = metric.compute()
+    torch.manual_seed(3)
+    pairs = [tuple(torch.randperm(n)[:100].numpy() for n in (300, 260)) for _ in range(20)]
+    found = subset_kids(x, y, pairs)
+    assert found.mean() == pytest.approx(float(mean), rel=1e-4)
+    assert found.std() == pytest.approx(float(deviation), rel=1e-3)
 
 
 def test_given_weights_kid_equals_a_double_loop_over_different_images() -> None:

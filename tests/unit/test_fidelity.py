@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from cxr_core.data.findings import NIH
-from cxr_core.evaluation.fidelity import Featured, measure
+from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.fidelity import measure
 from cxr_core.evaluation.metrics import Extractor, FidelityResult
 
 WIDTH = 4

@@ -140,7 +140,7 @@ def test_given_no_training_images_like_train_is_refused() -> None:
     [
         ({"counts": {"Edema": 0}}, "greater than 0"),
         ({"counts": {}}, "at least 1 item"),
-        ({}, "exactly one of counts, like, balanced and fill, not none"),
+        ({}, "exactly one of counts, like, balanced, fill and rare_captions, not none"),
         ({"counts": {"Edema": 1}, "like": "train"}, "not counts and like"),
         ({"like": "train"}, "like needs num_images"),
         ({"counts": {"Edema": 1}, "num_images": 5}, "remove num_images"),

@@ -1,0 +1,16 @@
+"""Settings of diversity."""
+
+from pydantic import Field, PositiveInt
+
+from cxr_core.settings import Settings
+
+
+class Diversity(Settings):
+    """Precision, recall, density and coverage, and how alike images of one prompt are (MS-SSIM)."""
+
+    neighbours: PositiveInt = 5
+    """k: an image reaches as far as its k-th nearest neighbour of its own side."""
+    fours: int = Field(default=100, ge=0)
+    """Fours of images of one prompt, at most, that are compared by MS-SSIM, all six pairs; every prompt first."""
+    resamples: int = Field(default=200, ge=20, le=10_000)
+    """Bootstrap resamples of these fours for the interval of MS-SSIM."""

@@ -1,0 +1,135 @@
+"""A siamese network that puts images of one patient near to each other, trained on real training patients.
+
+After Packhaeuser et al. 2022 (doi 10.1038/s41598-022-19045-3), who told patients of ChestX-ray14 apart so; the loss is
+NT-Xent (Chen et al. 2020, arXiv 2002.05709) with the two images of a patient in place of two views of an image.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.errors import UserError
+from cxr_core.evaluation.memorisation.looked import looked_at
+from cxr_core.evaluation.memorisation.settings import WIDTH, Reidentification
+from cxr_core.models.classifier import as_input, build
+from cxr_core.runs.files import canonical_json, sha256_text
+from cxr_core.runs.progress import bar
+from cxr_core.runs.stage import Output
+from cxr_core.seeds import derive_seed
+from cxr_core.training.augment import NUM_DRAWS, mild
+from cxr_core.training.data_order import DataOrder, stream
+
+_GRID = 4
+"""Cells a side that features are pooled to: where ribs and devices are belongs to a person."""
+_TEMPERATURE = 0.1
+_AT_ONCE = 256
+
+
+class Siamese(nn.Module):
+    """Convolutions of a classifier, pooled to a coarse grid, then one linear layer: pixels to float32 (n, WIDTH)."""
+
+    def __init__(self, settings: Reidentification, seed: int) -> None:
+        super().__init__()
+        classifier = build(settings.preset, settings.image_size, ("same patient",), derive_seed(seed, "weights"))
+        self.layers = classifier.body[:-2]  # type: ignore[index]
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, "projection"))
+            self.head = nn.Linear(classifier.info.feature_width * _GRID**2, WIDTH)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        found = F.adaptive_avg_pool2d(self.layers(pixels), _GRID).flatten(1)
+        return F.normalize(self.head(found).float(), dim=1)
+
+
+def patients_of_several(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Places of the images of each training patient who has several, by patient."""
+    train = rows.assign(_place=np.arange(len(rows)))[rows["split"] == "train"]
+    groups = {str(name): group["_place"].to_numpy() for name, group in train.groupby("patient_id")}
+    return {name: places for name, places in groups.items() if len(places) > 1}
+
+
+def train(dataset: Dataset, rows: pd.DataFrame, settings: Reidentification, seed: int) -> Siamese:
+    """Train the network on `rows` of the Dataset, each step two images of each of `batch_size` training patients.
+
+    Start, order, pairs and augmentation are functions of `seed`. Raises UserError where too few patients have several
+    images, or naming the step where the loss is not finite.
+    """
+    patients = list(patients_of_several(rows).values())
+    if len(patients) < 4:
+        raise UserError(
+            f"{len(patients)} training patients have several images, 4 are needed to learn what a person is",
+            where="memorisation.reidentification",
+            mend="leave it out",
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Siamese(settings, seed).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
+    )
+    batch_size = min(settings.batch_size, len(patients))
+    order = DataOrder(len(patients), batch_size, derive_seed(seed, "patients"))
+    with bar("patients", settings.steps) as progress:
+        for step in range(settings.steps):
+            draws = [stream(derive_seed(seed, "pairs"), step, i) for i in range(batch_size)]
+            pairs = [
+                draw.choice(patients[i], 2, replace=False) for draw, i in zip(draws, order.batch(step), strict=True)
+            ]
+            places = np.array(pairs).T.ravel()
+            changes = np.concatenate([[draw.uniform(-1, 1, NUM_DRAWS) for draw in draws] for _ in range(2)])
+            pixels = as_input(dataset.images(rows.iloc[places]), settings.image_size).to(device)
+            loss = _nt_xent(model(mild(pixels, changes)))
+            if not math.isfinite(loss.item()):
+                raise UserError(f"the loss is {loss.item()} at step {step}", where="memorisation.reidentification")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress.advance(loss=loss.item())
+    return model.eval()
+
+
+def _nt_xent(vectors: torch.Tensor) -> torch.Tensor:
+    """Of vectors (2 n, width), the first half of each pair before the second: find the other one among all others."""
+    similarity = vectors @ vectors.T / _TEMPERATURE
+    similarity.fill_diagonal_(-torch.inf)
+    half = len(vectors) // 2
+    other = torch.arange(len(vectors), device=vectors.device).roll(half)
+    return F.cross_entropy(similarity, other)
+
+
+@torch.inference_mode()
+def embed(model: Siamese, dataset: Dataset, rows: pd.DataFrame, image_size: int) -> np.ndarray:
+    """float32 (n, WIDTH) of length 1, in the order of `rows`."""
+    device, parts = model.head.weight.device, [np.empty((0, WIDTH), np.float32)]
+    with bar("persons", len(rows)) as progress:
+        for start in range(0, len(rows), _AT_ONCE):
+            images = dataset.images(rows.iloc[start : start + _AT_ONCE])
+            parts.append(model(as_input(images, image_size).to(device)).cpu().numpy())
+            progress.advance(len(images))
+    return np.concatenate(parts)
+
+
+def tell_apart(
+    datasets: Mapping[str, Dataset], plan: Path, settings: Reidentification, seed: int, work: Path
+) -> Output:
+    """Train the network, and write what it makes of the images that are looked at: real.npy and synthetic.npy."""
+    rows = {
+        source: dataset.rows.set_index("image_id", drop=False).loc[looked_at(plan, source)["image_id"]]
+        for source, dataset in datasets.items()
+    }
+    model = train(datasets["real"], rows["real"], settings, seed)
+    found = {name: embed(model, dataset, rows[name], settings.image_size) for name, dataset in datasets.items()}
+    paths = {source: work / f"{source}.npy" for source in found}
+    for source, path in paths.items():
+        np.save(path, found[source])
+    digest = [[source, hashlib.sha256(vectors.tobytes()).hexdigest()] for source, vectors in found.items()]
+    return Output(paths, sha256_text(canonical_json(digest)), {"images": sum(map(len, found.values()))})

@@ -1,0 +1,1 @@
+"""A sweep: many synthetic Datasets, of checkpoints and guidance scales, beside one set of validation patients."""

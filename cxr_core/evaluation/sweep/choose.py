@@ -1,0 +1,68 @@
+"""The rule by which a point is recommended, and what warns of overfitting."""
+
+from collections.abc import Iterable, Sequence
+
+from cxr_core.evaluation.sweep.results import PointResult
+from cxr_core.evaluation.sweep.settings import Measure
+
+_LEAST_IS_BEST = ("kid", "fid")
+
+
+def value_of(result: PointResult, by: Measure) -> float | None:
+    """A point's value of a measure; None where it was not computed."""
+    if by in _LEAST_IS_BEST:
+        number = getattr(result.fidelity.headline, by)
+        return None if number is None else float(number.value)
+    share = getattr(result.diversity.headline, by)
+    return None if share is None else float(share)
+
+
+def choose(results: Sequence[PointResult], by: Measure) -> tuple[PointResult | None, str]:
+    """The best point without a copying alarm, the first of equal ones, and the rule with what it found, in words."""
+    best_is = "least" if by in _LEAST_IS_BEST else "most"
+    rule = f"Rule: the {best_is} {by} on validation patients, of points without a copying alarm."
+    known = [(value, result) for result in results if (value := value_of(result, by)) is not None]
+    if not known:
+        reason = results[0].fidelity.headline.not_computed or results[0].diversity.headline.not_computed
+        return None, f"{rule} Nothing is recommended: {by} could not be computed ({reason})."
+    safe = [(value, result) for value, result in known if not result.fidelity.alarm]
+    if not safe:
+        return None, f"{rule} Nothing is recommended: all {len(known)} points have a copying alarm."
+    sign = 1 if best_is == "least" else -1
+    value, best = min(safe, key=lambda pair: sign * pair[0])
+    return best, f"{rule} Recommended: {best.point.words}, {by} {value:.3g}.{_beside(best, safe, by)}"
+
+
+def _beside(best: PointResult, safe: Iterable[tuple[float, PointResult]], by: Measure) -> str:
+    """How many other points are not shown to be worse."""
+    if by not in _LEAST_IS_BEST:
+        return f" {by.capitalize()} has no interval: points of like values are not told apart."
+    mine = getattr(best.fidelity.headline, by)
+    near = [r for _, r in safe if r is not best and getattr(r.fidelity.headline, by).low <= mine.high]
+    if not near:
+        return " The intervals of all others lie apart from its own."
+    return f" {len(near)} other points have an interval that overlaps its own: these are not shown to be worse."
+
+
+def alarms(results: Sequence[PointResult], chosen: PointResult | None, rises: Sequence[str]) -> tuple[str, ...]:
+    """What says overfitting: copying, later checkpoints that are farther from validation patients, rising losses.
+
+    `rises` are what train stages say of their validation losses, in words.
+    """
+    copies = [f"{r.point.words}: {r.fidelity.alarm_words}" for r in results if r.fidelity.alarm]
+    later = [
+        f"{r.point.words} is farther from validation patients than {chosen.point.words}, an earlier checkpoint of "
+        "the same guidance: training has gone on for too long"
+        for r in results
+        if chosen and _is_past(chosen, r)
+    ]
+    return (*copies, *later, *rises)
+
+
+def _is_past(chosen: PointResult, other: PointResult) -> bool:
+    """Whether a later checkpoint, drawn alike, has a KID whose interval lies above that of the chosen point."""
+    mine, theirs = chosen.fidelity.headline.kid, other.fidelity.headline.kid
+    same = (chosen.point.guidance, chosen.point.stage) == (other.point.guidance, other.point.stage)
+    if not same or mine is None or theirs is None or chosen.point.step is None or other.point.step is None:
+        return False
+    return other.point.step > chosen.point.step and theirs.low > mine.high

@@ -1,0 +1,65 @@
+"""The points of a sweep: the series of its synthetic Datasets."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pandas as pd
+from pydantic import ValidationError
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.errors import UserError
+from cxr_core.evaluation.sweep.results import Point
+from cxr_core.generation.series import MadeSeries
+
+SYNTHETIC = "synthetic"
+"""The role of the first Dataset among a stage's inputs; the others are in `synthetic.1` ..."""
+
+
+LastStep = Callable[[Dataset, str], int | None]
+"""The last training step of the model that stands in a role of the stage which drew a Dataset; None where unknown."""
+
+
+def points_of(datasets: Mapping[str, Dataset], last_step: LastStep) -> list[tuple[str, Point]]:
+    """(role of the Dataset, point) of every series. Raises UserError where a Dataset is no synthetic one."""
+    found: list[tuple[str, Point]] = []
+    for role, dataset in datasets.items():
+        if role.partition(".")[0] == SYNTHETIC:
+            found += [(role, point) for point in _of_dataset(dataset, last_step, len(found))]
+    return found
+
+
+def rows_of(dataset: Dataset, point: Point) -> pd.DataFrame:
+    """The rows of a point's images."""
+    return dataset.rows[dataset.rows["request"] == point.series]
+
+
+def _of_dataset(dataset: Dataset, last_step: LastStep, first: int) -> Iterator[Point]:
+    if not dataset.info.synthetic:
+        raise UserError("is a real Dataset", where=str(dataset.folder), mend="name generate stages in inputs.synthetic")
+    known = _series(dataset)
+    numbers = dataset.rows["request"].value_counts()
+    names = [*(name for name in known if name in numbers), *sorted(set(numbers.index) - set(known))]
+    for i, name in enumerate(names):
+        made = known.get(name)
+        yield Point(
+            id=f"p{first + i:02d}",
+            stage=dataset.folder.name,
+            series=name,
+            num_images=int(numbers[name]),
+            model=made.model if made else "",
+            step=(made.checkpoint or last_step(dataset, made.role)) if made else None,
+            guidance=made.guidance if made else None,
+            steps=made.steps if made else None,
+            scheduler=made.scheduler if made else "",
+        )
+
+
+def _series(dataset: Dataset) -> dict[str, MadeSeries]:
+    try:
+        made = [MadeSeries.model_validate(entry) for entry in dataset.info.about.get("series", ())]
+    except ValidationError as error:
+        raise UserError(
+            f"about.series is not of our form ({error})",
+            where=str(dataset.folder / "dataset.json"),
+            mend="remove it: how the images were drawn is then unknown, and shown so",
+        ) from error
+    return {one.name: one for one in made}

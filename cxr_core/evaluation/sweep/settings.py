@@ -1,0 +1,44 @@
+"""Settings of a sweep."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from cxr_core.evaluation.diversity.settings import Diversity
+from cxr_core.settings import LocalPath, Settings
+
+Measure = Literal["kid", "fid", "precision", "recall", "density", "coverage"]
+"""What a point can be chosen by; of the first two the least is best, of the others the most."""
+
+
+class Select(Settings):
+    """The rule by which one point of a sweep is recommended."""
+
+    by: Measure = "kid"
+    """The best of this measure; points with a copying alarm are never chosen."""
+    split: Literal["val", "test"] = "val"
+    """The real patients on whom points are compared: `val`. `test` is refused."""
+
+    @model_validator(mode="after")
+    def _not_on_test(self) -> Self:
+        if self.split == "test":
+            raise ValueError(
+                "a sweep chooses, and what was chosen on test patients cannot be tried on them: set `split: val`, and "
+                "`test: true` beside `select` to measure the chosen point, and no other, on test patients"
+            )
+        return self
+
+
+class Sweep(Settings):
+    """Compare points (each request of each synthetic Dataset) with validation patients, and recommend one of them."""
+
+    features: Literal["judge"] | LocalPath = "judge"
+    """What sees the images: the stage's `judge`, or a folder that transformers' AutoModel opens (e.g. RAD-DINO)."""
+    select: Select = Select()
+    """The rule by which a point is recommended."""
+    test: bool = False
+    """Measure the recommended point, once, on official test patients."""
+    resamples: int = Field(default=100, ge=20, le=10_000)
+    """Bootstrap resamples of real patients and synthetic images, for the intervals."""
+    diversity: Diversity = Diversity()
+    """How precision, recall, density, coverage and MS-SSIM are computed."""

@@ -1,0 +1,141 @@
+"""A sweep: every point in one table, its numbers over training steps, and which one the rule recommends."""
+
+from collections.abc import Iterator
+
+from cxr_core.evaluation.sweep.results import PointResult, SweepResult
+from cxr_core.report.blocks import Block, Charts, Column, Heading, Section, Table, Text
+from cxr_core.report.datasets import not_yet
+from cxr_core.report.diversity import alike_cell, share_cell
+from cxr_core.report.evaluation import read_metrics
+from cxr_core.report.fidelity import extractor_words, interval_words
+from cxr_core.report.read import RunView, StageView
+from cxr_core.report.spell import count, listed, several
+
+
+def sweep_section(run: RunView) -> Section:
+    """Which checkpoint, at which guidance: one table an evaluate stage with `sweep`."""
+    blocks: list[Block] = []
+    for stage in run.of_kind("evaluate"):
+        if not stage.settings.get("sweep"):
+            continue
+        blocks += list(_sweep(stage)) if stage.is_done else [not_yet(stage)]
+    absent = Text("No stage of this run compares points.", "absent")
+    return Section("sweep", "Which checkpoint", blocks or [absent])
+
+
+def _sweep(stage: StageView) -> Iterator[Block]:
+    result = read_metrics(stage).sweep
+    if result is None:
+        return
+    yield Heading(f"Stage “{stage.name}”")
+    yield Text(
+        f"{several(len(result.points), 'point')}, each a series of synthetic images of one model and sampler, beside "
+        "the same validation patients. Official test patients play no part in the choice."
+    )
+    yield Text(result.rule)
+    for alarm in result.alarms:
+        yield Text(f"Alarm: {alarm}".replace("Alarm: Alarm: ", "Alarm: "))
+    yield _table(result)
+    yield from _curves(stage.name, result)
+    yield Text(_test_words(result))
+    yield Text(f"{extractor_words(result.points[0].fidelity)} {result.points[0].fidelity.comparability}", "note")
+    yield Text(
+        f"Features were computed for {count(result.num_real_computed)} of {count(result.num_real_seen)} real images "
+        "that all points share; the others were there from another stage of this run.",
+        "note",
+    )
+
+
+_HEADS = ("images", "KID", "FID", "precision", "recall", "density", "coverage", "MS-SSIM", "AUROC of the judge")
+
+
+def _table(result: SweepResult) -> Table:
+    rows = [_row(each) for each in result.points]
+    chosen = {i for i, each in enumerate(result.points) if each.point.id == result.chosen}
+    first = result.points[0]
+    notes = [f"“{each.point.words}”: {reason}." for each in result.points if (reason := _missing(each))]
+    notes.append(
+        "In brackets: 95 % interval by bootstrap of patients and of synthetic images. KID and FID: less is nearer; "
+        f"precision, recall, density and coverage (k = {first.diversity.neighbours}, one image a patient, equal n and "
+        "mix): more is better. MS-SSIM within a prompt: near that of real images is good, far above it the model "
+        "repeats itself. The last row is the floor: real patients beside others, at the n of the first point."
+    )
+    columns = [Column("point"), *(Column(name, numeric=True) for name in _HEADS)]
+    caption = "All points on validation patients; the recommended one stands out."
+    return Table(caption, columns, [*rows, _floor(first)], frozenset(chosen), notes)
+
+
+def _row(each: PointResult) -> list[str]:
+    headline, spread = each.fidelity.headline, each.diversity.headline
+    alarm = " (copies)" if each.fidelity.alarm else ""
+    auroc = "–" if each.faithfulness is None else f"{each.faithfulness:.2f}"
+    shares = [share_cell(getattr(spread, name)) for name in ("precision", "recall", "density", "coverage")]
+    kid = interval_words(headline.kid, ".4f") if headline.kid else "not computed"
+    fid = interval_words(headline.fid, ".3g") if headline.fid else "not computed"
+    return [each.point.words + alarm, count(each.point.num_images), kid, fid, *shares,
+            alike_cell(each.diversity.synthetic), auroc]  # fmt: skip
+
+
+def _floor(first: PointResult) -> list[str]:
+    floor, spread = first.fidelity.floor, first.diversity.floor
+    shares = [share_cell(getattr(spread, name)) for name in ("precision", "recall", "density", "coverage")]
+    kid = interval_words(floor.kid, ".4f") if floor.kid else "not computed"
+    fid = interval_words(floor.fid, ".3g") if floor.fid else "not computed"
+    return ["real patients", count(floor.a.num_images), kid, fid, *shares, alike_cell(first.diversity.real), "–"]
+
+
+def _missing(each: PointResult) -> str | None:
+    reasons = (each.fidelity.headline.not_computed, each.diversity.headline.not_computed)
+    return "; ".join(f"not computed: {reason}" for reason in dict.fromkeys(filter(None, reasons))) or None
+
+
+def _curves(key: str, result: SweepResult) -> Iterator[Charts]:
+    from cxr_core.report import figures
+
+    known = [each for each in result.points if each.point.step is not None]
+    if len({each.point.step for each in known}) < 2:
+        return
+    floor = result.points[0].fidelity.floor.kid
+    kids = {name: [(e.point.step or 0, i.value, i.low, i.high) for e in lines if (i := e.fidelity.headline.kid)]
+            for name, lines in _lines(known).items()}  # fmt: skip
+    shares = {name: [(e.point.step or 0, r, r, r) for e in lines if (r := e.diversity.headline.recall) is not None]
+              for name, lines in _lines(known).items()}  # fmt: skip
+    recall = result.points[0].diversity.floor.recall
+    charts = [
+        figures.curves(f"kid-{key}", "KID over training steps", kids, floor.value if floor else None,
+                       _alt("KID", kids)),
+        figures.curves(f"recall-{key}", "Recall over training steps", shares, recall, _alt("Recall", shares)),
+    ]  # fmt: skip
+    yield Charts(charts, "A line for each way of drawing; dashed: the floor, real patients beside other real patients.")
+
+
+def _lines(known: list[PointResult]) -> dict[str, list[PointResult]]:
+    """Points of one stage and guidance, in order of steps."""
+    lines: dict[str, list[PointResult]] = {}
+    for each in sorted(known, key=lambda result: result.point.step or 0):
+        guidance = "" if each.point.guidance is None else f"guidance {each.point.guidance:g}"
+        lines.setdefault(guidance or each.point.stage, []).append(each)
+    return lines
+
+
+def _alt(what: str, lines: dict[str, list[tuple[int, float, float, float]]]) -> str:
+    said = [
+        f"{name}: {', '.join(f'{value:.3g} at step {step}' for step, value, _, _ in line)}"
+        for name, line in lines.items()
+    ]
+    return f"{what} over training steps. {'; '.join(said)}."
+
+
+def _test_words(result: SweepResult) -> str:
+    if result.test is None:
+        return "Official test patients were looked at for no point."
+    headline, spread = result.test.fidelity.headline, result.test.spread
+    found = []
+    if headline.kid and headline.fid:
+        found += [f"KID {interval_words(headline.kid, '.4f')}", f"FID {interval_words(headline.fid, '.3g')}"]
+    if spread.recall is not None:
+        found += [f"{name} {getattr(spread, name):.2f}" for name in ("precision", "recall", "density", "coverage")]
+    reasons = [reason for reason in (headline.not_computed, spread.not_computed) if reason]
+    missing = f" Not computed: {listed(reasons)}." if reasons else ""
+    numbers = f" The recommended one has there: {listed(found)}." if found else ""
+    return f"Official test patients were looked at for one point, once.{numbers}{missing}"

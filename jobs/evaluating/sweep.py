@@ -1,0 +1,166 @@
+"""A sweep: every series of every synthetic Dataset beside one set of validation patients, and one recommended."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.runs.plan import Shard
+from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.stage import Context, Estimate, Output
+from jobs.evaluating import diversity, features
+
+if TYPE_CHECKING:
+    from cxr_core.data.dataset import Dataset
+    from cxr_core.evaluation.sweep.results import Point, SweepResult
+
+
+def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
+    """Images that extractors see, and pairs; a point is counted as a Dataset where the Dataset is not made yet."""
+    from cxr_core.evaluation.extraction import estimate_extraction
+
+    seen = estimate_extraction(settings, inputs)
+    num_alike = len(inputs)
+    return Estimate(
+        seen.num_shards + num_alike,
+        seen.num_shards + num_alike,
+        seen.num_files + 4 * num_alike,
+        seen.num_bytes,
+        [*seen.notes, "points are compared with validation patients; their real features are computed once"],
+    )
+
+
+def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> Sequence[Shard]:
+    """Real images once, and the images of each point; then pairs of images of one prompt."""
+    from cxr_core.evaluation.cohort import check_findings
+    from cxr_core.evaluation.extraction import real_images
+    from cxr_core.evaluation.sweep.points import points_of, rows_of
+    from cxr_core.runs.files import write_json
+
+    settings: EvaluateStage = context.settings
+    assert settings.sweep is not None
+    real = datasets["real"]
+    for role, dataset in datasets.items():
+        check_findings([], real, dataset, where=f"stage {settings.name!r}, inputs.{role}")
+    points = points_of(datasets, _last_step)
+    listed = [{"role": role, **point.model_dump(mode="json")} for role, point in points]
+    write_json(work / "points.json", {"format": 1, "points": listed})
+    drawn = {point.id: rows_of(datasets[role], point) for role, point in points}
+    seen = real_images(real.rows, settings.extraction.num_train, features.reference_seed(real), settings.looks_at)
+    used = [datasets[role] for role in dict.fromkeys(role for role, _ in points)]
+    extracted = features.extraction_shards(context, {"real": seen, **drawn}, used, work)
+    fours = settings.sweep.diversity.fours
+    return [*extracted, *diversity.alike_shards(real.of_split("val"), drawn, fours, work)]
+
+
+def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
+    """Extract features of some images, or compare pairs."""
+    part = diversity if shard.id.startswith("alike-") else features
+    return part.run(context, shard, _by_source(context, datasets), work)
+
+
+def measure(
+    context: Context, receipts: Mapping[str, Receipt], datasets: Mapping[str, "Dataset"], found: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Every point on validation patients, the rule, and the recommended point on test patients if asked for."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(context.settings.threads):
+        return {"sweep": _measure(context, receipts, datasets)}
+
+
+def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mapping[str, "Dataset"]) -> "SweepResult":
+    from cxr_core.evaluation.extraction import extractor_of, read_extracted
+    from cxr_core.evaluation.sweep.choose import alarms, choose
+    from cxr_core.evaluation.sweep.measure import Bench
+    from cxr_core.evaluation.sweep.results import SweepResult
+
+    settings: EvaluateStage = context.settings
+    assert settings.sweep is not None
+    sweep, listed = settings.sweep, list(receipts.values())
+    kind = "model" if settings.features else "judge"
+    bench = Bench(
+        read_extracted(context.folder, listed, kind, "real"),
+        extractor_of(context.plan_folder, kind),
+        datasets["real"].info.size,
+        datasets["real"].findings,
+        sweep,
+        context.seed,
+    )
+    sources, results, withheld = _by_source(context, datasets), [], None
+    for _, point in _points(context):
+        judged = _judged(context, listed, datasets["real"], point.id)
+        withheld = features.NO_JUDGE if kind == "judge" and not judged.passes else None
+        drawn = read_extracted(context.folder, listed, kind, point.id)
+        alike = {
+            "real": diversity.read_alike(context, receipts, "real"),
+            "synthetic": diversity.read_alike(context, receipts, point.id),
+        }
+        size = sources[point.id].info.size
+        results.append(bench.point(point, drawn, size, alike, diversity.alike_size(sources), judged, withheld))
+    best, rule = choose(results, sweep.select.by)
+    test = None
+    if sweep.test and best:
+        drawn = read_extracted(context.folder, listed, kind, best.point.id)
+        test = bench.on_test(drawn, sources[best.point.id].info.size, withheld)
+    real = [receipt for name, receipt in receipts.items() if name.startswith(f"{kind}-real-")]
+    return SweepResult(
+        by=sweep.select.by,
+        points=tuple(results),
+        chosen=best.point.id if best else None,
+        rule=rule,
+        alarms=alarms(results, best, _rises(datasets)),
+        test=test,
+        num_real_computed=sum(receipt.counts["computed"] for receipt in real),
+        num_real_seen=sum(receipt.counts["images"] for receipt in real),
+    )
+
+
+def _judged(context: Context, receipts: Sequence[Receipt], real: "Dataset", point: str) -> Any:
+    """What the judge says of a point's images, after its trial on validation patients; None without a judge."""
+    if context.settings.faithfulness is None:
+        return None
+    return features.judged(context, receipts, real, point)
+
+
+def _points(context: Context) -> list[tuple[str, "Point"]]:
+    """(role, point) as they were when the plan was frozen."""
+    from cxr_core.evaluation.sweep.results import Point
+    from cxr_core.runs.files import read_json
+
+    listed = read_json(context.plan_folder / "points.json")["points"]
+    return [(entry.pop("role"), Point.model_validate(entry)) for entry in listed]
+
+
+def _by_source(context: Context, datasets: Mapping[str, "Dataset"]) -> dict[str, "Dataset"]:
+    """The Dataset in which each source of shards lies."""
+    return {"real": datasets["real"], **{point.id: datasets[role] for role, point in _points(context)}}
+
+
+def _last_step(dataset: "Dataset", role: str) -> int | None:
+    """The last training step of a model that drew a Dataset of a run; None where it cannot be told."""
+    from cxr_core.models.checkpoints import INDEX, read_checkpoints
+
+    trained = _trained(dataset, role)
+    return read_checkpoints(trained)[-1].step if trained and (trained / INDEX).is_file() else None
+
+
+def _rises(datasets: Mapping[str, "Dataset"]) -> list[str]:
+    """What the train stages of the points' models say of their validation losses."""
+    from cxr_core.training.overfit import RULE, overfit_of
+
+    roles = [(dataset, one["role"]) for dataset in datasets.values() for one in dataset.info.about.get("series", ())]
+    stages = dict.fromkeys(trained for dataset, role in roles if (trained := _trained(dataset, role)))
+    found = {stage.name: overfit_of(stage) for stage in stages}
+    return [
+        f"{name}: its validation loss is {rise.rise:.1%} above that of step {rise.best_step:,} ({RULE})"
+        for name, rise in found.items()
+        if rise
+    ]
+
+
+def _trained(dataset: "Dataset", role: str) -> Path | None:
+    """What the stage that drew a Dataset names in a role of its inputs."""
+    from jobs.launch import input_of  # which reads configs, as the parts help to do
+
+    return input_of(dataset.folder, role)

@@ -1,0 +1,92 @@
+"""The row of memorisation: C7 exact nearest neighbours."""
+
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from cxr_core.evaluation.memorisation.neighbours import Stored, nearest, unit
+from tests.bench.harness import Peer, Row
+
+QUERIES, REFERENCES, WIDTH = 2_000, 112_120, 768
+"""All of ChestX-ray14, and the width of a ViT-B's features."""
+_LOOPED = 100
+_SHARD = 1024
+
+
+@contextmanager
+def c7() -> Iterator[Row]:
+    """The product reads its references from the .npy files of shards; the peers have theirs in memory."""
+    draw = np.random.default_rng(7)
+    queries = unit(draw.standard_normal((QUERIES, WIDTH), np.float32))
+    references = unit(draw.standard_normal((REFERENCES, WIDTH), np.float32))
+    index = faiss.IndexFlatIP(WIDTH)
+    index.add(references)
+    with tempfile.TemporaryDirectory() as name:
+        stored = write(references, Path(name))
+
+        def product() -> tuple[np.ndarray, np.ndarray]:
+            return search(stored, queries)
+
+        def loop() -> list[int]:
+            return [int((references @ query).argmax()) for query in queries[:_LOOPED]]
+
+        def check() -> None:
+            similarity, places = product()
+            expected, expected_places = index.search(queries, 1)
+            assert (places == expected_places).all()
+            assert np.abs(similarity - expected).max() < 1e-6
+            assert places[:_LOOPED, 0].tolist() == loop()
+
+        yield Row(
+            "C7",
+            f"nearest of {REFERENCES:,} x {WIDTH} for each of {QUERIES:,}, exact",
+            product,
+            (
+                Peer("numpy, a query at a time", loop, 15, 15, part=_LOOPED / QUERIES),
+                Peer("bare faiss IndexFlatIP in memory", lambda: index.search(queries, 1), 0.9, 0.95),
+            ),
+            check,
+            {"threads": faiss.omp_get_max_threads(), **{f"mib_at_{n}": peak(n) for n in (REFERENCES, 4 * REFERENCES)}},
+        )
+
+
+def write(references: np.ndarray, folder: Path) -> Stored:
+    """The references as shards would leave them."""
+    paths = []
+    for i, start in enumerate(range(0, len(references), _SHARD)):
+        paths.append(folder / f"{i:05d}.npy")
+        np.save(paths[-1], references[start : start + _SHARD])
+    return Stored(paths)
+
+
+def search(stored: Stored, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return nearest(queries, lambda: stored.blocks(np.arange(len(stored))), 1)
+
+
+def peak(num_references: int) -> int:
+    """MiB that a process of its own holds above what it began with, mapped files left out, to search so many."""
+    command = [sys.executable, "-m", "tests.bench.neighbours", str(num_references)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main(num_references: int) -> None:
+    """Search references that one shard stands for again and again, so that files do not count."""
+    draw = np.random.default_rng(7)
+    queries = unit(draw.standard_normal((QUERIES, WIDTH), np.float32))
+    with tempfile.TemporaryDirectory() as name:
+        np.save(Path(name, "0.npy"), draw.standard_normal((_SHARD, WIDTH), np.float32))
+        stored = Stored([Path(name, "0.npy")] * (num_references // _SHARD))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        search(stored, queries)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,72 @@
+"""A real Dataset and a synthetic one that holds copies of its training images beside images of other patients."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.evaluation.memorisation.looked import freeze_looks, look, read_looks
+from cxr_core.evaluation.memorisation.plants import PLANTS
+from cxr_core.evaluation.memorisation.search import Seen
+from cxr_core.runs.receipt import Data, Receipt
+from tests.planted import planted_row, write_planted
+
+
+def radiographs(nih_data: Path) -> list[dict]:
+    """Real images of 128 px of every third patient to train; of the official test list half of the patients are `test`,
+    the others `spare`."""
+    table = pd.read_csv(nih_data / "metadata" / "Data_Entry_2017_v2020.csv", index_col="Image Index")
+    official = set((nih_data / "metadata" / "test_list.txt").read_text().split())
+    rows = []
+    for path in sorted((nih_data / "images_128").glob("*.png")):
+        patient, view = path.stem.split("_")[0], table.at[path.name, "View Position"]
+        split = "train" if path.name not in official else ("test", "spare")[int(patient) % 2]
+        if split == "train" and int(patient) % 3:
+            continue
+        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        rows.append(planted_row(path.stem, patient_id=patient, split=split, view=view, pixels=pixels))
+    return rows
+
+
+def copies(rows: Sequence[Mapping], num: int, seed: int = 0) -> list[dict]:
+    """Synthetic rows: `num` copies of each kind, of training images drawn anew; the id names kind and original."""
+    draw = np.random.default_rng(seed)
+    train = [row for row in rows if row["split"] == "train"]
+    return [
+        synthetic_row(f"{kind}-{row['image_id']}", plant(row["pixels"], draw))
+        for kind, plant in PLANTS.items()
+        for row in (train[i] for i in draw.choice(len(train), num, replace=False))
+    ]
+
+
+def synthetic_row(image_id: str, pixels: np.ndarray) -> dict:
+    return planted_row(image_id, patient_id="", split="synthetic", seed=1, generation="{}", pixels=pixels)
+
+
+def seen(datasets: Mapping[str, Dataset], folder: Path, shard_size: int = 1024) -> dict[str, Seen]:
+    """What the shards of `looked` make of Datasets, without a run around them."""
+    plan = folder / "plan"
+    plan.mkdir(parents=True)
+    (folder / "shards").mkdir()
+    receipts = []
+    for shard in freeze_looks(datasets, shard_size, plan):
+        work = folder / shard.id
+        work.mkdir()
+        made = look(shard, datasets, plan, work)
+        data = []
+        for role, path in made.paths.items():
+            path.rename(folder / "shards" / f"{shard.id}-{path.name}")
+            data.append(Data(role, f"{shard.id}-{path.name}", 0, ""))
+        receipts.append(Receipt(shard.id, made.digest, data, "", "", 0))
+    return {source: read_looks(folder, receipts, source, {}) for source in datasets}
+
+
+def write_both(folder: Path, real: list[dict], synthetic: list[dict]) -> dict[str, Dataset]:
+    size = real[0]["pixels"].shape[0]
+    return {
+        "real": write_planted(folder / "real", real, size=size),
+        "synthetic": write_planted(folder / "synthetic", synthetic, size=size, synthetic=True),
+    }

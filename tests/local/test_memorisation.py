@@ -1,0 +1,176 @@
+"""Copies that were planted among synthetic images are found, and images of other patients are not called copies."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jobs.evaluate
+from cxr_core.evaluation.memorisation.measure import measure
+from cxr_core.evaluation.memorisation.plants import PLANTS
+from cxr_core.evaluation.memorisation.results import MemorisationResult, ReidentificationResult
+from cxr_core.evaluation.memorisation.search import Search, Seen
+from cxr_core.evaluation.memorisation.settings import Memorisation
+from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.runs.pack import Work, finalize, freeze, run_pack
+from cxr_core.runs.run import StageFolder
+from cxr_core.runs.stage import Context
+from tests.copied import copies, radiographs, seen, synthetic_row, write_both
+from tests.pipeline import cxr
+from tests.planted import planted_image, planted_row, planted_rows, write_planted
+
+SETTINGS = Memorisation(percentile=99.5, num_train=100, num_planted=40)
+
+
+@pytest.fixture(scope="module")
+def looked(nih_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[MemorisationResult, Mapping[str, Seen]]:
+    """60 copies of each kind beside all images of test patients who are not among the held-out ones."""
+    rows, folder = radiographs(nih_data), tmp_path_factory.mktemp("copies")
+    real = [row for row in rows if row["split"] != "spare"]
+    honest = [synthetic_row(f"honest-{row['image_id']}", row["pixels"]) for row in rows if row["split"] == "spare"]
+    datasets = write_both(folder, real, copies(rows, 60) + honest)
+    found = seen(datasets, folder / "looked")
+    return measure(datasets["real"], found["real"], found["synthetic"], SETTINGS, seed=5), found
+
+
+def test_given_real_radiographs_then_copies_of_every_kind_are_found_with_few_false_alarms(
+    looked: tuple[MemorisationResult, Mapping[str, Seen]],
+) -> None:
+    result, found = looked
+    assert result.pixels.threshold is not None
+    search = Search(found["real"])
+    scored = search.synthetic(found["synthetic"])
+    ids = found["synthetic"].rows["image_id"].str.partition("-")
+    original = found["real"].rows["image_id"].to_numpy()[search.train[scored.best]]
+    is_found = pd.Series((scored.scores > result.pixels.threshold.value) & (original == ids[2])).groupby(ids[0]).mean()
+    for kind in PLANTS:
+        assert is_found[kind] >= 0.95, kind
+    is_flagged = scored.scores > result.pixels.threshold.value
+    assert is_flagged[ids[0] == "honest"].mean() <= 0.01
+    assert (ids[0] == "honest").sum() > 500
+
+
+def test_given_copies_then_their_share_is_told_with_an_alarm_and_the_search_was_tried_first(
+    looked: tuple[MemorisationResult, Mapping[str, Seen]],
+) -> None:
+    result, _ = looked
+    share = result.pixels.share_above
+    assert share is not None
+    planted = 300 / result.pixels.synthetic.num_images
+    assert share.low < planted < share.high
+    assert result.pixels.alarm
+    assert result.recall >= 0.95
+    assert all(pair.flagged and pair.training in pair.synthetic for pair in result.pairs)
+    assert result.embeddings[0].alarm
+
+
+def test_given_a_config_then_the_command_looks_for_copies_and_the_page_shows_the_pairs(tmp_path: Path) -> None:
+    real = planted_rows(60) + planted_rows(220, split="test")
+    drawn = [dict(row, patient_id="", seed=1, generation="{}") for row in planted_rows(20, split="synthetic")]
+    drawn[3]["pixels"] = planted_image(real[10], 64)[:, ::-1]
+    datasets = {
+        "real": write_planted(tmp_path / "real", real, size=64).folder,
+        "synthetic": write_planted(tmp_path / "synthetic", drawn, size=64, synthetic=True).folder,
+    }
+    config = tmp_path / "alone.yaml"
+    config.write_text(f"""\
+name: alone
+stages:
+  - name: study
+    kind: evaluate
+    threads: 1
+    inputs: {{real: {datasets["real"]}, synthetic: {datasets["synthetic"]}}}
+    memorisation: {{percentile: 99.5, shard_size: 64, num_planted: 20}}
+""")
+    for words in (("run", config, "--runs", tmp_path), ("report", tmp_path / "alone")):
+        done = cxr(*words)
+        assert done.returncode == 0, done.stderr
+    result = Metrics.model_validate_json((tmp_path / "alone" / "study" / FILE).read_text()).memorisation
+    assert result is not None
+    first = result.pairs[0]
+    assert (first.synthetic, first.training, first.mirrored, first.flagged) == (
+        "synthetic-00003",
+        "train-00010",
+        True,
+        True,
+    )
+    assert result.picture is not None
+    assert (tmp_path / "alone" / "study" / result.picture).is_file()
+    page = (tmp_path / "alone" / "report.html").read_text()
+    assert "Memorisation and privacy" in page
+    assert result.verdict in page
+    assert "train-00010" in page
+
+
+def person(patient: int, visit: int, size: int = 32) -> np.ndarray:
+    """A patient's picture on one visit: their own blocks, moved a little, under the visit's own noise."""
+    own, now = np.random.default_rng(patient), np.random.default_rng([patient, visit])
+    blocks = np.kron(own.normal(0, 1, (8, 8)), np.ones((size // 8, size // 8)))
+    moved = np.roll(blocks, now.integers(-1, 2, 2), axis=(0, 1))
+    return np.clip(128 + 40 * moved + now.normal(0, 15, moved.shape), 0, 255).astype(np.uint8)
+
+
+def visits(split: str, patients: range, *, told: bool = True) -> list[dict]:
+    """Three images of each patient; not `told`: of three different people, filed under one name."""
+    return [
+        planted_row(
+            f"{split}-{patient:03d}-{visit}",
+            patient_id=f"{split}{patient:03d}",
+            split=split,
+            view="PA" if visit % 2 else "AP",
+            pixels=person(patient, visit) if told else person(10_000 + 3 * patient + visit, visit),
+        )
+        for patient in patients
+        for visit in range(3)
+    ]
+
+
+def reidentified(folder: Path, *, told: bool) -> ReidentificationResult:
+    """Of 100 synthetic images 30 show training patients on a visit that was never trained on."""
+    train = visits("train", range(60), told=told)
+    test = visits("test", range(500, 560), told=told)
+    drawn = [person(i, 7) for i in range(30)] + [person(5000 + i, 1) for i in range(70)]
+    synthetic = [synthetic_row(f"drawn-{i}", pixels) for i, pixels in enumerate(drawn)]
+    datasets = {name: dataset.folder for name, dataset in write_both(folder, train + test, synthetic).items()}
+    asked = {"steps": 80 if told else 20, "batch_size": 32, "image_size": 32, "false_matches": 0.02}
+    given = {"percentile": 95, "num_planted": 20, "reidentification": asked}
+    settings = EvaluateStage(
+        name="study",
+        kind="evaluate",
+        inputs=dict.fromkeys(datasets, "x"),
+        threads=1,
+        memorisation=given,
+    )
+    (folder / "study").mkdir()
+    work = Work(StageFolder(folder / "study"), jobs.evaluate, Context(settings, datasets, 5, folder / "study"), {})
+    plan = freeze(work)
+    run_pack(work, plan, [shard.id for shard in plan.shards])
+    finalize(work, plan)
+    found = Metrics.model_validate_json((folder / "study" / FILE).read_text()).memorisation
+    assert found is not None
+    assert found.reidentification is not None
+    return found.reidentification
+
+
+def test_given_images_of_training_patients_then_the_verifier_that_passed_its_trial_counts_them(tmp_path: Path) -> None:
+    result = reidentified(tmp_path, told=True)
+    assert (result.num_patients, result.num_same, result.num_other) == (60, 60, 60)
+    assert result.auroc is not None
+    assert result.auroc.low > 0.9
+    assert result.refused is None
+    assert result.matches is not None
+    assert result.matches.share_above is not None
+    assert result.true_matches is not None
+    assert result.true_matches > 0.6
+    assert result.matches.alarm
+    assert 0.15 < result.matches.share_above.value < 0.4
+
+
+def test_given_patients_whose_images_share_nothing_then_the_verifier_is_refused(tmp_path: Path) -> None:
+    result = reidentified(tmp_path, told=False)
+    assert result.refused is not None
+    assert "is below 0.70" in result.refused
+    assert result.matches is None

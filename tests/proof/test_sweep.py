@@ -1,0 +1,128 @@
+"""Five checkpoints at two scales of guidance on the test cluster, ending in one table; `make proof TARGET=sweep`."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.report.write import write_report
+from cxr_core.runs.run import Run
+from tests.pipeline import cxr
+from tests.slurm.cluster import Cluster
+from tests.vision import small_vit
+
+pytestmark = pytest.mark.proof
+
+CONFIG = """\
+name: sweep
+seed: 5
+stages:
+  - name: real
+    kind: preprocess
+    threads: 1
+    data: {{kind: phantom, images: 900, seed: 3, size: 64}}
+    size: 32
+    validation: 0.3
+    shard_size: 300
+  - name: vae
+    kind: train
+    threads: 1
+    model: vae
+    preset: nano
+    inputs: {{dataset: real}}
+    steps: 200
+    batch_size: 8
+    checkpoint_every: 100
+    learning_rate: 2.0e-3
+    validation_images: 8
+  - name: latents
+    kind: latents
+    threads: 1
+    inputs: {{dataset: real, base: vae}}
+    batch_size: 16
+    shard_size: 512
+  - name: diffusion
+    kind: train
+    threads: 1
+    model: diffusion
+    inputs: {{latents: latents, base: vae}}
+    steps: 500
+    batch_size: 8
+    checkpoint_every: 100
+    keep: {{last: 1, every: 100}}
+    learning_rate: 1.0e-3
+    validation_images: 16
+    preview: {{num_prompts: 2, steps: 2}}
+  - name: candidates
+    kind: generate
+    threads: 1
+    inputs: {{model: diffusion, like: real}}
+    request: {{balanced: [No Finding, Infiltration], num_images: 128}}
+    sweep: {{checkpoints: all, guidance: [1.0, 4.0]}}
+    steps: 5
+    batch_size: 32
+    shard_size: 64
+  - name: choice
+    kind: evaluate
+    threads: 1
+    inputs: {{real: real, synthetic: candidates}}
+    extraction: {{num_train: 300, batch_size: 32, shard_size: 128}}
+    sweep: {{features: "{features}", test: true, diversity: {{neighbours: 3}}}}
+  - name: again
+    kind: evaluate
+    threads: 1
+    inputs: {{real: real, synthetic: candidates}}
+    extraction: {{num_train: 300, batch_size: 32, shard_size: 128}}
+    sweep: {{features: "{features}", select: {{by: coverage}}, diversity: {{neighbours: 3}}}}
+"""
+
+PROFILE = """\
+inherits: base
+mem: 1900M
+array_parallelism: 4
+pack_minutes: 0.2
+visible_seconds: 3
+"""
+
+
+def test_five_checkpoints_at_two_guidances_on_a_cluster_end_in_one_table(cluster: Cluster, tmp_path: Path) -> None:
+    features = tmp_path / "vit"
+    small_vit(features)
+    config, profile = tmp_path / "sweep.yaml", tmp_path / "site.yaml"
+    config.write_text(CONFIG.format(features=features))
+    profile.write_text(PROFILE)
+    start = time.monotonic()
+    done = cxr("submit", config, "--runs", tmp_path / "runs", "--cluster", profile, env=cluster.env)
+    assert done.returncode == 0, done.stderr
+    cluster.until("the queue is empty", lambda: not cluster.run("squeue", "--noheader").stdout, 3600)
+    run = Run.open(tmp_path / "runs" / "sweep")
+    unfinished = [stage["name"] for stage in run.config["stages"] if run.stage(stage["name"]).facts() is None]
+    assert not unfinished, "\n".join(path.read_text()[-2000:] for path in run.root.glob("*/submits/*/*.out"))
+    sweep, again = (_metrics(run, name).sweep for name in ("choice", "again"))
+    assert sweep is not None
+    assert again is not None
+    print(f"\n{time.monotonic() - start:.0f} s on the test cluster, beside whatever else ran")
+    for result in sweep.points:
+        kid, spread = result.fidelity.headline.kid, result.diversity.headline
+        assert kid is not None
+        print(
+            f"{result.point.words}: KID {kid.value:.4f} ({kid.low:.4f} to {kid.high:.4f}), recall {spread.recall}, "
+            f"coverage {spread.coverage}, MS-SSIM {result.diversity.synthetic.ms_ssim}"
+        )
+    print(sweep.rule, *sweep.alarms, sep="\n")
+    print(f"features of real images computed: {sweep.num_real_computed} of {sweep.num_real_seen}; "
+          f"by the second stage: {again.num_real_computed} of {again.num_real_seen}")  # fmt: skip
+    points = [(each.point.step, each.point.guidance) for each in sweep.points]
+    assert points == [(step, guidance) for step in (100, 200, 300, 400, 500) for guidance in (1.0, 4.0)]
+    assert sweep.num_real_computed == sweep.num_real_seen
+    assert again.num_real_computed == 0
+    tasks = {path.stem for path in (run.stage("choice").path / "submits").glob("*/*.out")}
+    print(f"logs of the array: {sorted(tasks)}")
+    page = write_report(run.root).read_text()
+    assert page.count("KID over training steps</text>") == 2
+    assert "Official test patients were looked at for one point, once." in page
+
+
+def _metrics(run: Run, stage: str) -> Metrics:
+    return Metrics.model_validate_json((run.stage(stage).path / FILE).read_text())
