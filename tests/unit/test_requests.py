@@ -36,7 +36,7 @@ def real_rows() -> pd.DataFrame:
 
 
 def table(cells: pd.DataFrame) -> dict[tuple[int, str], int]:
-    return {(labels, view): num for labels, view, num in cells.itertuples(index=False)}
+    return {(labels, view): num for labels, view, num, _ in cells.itertuples(index=False)}
 
 
 weights = st.lists(st.integers(0, 10**6), min_size=1, max_size=50).filter(any)
