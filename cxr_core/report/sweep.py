@@ -37,7 +37,7 @@ def _looked_at_test(stage: StageView) -> bool:
     if sweep := stage.settings.get("sweep"):
         return bool(sweep["test"])
     judged = (stage.settings.get("faithfulness") or {}).get("split") == "test"
-    return judged or any(stage.settings.get(name) for name in ("utility", "fidelity"))
+    return judged or any(stage.settings.get(name) for name in ("utility", "benefit", "fidelity", "memorisation"))
 
 
 def _sweep(stage: StageView) -> Iterator[Block]:
