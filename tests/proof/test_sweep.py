@@ -98,10 +98,12 @@ def test_five_checkpoints_at_two_guidances_on_a_cluster_end_in_one_table(cluster
     print(f"\n{time.monotonic() - start:.0f} s on the test cluster, beside whatever else ran")
     for result in sweep.points:
         kid, spread = result.fidelity.headline.kid, result.diversity.headline
+        alike = result.diversity.synthetic.ms_ssim
         assert kid is not None
+        assert alike is not None
         print(
-            f"{result.point.words}: KID {kid.value:.4f} ({kid.low:.4f} to {kid.high:.4f}), recall {spread.recall}, "
-            f"coverage {spread.coverage}, MS-SSIM {result.diversity.synthetic.ms_ssim}"
+            f"{result.point.words}: KID {kid.value:.3g} ({kid.low:.3g} to {kid.high:.3g}), "
+            f"recall {spread.recall:.2f}, coverage {spread.coverage:.2f}, MS-SSIM {alike.value:.3f}"
         )
     print(sweep.rule, *sweep.alarms, sep="\n")
     print(f"features computed: of {sweep.num_real_computed} of {sweep.num_real_seen} real images")
