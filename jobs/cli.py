@@ -10,6 +10,7 @@ import typer
 
 from jobs.data import app as data_app
 from jobs.image import app as image_app
+from jobs.readers import app as readers_app
 
 app = typer.Typer(
     name="cxr",
@@ -26,6 +27,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(image_app, name="image")
+app.add_typer(readers_app, name="readers")
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
 Config = Annotated[str, typer.Argument(help="Path of a YAML config, or the name of a ready one: demo, nih14_small ...")]
@@ -372,17 +374,46 @@ def export(
     typer.echo(f"{out}: {record['dtype']}, sha256 {record['weights_sha256']}")
 
 
+@model_app.command("adopt")
+def adopt(
+    weights: Annotated[Path, typer.Argument(help="A safetensors file.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write: it can stand as `judge` or `gate` in a config.")],
+    findings: Annotated[str, typer.Option(help="What its outputs tell, in their order: Atelectasis,Cardiomegaly,...")],
+    preset: Annotated[str, typer.Option(help="small, resnet18 or densenet121.")] = "densenet121",
+    image_size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side that it sees.")] = 224,
+) -> None:
+    """Take a classifier that was trained elsewhere as a judge. Every tensor must fit; what does not is listed.
+
+    It sees grey images of one channel in -1..1.
+
+    Example: cxr model adopt mine.safetensors my-judge --findings Edema,Mass
+    """
+    from cxr_core.errors import UserError
+    from cxr_core.models.classifier import adopt as write
+    from cxr_core.models.presets import CLASSIFIERS
+
+    if preset not in CLASSIFIERS:
+        raise UserError(f"no classifier {preset!r}", where="--preset", mend=f"take one of {', '.join(CLASSIFIERS)}")
+    if out.exists():
+        raise UserError("is already there", where=str(out), mend="remove it, or name another folder")
+    write(weights, out, preset, tuple(name.strip() for name in findings.split(",")), image_size)
+    typer.echo(out)
+
+
 @config_app.command()
-def schema() -> None:
-    """Print the JSON schema of the config, for editors and for reading.
+def schema(
+    metrics: Annotated[bool, typer.Option("--metrics", help="That of an evaluate stage's metrics.json.")] = False,
+) -> None:
+    """Print the JSON schema of the config, or of what an evaluate stage found, for editors and for reading.
 
     Example: cxr config schema > cxr.schema.json
     """
     import json
 
+    from cxr_core.evaluation.metrics import Metrics
     from jobs.config import RunConfig
 
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    typer.echo(json.dumps((Metrics if metrics else RunConfig).model_json_schema(), indent=2))
 
 
 @config_app.command("show")

@@ -9,12 +9,24 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
-from jobs.evaluating import Part, diversity, features, memorisation, pictures, sweep, utility
+from jobs.evaluating import (
+    Part,
+    benefit,
+    calibration,
+    diversity,
+    features,
+    memorisation,
+    pictures,
+    sweep,
+    utility,
+)
 
 PARTS: dict[str, Part] = {
     "pictures": pictures,
     "utility": utility,
+    "benefit": benefit,
     "features": features,
+    "calibration": calibration,
     "diversity": diversity,
     "memorisation": memorisation,
 }
@@ -67,7 +79,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         found |= part.measure(context, by_id, datasets, found)
     write_json(context.folder / FILE, Metrics(**found).model_dump(mode="json"))
     digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
-    num_classifiers = sum(receipt.shard.startswith("utility") for receipt in receipts)
+    num_classifiers = sum(receipt.shard.startswith(("utility", "benefit")) for receipt in receipts)
     return {"digest": sha256_text(digests), "num_classifiers": num_classifiers}
 
 

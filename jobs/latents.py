@@ -53,7 +53,7 @@ def freeze(context: Context, work: Path) -> Draft:
     geometry = Geometry.of(folder)
     if dataset.info.size != geometry.image_size:
         raise geometry.misfit(dataset.info.size, where=str(dataset.folder))
-    rows = rows_to_encode(dataset.rows)
+    rows = rows_to_encode(dataset.rows, settings.train_images)
     if rows.empty:
         raise UserError(f"no image is in the splits {' or '.join(SPLITS)}", where=str(dataset.folder / "index.parquet"))
     check_lengths(dict(zip(rows["prompt"], rows["image_id"], strict=True)), folder / "tokenizer")
@@ -69,7 +69,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
 
     settings: LatentsStage = context.settings
     dataset = Dataset.open(context.inputs["dataset"])
-    rows = rows_to_encode(dataset.rows).iloc[shard.start : shard.stop]
+    rows = rows_to_encode(dataset.rows, settings.train_images).iloc[shard.start : shard.stop]
     folder = final_checkpoint(context.inputs["base"])
     with threads(settings.threads):
         encode_rows(folder, dataset, rows, settings.batch_size, work, settings.dtype)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,10 @@ from cxr_core.runs.lives import Lives
 from cxr_core.runs.run import Run
 from cxr_core.runs.status import StageStatus
 from cxr_core.training.overfit import RULE, overfit_of
+
+if TYPE_CHECKING:
+    from cxr_core.evaluation.interval import Interval
+    from cxr_core.evaluation.readers.score import ReaderScores  # takes a second, and most commands show nothing of it
 
 
 def show_results(results: Sequence[Any]) -> None:
@@ -260,6 +264,32 @@ def show_findings(findings: Iterable[tuple[str, Any]]) -> bool:
             print_line(f"{'':<19} -> {finding.fix}")
     print_line(", ".join(f"{number} {level}" for level, number in counts.items()))
     return not counts["fail"]
+
+
+def show_readers(found: "ReaderScores") -> None:
+    """A row a reader; how far they agree; which errors they went on."""
+    rows = [
+        (one.reader, str(one.num_answered), *(_share(value) for value in (one.accuracy, one.found, one.spared)))
+        for one in found.readers
+    ]
+    _table(["reader", "answered", "accuracy", "synthetic found", "real spared"], rows, right=1)
+    mean = _share(found.mean_accuracy)
+    print_line(f"all {len(rows)}: mean accuracy {mean}, over images; 0.50 is guessing. In brackets: 95 %")
+    for pair in found.pairs:
+        print_line(f"Cohen's kappa, {' and '.join(pair.readers)}: {_kappa(pair.kappa)} ({pair.num_images} images)")
+    if len(rows) > 1:
+        print_line(f"Fleiss' kappa, all: {_kappa(found.fleiss_kappa)} ({found.num_all_answered} images)")
+    named = [(one.error, str(one.synthetic), str(one.real)) for one in found.errors if one.synthetic or one.real]
+    if named:
+        _table(["error named", "on synthetic", "on real"], named, right=1)
+
+
+def _share(value: "Interval | None") -> str:
+    return f"{value.value:.2f} ({value.low:.2f}-{value.high:.2f})" if value else "-"
+
+
+def _kappa(value: float | None) -> str:
+    return "not computed: chance alone agrees" if value is None else f"{value:.2f}"
 
 
 def human_bytes(number: float) -> str:

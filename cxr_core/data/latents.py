@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxr_core.data.splits import choose_patients
 from cxr_core.errors import UserError
 from cxr_core.runs.files import read_json, write_json
 
@@ -51,9 +52,14 @@ def write_latents_info(folder: Path, info: LatentsInfo) -> None:
     write_json(folder / "latents.json", asdict(info))
 
 
-def rows_to_encode(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a Dataset that a cache holds, in its order."""
-    return rows[rows["split"].isin(SPLITS)].sort_values("image_id", ignore_index=True)
+def rows_to_encode(rows: pd.DataFrame, train_images: int | None = None) -> pd.DataFrame:
+    """The rows of a Dataset that a cache holds, in its order.
+
+    `train_images`: of train only so many at most, as `choose_patients` chooses them.
+    """
+    train = choose_patients(rows[rows["split"] == "train"], train_images)
+    held = rows["split"].isin(SPLITS) & ((rows["split"] != "train") | rows["image_id"].isin(train["image_id"]))
+    return rows[held].sort_values("image_id", ignore_index=True)
 
 
 class Stacked:

@@ -10,6 +10,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxr_core.data.captions import warning
 from cxr_core.data.dataset import (
     BOX,
     ShardWriter,
@@ -53,14 +54,16 @@ SOURCE = pa.schema(
 
 def estimate(settings: PreprocessStage) -> Estimate:
     """Size of the Dataset: half a byte a pixel, 3 kB of metadata an image (tar blocks of 512 bytes), 20 kB a shard."""
-    data = settings.data
+    data, notes = settings.data, list[str]()
     if isinstance(data, PhantomData) and settings.num_images is None:
         num_items = data.images
     else:
-        num_items = len(plan_source(settings).rows)
+        plan = plan_source(settings)
+        num_items = len(plan.rows)
+        notes = warning(plan.rows[plan.rows["split"] == "train"], plan.findings)
     num_shards = len(slices(num_items, settings.shard_size))
     num_bytes = num_items * (settings.size**2 // 2 + 3000) + num_shards * 20_000
-    return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes, image_size=settings.size)
+    return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes, notes, image_size=settings.size)
 
 
 def freeze(settings: PreprocessStage, work: Path) -> Draft:

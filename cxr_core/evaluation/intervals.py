@@ -121,6 +121,12 @@ def _percentile_interval(values: np.ndarray) -> Interval:
     return Interval(value=float(whole), low=float(low), high=float(high))
 
 
+def percentiles(value: float, drawn: np.ndarray) -> Interval:
+    """A number with the 2.5th and 97.5th percentile of what was drawn."""
+    low, high = np.nanpercentile(drawn, (2.5, 97.5))
+    return Interval(value=value, low=float(low), high=float(high))
+
+
 def shuffled_intervals(contrasts: Sequence[Contrast], strata: np.ndarray, seed: int, num: int) -> list[Interval]:
     """What each contrast's AUROC is when labels mean nothing: mean and 95 % range over `num` permutations.
 

@@ -6,6 +6,8 @@ of 500". Accuracy and AUROC lie in 0..1.
 
 from typing import Literal
 
+from cxr_core.evaluation.benefit.results import BenefitResult
+from cxr_core.evaluation.calibration.results import CalibrationResult
 from cxr_core.evaluation.diversity.results import DiversityResult
 from cxr_core.evaluation.fidelity_results import Coverage as Coverage
 from cxr_core.evaluation.fidelity_results import Distance as Distance
@@ -315,12 +317,16 @@ class Metrics(Settings):
     """The synthetic Dataset; of a sweep all of them together."""
     utility: tuple[UtilityResult, ...] = ()
     """In the order of the settings."""
+    benefit: tuple[BenefitResult, ...] = ()
+    """In the order of the settings."""
     grids: tuple[Grid, ...] = ()
     """In the order of the settings."""
     faithfulness: FaithfulnessResult | None = None
     """Whether synthetic images show what they were asked for."""
     before_gate: FaithfulnessResult | None = None
     """The same of a sample of first draws, which no gate chose among; null for a Dataset without a gate."""
+    calibration: CalibrationResult | None = None
+    """Whether the judge's scores are probabilities, and for whom; null where no judge was asked."""
     fidelity: FidelityResult | None = None
     """Null if it was not asked for."""
     diversity: DiversityResult | None = None

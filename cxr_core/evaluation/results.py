@@ -6,16 +6,15 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.errors import UserError
 from cxr_core.evaluation.cohort import ARMS, Cohort, shares
 from cxr_core.evaluation.intervals import Bootstrap, view_rule
 from cxr_core.evaluation.metrics import Arm, ArmResult, Scores, SeedScores, TestSet, UtilityResult, ViewScores
 from cxr_core.evaluation.settings import Utility
 from cxr_core.evaluation.utility import size_of
-from cxr_core.models.training_data import Seen, TrainingData
+from cxr_core.generation.series import learnt_by
+from cxr_core.models.training_data import Seen
 from cxr_core.seeds import derive_seed
 
 Scored: TypeAlias = Mapping[tuple[Arm, int], tuple[np.ndarray, float]]
@@ -102,16 +101,14 @@ def _arm(entry: Utility, cohort: Cohort, arm: Arm, scored: Scored, judge: _Judge
 
 
 def _generator_saw(entry: Utility, synthetic: Dataset) -> tuple[Seen, ...] | None:
-    """Raises UserError where dataset.json says it in another form than ours."""
-    said = synthetic.info.about.get("training_data")
-    try:
-        return TrainingData.model_validate(said).of_finding(entry.finding) if said is not None else None
-    except ValidationError as error:
-        raise UserError(
-            f"about.training_data is not of our form ({error})",
-            where=str(synthetic.folder / "dataset.json"),
-            mend="remove it: what the generator saw is then unknown, and shown so",
-        ) from error
+    """Of all generators of the Dataset, one after another; None if one of them does not say.
+
+    Raises UserError where dataset.json says it in another form than ours.
+    """
+    seen = [learnt.of_finding(entry.finding) for learnt in learnt_by(synthetic) or (None,) if learnt]
+    if not seen or None in seen:
+        return None
+    return tuple(one for chain in dict.fromkeys(seen) if chain for one in chain)
 
 
 def _difference(entry: Utility, cohort: Cohort, scored: Scored, judge: _Judge | None, base: Arm) -> Scores | None:

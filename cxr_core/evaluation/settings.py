@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cxr_core.data.findings import NO_FINDING
+from cxr_core.evaluation.benefit.settings import Benefit
 from cxr_core.evaluation.diversity.settings import Diversity
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.sweep.settings import Sweep
@@ -164,6 +165,8 @@ class EvaluateStage(StageSettings):
     """Pictures of real beside synthetic images."""
     utility: tuple[Utility, ...] = ()
     """Utility experiments (the study's Table I), any number of findings."""
+    benefit: tuple[Benefit, ...] = ()
+    """Experiments on what synthetic images add to real ones: arms, ratios, exchange rates."""
     faithfulness: Faithfulness | None = None
     """Whether synthetic images show what they were asked for; needs a judge."""
     extraction: Extraction = Extraction()
@@ -210,7 +213,7 @@ class EvaluateStage(StageSettings):
             if not isinstance(self.inputs.synthetic, str):
                 raise ValueError("inputs.synthetic is a list, which is for a sweep: set `sweep`, or name one of them")
             return self
-        others = [name for name in ("utility", "fidelity", "memorisation") if getattr(self, name)]
+        others = [name for name in ("utility", "benefit", "fidelity", "memorisation") if getattr(self, name)]
         if others:
             raise ValueError(f"a sweep looks at no {' and no '.join(others)}: put these in an evaluate stage after it")
         if self.faithfulness and self.faithfulness.split == "test":
@@ -219,7 +222,7 @@ class EvaluateStage(StageSettings):
 
     @model_validator(mode="after")
     def _different(self) -> Self:
-        repeated = {entry.model_dump_json() for entry in self.utility}
-        if len(repeated) != len(self.utility):
-            raise ValueError("utility lists the same experiment twice: remove one")
+        for name, entries in (("utility", self.utility), ("benefit", self.benefit)):
+            if len({entry.model_dump_json() for entry in entries}) != len(entries):
+                raise ValueError(f"{name} lists the same experiment twice: remove one")
         return self

@@ -1,6 +1,6 @@
 """A multi-label classifier of findings: built from a preset with random weights, opened, saved."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cxr_core.errors import UserError
 from cxr_core.models.classifier_folder import WEIGHTS, ClassifierInfo, damaged, read_info, write_info
 from cxr_core.models.initial import seeded
 from cxr_core.models.presets import CLASSIFIERS
@@ -67,10 +68,44 @@ def load(folder: Path) -> Classifier:
         raise damaged(folder, f"{info.feature_width} features, but {info.preset} has another number")
     model = _of_info(info, seed=0)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as error:
+        given = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
         raise damaged(folder / WEIGHTS, str(error)) from error
+    if wrong := list(_differences(model, given)):
+        raise damaged(folder / WEIGHTS, "; ".join(wrong))
+    model.load_state_dict(given)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def adopt(weights: Path, out: Path, preset: str, findings: tuple[str, ...], image_size: int) -> None:
+    """Make a classifier's folder `out` from weights trained elsewhere, a safetensors file with our names of tensors.
+
+    Raises UserError that lists every tensor which is missing, has another shape, or is of something else: nothing is
+    left at random, and nothing is left out.
+    """
+    model = build(preset, image_size, findings, seed=0)
+    try:
+        given = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"not a safetensors file ({error})", where=str(weights), mend="convert it first") from error
+    if wrong := list(_differences(model, given)):
+        mend = "rename or convert them: `features` of this preset and `head`, an output a finding"
+        raise UserError("\n  ".join([f"not the weights of a {preset}:", *wrong]), where=str(weights), mend=mend)
+    model.load_state_dict(given)
+    save(model, out, {"weights": weights.name})
+
+
+def _differences(model: Classifier, given: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    """What keeps weights from being exactly the model's: a line a kind, with the names."""
+    wanted = model.state_dict()
+    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if missing:
+        yield f"{len(missing)} are missing: {', '.join(missing)}"
+    if unknown:
+        yield f"{len(unknown)} are of something else: {', '.join(unknown)}"
+    for name in sorted(wanted.keys() & given.keys()):
+        if wanted[name].shape != given[name].shape:
+            yield f"{name} is {tuple(given[name].shape)}, not {tuple(wanted[name].shape)}"
 
 
 def as_input(images: np.ndarray, image_size: int) -> torch.Tensor:

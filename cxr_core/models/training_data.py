@@ -3,6 +3,7 @@
 It lies outside the components that `weights_sha256` covers, so it changes no digest of weights.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.errors import UserError
+from cxr_core.runs.files import sha256_text
 from cxr_core.settings import Settings
 
 FILE = "training_data.json"
@@ -32,6 +34,8 @@ class TrainingData(Seen):
     """Version of this form."""
     dataset: str
     """Digest of the Dataset whose train split was learnt from."""
+    images_sha256: str | None = None
+    """`images_sha256` of the training images. Null: not told by who wrote this."""
     findings: dict[str, Seen]
     """Of each finding of the vocabulary, alone or among others, and of No Finding."""
     base: "TrainingData | None" = None
@@ -44,12 +48,18 @@ class TrainingData(Seen):
         bits = {name: findings.bit(name) for name in findings.names}
         seen = {name: _seen(train[train["labels"] & bit != 0]) for name, bit in bits.items()}
         seen[NO_FINDING] = _seen(train[train["labels"] == 0])
-        return cls(**dict(_seen(train)), dataset=dataset, findings=seen, base=base)
+        told = images_sha256(train["image_id"])
+        return cls(**dict(_seen(train)), dataset=dataset, images_sha256=told, findings=seen, base=base)
 
     @property
     def words(self) -> str:
         """For people, without the findings."""
         return f"{self.images:,} real images of {self.patients:,} patients (Dataset {self.dataset[:16]})"
+
+    @property
+    def chain(self) -> tuple["TrainingData", ...]:
+        """This training, and those that it started from."""
+        return (self, *(self.base.chain if self.base else ()))
 
     def of_finding(self, name: str) -> tuple[Seen, ...] | None:
         """How much of a finding was seen: one entry for each different Dataset, from this training back to its bases.
@@ -57,10 +67,8 @@ class TrainingData(Seen):
         None if the finding is in the vocabulary of none or not of all of them, so that the numbers are unknown.
         """
         chain: dict[str, Seen | None] = {}
-        step: TrainingData | None = self
-        while step is not None:
+        for step in self.chain:
             chain.setdefault(step.dataset, step.findings.get(name))
-            step = step.base
         known = tuple(seen for seen in chain.values() if seen is not None)
         return known if len(known) == len(chain) else None
 
@@ -81,6 +89,11 @@ def read_training_data(checkpoint: Path) -> TrainingData | None:
             where=str(path),
             mend="remove the file if it is not ours: what the model learnt from is then unknown, and shown so",
         ) from error
+
+
+def images_sha256(image_ids: Iterable[str]) -> str:
+    """sha256 over image ids, whatever their order: which images of a Dataset, in one number."""
+    return sha256_text("\n".join(sorted(image_ids)))
 
 
 def _seen(rows: pd.DataFrame) -> Seen:

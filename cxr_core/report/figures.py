@@ -233,6 +233,48 @@ def similarity_histogram(
         return Chart(_svg(figure, key), alt)
 
 
+def learning_curve(
+    key: str, curve: Sequence[tuple[float, float, float, float]], arms: Sequence[tuple[str, float, float]], alt: str
+) -> Chart:
+    """AUROC against the number of real images, on a logarithmic axis: (number, value, low, high) of the curve, rising,
+    and (name, number, value) of arms that have synthetic images besides."""
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 330)
+        num, value, low, high = np.array(curve).T
+        axes.fill_between(num, low, high, color=REAL, alpha=0.15, lw=0)
+        axes.plot(num, value, color=REAL, lw=1.8, marker="o", ms=4)
+        for name, at, height in arms:
+            axes.plot([at], [height], "D", color=SYNTHETIC, ms=5)
+            axes.annotate(name, (at, height), (-6, 6), textcoords="offset points", ha="right", fontsize=10, color=INK)
+        axes.set_xscale("log")
+        axes.set_xticks(num, [f"{n:,.0f}" for n in num])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(x=0.12)
+        axes.set_xlabel("real training images")
+        axes.set_ylabel("AUROC")
+        axes.grid(axis="y")
+        return Chart(_svg(figure, key), alt)
+
+
+def reliability(
+    key: str, title: str, lines: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], alt: str
+) -> Chart:
+    """Share of images with a finding against their mean score, both in 0..1: (label, colour, points) a line."""
+    with rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure, axes = _axes(440, 330)
+        axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
+        for label, colour, points in lines:
+            axes.plot(*np.array(points).T, color=colour, lw=1.6, marker="o", ms=4, label=label)
+        axes.set_title(title)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("the judge’s score")
+        axes.set_ylabel("share with the finding")
+        axes.grid()
+        figure.legend(loc="outside lower center", ncols=2)
+        return Chart(_svg(figure, key), alt)
+
+
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure whose user units are CSS pixels: matplotlib writes SVG at 72 units an inch."""
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")

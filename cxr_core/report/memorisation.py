@@ -197,7 +197,7 @@ def _reidentification(stage: str, result: ReidentificationResult) -> Iterator[Bl
         return
     share = result.matches.share_above
     found = (
-        "" if result.true_matches is None else f" It finds {100 * result.true_matches:.0f} % of training images’ own."
+        "" if result.true_matches is None else f" It finds {100 * result.true_matches:.0f} % of held-out images’ own."
     )
     verdict = "more than other patients do" if result.matches.alarm else "not shown to be more than other patients do"
     yield Text(

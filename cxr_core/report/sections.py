@@ -1,6 +1,8 @@
 """The sections of the page, in the order in which a reader asks."""
 
+from cxr_core.report.benefit import benefit_section
 from cxr_core.report.blocks import Section
+from cxr_core.report.calibration import calibration_section
 from cxr_core.report.cost import cost_section
 from cxr_core.report.datasets import dataset_section, examples_section, histogram_section, problems_section
 from cxr_core.report.diversity import diversity_section
@@ -30,11 +32,13 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         gate_section(run),
         judge_section(run),
         faithfulness_section(run),
+        calibration_section(run),
         fidelity_section(run),
         diversity_section(run),
         memorisation_section(run),
         sweep_section(run),
         utility_section(run),
+        benefit_section(run),
         time_section(run),
         cost_section(run, price),
         provenance_section(run),

@@ -1,11 +1,13 @@
 """What was run, in one paragraph and one list."""
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.evaluation.benefit.results import BenefitResult
 from cxr_core.evaluation.metrics import UtilityResult
+from cxr_core.report.benefit import change, compared
 from cxr_core.report.blocks import Column, Section, Table, Text
 from cxr_core.report.evaluation import read_metrics
 from cxr_core.report.read import RunView, StageView
-from cxr_core.report.spell import duration, listed, several
+from cxr_core.report.spell import duration, listed, plain, several
 from cxr_core.report.utility import ARMS, experiment_name
 
 _MODELS = {"vae": "autoencoder (VAE)", "text_encoder": "text encoder", "diffusion": "diffusion model"}
@@ -37,7 +39,10 @@ def _sentence(stage: StageView) -> str:
             of = several(batch, "text" if stage.model == "text_encoder" else "image")
             return f"“{stage.name}” trained the {model} for {several(steps, 'step')} of {of}."
     if stage.kind == "evaluate":
-        return " ".join(_utility_sentence(result) for result in read_metrics(stage).utility)
+        metrics = read_metrics(stage)
+        found = [_utility_sentence(result) for result in metrics.utility]
+        found += [_benefit_sentence(stage, result) for result in metrics.benefit]
+        return " ".join(filter(None, found))
     return ""
 
 
@@ -47,6 +52,15 @@ def _utility_sentence(result: UtilityResult) -> str:
     found = [f"{arm.classifier.accuracy.value:.2f} on {ARMS[arm.arm]}" for arm in result.arms if arm.classifier]
     reason = result.not_run or next((arm.not_run for arm in result.arms if arm.not_run), "")
     return f"{what}: accuracy {listed(found)}." if found else f"{what} was not run: {reason}."
+
+
+def _benefit_sentence(stage: StageView, result: BenefitResult) -> str:
+    """The primary comparison; empty where there is none."""
+    first = result.by_labels[0].primary
+    if first is None:
+        return ""
+    what = f"“{stage.name}” found, of {listed([plain(name) for name in result.findings])}, {compared(first)}"
+    return f"{what}, in AUROC: {change(first.difference)}."
 
 
 def _dataset_sentence(stage: StageView, dataset: Dataset) -> str:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from cxr_core.data.dataset import Dataset
 from cxr_core.evaluation.intervals import auroc
 from cxr_core.models import classifier
+from cxr_core.models.balance import positive_weights
 from cxr_core.models.classifier import Classifier, as_input, resized
 from cxr_core.seeds import derive_seed
 from cxr_core.training.augment import NUM_DRAWS, mild
@@ -20,8 +21,6 @@ from cxr_core.training.settings import ClassifierTrain
 
 _MOST_IN_MEMORY = 20_000
 """Training images that are decoded once and kept; of more, each batch is decoded when it comes."""
-_MOST_WEIGHT = 20.0
-"""Of an image with a finding, where those without weigh 1."""
 _AT_ONCE = 256
 
 
@@ -38,7 +37,8 @@ class ClassifierTask:
         measured = some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))
         self.held_out = _Split(dataset, model, held_out.iloc[measured].reset_index(drop=True))
         self.order = DataOrder(len(self.train.rows), settings.batch_size, derive_seed(seed, "order"))
-        self.positive_weights = _positive_weights(self.train.labels) if settings.balance else None
+        weights = positive_weights(self.train.labels.sum(axis=0), len(self.train.labels))
+        self.positive_weights = weights if settings.balance else None
 
     def loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:
         """Binary cross-entropy of each finding by itself, averaged over findings and the batch at `step`."""
@@ -128,9 +128,3 @@ class _Split:
             part = places[start : start + _AT_ONCE]
             images[start : start + len(part)] = resized(self.dataset.images(self.rows.iloc[part]), size)
         return images
-
-
-def _positive_weights(labels: np.ndarray) -> np.ndarray:
-    """Images without a finding per image with it, within `_MOST_WEIGHT` and its inverse: float32 (num_findings,)."""
-    num_with = labels.sum(axis=0)
-    return ((len(labels) - num_with) / num_with).clip(1 / _MOST_WEIGHT, _MOST_WEIGHT).astype(np.float32)

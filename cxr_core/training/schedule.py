@@ -1,11 +1,23 @@
 """The learning rate as a function of the step."""
 
 import math
+from typing import Literal, Protocol
 
-from cxr_core.training.settings import TrainSettings
+
+class Scheduled(Protocol):
+    """Settings of anything that is trained in steps, as `TrainSettings` documents them."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def schedule(self) -> Literal["constant", "linear", "cosine"]: ...
 
 
-def learning_rate(settings: TrainSettings, step: int) -> float:
+def learning_rate(settings: Scheduled, step: int) -> float:
     """Learning rate of the update from `step` to `step` + 1 (from 0).
 
     Rises in a line over `warmup_steps` and reaches the peak at its last; then constant, or falls towards zero at

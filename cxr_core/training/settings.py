@@ -5,6 +5,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
+from cxr_core.models.presets import ClassifierName
 from cxr_core.settings import Settings, StageSettings, check_whole_batches
 from cxr_core.training.data_order import spread
 
@@ -31,6 +32,9 @@ class LatentsStage(StageSettings):
     """Lock on a `base` that is a folder: it must have this digest (see `weights_sha256`)."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the stored moments. Half precision is far finer than the VAE's own reconstruction error."""
+    train_images: PositiveInt | None = None
+    """Of the training images at most so many, whole patients in the order of a hash that no seed changes: a generator
+    that learns from these has seen the very images that an evaluation's `num_real` of as many takes. Null: all."""
     batch_size: PositiveInt = 32
     """Images encoded together. Values drift in the last bit with it, so it is part of the plan."""
     shard_size: PositiveInt = 4096
@@ -357,7 +361,7 @@ class ClassifierTrain(TrainSettings):
     """What is trained."""
     inputs: ClassifierInputs
     """What it learns from."""
-    preset: Literal["small", "resnet18", "densenet121"] = "small"
+    preset: ClassifierName = "small"
     """Its architecture (see `cxr_core.models.presets`): small for a CPU and 32 to 128 pixels, the others for a GPU."""
     findings: tuple[str, ...] = ()
     """What it tells, an output each; empty: all findings of the Dataset that at least one training image has."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import jobs.train
 from cxr_core.data.dataset import Dataset
@@ -264,9 +264,30 @@ def harms(folder: Path) -> Iterator[tuple[str, Any]]:
     yield r"classifier\.json: damaged \(findings", lambda: write_json(about, {**value, "findings": "Effusion"})
     yield r"format 2, but this version reads 1", lambda: write_json(about, {**value, "format": 2})
     yield r"its preset 'huge' is none of small", lambda: write_json(about, {**value, "preset": "huge"})
-    yield r"safetensors: damaged", lambda: write_json(about, {**value, "findings": ["A", "B"]})
+    yield r"safetensors: damaged \(head.bias is", lambda: write_json(about, {**value, "findings": ["A", "B"]})
     yield r"safetensors: damaged", weights.unlink
     yield r"safetensors: damaged", lambda: weights.write_bytes(data[: len(data) // 2])
+
+
+def test_given_weights_trained_elsewhere_then_they_are_taken_whole_or_every_tensor_that_does_not_fit_is_listed(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = final_checkpoint(trained, "classifier")
+    info = read_info(folder)
+    weights = load_file(folder / "classifier.safetensors")
+    save_file(weights, tmp_path / "mine.safetensors")
+    classifier.adopt(tmp_path / "mine.safetensors", tmp_path / "judge", info.preset, info.findings, info.image_size)
+    adopted = classifier.load(tmp_path / "judge")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in adopted.state_dict().items())
+    assert weights.pop("head.bias") is not None
+    weights |= {"classifier.0.bias": torch.zeros(14), "head.weight": torch.zeros(14, 64)}
+    save_file(weights, tmp_path / "other.safetensors")
+    with pytest.raises(UserError) as caught:
+        classifier.adopt(tmp_path / "other.safetensors", tmp_path / "no", info.preset, info.findings, info.image_size)
+    assert "1 are missing: head.bias" in str(caught.value)
+    assert "1 are of something else: classifier.0.bias" in str(caught.value)
+    assert f"head.weight is (14, 64), not ({len(info.findings)}, 64)" in str(caught.value)
+    assert not (tmp_path / "no").exists()
 
 
 def test_given_a_damaged_folder_when_opened_then_the_file_is_named(trained: Path, tmp_path: Path) -> None:

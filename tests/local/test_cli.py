@@ -25,6 +25,9 @@ COMMANDS = [
     ("data", "summary"),
     ("data", "verify"),
     ("config", "schema"),
+    ("model", "adopt"),
+    ("readers", "make"),
+    ("readers", "score"),
     ("config", "show"),
 ]
 
@@ -125,3 +128,5 @@ def test_phantoms_are_written_in_the_layout_of_chestxray14_and_preprocess_like_d
 def test_the_schema_is_json_with_a_description_of_every_stage() -> None:
     schema = json.loads(cxr("config", "schema").stdout)
     assert {"PreprocessStage", "GenerateStage", "EvaluateStage"} <= set(schema["$defs"])
+    found = json.loads(cxr("config", "schema", "--metrics").stdout)
+    assert found["$defs"]["ExchangeRate"]["properties"]["rate"]["description"].startswith("Real images per synthetic")

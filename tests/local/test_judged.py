@@ -115,6 +115,14 @@ def test_given_a_judge_that_passes_and_a_generator_that_obeys_then_the_finding_i
         assert contrast.chance.low < 0.5 < contrast.chance.high
     assert metrics.fidelity is not None
     assert metrics.fidelity.headline.fid is not None
+    assert metrics.calibration is not None
+    (calibrated,) = metrics.calibration.findings
+    assert metrics.calibration.unweighted
+    for side, num in ((calibrated.real, 100), (calibrated.synthetic, 200)):
+        assert side is not None
+        assert (side.num_with, side.num_without) == (num, num)
+        assert side.brier.value < 0.1
+    assert {one.group for one in metrics.calibration.groups if one.auroc} == {"F", "40-64", "AP", "PA"}
 
 
 def test_given_a_generator_that_ignores_its_prompt_then_its_score_is_a_coins(
@@ -156,5 +164,7 @@ def test_given_a_judge_that_learnt_shuffled_labels_then_it_is_refused_and_no_num
     for contrast in found.synthetic:
         assert contrast.auroc is None
         assert "is below 0.70" in str(contrast.refused)
+    assert metrics.calibration is not None
+    assert metrics.calibration.findings[0].synthetic is None
     assert metrics.fidelity is not None
     assert "failed its trial" in str(metrics.fidelity.headline.not_computed)

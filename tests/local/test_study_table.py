@@ -11,12 +11,14 @@ from cxr_core.data.dataset import SCHEMA, Dataset, write_index
 from cxr_core.data.findings import NIH
 from cxr_core.data.settings import ChestXray14Data
 from cxr_core.data.splits import carve_validation
+from cxr_core.evaluation.benefit.cohort import choose_benefit
 from cxr_core.evaluation.cohort import Cohort, choose_cohort
 from cxr_core.evaluation.intervals import accuracy, view_rule
 from cxr_core.evaluation.settings import EvaluateStage, Utility
 from cxr_core.generation.requests import allocate, exact_list
 from cxr_core.generation.settings import Request
 from jobs.config import load_config
+from jobs.launch import estimates
 
 
 def dataset_of(folder: Path, rows: pd.DataFrame) -> Dataset:
@@ -84,3 +86,23 @@ def test_given_the_protocol_as_written_the_view_alone_tells_what_the_studys_clas
     shared = [len(patients(cohort, "test") & patients(cohort, "real")) for cohort in (in_all, per_class, repaired)]
     assert shared == [2, 2, 0]
     assert [len(patients(cohort, "test")) for cohort in (in_all, per_class)] == [144, 281]
+
+
+def test_given_the_whole_dataset_every_arm_of_the_ready_benefit_experiment_can_be_run(
+    datasets: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, dataset in datasets.items():
+        monkeypatch.setenv(f"CXR_{name.upper()}", str(dataset.folder))
+    config = load_config("benefit")
+    study = config.stage("study")
+    assert isinstance(study, EvaluateStage)
+    (entry,) = study.benefit
+    (estimate,) = estimates(config).values()
+    assert estimate.num_shards == len(entry.arm_names) * len(entry.seeds) + 1
+    cohort = choose_benefit(entry, **datasets, seed=0)
+    assert cohort.not_run == {}
+    sizes = cohort.images.value_counts(["use", "source"])
+    train = int((datasets["real"].rows["split"] == "train").sum())
+    assert sizes["real", "real"] == sizes["add-100", "synthetic"] == train
+    assert sizes["replace-50", "real"] + sizes["replace-50", "synthetic"] == train
+    assert all(num < 0.12 * train for num in cohort.num_unlike.values())

@@ -129,7 +129,61 @@ def metrics(finding: str) -> Metrics:
             repaired | {"num_images": 1000, "test": test, "arms": [lacking]},
         ],
     }
-    return Metrics.model_validate(value | {"faithfulness": faithfulness(finding)})
+    return Metrics.model_validate(
+        value
+        | {"faithfulness": faithfulness(finding), "calibration": calibration(finding), "benefit": [benefit(finding)]}
+    )
+
+
+def calibration(finding: str) -> dict[str, Any]:
+    """Scores too sure on synthetic images; a finding without real images enough; a group of few patients."""
+    side = {"num_with": 40, "num_without": 60, "auroc": _interval(0.8), "brier": _interval(0.2), "ece_floor": 0.031}
+    side |= {"bins": [{"num_images": 50, "score": 0.2, "share": 0.1}, {"num_images": 50, "score": 0.8, "share": 0.7}]}
+    told = {"real": side | {"ece": _interval(0.1)}, "synthetic": side | {"ece": _interval(0.3)}}
+    few = {"finding": "Hernia", "real_not_computed": "3 images", "synthetic_not_computed": "refused"}
+    group = {"by": "sex", "group": "F", "finding": finding, "num_with": 30, "num_without": 70, "num_patients": 50}
+    groups = [group | {"auroc": _interval(0.75)}, group | {"group": "M", "not_computed": "3 images"}]
+    return {"split": "test", "unweighted": True, "findings": [{"finding": finding, **told}, few], "groups": groups}
+
+
+def benefit(finding: str) -> dict[str, Any]:
+    """An arm that adds, one that could not be run, a rate that is a bound, and a group of too few patients."""
+    arms = [("real", 128, 0), ("replace-50", 64, 64), ("synthetic", 0, 0), ("real-25", 32, 0), ("real-50", 64, 0)]
+    learnt = [
+        {"arm": arm, "num_real": real, "num_real_patients": real // 2, "num_synthetic": made, "num_unlike": 0}
+        | {"num_with": {finding: (real + made) // 2}, "generator_saw": "1,240 real images" if made else None}
+        for arm, real, made in arms
+    ]
+    learnt[2]["not_run"] = "synthetic images: 12 of 128"
+    tested = [{"finding": finding, "num_with": 60, "num_without": 140, "num_patients_with": 41}]
+    tested.append({"finding": "Hernia", "num_with": 2, "num_without": 9, "num_patients_with": 1})
+    tested[1]["not_computed"] = "2 test images with Hernia, 20 are needed"
+    aurocs = [
+        {"arm": arm, "finding": name, "auroc": _interval(value), "seeds": [value]}
+        for arm, value in (("real", 0.78), ("replace-50", 0.74), ("real-25", 0.61), ("real-50", 0.70))
+        for name in (finding, "macro")
+    ]
+    compared = {"arm": "replace-50", "against": "real", "finding": "macro", "difference": _interval(-0.04, 0.02)}
+    groups = [{"by": "sex", "group": "F", "finding": finding, "num_with": 30, "num_without": 70, "num_patients": 50}]
+    groups.append(groups[0] | {"group": "M", "num_with": 4, "not_computed": f"4 test images with {finding}"})
+    groups[0] |= {"aurocs": {"replace-50": _interval(0.75)}, "difference": _interval(0.03)}
+    table = {
+        "labels": "as recorded",
+        "num_images": 200,
+        "num_patients": 120,
+        "findings": tested,
+        "primary": compared | {"against": "real-50", "difference": _interval(0.04), "p": 0.012, "p_holm": None},
+        "aurocs": aurocs,
+        "comparisons": [compared | {"p": 0.001, "p_holm": 0.004}],
+        "exchange": [
+            {"arm": "replace-50", "finding": "macro", "rate": _interval(0.4, 0.3), "high_is_bound": True},
+            {"arm": "replace-50", "finding": finding, "not_computed": "the learning curve is flat within noise"},
+        ],
+        "groups": groups,
+    }
+    value = {"findings": [finding, "Hernia"], "split": "test", "generator_saw": "same_n", "match_views": True}
+    value |= {"preset": "small", "image_size": SIZE, "steps": 600, "seeds": [0], "num_resamples": 1000}
+    return value | {"arms": learnt, "by_labels": [table]}
 
 
 @cache
@@ -199,8 +253,11 @@ def fidelity(**changes: Any) -> dict[str, Any]:
 
 
 def _scores(accuracy: float, half_width: float = 0.05) -> dict[str, Any]:
-    interval = {"value": accuracy, "low": accuracy - half_width, "high": accuracy + half_width}
-    return {"accuracy": interval, "auroc": interval}
+    return {"accuracy": _interval(accuracy, half_width), "auroc": _interval(accuracy, half_width)}
+
+
+def _interval(value: float, half_width: float = 0.05) -> dict[str, float]:
+    return {"value": value, "low": value - half_width, "high": value + half_width}
 
 
 def _arm(name: str, num_real: int, num_synthetic: int, accuracy: float) -> dict[str, Any]:

@@ -436,3 +436,36 @@ def test_given_no_sheet_to_make_when_asked_for_one_then_the_user_is_told_why(
 ) -> None:
     with pytest.raises(UserError, match=message):
         contact_sheet(images, labels, columns)
+
+
+def test_given_a_benefit_experiment_when_reported_then_the_primary_comparison_comes_first_and_labels_are_named(
+    full: tuple[Path, str],
+) -> None:
+    text = Page(full[1]).text
+    finding = "Atelectasis"
+    section = text[text.index("Classifiers of the same steps") :]
+    assert "the primary comparison, replace-50 minus real-50, mean of findings: +0.040 (−0.010 to +0.090)" in section
+    assert section.index("the primary comparison") < section.index("AUROC by arm")
+    assert "those of ChestX-ray14 are text-mined" in section
+    assert "Hernia not computed: 2 test images with Hernia, 20 are needed." in section
+    assert "synthetic, not run: synthetic images: 12 of 128." in section
+    assert "The first is worse." in section
+    assert "0.40 (0.10 to ≥ 0.70)" in section
+    assert "not computed: the learning curve is flat within noise" in section
+    assert f"not computed: 4 test images with {finding}" in section
+    assert "learnt from exactly their real images" in section
+    assert f"“study” found, of {finding} and Hernia, replace-50 minus real-50" in text
+
+
+def test_given_a_judge_when_reported_then_its_calibration_on_synthetic_images_stands_beside_that_on_real_ones(
+    full: tuple[Path, str],
+) -> None:
+    text = Page(full[1]).text
+    section = text[text.index("Are the judge’s scores probabilities?") :]
+    assert "0.100 (0.050–0.150)" in section
+    assert "0.300 (0.250–0.350)" in section
+    assert "that is taken back here" in section
+    assert "0.80, of 1 finding" in section
+    assert "not computed: refused" in section
+    assert "sex F" in section
+    assert "not computed: 3 images" in section

@@ -7,7 +7,7 @@ import pytest
 
 from cxr_core.data.findings import NIH
 from cxr_core.errors import UserError
-from cxr_core.models.training_data import FILE, Seen, TrainingData, read_training_data
+from cxr_core.models.training_data import FILE, Seen, TrainingData, images_sha256, read_training_data
 from cxr_core.runs.files import write_json
 from tests.planted import planted_row
 
@@ -51,3 +51,8 @@ def test_given_a_file_of_another_form_it_is_named_with_what_to_do(tmp_path: Path
     with pytest.raises(UserError, match=rf"{FILE}: does not say in our form") as error:
         read_training_data(tmp_path)
     assert "remove the file if it is not ours" in str(error.value)
+
+
+def test_given_images_their_digest_tells_which_were_learnt_from_and_nothing_else() -> None:
+    assert counted().images_sha256 == images_sha256(["3", "0", "1", "2"])
+    assert counted().images_sha256 != images_sha256(["0", "1", "2"])

@@ -1,0 +1,1 @@
+"""Benefit: what synthetic images add where classifiers learn from them, beside or in the place of real ones."""

@@ -1,0 +1,149 @@
+"""Which images each arm of a benefit experiment learns from, and which test it: chosen once and frozen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxr_core.data.dataset import Dataset, write_parquet
+from cxr_core.data.splits import choose_patients
+from cxr_core.errors import UserError
+from cxr_core.evaluation.benefit.settings import PRETRAIN, REAL, SYNTHETIC, Benefit
+from cxr_core.evaluation.pools import in_hash_order, like
+from cxr_core.generation.series import learnt_by
+from cxr_core.models.training_data import images_sha256
+from cxr_core.runs.files import read_json, write_json
+
+COLUMNS = ("use", "source", "image_id")
+"""`use` is an arm or "test", `source` real or synthetic."""
+
+_UNTOLD = "unknown: the synthetic Dataset does not say"
+
+
+@dataclass(frozen=True)
+class BenefitCohort:
+    """The images of one experiment (`COLUMNS`), and of its arms: why not run, how many unlike what they stand for."""
+
+    images: pd.DataFrame
+    not_run: Mapping[str, str] = field(default_factory=dict)
+    num_unlike: Mapping[str, int] = field(default_factory=dict)
+
+    def use(self, name: str) -> pd.DataFrame:
+        """The images of an arm, or of "test", in their fixed order."""
+        return self.images[self.images["use"] == name].reset_index(drop=True)
+
+
+def choose_benefit(entry: Benefit, real: Dataset, synthetic: Dataset, seed: int) -> BenefitCohort:
+    """Choose the images of every arm; `seed` orders the synthetic ones.
+
+    Raises UserError where a patient is in train and in the split that tests.
+    """
+    train, test = real.of_split("train"), real.of_split(entry.split)
+    _refuse_shared(train, test, entry.split)
+    full = choose_patients(train, entry.num_real)
+    drawn = in_hash_order(synthetic.rows, seed, "benefit")
+    parts, not_run, unlike = [test.assign(use="test", source="real")], {}, {}
+    for arm in entry.arm_names:
+        kept, wanted = _wanted(arm, full)
+        made, unlike[arm] = like(wanted, drawn, entry.findings, real.findings)
+        if reason := _refusal(arm, kept, wanted, made, entry, real, synthetic):
+            not_run[arm] = reason
+        else:
+            parts += [kept.assign(use=arm, source="real"), made.assign(use=arm, source="synthetic")]
+    return BenefitCohort(pd.concat(parts, ignore_index=True)[list(COLUMNS)], not_run, unlike)
+
+
+def _wanted(arm: str, full: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The real images of an arm, and the real images like which its synthetic ones are to be."""
+    nothing = full.iloc[:0]
+    if arm in (REAL, SYNTHETIC, PRETRAIN):
+        return nothing if arm == SYNTHETIC else full, nothing if arm == REAL else full
+    kind, percent = arm.split("-")
+    share = int(percent) / 100
+    if kind == "add":
+        return full, repeated(full, round(share * len(full)))
+    kept = choose_patients(full, round((share if kind == REAL else 1 - share) * len(full)))
+    left = full[~full["image_id"].isin(kept["image_id"])]
+    return kept, nothing if kind == REAL else left
+
+
+def repeated(rows: pd.DataFrame, num: int) -> pd.DataFrame:
+    """`num` rows at equal steps through `rows`, as often as it takes."""
+    return rows.iloc[np.arange(num) * len(rows) // max(num, 1)]
+
+
+def _refusal(
+    arm: str,
+    kept: pd.DataFrame,
+    wanted: pd.DataFrame,
+    made: pd.DataFrame,
+    entry: Benefit,
+    real: Dataset,
+    synthetic: Dataset,
+) -> str | None:
+    """Why an arm cannot be run: too few images, a finding without any, or another past of the generator than asked."""
+    if len(made) < len(wanted):
+        return f"synthetic images: {len(made)} of {len(wanted)}"
+    images = pd.concat([kept, made])
+    for name in entry.findings:
+        num_with = int((images["labels"] & real.findings.bit(name) != 0).sum())
+        if num_with in (0, len(images)):
+            return f"training images {'with' if num_with == 0 else 'without'} {name}: 0"
+    if len(made) and entry.generator_saw == "same_n":
+        return _other_past(kept if len(kept) else wanted, real, synthetic)
+    return None
+
+
+def _other_past(kept: pd.DataFrame, real: Dataset, synthetic: Dataset) -> str | None:
+    """Why the generators did not learn from exactly the real images `kept` of this Dataset."""
+    learnt = learnt_by(synthetic)
+    if learnt is None:
+        return f"generator_saw: same_n, but what it saw is {_UNTOLD}"
+    for generator in learnt:
+        chain = [step for step in generator.chain if step.dataset == real.info.digest]
+        if not chain:
+            return "generator_saw: same_n, but the generator learnt from no image of this Dataset"
+        for step in chain:
+            if step.images_sha256 != images_sha256(kept["image_id"]):
+                return (
+                    f"generator_saw: same_n, but the generator learnt from {step.images:,} images of this Dataset that "
+                    f"are not the arm's {len(kept):,}: set train_images: {len(kept)} in its latents stage"
+                )
+    return None
+
+
+def seen_words(synthetic: Dataset) -> str:
+    """What the generators learnt from, the last training of each first."""
+    learnt = learnt_by(synthetic)
+    told = ["; before that ".join(step.words for step in generator.chain) for generator in learnt or ()]
+    return "; another: ".join(told) or _UNTOLD
+
+
+def _refuse_shared(train: pd.DataFrame, test: pd.DataFrame, split: str) -> None:
+    shared = sorted(set(train["patient_id"]) & set(test["patient_id"]))
+    if shared:
+        raise UserError(
+            f"{len(shared)} patients are in train and in {split}: {', '.join(shared[:5])}",
+            where="the real Dataset's splits",
+            mend="split by patient: a classifier that knows the patient tells nothing of the finding",
+        )
+
+
+def write_benefit(folder: Path, cohorts: Sequence[BenefitCohort]) -> None:
+    """Freeze the cohorts of all experiments: benefit.parquet (an image of one use a row) and benefit.json."""
+    columns = {name: pd.Series(dtype=str) for name in COLUMNS}
+    parts = [cohort.images.assign(entry=i) for i, cohort in enumerate(cohorts)] or [pd.DataFrame(columns)]
+    write_parquet(folder / "benefit.parquet", pa.Table.from_pandas(pd.concat(parts), preserve_index=False))
+    facts = [{"not_run": dict(cohort.not_run), "num_unlike": dict(cohort.num_unlike)} for cohort in cohorts]
+    write_json(folder / "benefit.json", {"format": 1, "cohorts": facts})
+
+
+def read_benefit(folder: Path) -> list[BenefitCohort]:
+    """The frozen cohorts, in the order of the experiments."""
+    images = pq.read_table(folder / "benefit.parquet").to_pandas()
+    facts = read_json(folder / "benefit.json")["cohorts"]
+    return [BenefitCohort(images[images["entry"] == i], **fact) for i, fact in enumerate(facts)]

@@ -1,0 +1,75 @@
+"""`cxr readers`: a blinded reading test for people, and what their answers say."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Can people tell synthetic images from real ones?")
+
+
+@app.command()
+def make(
+    source: Annotated[Path, typer.Argument(metavar="RUN|DATASET", help="A run folder, or a synthetic Dataset.")],
+    out: Annotated[Path, typer.Option(help="The page to write; the key goes beside it.")] = Path("reading-test.html"),
+    real: Annotated[
+        Path | None, typer.Option(help="The real Dataset; by default the one that it was made like.")
+    ] = None,
+    synthetic: Annotated[str | None, typer.Option(help="Of a run with several: its generate stage.")] = None,
+    num: Annotated[int, typer.Option("-n", min=1, help="Images of each kind.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the images and their order.")] = 0,
+) -> None:
+    """Write a page of real and synthetic images in a blind order, with all images in it, and the key apart.
+
+    Example: cxr readers make runs/demo -n 50 --seed 7 --out reading-test.html
+    """
+    from cxr_core.data.dataset import Dataset
+    from cxr_core.evaluation.readers.make import make_test
+
+    made = _synthetic(source, synthetic)
+    page, key = make_test(Dataset.open(real or _real(made)), Dataset.open(made), out, num, seed)
+    typer.echo(f"{page}: {2 * num} images; it needs no server and no network. Send this file to the readers")
+    typer.echo(f"{key}: the key. Keep it from the readers")
+
+
+@app.command()
+def score(
+    key: Annotated[Path, typer.Argument(help="The .key.json of the test.")],
+    answers: Annotated[list[Path], typer.Argument(help="CSV files that readers sent back.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
+) -> None:
+    """Tell how often readers were right, on which errors, and how far they agree.
+
+    Example: cxr readers score reading-test.key.json answers-*.csv
+    """
+    from cxr_core.evaluation.readers.score import score_answers
+    from jobs.show import show_readers
+
+    found = score_answers(key, answers)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        show_readers(found)
+
+
+def _synthetic(source: Path, stage: str | None) -> Path:
+    from cxr_core.errors import UserError
+    from cxr_core.runs.run import Run
+
+    if not (source / "config.yaml").is_file():
+        return source
+    run = Run.open(source)
+    names = [entry["name"] for entry in run.config["stages"] if entry["kind"] == "generate"]
+    if stage is None and len(names) != 1:
+        raise UserError(f"{len(names)} generate stages", where=str(source), mend=f"--synthetic {'|'.join(names)}")
+    return run.root / (stage or names[0])
+
+
+def _real(made: Path) -> Path:
+    from cxr_core.errors import UserError
+    from jobs.launch import input_of
+
+    found = input_of(made, "like")
+    if found is None:
+        raise UserError("the Dataset lies in no run that names a real one", where=str(made), mend="give --real")
+    return found
