@@ -5,7 +5,7 @@ It lies outside the components that `weights_sha256` covers, so it changes no di
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import pandas as pd
 from pydantic import ValidationError
@@ -14,9 +14,6 @@ from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.errors import UserError
 from cxr_core.runs.files import sha256_text
 from cxr_core.settings import Settings
-
-if TYPE_CHECKING:
-    from cxr_core.data.dataset import Dataset
 
 FILE = "training_data.json"
 
@@ -91,22 +88,6 @@ def read_training_data(checkpoint: Path) -> TrainingData | None:
             f"does not say in our form what the model learnt from ({error})",
             where=str(path),
             mend="remove the file if it is not ours: what the model learnt from is then unknown, and shown so",
-        ) from error
-
-
-def training_data_of(synthetic: "Dataset") -> TrainingData | None:
-    """What the generator of a Dataset learnt from, as its dataset.json says; None if it does not say.
-
-    Raises UserError naming the file where it says so in another form.
-    """
-    said = synthetic.info.about.get("training_data")
-    try:
-        return TrainingData.model_validate(said) if said is not None else None
-    except ValidationError as error:
-        raise UserError(
-            f"about.training_data is not of our form ({error})",
-            where=str(synthetic.folder / "dataset.json"),
-            mend="remove it: what the generator saw is then unknown, and shown so",
         ) from error
 
 

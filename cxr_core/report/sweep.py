@@ -19,8 +19,25 @@ def sweep_section(run: RunView) -> Section:
         if not stage.settings.get("sweep"):
             continue
         blocks += list(_sweep(stage)) if stage.is_done else [not_yet(stage)]
+    if blocks:
+        blocks.append(Text(_looks(run), "note"))
     absent = Text("No stage of this run compares points.", "absent")
     return Section("sweep", "Which checkpoint", blocks or [absent])
+
+
+def _looks(run: RunView) -> str:
+    """Which finished stages of the run have looked at official test patients."""
+    names = [f"“{stage.name}”" for stage in run.of_kind("evaluate") if stage.is_done and _looked_at_test(stage)]
+    if not names:
+        return "No stage of this run has looked at official test patients."
+    return f"Official test patients were looked at by {several(len(names), 'stage')} of this run: {listed(names)}."
+
+
+def _looked_at_test(stage: StageView) -> bool:
+    if sweep := stage.settings.get("sweep"):
+        return bool(sweep["test"])
+    judged = (stage.settings.get("faithfulness") or {}).get("split") == "test"
+    return judged or any(stage.settings.get(name) for name in ("utility", "fidelity"))
 
 
 def _sweep(stage: StageView) -> Iterator[Block]:
@@ -34,7 +51,7 @@ def _sweep(stage: StageView) -> Iterator[Block]:
     )
     yield Text(result.rule)
     for alarm in result.alarms:
-        yield Text(f"Alarm: {alarm}".replace("Alarm: Alarm: ", "Alarm: "))
+        yield Text(f"Alarm: {alarm}")
     yield _table(result)
     yield from _curves(stage.name, result)
     yield Text(_test_words(result))

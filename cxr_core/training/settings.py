@@ -5,6 +5,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
+from cxr_core.models.presets import ClassifierName
 from cxr_core.settings import Settings, StageSettings, check_whole_batches
 from cxr_core.training.data_order import spread
 
@@ -360,7 +361,7 @@ class ClassifierTrain(TrainSettings):
     """What is trained."""
     inputs: ClassifierInputs
     """What it learns from."""
-    preset: Literal["small", "resnet18", "densenet121"] = "small"
+    preset: ClassifierName = "small"
     """Its architecture (see `cxr_core.models.presets`): small for a CPU and 32 to 128 pixels, the others for a GPU."""
     findings: tuple[str, ...] = ()
     """What it tells, an output each; empty: all findings of the Dataset that at least one training image has."""
