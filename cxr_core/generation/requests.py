@@ -260,7 +260,8 @@ def describe(cells: pd.DataFrame, findings: Findings, *, most: int = 12) -> list
     """The exact distribution in lines for people, the largest first: `100 Edema (AP 85, PA 15)`."""
     views: dict[str, dict[str, int]] = {}
     for labels, view, num, placed in cells.itertuples(index=False):
-        named = JOIN.join([findings.text(labels), *(phrase(one, "patient") for one in placed)])
+        somewhere = {one.finding: phrase(one, "patient") for one in placed}
+        named = JOIN.join(somewhere.get(name, name) for name in findings.decode(labels))
         views.setdefault(named, {})[view or "unknown view"] = num
     ranked = sorted(views.items(), key=lambda item: -sum(item[1].values()))
     lines = [

@@ -61,7 +61,7 @@ stages:
     train_text_encoder: false
     say_places: 0.9
     sampling: {temper: 0.3, most_repeats: 30}
-    steps: 1600
+    steps: 1200
     batch_size: 16
     checkpoint_every: 400
     learning_rate: 2.0e-3
@@ -73,8 +73,8 @@ stages:
   - <<: *train
     name: plain
     say_places: 0.0
-    steps: 500
-    checkpoint_every: 500
+    steps: 400
+    checkpoint_every: 400
 
   - name: synthetic
     kind: generate
@@ -87,7 +87,7 @@ stages:
     steps: 12
     guidance: 3.0
     batch_size: 32
-    shard_size: 320
+    shard_size: 224
 
   - name: study
     kind: evaluate
@@ -141,8 +141,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(runs: Path) -> Path:
-    counts = {"Mass": 8, **{f"Mass in the {place}": 40 for place in MASS}}
-    counts |= {f"Effusion in the {place}": 40 for place in EFFUSION}
+    counts = {"Mass": 8, **{f"Mass in the {place}": 32 for place in MASS}}
+    counts |= {f"Effusion in the {place}": 32 for place in EFFUSION}
     text = ", ".join(f"{name}: {num}" for name, num in counts.items())
     return _run(runs, "positions", PHANTOMS.replace("{COUNTS}", f"{{{text}}}"))
 
