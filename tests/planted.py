@@ -47,6 +47,21 @@ def planted_rows(num_images: int, *, finding: str = "Effusion", split: str = "tr
     return rows
 
 
+def told_series(learnt: Any) -> list[dict[str, Any]]:
+    """What dataset.json says of the series of a Dataset whose model learnt from `learnt` (TrainingData, or None)."""
+    drawn = {
+        "role": "model",
+        "scheduler": "dpmsolver++",
+        "steps": 4,
+        "guidance": 2.0,
+        "model": "c" * 64,
+        "num_images": 60,
+    }
+    request = {"like": "train", "num_images": 60}
+    told = learnt.model_dump(mode="json") if learnt else None
+    return [{"name": "", "request": request, **drawn, "training_data": told}]
+
+
 def planted_image(row: Mapping[str, Any], size: int) -> np.ndarray:
     """Noise from the image's id; a bright square at a random place if it has any finding."""
     noise = np.random.default_rng(list(row.get("like", row["image_id"]).encode()))
@@ -56,6 +71,14 @@ def planted_image(row: Mapping[str, Any], size: int) -> np.ndarray:
         y, x = noise.integers(0, size - side, 2)
         pixels[y : y + side, x : x + side] = 240
     return pixels
+
+
+def planted_box(row: Mapping[str, Any], size: int, finding: str = "Effusion") -> dict[str, Any]:
+    """The box of the square that `planted_image` draws, in pixels."""
+    noise = np.random.default_rng(list(row["image_id"].encode()))
+    noise.integers(60, 120, (size, size), dtype=np.uint8)
+    y, x = noise.integers(0, size - size // 4, 2)
+    return {"finding": finding, "x": float(x), "y": float(y), "w": float(size // 4), "h": float(size // 4)}
 
 
 def write_planted(

@@ -93,6 +93,22 @@ def in_hash_order(rows: pd.DataFrame, seed: int, purpose: str) -> pd.DataFrame:
     return rows.assign(_key=key).sort_values(["_key", "image_id"]).drop(columns="_key")
 
 
+def like(
+    wanted: pd.DataFrame, drawn: pd.DataFrame, names: Iterable[str], findings: Findings
+) -> tuple[pd.DataFrame, int]:
+    """As many of `drawn` as there are rows `wanted`, with the findings `names` and view of these as far as it goes.
+
+    What a combination lacks, the next images of any other stand in for. Returns the images and how many of these.
+    """
+    bits = sum(findings.bit(name) for name in names)
+    of_wanted, of_drawn = (rows["view"] + "|" + (rows["labels"] & bits).astype(str) for rows in (wanted, drawn))
+    place = of_drawn.groupby(of_drawn).cumcount()
+    num_of = of_wanted.value_counts()
+    is_like = (place < of_drawn.map(num_of).fillna(0)).to_numpy()
+    num_unlike = len(wanted) - int(is_like.sum())
+    return pd.concat([drawn[is_like], drawn[~is_like].head(num_unlike)]), num_unlike
+
+
 def _classes(rows: pd.DataFrame, entry: Utility, findings: Findings) -> tuple[pd.DataFrame, pd.DataFrame]:
     positive = has_finding(rows["labels"], entry.finding, entry.rule, findings)
     negative = has_finding(rows["labels"], entry.negatives, entry.rule, findings)

@@ -13,7 +13,8 @@ from cxr_core.evaluation.intervals import Bootstrap, view_rule
 from cxr_core.evaluation.metrics import Arm, ArmResult, Scores, SeedScores, TestSet, UtilityResult, ViewScores
 from cxr_core.evaluation.settings import Utility
 from cxr_core.evaluation.utility import size_of
-from cxr_core.models.training_data import Seen, training_data_of
+from cxr_core.generation.series import learnt_by
+from cxr_core.models.training_data import Seen
 from cxr_core.seeds import derive_seed
 
 Scored: TypeAlias = Mapping[tuple[Arm, int], tuple[np.ndarray, float]]
@@ -100,9 +101,14 @@ def _arm(entry: Utility, cohort: Cohort, arm: Arm, scored: Scored, judge: _Judge
 
 
 def _generator_saw(entry: Utility, synthetic: Dataset) -> tuple[Seen, ...] | None:
-    """Raises UserError where dataset.json says it in another form than ours."""
-    learnt = training_data_of(synthetic)
-    return learnt.of_finding(entry.finding) if learnt else None
+    """Of all generators of the Dataset, one after another; None if one of them does not say.
+
+    Raises UserError where dataset.json says it in another form than ours.
+    """
+    seen = [learnt.of_finding(entry.finding) for learnt in learnt_by(synthetic) or (None,) if learnt]
+    if not seen or None in seen:
+        return None
+    return tuple(one for chain in dict.fromkeys(seen) if chain for one in chain)
 
 
 def _difference(entry: Utility, cohort: Cohort, scored: Scored, judge: _Judge | None, base: Arm) -> Scores | None:

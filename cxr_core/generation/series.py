@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
@@ -109,6 +110,30 @@ def series_of(dataset: Dataset, image_id: str) -> MadeSeries:
     row = dataset.rows.iloc[position(dataset, image_id)]
     made = map(MadeSeries.model_validate, dataset.info.about["series"])
     return next(one for one in made if one.name == row["request"])
+
+
+def learnt_by(synthetic: Dataset) -> tuple[TrainingData, ...] | None:
+    """What each different generator of a Dataset learnt from; None if that is not told of all of them.
+
+    Raises UserError naming dataset.json where it tells of series in another form than ours.
+    """
+    try:
+        made = [MadeSeries.model_validate(one) for one in synthetic.info.about.get("series", ())]
+    except ValidationError as error:
+        raise UserError(
+            f"about.series is not of our form ({error})",
+            where=str(synthetic.folder / "dataset.json"),
+            mend="remove it: what the generator saw is then unknown, and shown so",
+        ) from error
+    models = {one.model: one.training_data for one in made}
+    told = tuple(one for one in models.values() if one is not None)
+    return told if told and len(told) == len(models) else None
+
+
+def barred_patients(dataset: Dataset) -> frozenset[str]:
+    """Official test patients whom a generator of a synthetic Dataset learnt from, as far as the Dataset says so."""
+    made = map(MadeSeries.model_validate, dataset.info.about.get("series", ()))
+    return frozenset().union(*(one.training_data.barred for one in made if one.training_data))
 
 
 def position(dataset: Dataset, image_id: str) -> int:

@@ -5,18 +5,16 @@ It lies outside the components that `weights_sha256` covers, so it changes no di
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import pandas as pd
 from pydantic import ValidationError
 
 from cxr_core.data.findings import NO_FINDING, Findings
+from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.errors import UserError
 from cxr_core.runs.files import sha256_text
 from cxr_core.settings import Settings
-
-if TYPE_CHECKING:
-    from cxr_core.data.dataset import Dataset
 
 FILE = "training_data.json"
 
@@ -41,18 +39,33 @@ class TrainingData(Seen):
     """`images_sha256` of the training images. Null: not told by who wrote this."""
     findings: dict[str, Seen]
     """Of each finding of the vocabulary, alone or among others, and of No Finding."""
+    boxed_split: BoxedSplit | None = None
+    """Of a Dataset for which test patients with a bounding box were moved to train and val: who they are."""
     base: "TrainingData | None" = None
     """What the weights that training started from had learnt from, where these say so."""
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, findings: Findings, dataset: str, base: "TrainingData | None") -> "TrainingData":
+    def of(
+        cls,
+        rows: pd.DataFrame,
+        findings: Findings,
+        dataset: str,
+        base: "TrainingData | None",
+        boxed_split: BoxedSplit | None = None,
+    ) -> "TrainingData":
         """Count training images: `rows` has patient_id, split and labels; rows of other splits are left out."""
         train = rows[rows["split"] == "train"]
         bits = {name: findings.bit(name) for name in findings.names}
         seen = {name: _seen(train[train["labels"] & bit != 0]) for name, bit in bits.items()}
         seen[NO_FINDING] = _seen(train[train["labels"] == 0])
-        told = images_sha256(train["image_id"])
-        return cls(**dict(_seen(train)), dataset=dataset, images_sha256=told, findings=seen, base=base)
+        return cls(
+            **dict(_seen(train)),
+            dataset=dataset,
+            images_sha256=images_sha256(train["image_id"]),
+            findings=seen,
+            boxed_split=boxed_split,
+            base=base,
+        )
 
     @property
     def words(self) -> str:
@@ -75,6 +88,12 @@ class TrainingData(Seen):
         known = tuple(seen for seen in chain.values() if seen is not None)
         return known if len(known) == len(chain) else None
 
+    @property
+    def barred(self) -> frozenset[str]:
+        """Official test patients who were learnt from, by this training or its bases: no test may be made on them."""
+        moved = self.boxed_split.moved if self.boxed_split else ()
+        return frozenset(moved) | (self.base.barred if self.base else frozenset())
+
 
 def read_training_data(checkpoint: Path) -> TrainingData | None:
     """What the checkpoint says it learnt from, or None if it does not say.
@@ -91,22 +110,6 @@ def read_training_data(checkpoint: Path) -> TrainingData | None:
             f"does not say in our form what the model learnt from ({error})",
             where=str(path),
             mend="remove the file if it is not ours: what the model learnt from is then unknown, and shown so",
-        ) from error
-
-
-def training_data_of(synthetic: "Dataset") -> TrainingData | None:
-    """What the generator of a Dataset learnt from, as its dataset.json says; None if it does not say.
-
-    Raises UserError naming the file where it says so in another form.
-    """
-    said = synthetic.info.about.get("training_data")
-    try:
-        return TrainingData.model_validate(said) if said is not None else None
-    except ValidationError as error:
-        raise UserError(
-            f"about.training_data is not of our form ({error})",
-            where=str(synthetic.folder / "dataset.json"),
-            mend="remove it: what the generator saw is then unknown, and shown so",
         ) from error
 
 

@@ -24,7 +24,7 @@ from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
 from cxr_core.seeds import derive_seed
-from tests.planted import planted_row, planted_rows, write_planted
+from tests.planted import planted_row, planted_rows, told_series, write_planted
 
 
 def synthetic_rows(num: int) -> list[dict]:
@@ -207,7 +207,7 @@ def test_given_a_synthetic_dataset_the_arm_that_uses_it_says_what_its_generator_
 ) -> None:
     made = shutil.copytree(datasets["synthetic"], tmp_path / "made")
     info = read_json(made / "dataset.json")
-    info["about"]["training_data"] = learnt.model_dump(mode="json") if learnt else None
+    info["about"]["series"] = told_series(learnt)
     write_json(made / "dataset.json", info)
     experiment = {"finding": "Effusion", "num_images": 4, "num_test": 40, "epochs": 1, "seeds": (0,)}
     work = stage(tmp_path / "study", datasets | {"synthetic": made}, utility=[experiment])
@@ -219,9 +219,9 @@ def test_given_a_dataset_that_says_it_in_another_form_its_file_is_named(
 ) -> None:
     made = shutil.copytree(datasets["synthetic"], tmp_path / "made")
     info = read_json(made / "dataset.json")
-    write_json(made / "dataset.json", info | {"about": {"training_data": "all of it"}})
+    write_json(made / "dataset.json", info | {"about": {"series": ["all of it"]}})
     experiment = {"finding": "Effusion", "num_images": 4, "num_test": 40, "epochs": 1, "seeds": (0,)}
-    with pytest.raises(UserError, match=r"made/dataset.json: about.training_data is not of our form"):
+    with pytest.raises(UserError, match=r"made/dataset.json: about.series is not of our form"):
         finish(stage(tmp_path / "study", datasets | {"synthetic": made}, utility=[experiment]))
 
 

@@ -16,13 +16,15 @@ from diffusers.models import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.findings import NIH
 from cxr_core.data.latents import LatentCache
+from cxr_core.data.splits import choose_patients
 from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weights_sha256
 from cxr_core.models.presets import NANO, PRESETS, SD21_BASE
-from cxr_core.models.training_data import Seen, read_training_data
+from cxr_core.models.training_data import Seen, TrainingData, images_sha256, read_training_data
 from cxr_core.runs.files import read_json, remove, sha256_path
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.training import interval
@@ -485,3 +487,16 @@ def test_given_no_held_out_patients_the_error_tells_how_to_do_without(tmp_path: 
         freeze(vae_stage(tmp_path / "vae", only_train))
     done = finish(vae_stage(tmp_path / "vae", only_train, validation_images=0, steps=2))
     assert read_checkpoints(done)[-1].validation_loss is None
+
+
+def test_given_only_some_training_images_then_whole_patients_are_encoded_and_a_checkpoint_could_say_which(
+    tmp_path: Path, vae: Path
+) -> None:
+    real = write_planted(tmp_path / "real", prompted(planted_rows(12) + planted_rows(4, split="val")), size=SIZE)
+    cache = LatentCache.open(finish(latents_stage(tmp_path / "latents", real.folder, vae, train_images=6)))
+    chosen = choose_patients(real.of_split("train"), 6)
+    assert set(cache.rows.query("split == 'train'")["image_id"]) == set(chosen["image_id"])
+    assert len(cache.indices("val")) == 4
+    learnt = TrainingData.of(cache.rows, NIH, cache.info.dataset, None)
+    assert (learnt.images, learnt.patients) == (6, 3)
+    assert learnt.images_sha256 == images_sha256(chosen["image_id"])

@@ -20,7 +20,7 @@ from cxr_core.evaluation.benefit.settings import Benefit
 from cxr_core.evaluation.matched import HeldOutImages
 from cxr_core.models.training_data import TrainingData
 from cxr_core.runs.files import read_json, write_json
-from tests.planted import planted_rows, write_planted
+from tests.planted import planted_rows, told_series, write_planted
 
 EFFUSION = ("Effusion",)
 
@@ -144,7 +144,7 @@ def made(folder: Path, num: int, learnt: TrainingData | None = None) -> Dataset:
     rows = [dict(row, patient_id="", seed=1) for row in planted_rows(num, split="synthetic")]
     dataset = write_planted(folder, rows, size=16, synthetic=True)
     info = read_json(folder / "dataset.json")
-    info["about"]["training_data"] = learnt.model_dump(mode="json") if learnt else None
+    info["about"]["series"] = told_series(learnt)
     write_json(folder / "dataset.json", info)
     return Dataset.open(dataset.folder)
 

@@ -13,8 +13,9 @@ from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.splits import choose_patients
 from cxr_core.errors import UserError
 from cxr_core.evaluation.benefit.settings import PRETRAIN, REAL, SYNTHETIC, Benefit
-from cxr_core.evaluation.pools import in_hash_order
-from cxr_core.models.training_data import images_sha256, training_data_of
+from cxr_core.evaluation.pools import in_hash_order, like
+from cxr_core.generation.series import learnt_by
+from cxr_core.models.training_data import images_sha256
 from cxr_core.runs.files import read_json, write_json
 
 COLUMNS = ("use", "source", "image_id")
@@ -48,7 +49,7 @@ def choose_benefit(entry: Benefit, real: Dataset, synthetic: Dataset, seed: int)
     parts, not_run, unlike = [test.assign(use="test", source="real")], {}, {}
     for arm in entry.arm_names:
         kept, wanted = _wanted(arm, full)
-        made, unlike[arm] = like(wanted, drawn, entry.findings, real)
+        made, unlike[arm] = like(wanted, drawn, entry.findings, real.findings)
         if reason := _refusal(arm, kept, wanted, made, entry, real, synthetic):
             not_run[arm] = reason
         else:
@@ -75,20 +76,6 @@ def repeated(rows: pd.DataFrame, num: int) -> pd.DataFrame:
     return rows.iloc[np.arange(num) * len(rows) // max(num, 1)]
 
 
-def like(wanted: pd.DataFrame, drawn: pd.DataFrame, findings: Sequence[str], real: Dataset) -> tuple[pd.DataFrame, int]:
-    """As many of `drawn` as there are rows `wanted`, with the findings and view of these as far as there are such.
-
-    What a combination lacks, the next images of any other stand in for. Returns the images and how many of these.
-    """
-    bits = sum(real.findings.bit(name) for name in findings)
-    of_wanted, of_drawn = (rows["view"] + "|" + (rows["labels"] & bits).astype(str) for rows in (wanted, drawn))
-    place = of_drawn.groupby(of_drawn).cumcount()
-    num_of = of_wanted.value_counts()
-    is_like = (place < of_drawn.map(num_of).fillna(0)).to_numpy()
-    num_unlike = len(wanted) - int(is_like.sum())
-    return pd.concat([drawn[is_like], drawn[~is_like].head(num_unlike)]), num_unlike
-
-
 def _refusal(
     arm: str,
     kept: pd.DataFrame,
@@ -112,26 +99,28 @@ def _refusal(
 
 
 def _other_past(kept: pd.DataFrame, real: Dataset, synthetic: Dataset) -> str | None:
-    """Why the generator did not learn from exactly the real images `kept` of this Dataset."""
-    learnt = training_data_of(synthetic)
+    """Why the generators did not learn from exactly the real images `kept` of this Dataset."""
+    learnt = learnt_by(synthetic)
     if learnt is None:
         return f"generator_saw: same_n, but what it saw is {_UNTOLD}"
-    chain = [step for step in learnt.chain if step.dataset == real.info.digest]
-    if not chain:
-        return "generator_saw: same_n, but the generator learnt from no image of this Dataset"
-    for step in chain:
-        if step.images_sha256 != images_sha256(kept["image_id"]):
-            return (
-                f"generator_saw: same_n, but the generator learnt from {step.images:,} images of this Dataset that are "
-                f"not the arm's {len(kept):,}: set train_images: {len(kept)} in its latents stage"
-            )
+    for generator in learnt:
+        chain = [step for step in generator.chain if step.dataset == real.info.digest]
+        if not chain:
+            return "generator_saw: same_n, but the generator learnt from no image of this Dataset"
+        for step in chain:
+            if step.images_sha256 != images_sha256(kept["image_id"]):
+                return (
+                    f"generator_saw: same_n, but the generator learnt from {step.images:,} images of this Dataset that "
+                    f"are not the arm's {len(kept):,}: set train_images: {len(kept)} in its latents stage"
+                )
     return None
 
 
 def seen_words(synthetic: Dataset) -> str:
-    """What the generator learnt from, the last training first."""
-    learnt = training_data_of(synthetic)
-    return "; before that ".join(step.words for step in learnt.chain) if learnt else _UNTOLD
+    """What the generators learnt from, the last training of each first."""
+    learnt = learnt_by(synthetic)
+    told = ["; before that ".join(step.words for step in generator.chain) for generator in learnt or ()]
+    return "; another: ".join(told) or _UNTOLD
 
 
 def _refuse_shared(train: pd.DataFrame, test: pd.DataFrame, split: str) -> None:

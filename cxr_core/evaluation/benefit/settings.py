@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from cxr_core.models.presets import ClassifierName
 from cxr_core.settings import LocalPath, Settings
 
 MACRO = "macro"
@@ -18,8 +19,8 @@ _Any = Annotated[int, Field(ge=1, le=1000)]
 class Learner(Settings):
     """The classifier of all arms: one output a finding, from random weights, with equally many steps in every arm."""
 
-    preset: Literal["small", "densenet121"] = "small"
-    """Its size (see `cxr_core.models.presets`): small for a CPU, densenet121 for a GPU."""
+    preset: ClassifierName = "small"
+    """Its architecture (see `cxr_core.models.presets`): small for a CPU, the others for a GPU."""
     image_size: int | None = Field(default=None, ge=16, le=1024)
     """Pixels a side that it sees; null: those of the real Dataset."""
     steps: PositiveInt = 2000
@@ -87,7 +88,8 @@ class Benefit(Settings):
     """The comparison that is reported first. Null: there is none, and all are corrected for being many."""
     generator_saw: Literal["any", "same_n"] = "any"
     """`same_n`: an arm with synthetic images is run only if their generator learnt from exactly the arm's real images
-    (see `train_images` of a latents stage), so that nothing but these real images is behind either side."""
+    (see `train_images` of a latents stage), so that nothing but these real images is behind either side. What a VAE
+    that was trained by a stage of its own had seen is not recorded, and not asked."""
     split: Literal["test", "val"] = "test"
     """The real patients that classifiers are tested on. `val` while anything is still being chosen."""
     match_views: bool = True

@@ -12,8 +12,7 @@ import pandas as pd
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.png import encode_grey
 from cxr_core.errors import UserError
-from cxr_core.evaluation.benefit.cohort import like
-from cxr_core.evaluation.pools import in_hash_order
+from cxr_core.evaluation.pools import in_hash_order, like
 from cxr_core.evaluation.readers.taxonomy import ERRORS, FORMAT
 from cxr_core.models.classifier import resized
 from cxr_core.runs.files import canonical_json, write_atomic, write_json
@@ -53,7 +52,7 @@ def _chosen(real: Dataset, synthetic: Dataset, num: int, seed: int) -> pd.DataFr
     for what, rows in (("synthetic images", made), ("real images of test patients", pool)):
         if len(rows) < num:
             raise UserError(f"{what}: {len(rows)} of {num}", where="-n", mend="ask for fewer, or make more")
-    lived, _ = like(made, pool, real.info.findings, real)
+    lived, _ = like(made, pool, real.info.findings, real.findings)
     both = pd.concat([made.assign(source="synthetic"), lived.assign(source="real")])
     order = np.random.default_rng(derive_seed(seed, "reading order")).permutation(len(both))
     return both.iloc[order]
