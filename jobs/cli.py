@@ -379,7 +379,7 @@ def adopt(
     weights: Annotated[Path, typer.Argument(help="A safetensors file.")],
     out: Annotated[Path, typer.Argument(help="The folder to write: it can stand as `judge` or `gate` in a config.")],
     findings: Annotated[str, typer.Option(help="What its outputs tell, in their order: Atelectasis,Cardiomegaly,...")],
-    preset: Annotated[str, typer.Option(help="small or densenet121.")] = "densenet121",
+    preset: Annotated[str, typer.Option(help="small, resnet18 or densenet121.")] = "densenet121",
     image_size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side that it sees.")] = 224,
 ) -> None:
     """Take a classifier that was trained elsewhere as a judge. Every tensor must fit; what does not is listed.

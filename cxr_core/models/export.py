@@ -1,12 +1,15 @@
 """A trained model as a folder to give away: one diffusers folder in a chosen precision, and where it came from."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from cxr_core.errors import UserError
+from cxr_core.models.card import card
 from cxr_core.models.checkpoints import INDEX, final_checkpoint, read_checkpoints, weights_sha256
+from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.runs.files import atomic_path, read_json, write_json
 
 FORMAT = 1
@@ -18,9 +21,9 @@ Precision = Literal["float16", "float32"]
 def export_model(source: Path, out: Path, dtype: Precision = "float16") -> dict[str, Any]:
     """Write the final checkpoint of a train stage, or another diffusers folder, as `out`; return its `model.json`.
 
-    The record has the weights' digest before and after rounding to `dtype` and, from a run, its name, code, versions
-    and config, and of every train stage the losses and the commits of the code. Raises UserError if `out` is there or
-    `source` is no model.
+    Beside it lie what the model learnt from, where it says so, and a card (README.md). The record has the weights'
+    digest before and after rounding to `dtype` and, from a run, its name, code, versions and config, and of every train
+    stage the losses and the commits of the code. Raises UserError if `out` is there or `source` is no model.
     """
     import torch
 
@@ -35,6 +38,9 @@ def export_model(source: Path, out: Path, dtype: Precision = "float16") -> dict[
         record = {"format": FORMAT, "weights_sha256": weights_sha256(work), "dtype": dtype}
         record |= {"of_weights_sha256": weights_sha256(folder), **_run_of(source)}
         write_json(work / RECORD, record)
+        if (folder / TRAINING_DATA).is_file():
+            shutil.copyfile(folder / TRAINING_DATA, work / TRAINING_DATA)
+        (work / "README.md").write_text(card(work, record, source if "run" in record else None))
     return record
 
 

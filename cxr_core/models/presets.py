@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from cxr_core.data.prompts import MAX_TOKENS
 
@@ -187,5 +187,7 @@ DENSENET121 = ClassifierPreset(
     least_batch=2,
 )
 """The usual judge of chest X-rays, for a GPU."""
+
+ClassifierName: TypeAlias = Literal["small", "resnet18", "densenet121"]
 
 CLASSIFIERS = {preset.name: preset for preset in (SMALL, RESNET18, DENSENET121)}

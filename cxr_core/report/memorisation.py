@@ -92,7 +92,7 @@ def _row(way: Nearness) -> list[str]:
     medians = [f"{side.median:.3f}" for side in (way.synthetic, way.held_out, way.train)]
     if way.threshold is None or way.share_above is None:
         return [way.name, *medians, "not computed", "–", "–"]
-    return [way.name, *medians, _interval(way.threshold), count(way.num_above or 0), _percent(way.share_above)]
+    return [way.name, *medians, _interval(way.threshold, ".4f"), count(way.num_above or 0), _percent(way.share_above)]
 
 
 def _images(side: Nearest) -> str:
@@ -100,8 +100,8 @@ def _images(side: Nearest) -> str:
     return f"{count(side.num_images)}{patients}"
 
 
-def _interval(number: Interval) -> str:
-    return f"{number.value:.3f} ({number.low:.3f} to {number.high:.3f})".replace("-", "−")
+def _interval(number: Interval, form: str = ".3f") -> str:
+    return f"{number.value:{form}} ({number.low:{form}} to {number.high:{form}})".replace("-", "−")
 
 
 def _percent(share: Interval) -> str:
@@ -197,7 +197,7 @@ def _reidentification(stage: str, result: ReidentificationResult) -> Iterator[Bl
         return
     share = result.matches.share_above
     found = (
-        "" if result.true_matches is None else f" It finds {100 * result.true_matches:.0f} % of training images’ own."
+        "" if result.true_matches is None else f" It finds {100 * result.true_matches:.0f} % of held-out images’ own."
     )
     verdict = "more than other patients do" if result.matches.alarm else "not shown to be more than other patients do"
     yield Text(

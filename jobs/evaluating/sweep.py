@@ -12,7 +12,9 @@ from jobs.evaluating import diversity, features
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
-    from cxr_core.evaluation.sweep.results import Point, SweepResult
+    from cxr_core.evaluation.featured import Featured
+    from cxr_core.evaluation.sweep.measure import Bench
+    from cxr_core.evaluation.sweep.results import Point, PointResult, SweepResult
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
@@ -70,40 +72,18 @@ def measure(
 
 
 def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mapping[str, "Dataset"]) -> "SweepResult":
-    from cxr_core.evaluation.extraction import extractor_of, read_extracted
     from cxr_core.evaluation.sweep.choose import alarms, choose
-    from cxr_core.evaluation.sweep.measure import Bench
     from cxr_core.evaluation.sweep.results import SweepResult
 
-    settings: EvaluateStage = context.settings
-    assert settings.sweep is not None
-    sweep, listed = settings.sweep, list(receipts.values())
-    kind = "model" if settings.features else "judge"
-    bench = Bench(
-        read_extracted(context.folder, listed, kind, "real"),
-        extractor_of(context.plan_folder, kind),
-        datasets["real"].info.size,
-        datasets["real"].findings,
-        sweep,
-        context.seed,
-    )
-    sources, results, withheld = _by_source(context, datasets), [], None
-    for _, point in _points(context):
-        judged = _judged(context, listed, datasets["real"], point.id)
-        withheld = features.NO_JUDGE if kind == "judge" and not judged.passes else None
-        drawn = read_extracted(context.folder, listed, kind, point.id)
-        alike = {
-            "real": diversity.read_alike(context, receipts, "real"),
-            "synthetic": diversity.read_alike(context, receipts, point.id),
-        }
-        size = sources[point.id].info.size
-        results.append(bench.point(point, drawn, size, alike, diversity.alike_size(sources), judged, withheld))
+    sweep, sources = context.settings.sweep, _by_source(context, datasets)
+    bench = _bench(context, receipts, datasets["real"])
+    results = [_result(bench, context, receipts, sources, point) for _, point in _points(context)]
     best, rule = choose(results, sweep.select.by)
     test = None
     if sweep.test and best:
-        drawn = read_extracted(context.folder, listed, kind, best.point.id)
-        test = bench.on_test(drawn, sources[best.point.id].info.size, withheld)
-    real = [receipt for name, receipt in receipts.items() if name.startswith(f"{kind}-real-")]
+        drawn = _seen(context, receipts, best.point.id)
+        test = bench.on_test(drawn, sources[best.point.id].info.size)
+    real = [receipt for name, receipt in receipts.items() if name.startswith(f"{bench.extractor.kind}-real-")]
     return SweepResult(
         by=sweep.select.by,
         points=tuple(results),
@@ -116,11 +96,50 @@ def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mappin
     )
 
 
-def _judged(context: Context, receipts: Sequence[Receipt], real: "Dataset", point: str) -> Any:
+def _bench(context: Context, receipts: Mapping[str, Receipt], real: "Dataset") -> "Bench":
+    """What all points are measured against."""
+    from cxr_core.evaluation.extraction import extractor_of
+    from cxr_core.evaluation.sweep.measure import Bench
+
+    extractor = extractor_of(context.plan_folder, _kind(context.settings))
+    seen = _seen(context, receipts, "real")
+    return Bench(seen, extractor, real.info.size, real.findings, context.settings.sweep, context.seed)
+
+
+def _result(
+    bench: "Bench", context: Context, receipts: Mapping[str, Receipt], sources: Mapping[str, "Dataset"], point: "Point"
+) -> "PointResult":
+    """One point beside validation patients; of a judge that failed its trial no number."""
+    judged = _judged(context, receipts, sources["real"], point.id)
+    failed = bench.extractor.kind == "judge" and not judged.passes
+    names = {"real": "real", "synthetic": point.id}
+    return bench.point(
+        point,
+        _seen(context, receipts, point.id),
+        sources[point.id].info.size,
+        {side: diversity.read_alike(context, receipts, source) for side, source in names.items()},
+        diversity.alike_size(sources),
+        judged,
+        features.NO_JUDGE if failed else None,
+    )
+
+
+def _kind(settings: EvaluateStage) -> str:
+    """The extractor whose features are compared."""
+    return "model" if settings.features else "judge"
+
+
+def _seen(context: Context, receipts: Mapping[str, Receipt], source: str) -> "Featured":
+    from cxr_core.evaluation.extraction import read_extracted
+
+    return read_extracted(context.folder, list(receipts.values()), _kind(context.settings), source)
+
+
+def _judged(context: Context, receipts: Mapping[str, Receipt], real: "Dataset", point: str) -> Any:
     """What the judge says of a point's images, after its trial on validation patients; None without a judge."""
     if context.settings.faithfulness is None:
         return None
-    return features.judged(context, receipts, real, point)
+    return features.judged(context, list(receipts.values()), real, point)
 
 
 def _points(context: Context) -> list[tuple[str, "Point"]]:

@@ -81,7 +81,7 @@ def main(num_references: int) -> None:
     draw = np.random.default_rng(7)
     queries = unit(draw.standard_normal((QUERIES, WIDTH), np.float32))
     with tempfile.TemporaryDirectory() as name:
-        np.save(Path(name, "0.npy"), draw.standard_normal((_SHARD, WIDTH), np.float32))
+        np.save(Path(name, "0.npy"), unit(draw.standard_normal((_SHARD, WIDTH), np.float32)))
         stored = Stored([Path(name, "0.npy")] * (num_references // _SHARD))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         search(stored, queries)

@@ -1,11 +1,13 @@
 """Real ChestX-ray14 files through the preprocess stage: every oddity known of them is found and named."""
 
+import re
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import jobs.preprocess
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH
 from cxr_core.data.settings import PreprocessStage
@@ -126,3 +128,11 @@ def test_images_without_a_row_are_named_where_the_table_is_nihs_sample(nih_data:
     assert len(plan.rows) + len(named(plan.problems, "image_without_row")) == 147
     assert len(plan.rows) + len(named(plan.problems, "row_without_image")) == 5_606
     assert named(plan.problems, "impossible_age") <= set(plan.rows["image_id"])
+
+
+def test_given_the_images_at_hand_then_plan_warns_of_captions_that_few_training_patients_have(nih_data: Path) -> None:
+    (line,) = jobs.preprocess.estimate(real_stage(nih_data, "images_128", expect_size=128, size=64), {}).notes
+    told = re.match(r"(\d+) of (\d+) captions are held by at most 5 training patients", line)
+    assert told
+    few, every = map(int, told.groups())
+    assert every > few > every / 2

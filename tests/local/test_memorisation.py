@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import jobs.evaluate
+import jobs.train
 from cxr_core.evaluation.memorisation.measure import measure
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult, ReidentificationResult
@@ -17,7 +18,8 @@ from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
-from cxr_core.runs.stage import Context
+from cxr_core.runs.stage import Context, Estimate
+from cxr_core.training.settings import DiffusionTrain
 from tests.copied import copies, radiographs, seen, synthetic_row, write_both
 from tests.pipeline import cxr
 from tests.planted import planted_image, planted_row, planted_rows, write_planted
@@ -174,3 +176,18 @@ def test_given_patients_whose_images_share_nothing_then_the_verifier_is_refused(
     assert result.refused is not None
     assert "is below 0.70" in result.refused
     assert result.matches is None
+
+
+def test_given_latents_that_are_there_then_the_plan_of_a_training_warns(nano_latents: Path) -> None:
+    settings = DiffusionTrain(
+        name="d", kind="train", model="diffusion", inputs={"latents": "l", "base": "b"}, steps=4, batch_size=2,
+        checkpoint_every=2, learning_rate=1e-3,
+    )  # fmt: skip
+    not_made = Estimate(0, 0, 0, 0)
+    assert not _captions(jobs.train.estimate(settings, {"latents": not_made, "base": not_made}))
+    (line,) = _captions(jobs.train.estimate(settings, {"latents": nano_latents, "base": not_made}))
+    assert "captions are held by at most 5 training patients" in line
+
+
+def _captions(estimate: Estimate) -> list[str]:
+    return [note for note in estimate.notes if "captions" in note]

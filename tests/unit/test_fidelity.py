@@ -151,3 +151,25 @@ def test_given_our_own_judge_the_result_says_that_other_papers_do_not_compare() 
     assert "Not comparable with other papers: the features are those of our own judge" in result.comparability
     assert found(images(200, "synthetic", seed=9)).comparable is True
     assert (result.resize.real, result.resize.synthetic, result.resize.to) == (64, 32, 16)
+
+
+def test_given_findings_each_is_compared_with_held_out_images_of_it_and_the_reason_said_where_there_are_too_few() -> (
+    None
+):
+    synthetic = images(600, "synthetic", seed=9, edema=0.5)
+    few = images(3, "synthetic", seed=10)
+    few = Featured(few.rows.assign(image_id="few-" + few.rows["image_id"], labels=NIH.bit("Hernia")), few.features)
+    result = found(joined(synthetic, few))
+    each = {entry.finding: entry.distance for entry in result.by_finding}
+    assert list(each) == ["Edema", "Hernia", "No Finding"]
+    assert each["Edema"].fid is not None
+    assert each["Edema"].b.num_images < result.headline.b.num_images
+    assert each["Hernia"].not_computed == "no combination of labels and view has images on every side"
+
+
+def test_given_a_distance_the_deviation_of_subsets_stands_beside_the_interval_of_kid() -> None:
+    distance = found(images(600, "synthetic", seed=9)).headline
+    assert distance.subsets is not None
+    assert distance.kid is not None
+    assert (distance.subsets.num, distance.subsets.size) == (100, 200)
+    assert distance.subsets.mean == pytest.approx(distance.kid.value, abs=4 * distance.subsets.deviation)

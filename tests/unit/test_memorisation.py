@@ -6,10 +6,12 @@ import faiss
 import numpy as np
 import pytest
 
+from cxr_core.errors import UserError
 from cxr_core.evaluation.memorisation import neighbours
 from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRUM_WIDTH, align, relief, spectra, thumbnail
+from cxr_core.evaluation.memorisation.looked import freeze_looks
 from cxr_core.evaluation.memorisation.measure import measure, training_sample
-from cxr_core.evaluation.memorisation.neighbours import Stored, nearest, unit
+from cxr_core.evaluation.memorisation.neighbours import Standard, Stored, nearest, unit
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.search import Search
 from cxr_core.evaluation.memorisation.settings import Memorisation
@@ -63,6 +65,16 @@ def test_given_rows_in_several_files_then_any_of_them_are_taken_in_the_order_ask
     assert len(stored) == 20
     assert (stored.take(places) == rows[places]).all()
     assert stored.take(np.array([], int)).shape == (0, 3)
+
+
+def test_given_features_that_point_one_way_then_in_standard_deviations_they_point_apart() -> None:
+    draw = np.random.default_rng(1)
+    features = 100 + draw.normal(size=(400, 16)) * np.linspace(0.1, 2, 16)
+    features[:, 3] = 7.0  # tells nothing
+    assert (unit(features) @ unit(features).T).min() > 0.99
+    scaled = Standard([features[:150], features[150:]])(features)
+    np.testing.assert_allclose(scaled, unit((features - features.mean(0)) / (features.std(0) + 1e-12)), atol=1e-4)
+    assert np.abs(scaled @ scaled.T - np.eye(400)).mean() < 0.3
 
 
 @pytest.mark.parametrize("kind", PLANTS)
@@ -210,3 +222,9 @@ def test_given_no_synthetic_image_of_a_rare_caption_then_nothing_is_told_of_them
     result = measure(few["datasets"]["real"], **swapped(few["seen"]), settings=settings, seed=1).targeted
     assert result is not None
     assert result.not_computed == "n = 0 rare captions with synthetic images of them and of a match, 5 are needed"
+
+
+def test_given_a_dataset_without_training_images_then_it_is_refused(few: dict, tmp_path: Path) -> None:
+    synthetic = few["datasets"]["synthetic"]
+    with pytest.raises(UserError, match="no training images: nothing of which an image could be a copy"):
+        freeze_looks({"real": synthetic, "synthetic": synthetic}, 64, tmp_path)

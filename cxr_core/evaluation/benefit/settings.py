@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from cxr_core.models.presets import ClassifierName
 from cxr_core.settings import LocalPath, Settings
 
 MACRO = "macro"
@@ -18,8 +19,8 @@ _Any = Annotated[int, Field(ge=1, le=1000)]
 class Learner(Settings):
     """The classifier of all arms: one output a finding, from random weights, with equally many steps in every arm."""
 
-    preset: Literal["small", "densenet121"] = "small"
-    """Its size (see `cxr_core.models.presets`): small for a CPU, densenet121 for a GPU."""
+    preset: ClassifierName = "small"
+    """Its architecture (see `cxr_core.models.presets`): small for a CPU, the others for a GPU."""
     image_size: int | None = Field(default=None, ge=16, le=1024)
     """Pixels a side that it sees; null: those of the real Dataset."""
     steps: PositiveInt = 2000

@@ -32,7 +32,14 @@ def measure_diversity(
     """
     k = settings.neighbours
     beside, floor = beside_floor(held_out, synthetic, k, seed, withheld)
-    names = findings_of(synthetic, findings) if findings else ()
+    each = (
+        (
+            _of_finding(name, held_out, synthetic, alike, settings, seed, findings, withheld)
+            for name in findings_of(synthetic, findings)
+        )
+        if findings
+        else ()
+    )
     return DiversityResult(
         neighbours=k,
         headline=spread(matched([held_out, synthetic], seed), k, withheld),
@@ -41,11 +48,7 @@ def measure_diversity(
         num_scales=scales_of(size),
         size=size,
         **{side: measure_alike(table, settings.resamples, seed) for side, table in alike.items()},
-        by_finding=tuple(
-            _of_finding(name, held_out, synthetic, alike, settings, seed, findings, withheld)
-            for name in names
-            if findings
-        ),
+        by_finding=tuple(each),
     )
 
 

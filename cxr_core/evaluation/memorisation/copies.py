@@ -12,6 +12,8 @@ import numpy as np
 
 SIDE = 64
 """Pixels a side of a thumbnail."""
+SPECTRA = "spectra"
+"""Name of the embedding that needs no model."""
 MOST_SHIFT = 6
 """Pixels of a thumbnail by which a copy may be shifted each way."""
 _HIGHEST = 10

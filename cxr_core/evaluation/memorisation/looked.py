@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
+from cxr_core.errors import UserError
 from cxr_core.evaluation.fidelity import HELD_OUT
-from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRUM_WIDTH, spectra, thumbnail
-from cxr_core.evaluation.memorisation.measure import SPECTRA
+from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRA, SPECTRUM_WIDTH, spectra, thumbnail
 from cxr_core.evaluation.memorisation.neighbours import Stored
 from cxr_core.evaluation.memorisation.search import Seen
 from cxr_core.runs.files import canonical_json, sha256_text
@@ -31,8 +31,17 @@ _AT_ONCE = 64
 
 
 def freeze_looks(datasets: Mapping[str, Dataset], shard_size: int, work: Path) -> list[Shard]:
-    """Write which images of each Dataset are looked at; the shards are slices of these, in the order of features."""
+    """Write which images of each Dataset are looked at; the shards are slices of these, in the order of features.
+
+    Raises UserError where there is no training image, of which any could be a copy.
+    """
     shards: list[Shard] = []
+    if not (datasets["real"].rows["split"] == "train").any():
+        raise UserError(
+            "no training images: nothing of which an image could be a copy",
+            where="memorisation",
+            mend="name in inputs.real the Dataset that the generator learnt from",
+        )
     for source, dataset in datasets.items():
         rows = dataset.rows
         if source == "real":

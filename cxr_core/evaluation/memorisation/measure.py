@@ -7,7 +7,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.evaluation.fidelity import HELD_OUT
-from cxr_core.evaluation.memorisation.copies import spectra, thumbnail
+from cxr_core.evaluation.memorisation.copies import SPECTRA, spectra, thumbnail
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult, Nearest, Nearness, Pair, Planted
 from cxr_core.evaluation.memorisation.search import NEAR_IDENTICAL, Found, Search, Seen
@@ -17,8 +17,6 @@ from cxr_core.evaluation.memorisation.targeted import extract
 from cxr_core.evaluation.pools import in_hash_order
 from cxr_core.seeds import derive_seed, unit_hash
 
-SPECTRA = "spectra"
-"""The embedding that needs no model."""
 NUM_PAIRS = 60
 """Pairs that are listed."""
 _NUM_BINS = 40

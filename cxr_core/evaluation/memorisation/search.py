@@ -7,8 +7,8 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from cxr_core.evaluation.memorisation.copies import Alignment, align, relief
-from cxr_core.evaluation.memorisation.neighbours import Stored, nearest, unit
+from cxr_core.evaluation.memorisation.copies import SPECTRA, Alignment, align, relief
+from cxr_core.evaluation.memorisation.neighbours import Standard, Stored, nearest, unit
 from cxr_core.runs.progress import bar
 
 CANDIDATES = 5
@@ -25,7 +25,8 @@ _QUERIES = 16384
 class Seen:
     """Images as they were seen: rows with image_id, patient_id and split, and in their order what lies on disk.
 
-    `vectors` maps the name of an embedding to (n, width); `thumbnails` are uint8 (n, SIDE, SIDE).
+    `vectors` maps the name of an embedding to (n, width), the spectra or an extractor's features, which are compared in
+    standard deviations over the training images; `thumbnails` are uint8 (n, SIDE, SIDE).
     """
 
     rows: pd.DataFrame
@@ -68,6 +69,10 @@ class Search:
         self.real, self.train = real, real.places("train")
         self._all_patients = real.rows["patient_id"].to_numpy(str)
         self.patients = self._all_patients[self.train]
+        self._scale: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            name: unit if name == SPECTRA else Standard(stored.blocks(self.train))
+            for name, stored in real.vectors.items()
+        }
 
     def synthetic(self, seen: Seen) -> Found:
         """The nearest training images of every synthetic image."""
@@ -103,10 +108,10 @@ class Search:
         self, embedding: str, vectors: np.ndarray, own: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Similarities and places (n, CANDIDATES) of the nearest to each vector, its `own` patient left out."""
-        stored = self.real.vectors[embedding]
+        stored, scale = self.real.vectors[embedding], self._scale[embedding]
         # However many images a patient has, so many more are asked for that others are among them.
         k = CANDIDATES + (0 if own is None else _most(own, self.patients))
-        similarity, places = nearest(unit(vectors), lambda: stored.blocks(self.train), k)
+        similarity, places = nearest(scale(vectors), lambda: map(scale, stored.blocks(self.train)), k)
         if own is not None:
             similarity[self.patients[places] == own[:, None]] = -np.inf
             order = np.argsort(-similarity, axis=1, kind="stable")[:, :CANDIDATES]

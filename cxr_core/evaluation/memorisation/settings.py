@@ -1,9 +1,8 @@
 """Settings of memorisation: what is compared with what, and when a pair of images is called a copy."""
 
-from typing import Literal
-
 from pydantic import Field, PositiveInt
 
+from cxr_core.models.presets import ClassifierName
 from cxr_core.settings import Settings
 
 WIDTH = 64
@@ -21,7 +20,7 @@ class Targeted(Settings):
 class Reidentification(Settings):
     """A siamese network that tells whether two images are of one patient; it learns from pairs of training patients."""
 
-    preset: Literal["small", "densenet121"] = "small"
+    preset: ClassifierName = "small"
     """Its convolutions, from random weights."""
     steps: int = Field(default=600, ge=20)
     """Optimiser steps."""

@@ -41,7 +41,8 @@ def _beside(best: PointResult, safe: Iterable[tuple[float, PointResult]], by: Me
     near = [r for _, r in safe if r is not best and getattr(r.fidelity.headline, by).low <= mine.high]
     if not near:
         return " The intervals of all others lie apart from its own."
-    return f" {len(near)} other points have an interval that overlaps its own: these are not shown to be worse."
+    others = "1 other point" if len(near) == 1 else f"{len(near)} other points"
+    return f" Not shown to be worse, since its interval overlaps theirs: {others}."
 
 
 def alarms(results: Sequence[PointResult], chosen: PointResult | None, rises: Sequence[str]) -> tuple[str, ...]:
@@ -49,7 +50,7 @@ def alarms(results: Sequence[PointResult], chosen: PointResult | None, rises: Se
 
     `rises` are what train stages say of their validation losses, in words.
     """
-    copies = [f"{r.point.words}: {r.fidelity.alarm_words}" for r in results if r.fidelity.alarm]
+    copies = [f"{r.point.words}: {r.fidelity.alarm_words.removeprefix('Alarm: ')}" for r in results if r.fidelity.alarm]
     later = [
         f"{r.point.words} is farther from validation patients than {chosen.point.words}, an earlier checkpoint of "
         "the same guidance: training has gone on for too long"

@@ -51,18 +51,18 @@ class Bench:
             faithfulness=mean_auroc(judged) if judged else None,
         )
 
-    def on_test(self, drawn: Featured, size: int, withheld: str | None) -> TestLook:
+    def on_test(self, drawn: Featured, size: int) -> TestLook:
         """The recommended point beside official test patients."""
         sides = matched([self._of_split("test"), drawn], self.seed)
         return TestLook(
-            fidelity=self._fidelity("test", drawn, size, withheld),
-            spread=spread(sides, self.settings.diversity.neighbours, withheld),
+            fidelity=self._fidelity("test", drawn, size),
+            spread=spread(sides, self.settings.diversity.neighbours),
         )
 
     def _of_split(self, split: str) -> Featured:
         return self.real.where(self.real.rows["split"] == split)
 
-    def _fidelity(self, split: str, drawn: Featured, size: int, withheld: str | None) -> FidelityResult:
+    def _fidelity(self, split: str, drawn: Featured, size: int, withheld: str | None = None) -> FidelityResult:
         return measure(
             self.real.where(self.real.rows["split"].isin([split, "train"])),
             drawn,

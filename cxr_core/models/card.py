@@ -1,0 +1,118 @@
+"""The card of a model that is given away: what it learnt from, how, and what its run measured of its images."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cxr_core
+from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.models.training_data import TrainingData, read_training_data
+from cxr_core.runs.run import Run
+
+_HEADER = """\
+---
+pretty_name: {name}
+license: other
+library_name: diffusers
+pipeline_tag: text-to-image
+tags:
+- chest-x-ray
+- synthetic
+---
+
+# {name}
+
+A Stable Diffusion model of chest X-rays: prompts of findings and a view become 8-bit grey radiographs that are of no
+patient. Written by cxr-suite {version}.
+"""
+
+_LIMITS = """\
+## Known limits
+
+- Whether a finding is in an image was asked of a classifier, not of a reader; where no number stands above, of nobody.
+- A model may repeat images that it was trained on. Whether it does is a number above, or it was not measured.
+- Labels of ChestX-ray14 were mined from reports by a program; a model that learnt from them learnt their mistakes.
+- Not for diagnosis, and its images are no substitute for real ones in testing a medical device.
+"""
+
+
+def card(checkpoint: Path, record: Mapping[str, Any], stage: Path | None) -> str:
+    """The card as Markdown. `record` is the model's `model.json`; `stage` its train stage where it has a run."""
+    name = f"{record['run']['name']}, stage {stage.name}" if stage else checkpoint.name
+    lines = [_HEADER.format(name=name, version=cxr_core.__version__)]
+    lines += ["## What made it", ""]
+    lines += [f"- weights: sha256 `{record['weights_sha256']}`, rounded to {record['dtype']} from"]
+    lines[-1] += f" `{record['of_weights_sha256']}`"
+    lines += _run(record)
+    lines += ["", "## What it learnt from", "", *_learnt(read_training_data(checkpoint)), ""]
+    lines += ["## What was measured of its images", "", *(_measured(stage) if stage else [_UNKNOWN]), "", _LIMITS]
+    return "\n".join(lines)
+
+
+_UNKNOWN = "Nothing that is known: the folder was in no run."
+
+
+def _run(record: Mapping[str, Any]) -> Iterator[str]:
+    if "run" not in record:
+        return
+    run = record["run"]
+    yield f"- run `{run['name']}`, seed {run['seed']}, config sha256 `{run['config_sha256']}`"
+    for stage, about in record["losses"].items():
+        known = {step: loss for step, loss in about["validation_loss"].items() if loss is not None}
+        last = f", loss on held-out images {list(known.values())[-1]:.4g} at the end" if known else ""
+        yield f"- train stage `{stage}`: {about['steps']:,} steps{last}; code {', '.join(about['commits'])}"
+
+
+def _learnt(learnt: TrainingData | None) -> Iterator[str]:
+    if learnt is None:
+        yield "It does not say."
+        return
+    yield f"{learnt.words}."
+    yield from ("", "| finding | images | patients |", "|---|---|---|")
+    seen = {name: one for name, one in learnt.findings.items() if one.images}
+    yield from (f"| {name} | {one.images:,} | {one.patients:,} |" for name, one in seen.items())
+    if never := [name for name in learnt.findings if name not in seen]:
+        yield f"\nNo image had: {', '.join(never)}. Of these words it knows what its base knew."
+    if learnt.base:
+        yield f"\nThe weights that training started from had learnt from {learnt.base.words}."
+
+
+def _measured(stage: Path) -> list[str]:
+    """A paragraph for each finished evaluation of the run whose images this stage's model drew."""
+    run = Run.open(stage.parent)
+    entries = {entry["name"]: entry for entry in run.config["stages"]}
+    drew = {name for name, entry in entries.items() if stage.name in _named(entry["inputs"].get("model"))}
+    found = []
+    for name, entry in entries.items():
+        path = run.root / name / FILE
+        if entry["kind"] == "evaluate" and drew & set(_named(entry["inputs"]["synthetic"])) and path.is_file():
+            found += [f"Evaluation `{name}`:", "", *_numbers(Metrics.model_validate_json(path.read_bytes())), ""]
+    return found or ["Nothing: no finished evaluation of its run looks at its images."]
+
+
+def _named(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _numbers(metrics: Metrics) -> Iterator[str]:
+    yield f"- of {metrics.synthetic.num_images:,} synthetic and {metrics.real.num_images:,} real images"
+    if fidelity := metrics.fidelity:
+        seen = f"features of {fidelity.extractor.name}, {fidelity.resize.to} px"
+        for what, one in (("held-out patients", fidelity.beside_floor), ("the floor: real to real", fidelity.floor)):
+            told = one.not_computed or f"FID {_words(one.fid)}, KID {_words(one.kid)}"
+            yield f"- to {what} ({seen}, n = {one.a.effective:g} and {one.b.effective:g}): {told}"
+        yield f"- {fidelity.alarm_words}"
+    if faithfulness := metrics.faithfulness:
+        for each in faithfulness.findings:
+            for contrast in each.synthetic:
+                told = f"AUROC {_words(contrast.auroc)}" if contrast.auroc else f"not told: {contrast.refused}"
+                yield f"- {each.finding} is there, by the judge, within {contrast.within}: {told}"
+    if metrics.memorisation:
+        yield f"- copies of training images: {metrics.memorisation.verdict}"
+    if metrics.sweep:
+        yield f"- a sweep: {metrics.sweep.rule}"
+
+
+def _words(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
