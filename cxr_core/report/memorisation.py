@@ -92,7 +92,7 @@ def _row(way: Nearness) -> list[str]:
     medians = [f"{side.median:.3f}" for side in (way.synthetic, way.held_out, way.train)]
     if way.threshold is None or way.share_above is None:
         return [way.name, *medians, "not computed", "–", "–"]
-    return [way.name, *medians, _interval(way.threshold), count(way.num_above or 0), _percent(way.share_above)]
+    return [way.name, *medians, _interval(way.threshold, ".4f"), count(way.num_above or 0), _percent(way.share_above)]
 
 
 def _images(side: Nearest) -> str:
@@ -100,8 +100,8 @@ def _images(side: Nearest) -> str:
     return f"{count(side.num_images)}{patients}"
 
 
-def _interval(number: Interval) -> str:
-    return f"{number.value:.3f} ({number.low:.3f} to {number.high:.3f})".replace("-", "−")
+def _interval(number: Interval, form: str = ".3f") -> str:
+    return f"{number.value:{form}} ({number.low:{form}} to {number.high:{form}})".replace("-", "−")
 
 
 def _percent(share: Interval) -> str:

@@ -85,7 +85,7 @@ def test_given_copies_then_verdict_shares_trial_and_pairs_stand_beside_what_real
     for expected in (
         "The verdict.",
         "all 5,000 training images of 1,500 patients, exactly",
-        "0.930 (0.920 to 0.940)",
+        "0.9300 (0.9200 to 0.9400)",
         "1.00 % (0.60 to 1.40 %)",
         "our judge (small): no threshold, n = 9.",
         "500 synthetic, 2,000 (700 patients) held-out, 900 (300 patients) training",
