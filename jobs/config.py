@@ -17,7 +17,14 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.settings import Name, Settings
-from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, LatentsStage, TextEncoderTrain, VaeTrain
+from cxr_core.training.settings import (
+    ClassifierTrain,
+    DiffusionTrain,
+    LatentsStage,
+    LocaliserTrain,
+    TextEncoderTrain,
+    VaeTrain,
+)
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 from jobs.checkpoints_asked import checkpoint_mistakes
 from jobs.judges import judge_mistakes
@@ -35,6 +42,7 @@ ROLES = {
     "prior": LATENTS,
     "judge": frozenset({"train.classifier"}),
     "gate": frozenset({"train.classifier"}),
+    "localiser": frozenset({"train.localiser"}),
 }
 """Which kinds of stage can stand in which role of `inputs`; a train stage's kind is told with its model."""
 _MODEL_ROLES = ("base", "model")
@@ -55,6 +63,7 @@ Stage: TypeAlias = Annotated[
     | Annotated[TextEncoderTrain, Tag("train.text_encoder")]
     | Annotated[DiffusionTrain, Tag("train.diffusion")]
     | Annotated[ClassifierTrain, Tag("train.classifier")]
+    | Annotated[LocaliserTrain, Tag("train.localiser")]
     | Annotated[GenerateStage, Tag("generate")]
     | Annotated[EvaluateStage, Tag("evaluate")],
     Discriminator(_stage_tag),
@@ -273,7 +282,7 @@ def _names(keys: Sequence[str | int], value: dict[str, Any]) -> Iterator[str]:
         yield str(stage["name"]) if isinstance(stage, dict) and "name" in stage else str(key)
 
 
-_TAGS = {"preprocess", "latents", *MODELS, "train.classifier", "generate", "evaluate"}
+_TAGS = {"preprocess", "latents", *MODELS, "train.classifier", "train.localiser", "generate", "evaluate"}
 
 
 def _unknown_kind(mistake: Any) -> str:

@@ -17,6 +17,7 @@ from jobs.evaluating import (
     features,
     memorisation,
     pictures,
+    position,
     sweep,
     utility,
 )
@@ -29,6 +30,7 @@ PARTS: dict[str, Part] = {
     "calibration": calibration,
     "diversity": diversity,
     "memorisation": memorisation,
+    "position": position,
 }
 """In the order in which they are planned, run and measured."""
 OF_A_SWEEP: dict[str, Part] = {"sweep": sweep}
@@ -88,11 +90,17 @@ def _parts(settings: EvaluateStage) -> Mapping[str, Part]:
 
 
 def _datasets(context: Context) -> dict[str, Any]:
-    """The Datasets by their roles: `real`, `synthetic`, and of a sweep also `synthetic.1` ..."""
+    """The Datasets by their roles: `real`, `synthetic`, and of a sweep also `synthetic.1` ...
+
+    The real one comes without test patients whom a generator of synthetic ones learnt from.
+    """
     from cxr_core.data.dataset import Dataset
+    from cxr_core.generation.series import barred_patients
 
     roles = [role for role in context.inputs if role.partition(".")[0] in ("real", "synthetic")]
-    return {role: Dataset.open(context.inputs[role]) for role in roles}
+    datasets = {role: Dataset.open(context.inputs[role]) for role in roles}
+    barred = [barred_patients(dataset) for role, dataset in datasets.items() if role != "real"]
+    return datasets | {"real": datasets["real"].barring(frozenset().union(*barred))}
 
 
 def _compared(datasets: Sequence[Any]) -> Any:
@@ -106,4 +114,5 @@ def _compared(datasets: Sequence[Any]) -> Any:
         digest=digests[0] if len(infos) == 1 else sha256_text(canonical_json(digests)),
         num_images=sum(info.num_images for info in infos),
         size=min(info.size for info in infos),
+        num_barred=len(datasets[0].barred),
     )

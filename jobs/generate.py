@@ -20,7 +20,16 @@ from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
 from cxr_core.generation.first_draws import write_index as write_first_draws
-from cxr_core.generation.requests import allocate, describe, exact_list, left_out, read_list, shards_of, write_list
+from cxr_core.generation.requests import (
+    allocate,
+    check_places,
+    describe,
+    exact_list,
+    left_out,
+    read_list,
+    shards_of,
+    write_list,
+)
 from cxr_core.generation.series import MadeSeries, Series, all_series
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint, kept_steps, weights_sha256
@@ -93,6 +102,8 @@ def freeze(context: Context, work: Path) -> Draft:
     writer = PromptWriter(prompts, real.findings)
     series = all_series(settings, lambda role: kept_steps(context.inputs[role]))
     cells = [allocate(one.request, real.rows, real.findings, where=_where(settings, one)) for one in series]
+    for one, table in zip(series, cells, strict=True):
+        check_places(table, prompts, where=_where(settings, one))
     made = _made(context, series, [int(table["num_images"].sum()) for table in cells])
     write_list(work / "requests.parquet", _lists(context, made, cells, writer), settings.shard_size)
     unseen = [_unseen(one.training_data, table, real.findings) for one, table in zip(made, cells, strict=True)]

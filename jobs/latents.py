@@ -93,6 +93,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         findings=dataset.info.findings,
         vae=vae_sha256(final_checkpoint(context.inputs["base"])),
         digest=sha256_text(canonical_json([receipt.digest for receipt in receipts])),
+        boxed_split=dataset.info.about.get("boxed_split"),
         shards=tuple(_files(context, receipt) for receipt in receipts),
     )
     write_latents_info(context.folder, info)

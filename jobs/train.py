@@ -11,6 +11,7 @@ from cxr_core.data.captions import warning
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.latents import LatentCache
+from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.data.prompts import MAX_TOKENS, token_counter
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import (
@@ -23,6 +24,7 @@ from cxr_core.models.checkpoints import (
     write_checkpoints,
 )
 from cxr_core.models.geometry import Geometry
+from cxr_core.models.localiser_folder import NUM_PARAMETERS
 from cxr_core.models.presets import CLASSIFIERS, PRESETS
 from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.models.training_data import TrainingData, read_training_data
@@ -34,9 +36,16 @@ from cxr_core.training import memory
 from cxr_core.training.overfit import overfit
 from cxr_core.training.sampling import FILE as SAMPLING
 from cxr_core.training.sampling import realised, training_source
-from cxr_core.training.settings import ClassifierTrain, DiffusionTrain, TextEncoderTrain, TrainSettings, VaeTrain
+from cxr_core.training.settings import (
+    ClassifierTrain,
+    DiffusionTrain,
+    LocaliserTrain,
+    TextEncoderTrain,
+    TrainSettings,
+    VaeTrain,
+)
 
-Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain
+Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain | LocaliserTrain
 
 _FILES_A_CHECKPOINT = 14
 _FILES_A_CLASSIFIER = 2
@@ -56,7 +65,7 @@ def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate
         found = memory.memory_of(settings, like)
         weights, state = found.weights, found.trained + found.optimizer + found.average
     num_bytes = num_kept * weights + state
-    files_each = _FILES_A_CLASSIFIER if isinstance(settings, ClassifierTrain) else _FILES_A_CHECKPOINT
+    files_each = _FILES_A_CLASSIFIER if isinstance(settings, ClassifierTrain | LocaliserTrain) else _FILES_A_CHECKPOINT
     num_files = num_kept * files_each + 4 * len(intervals) + 8
     if isinstance(settings, DiffusionTrain):
         notes += memory.notes(settings, like) if like else ["its memory is known once the base is there"]
@@ -75,12 +84,12 @@ def _few_patients(latents: Estimate | Path) -> list[str]:
 def freeze(context: Context, work: Path) -> Draft:
     """Check that inputs fit together; write what the plan is a function of into side files.
 
-    base.json: what is trained further. Of a classifier findings.json, what it tells; of a diffusion model preview.json,
-    what is drawn, sampling.json, what is shown how often, and training_data.json, what every exported checkpoint says
-    that it learnt from.
+    base.json: what is trained further. Of a classifier or a localiser findings.json, what it tells; of a diffusion
+    model preview.json, what is drawn, sampling.json, what is shown how often, and training_data.json, what every
+    exported checkpoint says that it learnt from.
     """
     settings: Train = context.settings
-    if not isinstance(settings, ClassifierTrain) and "base" in context.inputs:
+    if not isinstance(settings, ClassifierTrain | LocaliserTrain) and "base" in context.inputs:
         base = final_checkpoint(context.inputs["base"])
         check_complete(base)
         lock_base(base, settings.base_sha256, work / "base.json")
@@ -88,6 +97,9 @@ def freeze(context: Context, work: Path) -> Draft:
         _check_vae(settings, context.inputs)
     elif isinstance(settings, ClassifierTrain):
         findings = _check_classifier(settings, context.inputs)
+        write_json(work / "findings.json", {"format": 1, "findings": findings})
+    elif isinstance(settings, LocaliserTrain):
+        findings = _check_localiser(settings, context.inputs)
         write_json(work / "findings.json", {"format": 1, "findings": findings})
     elif isinstance(settings, DiffusionTrain):
         prompts = _check_diffusion(settings, context.inputs)
@@ -162,6 +174,8 @@ def _weight_bytes(settings: Train, base: Estimate | Path | None) -> tuple[int, l
     if isinstance(settings, ClassifierTrain):
         notes = [] if settings.findings else ["at most this: how many findings there are is known once it starts"]
         return CLASSIFIERS[settings.preset].num_bytes(len(settings.findings) or _MOST_FINDINGS), notes
+    if isinstance(settings, LocaliserTrain):
+        return 4 * NUM_PARAMETERS, []
     if isinstance(base, Estimate):
         return base.num_bytes, ["at most this: the size of the base is known once it is trained"]
     return size_of(base) if base else PRESETS[str(_preset(settings))].num_bytes, []
@@ -230,7 +244,10 @@ def _sides(shape: Sequence[int]) -> str:
 
 def _training_data(inputs: Mapping[str, Path]) -> TrainingData:
     cache, base = LatentCache.open(inputs["latents"]), final_checkpoint(inputs["base"])
-    return TrainingData.of(cache.rows, Findings(cache.info.findings), cache.info.dataset, read_training_data(base))
+    moved = cache.info.boxed_split
+    boxed_split = BoxedSplit.model_validate(moved) if moved else None
+    findings = Findings(cache.info.findings)
+    return TrainingData.of(cache.rows, findings, cache.info.dataset, read_training_data(base), boxed_split)
 
 
 def _check_preview(settings: DiffusionTrain, base: Path) -> None:
@@ -282,6 +299,23 @@ def _findings(settings: ClassifierTrain, dataset: Dataset) -> list[str]:
     if not found:
         raise UserError("no training image has any finding", where=str(dataset.folder), mend="give a labelled Dataset")
     return found
+
+
+def _check_localiser(settings: LocaliserTrain, inputs: Mapping[str, Path]) -> list[str]:
+    """Raise UserError where it cannot learn from the Dataset. Returns the findings that it will find."""
+    dataset, where = Dataset.open(inputs["dataset"]), f"stage {settings.name!r}"
+    if (settings.image_size or dataset.info.size) % 16:
+        raise UserError(f"images of {dataset.info.size} pixels", where=where, mend="set image_size to a multiple of 16")
+    _check_splits(settings, dataset.rows["split"], str(dataset.folder))
+    boxed = {box["finding"] for boxes in dataset.of_split("train")["boxes"] for box in boxes}
+    lacking = [name for name in settings.findings if name not in boxed]
+    if lacking or not boxed:
+        raise UserError(
+            f"no training image has a bounding box of {', '.join(lacking) or 'any finding'}",
+            where=where,
+            mend="in ChestX-ray14 only test images have boxes: set move_boxed in the preprocess stage, or give more",
+        )
+    return list(settings.findings) or [name for name in dataset.findings.names if name in boxed]
 
 
 def _check_splits(settings: TrainSettings, splits: pd.Series, where: str) -> None:

@@ -73,6 +73,14 @@ def planted_image(row: Mapping[str, Any], size: int) -> np.ndarray:
     return pixels
 
 
+def planted_box(row: Mapping[str, Any], size: int, finding: str = "Effusion") -> dict[str, Any]:
+    """The box of the square that `planted_image` draws, in pixels."""
+    noise = np.random.default_rng(list(row["image_id"].encode()))
+    noise.integers(60, 120, (size, size), dtype=np.uint8)
+    y, x = noise.integers(0, size - size // 4, 2)
+    return {"finding": finding, "x": float(x), "y": float(y), "w": float(size // 4), "h": float(size // 4)}
+
+
 def write_planted(
     folder: Path,
     rows: list[dict],

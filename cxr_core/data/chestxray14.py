@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from cxr_core.data.boxfile import read_boxes
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.findings import NIH
 from cxr_core.data.nih_files import BBOX_LIST
-from cxr_core.data.settings import ChestXray14Data
+from cxr_core.data.settings import BoxFile, ChestXray14Data
 from cxr_core.data.splits import official_split
 from cxr_core.data.table import (
     SourceTable,
     parse_ages,
-    parse_boxes,
     parse_images,
     parse_labels,
     parse_sex,
@@ -23,9 +23,6 @@ from cxr_core.data.table import (
     refuse_duplicates,
 )
 from cxr_core.errors import UserError
-
-_BOX_COLUMNS = (("Finding Label",), ("Bbox [x", "x"), ("y",), ("w",), ("h]", "h"))
-"""The published header `Bbox [x,y,w,h],,,` has commas inside its brackets."""
 
 
 def read_chestxray14(data: ChestXray14Data) -> SourceTable:
@@ -84,6 +81,4 @@ def _boxes(data: ChestXray14Data, folder: Path) -> pd.DataFrame:
         raise UserError(
             "there is no list of boxes", where=str(path), mend="name it with `boxes`, or say `use_boxes: false`"
         )
-    csv = Csv.read(path)
-    ids = parse_images(csv, csv.column("Image Index"))
-    return parse_boxes(csv, ids, *(csv.column(*names) for names in _BOX_COLUMNS), findings=NIH)
+    return read_boxes(BoxFile(path=path), NIH)

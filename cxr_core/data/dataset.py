@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -275,11 +275,12 @@ class Dataset:
 
     The index is authoritative: an image is in the Dataset if it has a row. Shards may hold more images, the duplicates
     that were found when all shards were there and left out (their ids: `left_out` of `info.about`); who reads the tars
-    alone has to skip these.
+    alone has to skip these. Test images of patients in `barred` are left out of `rows`.
     """
 
     folder: Path
     info: DatasetInfo
+    barred: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
@@ -319,7 +320,14 @@ class Dataset:
         lacking = [name for name in SCHEMA.names if name not in table.column_names]
         if lacking:
             raise _damaged(path, f"no column {', '.join(lacking)}")
-        return table.to_pandas()
+        rows = table.to_pandas()
+        if not self.barred:
+            return rows
+        return rows[~((rows["split"] == "test") & rows["patient_id"].isin(self.barred))].reset_index(drop=True)
+
+    def barring(self, patients: frozenset[str]) -> "Dataset":
+        """The same without the test images of some patients."""
+        return replace(self, barred=patients)
 
     def of_split(self, split: str) -> pd.DataFrame:
         """The rows of one split, numbered anew."""

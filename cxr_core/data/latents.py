@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ COLUMNS = ["image_id", "patient_id", "split", "view", "labels", "prompt"]
 class LatentsInfo:
     """What `latents.json` says of the whole.
 
+    `boxed_split` names the test patients who were moved to train for their boxes, see `positions.split.BoxedSplit`.
     `latent_shape` is (channels, height, width) of one image's latents, `dataset` the Dataset's digest, `findings` its
     vocabulary (the bits of `labels`), and `vae` the sha256 of the VAE's weights. `shards` lists the files:
     {"moments": name, "token_ids": name, "num_images": n}.
@@ -44,6 +46,7 @@ class LatentsInfo:
     vae: str
     digest: str
     shards: tuple[Mapping[str, str | int], ...]
+    boxed_split: Mapping[str, Any] | None = None
     format: int = FORMAT
 
 

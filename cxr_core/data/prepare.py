@@ -9,10 +9,14 @@ from typing import Any
 import cv2
 
 from cxr_core.data.dataset import pixel_sha256
+from cxr_core.data.findings import NIH, Findings
 from cxr_core.data.images import Radiograph, UnusableImageError, read_radiograph
 from cxr_core.data.png import encode_grey
+from cxr_core.data.positions.phrases import place
+from cxr_core.data.positions.regions import unit_boxes
 from cxr_core.data.problems import ACTIONS, decide, problem
-from cxr_core.data.settings import PhantomData, PreprocessStage
+from cxr_core.data.prompts import PromptWriter
+from cxr_core.data.settings import PhantomData, PreprocessStage, TableData
 from cxr_core.data.transform import Square, clip_box, to_image_frame
 from cxr_core.errors import UserError
 
@@ -45,8 +49,10 @@ def prepare(settings: PreprocessStage, row: Mapping[str, Any]) -> Prepared:
     height, width = image.pixels.shape
     square = Square(width, height, settings.size)
     pixels = square.pixels(image.pixels)
+    boxes = [square.box(box) for box in boxes]
     made = {
-        "boxes": [square.box(box) for box in boxes],
+        "boxes": boxes,
+        "prompt": _placed_prompt(settings, row, boxes) if boxes else row["prompt"],
         "seed": None,
         "request": "",
         "generation": "",
@@ -112,6 +118,21 @@ def _boxes(settings: PreprocessStage, row: Mapping[str, Any], image: Radiograph,
             log.note("box_outside", detail, "cut" if clipped else "box left out")
         boxes += [clipped] if clipped else []
     return boxes
+
+
+def _placed_prompt(settings: PreprocessStage, row: Mapping[str, Any], boxes: list[dict[str, Any]]) -> str:
+    """The row's prompt with the places of boxes that lie in the Dataset's frame, where prompts are to say them."""
+    words = settings.prompts.positions
+    if words is None:
+        return str(row["prompt"])
+    placed = [place(box, words) for box in unit_boxes(boxes, settings.size)]
+    write = PromptWriter(settings.prompts, findings_of(settings))
+    return write(row["labels"], row["view"], row["age"], row["sex"], placed)
+
+
+def findings_of(settings: PreprocessStage) -> Findings:
+    """The vocabulary of the source's labels."""
+    return Findings(settings.data.findings) if isinstance(settings.data, TableData) else NIH
 
 
 def _look(settings: PreprocessStage, image: Radiograph, log: _Log) -> None:

@@ -21,13 +21,13 @@ from cxr_core.data.dataset import (
     write_parquet,
 )
 from cxr_core.data.duplicates import drop_duplicates
-from cxr_core.data.findings import NIH, Findings
-from cxr_core.data.prepare import prepare
+from cxr_core.data.prepare import findings_of, prepare
 from cxr_core.data.problems import read_problems, write_problems
-from cxr_core.data.settings import PhantomData, PreprocessStage, TableData
+from cxr_core.data.settings import PhantomData, PreprocessStage
 from cxr_core.data.sources import plan_source
 from cxr_core.data.threads import in_order
 from cxr_core.errors import UserError
+from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.progress import bar
 from cxr_core.runs.receipt import Receipt
@@ -51,6 +51,8 @@ SOURCE = pa.schema(
 )
 """Columns of plan/source.parquet: what each image is made from. A row group is a shard."""
 
+_BOXED = "boxed.json"
+
 
 def estimate(settings: PreprocessStage) -> Estimate:
     """Size of the Dataset: half a byte a pixel, 3 kB of metadata an image (tar blocks of 512 bytes), 20 kB a shard."""
@@ -67,11 +69,13 @@ def estimate(settings: PreprocessStage) -> Estimate:
 
 
 def freeze(settings: PreprocessStage, work: Path) -> Draft:
-    """Plan the source; write source.parquet and problems.csv into `work`."""
+    """Plan the source; write source.parquet, problems.csv and, where patients were moved, boxed.json into `work`."""
     plan = plan_source(settings)
     table = pa.Table.from_pandas(plan.rows[SOURCE.names], schema=SOURCE, preserve_index=False)
     pq.write_table(table, work / "source.parquet", row_group_size=settings.shard_size, compression="zstd")
     write_problems(work / "problems.csv", plan.problems)
+    if plan.boxed:
+        write_json(work / _BOXED, plan.boxed.model_dump(mode="json"))
     return Draft(slices(len(plan.rows), settings.shard_size))
 
 
@@ -134,6 +138,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
             "prompts": settings.prompts.model_dump(mode="json"),
             "problems": num_problems,
             "left_out": sorted(set(written["image_id"]) - set(rows["image_id"])),
+            "boxed_split": read_json(boxed) if (boxed := context.plan_folder / _BOXED).is_file() else None,
         },
     )
     splits = {str(split): int(num) for split, num in rows["split"].value_counts().sort_index().items()}
@@ -146,7 +151,3 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
         "splits": splits,
         "problems": num_problems,
     }
-
-
-def findings_of(settings: PreprocessStage) -> Findings:
-    return Findings(settings.data.findings) if isinstance(settings.data, TableData) else NIH

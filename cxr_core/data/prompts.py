@@ -2,10 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from cxr_core.data.findings import Findings
+from cxr_core.data.positions.phrases import Placed, phrases, shorter
 from cxr_core.data.settings import PromptSettings
 from cxr_core.data.words import (
     CLINICAL_PREFIX,
@@ -34,20 +36,38 @@ class PromptWriter:
         self.settings, self.findings = settings, findings
         self._write = {"study": self._study, "clinical": self._clinical, "template": self._template}[settings.style]
 
-    def __call__(self, labels: int, view: str = "", age: float | None = None, sex: str = "") -> str:
-        """`labels` as bits, `view` PA, AP or "", `age` in years or None (NaN), `sex` M, F or ""."""
+    def __call__(
+        self, labels: int, view: str = "", age: float | None = None, sex: str = "", placed: Sequence[Placed] = ()
+    ) -> str:
+        """`labels` as bits, `view` PA, AP or "", `age` in years or None (NaN), `sex` M, F or "".
+
+        `placed` says where some of the findings are; the prompt then has at most `MAX_TOKENS`, see `shorter`.
+        """
         known = None if age is None or math.isnan(age) else int(age)
-        return self._write(self.findings.decode(labels), view, known, sex)
+        names = self.findings.decode(labels)
+        if not (placed and self.settings.positions):
+            return self._write(names, view, known, sex)
+        count = token_counter(self.settings.tokenizer)
+        texts = (self._clinical(names, view, known, sex, fewer) for fewer in shorter(placed))
+        fitting = (text for text in texts if count(text) <= MAX_TOKENS)
+        return next(fitting, self._clinical(names, view, known, sex))
 
     def _study(self, names: tuple[str, ...], view: str, age: int | None, sex: str) -> str:
         return " ".join((STUDY_PREFIX, *map(study_words, names)))
 
-    def _clinical(self, names: tuple[str, ...], view: str, age: int | None, sex: str) -> str:
+    def _clinical(
+        self, names: tuple[str, ...], view: str, age: int | None, sex: str, placed: Sequence[Placed] = ()
+    ) -> str:
         who = [f"{age} year old"] if self.settings.age and age is not None else []
         who += [SEX_WORDS[sex]] if self.settings.sex and sex else []
         seen = [VIEW_WORDS[view]] if self.settings.view and view else []
-        found = map(plain_words, names) if self.settings.findings else ()
-        return ", ".join((CLINICAL_PREFIX, *seen, *filter(None, [" ".join(who)]), *found))
+        return ", ".join((CLINICAL_PREFIX, *seen, *filter(None, [" ".join(who)]), *self._found(names, placed)))
+
+    def _found(self, names: tuple[str, ...], placed: Sequence[Placed]) -> list[str]:
+        if not self.settings.findings:
+            return []
+        sides = self.settings.positions.sides if self.settings.positions else "patient"
+        return [text for name in names for text in phrases(name, placed, sides)]
 
     def _template(self, names: tuple[str, ...], view: str, age: int | None, sex: str) -> str:
         return str(self.settings.template).format(
@@ -59,6 +79,7 @@ class PromptWriter:
         )
 
 
+@cache
 def token_counter(tokenizer: Path | None) -> Callable[[str], int]:
     """A function that counts a prompt's tokens with begin and end mark, by the tokenizer in a folder or by `estimate`.
 
@@ -86,7 +107,7 @@ def _tokens_of(piece: str) -> int:
     return -(-len(piece) // 2) if piece.isascii() and piece.isalpha() else len(piece.encode())
 
 
-_KNOWN = frozenset(piece.lower() for word in prompt_words() for piece in _PIECE.findall(word)) | {",", "."}
+_KNOWN = frozenset(piece.lower() for word in prompt_words() for piece in _PIECE.findall(word)) | {",", ".", "image"}
 
 
 def check_lengths(prompts: dict[str, str], tokenizer: Path | None) -> None:

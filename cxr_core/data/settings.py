@@ -5,13 +5,27 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from cxr_core.data.findings import Findings
+from cxr_core.data.findings import NIH_FINDINGS, Findings
+from cxr_core.data.positions.settings import PositionWords
+from cxr_core.data.positions.split import MoveBoxed
 from cxr_core.settings import LocalPath, Settings, StageSettings
 
 Missing = Literal["fail", "subset"]
 FailOrExclude = Literal["fail", "exclude"]
 Convert = Literal["fail", "exclude", "convert"]
 Keep = Literal["fail", "exclude", "keep"]
+
+
+class BoxFile(Settings):
+    """A further file of bounding boxes: a CSV like NIH's or RSNA's or with the columns image, finding, x, y, w, h, or a
+    JSON list like ChestX-Det's. Its numbers are in the frame of the source's own boxes."""
+
+    path: LocalPath
+    """The file, .csv or .json."""
+    finding: str | None = None
+    """What every box shows, where the file does not say it (RSNA: Pneumonia)."""
+    names: dict[str, str | None] = Field(default_factory=dict)
+    """What the file calls a finding -> what the Dataset does, e.g. {"Diffuse Nodule": Nodule}; null leaves it out."""
 
 
 class ChestXray14Data(Settings):
@@ -42,6 +56,8 @@ class ChestXray14Data(Settings):
     """The list of boxes, where it is not `metadata`/BBox_List_2017.csv."""
     use_boxes: bool = True
     """Read the list of boxes."""
+    further_boxes: tuple[BoxFile, ...] = ()
+    """More files of boxes for the same images."""
 
 
 class Columns(Settings):
@@ -87,6 +103,8 @@ class TableData(Settings):
     """What stands between two findings."""
     test: float = Field(default=0.2, ge=0, lt=1)
     """Share of the patients that is test, where there is no split column."""
+    further_boxes: tuple[BoxFile, ...] = ()
+    """More files of boxes for the same images."""
     missing: Missing = "fail"
     """A row without an image: an error, or `subset`: go on with the images that are there."""
     exclude_lists: tuple[LocalPath, ...] = ()
@@ -113,10 +131,23 @@ class PhantomData(Settings):
     """Who is drawn: the same seed gives the same people, findings and pixels in every run."""
     size: int = Field(default=256, ge=32, le=2048)
     """Width and height as drawn, before `size` of the stage."""
+    boxes: Literal["test", "all"] = "test"
+    """Which images have bounding boxes: those of `test` patients, as in ChestX-ray14, or `all`."""
+    findings: tuple[str, ...] = NIH_FINDINGS
+    """What the sick can have: fewer findings give more images of each."""
     view_confounding: bool = True
     """Whether the sick are more often imaged lying (AP), as in ChestX-ray14."""
     exclude_lists: ClassVar[tuple[LocalPath, ...]] = ()
+    further_boxes: ClassVar[tuple[BoxFile, ...]] = ()
     expect_size: ClassVar[int | None] = None
+
+    @field_validator("findings")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in NIH_FINDINGS]
+        if unknown or not names:
+            raise ValueError(f"findings {list(names)}: name at least one, and of {', '.join(NIH_FINDINGS)} alone")
+        return names
 
 
 Data = Annotated[ChestXray14Data | TableData | PhantomData, Field(discriminator="kind")]
@@ -141,6 +172,8 @@ class PromptSettings(Settings):
     """`clinical` says the age. Off: demographics cost tokens and, in one reproduction, image quality."""
     sex: bool = False
     """`clinical` says the sex."""
+    positions: PositionWords | None = None
+    """`clinical` says where findings are, for images with bounding boxes. Null: never."""
     tokenizer: LocalPath | None = None
     """Folder of the tokenizer that counts tokens (tokenizer.json, or vocab.json and merges.txt). Null: a count that is
     exact for our own words and rarely too low for others."""
@@ -155,6 +188,8 @@ class PromptSettings(Settings):
             )
         if self.style != "clinical" and not self.findings:
             raise ValueError(f"findings can be left unsaid in `style: clinical` only, not {self.style}")
+        if self.positions is not None and (self.style != "clinical" or not self.findings):
+            raise ValueError("positions are said of findings in `style: clinical` only, which must say the findings")
         if self.template is not None:
             _check_template(self.template)
         return self
@@ -234,6 +269,9 @@ class PreprocessStage(StageSettings):
     """What each kind of oddity leads to."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training patients that becomes `val`, by a hash of the patient: the same patients in every run."""
+    move_boxed: MoveBoxed | None = None
+    """Move test patients with a bounding box to train and val, so that places can be learnt. Whoever is moved is named
+    in the Dataset and in every model that learns from it, and no evaluation tests utility on them."""
     num_images: PositiveInt | None = None
     """At most so many images, whole patients by a hash of the patient (at least one patient): for quick runs."""
     shard_size: PositiveInt = 1000

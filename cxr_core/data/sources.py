@@ -10,8 +10,10 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 
+from cxr_core.data.boxfile import read_boxes
 from cxr_core.data.chestxray14 import read_chestxray14
 from cxr_core.data.findings import NIH, Findings
+from cxr_core.data.positions.split import BoxedSplit, move_boxed
 from cxr_core.data.problems import decide_all, problem_frame
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import ChestXray14Data, PhantomData, Policies, PreprocessStage, TableData
@@ -24,11 +26,13 @@ MAX_AGE = 120
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """`rows`: one for each image to be read, sorted by image id (columns of `preprocess.SOURCE`); `problems` so far."""
+    """`rows`: one for each image to be read, sorted by image id (columns of `preprocess.SOURCE`); `problems` so far;
+    `boxed` says who was moved out of test, where that was asked for."""
 
     rows: pd.DataFrame
     findings: Findings
     problems: pd.DataFrame
+    boxed: BoxedSplit | None = None
 
 
 def plan_source(settings: PreprocessStage) -> SourcePlan:
@@ -37,6 +41,9 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
     table = _read(data)
     check_disjoint(table.rows, table.path)
     rows = table.rows.assign(split=carve_validation(table.rows, settings.validation))
+    boxed = None
+    if settings.move_boxed:
+        rows["split"], boxed = move_boxed(rows, table.boxes["image_id"], settings.move_boxed)
     problems = []
     if isinstance(data, PhantomData):
         rows["file"] = "phantom"
@@ -54,29 +61,31 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
     problems.append(_boxes_without_row(table))
     rows["boxes"] = _boxes_of(rows["image_id"], table)
     rows["prompt"] = _prompts(rows, settings, table.findings)
-    return SourcePlan(rows, table.findings, pd.concat(problems, ignore_index=True))
+    return SourcePlan(rows, table.findings, pd.concat(problems, ignore_index=True), boxed)
 
 
 def _read(data: ChestXray14Data | TableData | PhantomData) -> SourceTable:
     if isinstance(data, PhantomData):
         return _read_phantom(data)
     table = read_table(data) if isinstance(data, TableData) else read_chestxray14(data)
-    return SourceTable(table.path, table.findings, table.rows.assign(signs=""), table.boxes)
+    further = [read_boxes(file, table.findings) for file in data.further_boxes]
+    boxes = pd.concat([table.boxes, *further], ignore_index=True) if further else table.boxes
+    return SourceTable(table.path, table.findings, table.rows.assign(signs=""), boxes)
 
 
 def _read_phantom(data: PhantomData) -> SourceTable:
-    """The population that `write_layout` would write, with the same boxes: some findings of test images."""
+    """The population that `write_layout` would write, with the same boxes: some findings, of test images or of all."""
     from cxr_core.data.phantom import population
     from cxr_core.data.phantom.layout import BOXED_FINDINGS
 
-    rows = population(data.images, seed=data.seed, view_confounding=data.view_confounding)
+    rows = population(data.images, seed=data.seed, view_confounding=data.view_confounding, findings=data.findings)
     boxes = [
         {"image_id": image_id, "finding": sign["finding"]} | {name: float(f"{sign[name]:.15g}") for name in "xywh"}
         for image_id, signs in zip(rows["image_id"], rows["signs"], strict=True)
         for sign in signs
         if sign["finding"] in BOXED_FINDINGS
     ]
-    is_test = set(rows.loc[rows["split"] == "test", "image_id"])
+    boxed = set(rows.loc[(rows["split"] == "test") | (data.boxes == "all"), "image_id"])
     rows = rows.assign(
         split=rows["split"].replace("train_val", "train"),
         age=rows["age"].astype("float64"),
@@ -84,7 +93,7 @@ def _read_phantom(data: PhantomData) -> SourceTable:
         row=rows.index + 2,
     )
     columns = ["image_id", "finding", *"xywh"]
-    kept = pd.DataFrame([box for box in boxes if box["image_id"] in is_test], columns=columns)
+    kept = pd.DataFrame([box for box in boxes if box["image_id"] in boxed], columns=columns)
     return SourceTable(Path("phantom"), NIH, rows.drop(columns="image"), kept)
 
 

@@ -84,13 +84,18 @@ def _repaired(entry: Utility, real: Dataset, synthetic: Dataset, seed: int) -> C
 def _as_written(entry: Utility, real: Dataset, synthetic: Dataset) -> Cohort:
     # Preprocessing carved `val` out of the official training list, which the study's code reads whole.
     pools = {
-        "real list": listed_pool(real.rows[real.rows["split"] != "test"], entry, real.findings),
+        "real list": listed_pool(_training_list(real), entry, real.findings),
         "synthetic": listed_pool(synthetic.rows, entry, synthetic.findings),
     }
     num_train, num_test = entry.each(entry.num_images), entry.each(entry.num_test)
     missing = pools["real list"].short(num_train + num_test, "real images of the training list, to train and to test,")
     test = pools["real list"].take(0 if missing else num_train + num_test, start=num_train)
     return _cohort(entry, pools, test, missing, train="real list")
+
+
+def _training_list(real: Dataset) -> pd.DataFrame:
+    """The official one: who was moved into it for a bounding box is not of it."""
+    return real.rows[(real.rows["split"] != "test") & ~real.rows["patient_id"].isin(real.barred)]
 
 
 def _cohort(entry: Utility, pools: Mapping[str, Pool], test: pd.DataFrame, missing: list[str], *, train: str) -> Cohort:

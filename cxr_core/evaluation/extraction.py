@@ -71,6 +71,7 @@ def estimate_extraction(settings: EvaluateStage, inputs: Mapping[str, Estimate |
 
 
 def count_images(given: Estimate | Path) -> int:
+    """Images of a Dataset, or at most so many of one that is not made yet."""
     return Dataset.open(given).info.num_images if isinstance(given, Path) else given.num_items
 
 

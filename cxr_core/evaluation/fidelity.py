@@ -77,10 +77,9 @@ class Comparer:
             for i, pair in enumerate(zip(*weights, strict=True)):
                 fids[i] = fid(x.features, y.features, *pair)
                 progress.advance()
-        found = {"fid": _interval(fids, at_least=0), "kid": _interval(kids), "subsets": self._subsets(x, y)}
-        return bare.model_copy(update=found)
+        return bare.model_copy(update={"fid": _interval(fids, at_least=0), "kid": _interval(kids)})
 
-    def _subsets(self, x: Sample, y: Sample) -> SubsetKid:
+    def subsets(self, x: Sample, y: Sample) -> SubsetKid:
         """KID of subsets in the mix of both sides."""
         generator = np.random.default_rng(derive_seed(self.seed, "subsets"))
         size = min(_SUBSET_SIZE, len(x) // 2, len(y) // 2)
@@ -126,7 +125,7 @@ def measure(
         comparable=comparable,
         comparability=comparability,
         resamples=num_resamples,
-        headline=headline(compare, held_out, synthetic),
+        headline=_all(compare, held_out, synthetic, subsets=True),
         beside_floor=beside_floor,
         floor=floor,
         to_held_out=to_held_out,
@@ -137,10 +136,14 @@ def measure(
     )
 
 
-def headline(compare: Comparer, held_out: Featured, synthetic: Featured) -> Distance:
-    """All synthetic images against all held-out ones."""
+def _all(compare: Comparer, held_out: Featured, synthetic: Featured, *, subsets: bool = False) -> Distance:
+    """All synthetic images against all held-out ones; with `subsets`, KID of these too."""
     mix = Mix.of(synthetic.rows, [held_out.rows])
-    return compare.distance(_synthetic(mix, synthetic), _real(mix, held_out, "held-out images"), mix)
+    drawn, reference = _synthetic(mix, synthetic), _real(mix, held_out, "held-out images")
+    found = compare.distance(drawn, reference, mix)
+    if found.kid is None or not subsets:
+        return found
+    return found.model_copy(update={"subsets": compare.subsets(drawn.sample, reference.sample)})
 
 
 def findings_of(synthetic: Featured, findings: Findings) -> list[str]:
@@ -157,7 +160,7 @@ def with_finding(images: Featured, finding: str, findings: Findings) -> Featured
 def _by_finding(compare: Comparer, held_out: Featured, synthetic: Featured) -> tuple[FindingDistance, ...]:
     names, known = findings_of(synthetic, compare.findings), compare.findings
     pairs = {name: [with_finding(side, name, known) for side in (held_out, synthetic)] for name in names}
-    return tuple(FindingDistance(finding=name, distance=headline(compare, *pair)) for name, pair in pairs.items())
+    return tuple(FindingDistance(finding=name, distance=_all(compare, *pair)) for name, pair in pairs.items())
 
 
 def _floor(compare: Comparer, held_out: Featured, synthetic: Featured) -> tuple[Distance, Distance]:

@@ -104,7 +104,7 @@ class Distance(Settings):
     kid: Interval | None = None
     """Unbiased kernel distance of features (arXiv 1801.01401); about 0 for sets of one distribution."""
     subsets: SubsetKid | None = None
-    """KID as other papers report it."""
+    """KID as other papers report it; of the headline alone."""
     not_computed: str | None = None
     """Why there are no numbers, e.g. "n = 97 effective held-out images, 128 are needed (2 x 64 features)"."""
 

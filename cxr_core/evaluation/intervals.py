@@ -114,6 +114,12 @@ def auroc_intervals(contrasts: Sequence[Contrast], groups: np.ndarray, seed: int
     return [_percentile_interval(np.concatenate(computed)) for computed in values]
 
 
+def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int, num: int) -> Interval:
+    """The mean of n `values` with its 95 % percentile interval over resamples of whole `groups`."""
+    drawn = [block @ values / block.sum(axis=1) for block in resamples(groups, seed, num)]
+    return _percentile_interval(np.concatenate([[values.mean()], *drawn]))
+
+
 def _percentile_interval(values: np.ndarray) -> Interval:
     whole, drawn = values[0], values[1:]
     low = np.percentile(np.nan_to_num(drawn, nan=0.0), 2.5)

@@ -18,6 +18,7 @@ from cxr_core.evaluation.fidelity_results import Resize as Resize
 from cxr_core.evaluation.fidelity_results import Side as Side
 from cxr_core.evaluation.interval import Interval as Interval
 from cxr_core.evaluation.memorisation.results import MemorisationResult
+from cxr_core.evaluation.position.results import PositionResult
 from cxr_core.evaluation.sweep.results import SweepResult
 from cxr_core.models.training_data import Seen
 from cxr_core.settings import Settings
@@ -188,6 +189,9 @@ class Compared(Settings):
     """Its images."""
     size: int
     """Pixels a side."""
+    num_barred: int = 0
+    """Of the real one: official test patients who are in no test, since the generator learnt from them for their
+    bounding boxes."""
 
 
 class Histogram(Settings):
@@ -329,6 +333,8 @@ class Metrics(Settings):
     """Whether the judge's scores are probabilities, and for whom; null where no judge was asked."""
     fidelity: FidelityResult | None = None
     """Null if it was not asked for."""
+    position: PositionResult | None = None
+    """Whether findings lie where they were asked for; null if that was not asked for."""
     diversity: DiversityResult | None = None
     """How synthetic and real images cover each other; measured with fidelity."""
     sweep: SweepResult | None = None

@@ -9,6 +9,7 @@ from cxr_core.data.findings import NO_FINDING
 from cxr_core.evaluation.benefit.settings import Benefit
 from cxr_core.evaluation.diversity.settings import Diversity
 from cxr_core.evaluation.memorisation.settings import Memorisation
+from cxr_core.evaluation.position.settings import Position
 from cxr_core.evaluation.sweep.settings import Sweep
 from cxr_core.settings import LocalPath, Settings, StageSettings, check_whole_batches
 
@@ -22,6 +23,8 @@ class EvaluateInputs(Settings):
     """The synthetic Dataset: a stage or a folder; of a sweep, also a list of these."""
     judge: str | None = None
     """The classifier that knows the findings: a train stage with `model: classifier`, or a folder of one."""
+    localiser: str | None = None
+    """What tells where findings are: a train stage with `model: localiser`, or a folder of one."""
 
 
 class Grids(Settings):
@@ -173,6 +176,8 @@ class EvaluateStage(StageSettings):
     """Which images are seen for `faithfulness` and `fidelity`."""
     fidelity: Fidelity | None = None
     """How near synthetic images are to held-out real ones; not measured unless asked for."""
+    position: Position | None = None
+    """Whether findings lie where they were asked for; needs a localiser."""
     memorisation: Memorisation | None = None
     """Whether synthetic images are copies of training images; looks at all of these."""
     sweep: Sweep | None = None
@@ -203,6 +208,8 @@ class EvaluateStage(StageSettings):
             if self.faithfulness is None:
                 tried = "{split: val}" if name == "sweep" else "{}"
                 raise ValueError(f"{name}.features is 'judge', who is tried first: set faithfulness too, e.g. {tried}")
+        if self.position and self.inputs.localiser is None:
+            raise ValueError("position needs a localiser: name a train stage with model: localiser in inputs.localiser")
         if self.faithfulness and self.inputs.judge is None:
             raise ValueError("faithfulness needs a judge: name a classifier stage in inputs.judge")
         return self
@@ -213,7 +220,9 @@ class EvaluateStage(StageSettings):
             if not isinstance(self.inputs.synthetic, str):
                 raise ValueError("inputs.synthetic is a list, which is for a sweep: set `sweep`, or name one of them")
             return self
-        others = [name for name in ("utility", "benefit", "fidelity", "memorisation") if getattr(self, name)]
+        others = [
+            name for name in ("utility", "benefit", "fidelity", "memorisation", "position") if getattr(self, name)
+        ]
         if others:
             raise ValueError(f"a sweep looks at no {' and no '.join(others)}: put these in an evaluate stage after it")
         if self.faithfulness and self.faithfulness.split == "test":

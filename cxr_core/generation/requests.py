@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ import pyarrow.parquet as pq
 
 from cxr_core.data.captions import CAPTION, matched
 from cxr_core.data.findings import JOIN, NO_FINDING, Findings
+from cxr_core.data.positions.phrases import Placed, asked, phrase
+from cxr_core.data.positions.regions import GRID, ZONES
+from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import RareCaptions, Request
 from cxr_core.runs.plan import Shard
@@ -42,7 +46,7 @@ def largest_remainder(weights: Sequence[int], total: int) -> np.ndarray:
 
 
 def allocate(request: Request, real: pd.DataFrame, findings: Findings, *, where: str = "request") -> pd.DataFrame:
-    """How many images of which labels and view: a row (labels, view, num_images) each, num_images > 0.
+    """How many images of which labels, view and places: a row (labels, view, num_images, placed) each, num_images > 0.
 
     `real` is a Dataset's rows; only its training images are looked at. Raises UserError naming `where` for an unknown
     finding, a combination asked for twice, or one that no real training image has where the view is to be like theirs.
@@ -50,13 +54,18 @@ def allocate(request: Request, real: pd.DataFrame, findings: Findings, *, where:
     if request.rare_captions is not None:
         return _rare(request.rare_captions, real[real["split"] == "train"], where)
     train = real.loc[real["split"] == "train", ["labels", "view"]]
+    cells: list[tuple[int, str, int, tuple[Placed, ...]]]
     if request.like is not None:
         assert request.num_images is not None
-        cells = _like_train(train, request, where)
+        cells = [(*cell, ()) for cell in _like_train(train, request, where)]
     else:
         wanted = _wanted(request, train, findings, where)
-        cells = [cell for name, num in wanted for cell in _by_view(train, findings, name, num, request.view, where)]
-    table = pd.DataFrame(cells, columns=["labels", "view", "num_images"])
+        cells = [
+            (*cell, combination(name, findings, where=where).placed)
+            for name, num in wanted
+            for cell in _by_view(train, findings, name, num, request.view, where)
+        ]
+    table = pd.DataFrame(cells, columns=["labels", "view", "num_images", "placed"])
     return table[table["num_images"] > 0].reset_index(drop=True)
 
 
@@ -69,12 +78,12 @@ def _wanted(request: Request, train: pd.DataFrame, findings: Findings, where: st
     else:
         names = list(request.balanced or ())
         numbers = largest_remainder([1] * len(names), request.num_images or 0).tolist()
-    seen: dict[int, str] = {}
+    seen: dict[Combination, str] = {}
     for name in names:
-        bits = combination(name, findings, where=where)
-        if bits in seen:
-            raise UserError(f"{seen[bits]!r} and {name!r} are the same images", where=where, mend="name them once")
-        seen[bits] = name
+        asked_for = combination(name, findings, where=where)
+        if asked_for in seen:
+            raise UserError(f"{seen[asked_for]!r} and {name!r} are the same images", where=where, mend="name them once")
+        seen[asked_for] = name
     return list(zip(names, numbers, strict=True))
 
 
@@ -91,30 +100,56 @@ def _lacking(fill: int, train: pd.DataFrame, findings: Findings, where: str) -> 
     return lacking
 
 
-def _rare(asked: RareCaptions, train: pd.DataFrame, where: str) -> pd.DataFrame:
+def _rare(wanted: RareCaptions, train: pd.DataFrame, where: str) -> pd.DataFrame:
     """Rare captions and the common ones they are matched with, `per_caption` images each."""
-    pairs = matched(train, asked.max_images).sort_values("num_images", kind="stable")[: asked.num_captions]
+    pairs = matched(train, wanted.max_images).sort_values("num_images", kind="stable")[: wanted.num_captions]
     if pairs.empty:
         raise UserError(
-            f"nothing is rare: no caption is held by at most {asked.max_images} training images, with a common one "
+            f"nothing is rare: no caption is held by at most {wanted.max_images} training images, with a common one "
             "of its view beside it",
             where=where,
             mend="raise rare_captions.max_images, or ask for something else",
         )
     common = pairs.assign(labels=pairs["common"])
     both = pd.concat([pairs, common])[CAPTION].drop_duplicates().sort_values(CAPTION, ignore_index=True)
-    return both.assign(num_images=asked.per_caption)
+    return both.assign(num_images=wanted.per_caption, placed=pd.Series([()] * len(both), dtype=object))
 
 
-def combination(name: str, findings: Findings, *, where: str) -> int:
-    """Bits of "Effusion|Cardiomegaly". Raises UserError for an unknown finding, or No Finding beside another."""
+class Combination(NamedTuple):
+    """Findings as bits, and those of them that are to be somewhere, or of some size."""
+
+    labels: int
+    placed: tuple[Placed, ...] = ()
+
+
+def combination(name: str, findings: Findings, *, where: str) -> Combination:
+    """ "Effusion|Cardiomegaly", or "Mass in the upper left". Raises UserError for an unknown finding or place, or No
+    Finding beside another.
+    """
     parts = [part.strip() for part in name.split(JOIN)]
     if NO_FINDING in parts and len(parts) > 1:
         raise UserError(f"{name!r} contradicts itself", where=where, mend=f"ask for {NO_FINDING!r} by itself")
+    found = [asked(part, findings.names) or Placed(part) for part in parts]
     try:
-        return findings.encode(parts)
+        labels = findings.encode(one.finding for one in found)
     except UserError as error:
         raise UserError(error.what, where=where, mend=error.mend) from None
+    return Combination(labels, tuple(one for one in found if one.region or one.size))
+
+
+def check_places(cells: pd.DataFrame, prompts: PromptSettings, *, where: str) -> None:
+    """Raise UserError where places or sizes are asked for in words that prompts never had in training."""
+    words = prompts.positions
+    known = () if words is None else GRID if words.regions == "grid" else ZONES
+    for one in (one for placed in cells["placed"] for one in placed):
+        strange = one.region is not None and one.region not in known
+        if strange or (one.size and not (words and words.sizes)):
+            said = "say no places" if words is None else f"say places by {words.regions}, sizes {words.sizes}"
+            raise UserError(
+                f"{phrase(one, 'patient')!r} is asked for, but the prompts of inputs.like {said}",
+                where=where,
+                mend="ask in the words of training, or set prompts.positions in the preprocess stage and train again",
+            )
 
 
 def _like_train(train: pd.DataFrame, request: Request, where: str) -> list[tuple[int, str, int]]:
@@ -131,7 +166,7 @@ def _by_view(
     train: pd.DataFrame, findings: Findings, name: str, num_images: int, view: str, where: str
 ) -> Iterable[tuple[int, str, int]]:
     """Images of one combination over the views of the real training images that have all of its findings."""
-    bits = combination(name, findings, where=where)
+    bits = combination(name, findings, where=where).labels
     if view != "real":
         return [(bits, view, num_images)]
     has = train["labels"] & bits == bits if bits else train["labels"] == 0
@@ -147,16 +182,20 @@ def _by_view(
 
 
 def exact_list(
-    cells: pd.DataFrame, prompt: Callable[[int, str], str], seed: int, *, first: int = 0, series: str = ""
+    cells: pd.DataFrame, prompt: Callable[..., str], seed: int, *, first: int = 0, series: str = ""
 ) -> pa.Table:
     """The images of an allocation, one row each (`SCHEMA`), by image id; `first` is the number of the first one.
 
     Their order is shuffled once by `seed`, so that batches mix prompts and any first part is like the whole.
-    `prompt` makes the text of (labels, view). An image's seed is a function of `seed` and its id alone.
+    `prompt` makes the text of (labels, view), with `placed` where there are places. An image's seed is a function of
+    `seed` and its id alone.
     """
     which = np.repeat(np.arange(len(cells), dtype=np.int32), cells["num_images"])
     np.random.default_rng(derive_seed(seed, "order")).shuffle(which)
-    prompts = [prompt(int(labels), view) for labels, view in zip(cells["labels"], cells["view"], strict=True)]
+    prompts = [
+        prompt(int(labels), view, placed=placed) if placed else prompt(int(labels), view)
+        for labels, view, placed in zip(cells["labels"], cells["view"], cells["placed"], strict=True)
+    ]
     ids, seeds = _ids_and_seeds(seed, first, len(which))
     names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(which), np.int32)), pa.array([series], pa.string()))
     columns = {
@@ -219,13 +258,15 @@ def left_out(request: Request, real: pd.DataFrame, findings: Findings) -> list[s
 
 def describe(cells: pd.DataFrame, findings: Findings, *, most: int = 12) -> list[str]:
     """The exact distribution in lines for people, the largest first: `100 Edema (AP 85, PA 15)`."""
-    views: dict[int, dict[str, int]] = {}
-    for labels, view, num in cells.itertuples(index=False):
-        views.setdefault(labels, {})[view or "unknown view"] = num
+    views: dict[str, dict[str, int]] = {}
+    for labels, view, num, placed in cells.itertuples(index=False):
+        somewhere = {one.finding: phrase(one, "patient") for one in placed}
+        named = JOIN.join(somewhere.get(name, name) for name in findings.decode(labels))
+        views.setdefault(named, {})[view or "unknown view"] = num
     ranked = sorted(views.items(), key=lambda item: -sum(item[1].values()))
     lines = [
-        f"{sum(nums.values())} {findings.text(labels)} ({', '.join(f'{v} {n}' for v, n in nums.items())})"
-        for labels, nums in ranked[:most]
+        f"{sum(nums.values())} {named} ({', '.join(f'{v} {n}' for v, n in nums.items())})"
+        for named, nums in ranked[:most]
     ]
     rest = ranked[most:]
     if rest:

@@ -130,6 +130,12 @@ def learnt_by(synthetic: Dataset) -> tuple[TrainingData, ...] | None:
     return told if told and len(told) == len(models) else None
 
 
+def barred_patients(dataset: Dataset) -> frozenset[str]:
+    """Official test patients whom a generator of a synthetic Dataset learnt from, as far as the Dataset says so."""
+    made = map(MadeSeries.model_validate, dataset.info.about.get("series", ()))
+    return frozenset().union(*(one.training_data.barred for one in made if one.training_data))
+
+
 def position(dataset: Dataset, image_id: str) -> int:
     """Row of a synthetic image in the index. Raises UserError as `series_of`."""
     ids = dataset.rows["image_id"]

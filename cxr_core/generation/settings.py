@@ -63,7 +63,8 @@ class Request(Settings):
     """How many images of what: exactly one of `counts`, `like`, `balanced`, `fill` and `rare_captions`."""
 
     counts: dict[str, PositiveInt] | None = Field(default=None, min_length=1)
-    """Images per finding or combination, e.g. {"Edema": 100, "Effusion|Cardiomegaly": 20, "No Finding": 100}."""
+    """Images per finding or combination, e.g. {"Edema": 100, "Effusion|Cardiomegaly": 20, "No Finding": 100}. Where
+    the prompts of `inputs.like` say places, a finding may have one: {"Mass in the upper left": 50}."""
     like: Literal["train"] | None = None
     """`num_images` images with the label combinations and views of the real training images, in proportion."""
     balanced: tuple[str, ...] | None = Field(default=None, min_length=1)

@@ -50,7 +50,7 @@ def read_checkpoints(stage_folder: Path) -> list[Checkpoint]:
     return [Checkpoint(**checkpoint) for checkpoint in value["checkpoints"]]
 
 
-ModelKind = Literal["stable-diffusion", "classifier"]
+ModelKind = Literal["stable-diffusion", "classifier", "localiser"]
 
 _MARKS: dict[ModelKind, tuple[str, str, str]] = {
     "stable-diffusion": (
@@ -62,6 +62,11 @@ _MARKS: dict[ModelKind, tuple[str, str, str]] = {
         "classifier.json",
         "a classifier's folder",
         "give a train stage with model: classifier, or the folder with classifier.json and classifier.safetensors",
+    ),
+    "localiser": (
+        "localiser.json",
+        "a localiser's folder",
+        "give a train stage with model: localiser, or the folder with localiser.json and localiser.safetensors",
     ),
 }
 """Kind -> the file by which its folder is known, the folder in words, and what to give."""

@@ -15,10 +15,8 @@ from torch import nn
 from cxr_core.errors import UserError
 from cxr_core.models.classifier_folder import WEIGHTS, ClassifierInfo, damaged, read_info, write_info
 from cxr_core.models.initial import seeded
+from cxr_core.models.layers import GROUPS, Residual, convolution
 from cxr_core.models.presets import CLASSIFIERS
-
-_GROUPS = 8
-"""Of GroupNorm (Wu and He 2018, arXiv 1803.08494), which unlike BatchNorm takes nothing from the other images."""
 
 
 class Classifier(nn.Module):
@@ -135,25 +133,9 @@ def _small(channels: tuple[int, ...]) -> nn.Module:
     """Each stage halves the image; the first, where pixels are many, is a single convolution with few channels."""
     layers: list[nn.Module] = [nn.Conv2d(1, channels[0], 5, stride=2, padding=2, bias=False)]
     for before, after in pairwise(channels):
-        layers += [*_convolution(before, after, stride=2), _Residual(after)]
-    layers += [nn.GroupNorm(_GROUPS, channels[-1]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        layers += [*convolution(before, after, stride=2), Residual(after)]
+    layers += [nn.GroupNorm(GROUPS, channels[-1]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(*layers)
-
-
-def _convolution(before: int, after: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-    return nn.GroupNorm(_GROUPS, before), nn.ReLU(), convolution
-
-
-class _Residual(nn.Module):
-    """Two convolutions whose result is added (He et al. 2016, arXiv 1603.05027)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(*_convolution(channels, channels), *_convolution(channels, channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.branch(x)
 
 
 def _densenet121() -> nn.Module:

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from cxr_core.errors import UserError
 
@@ -46,17 +49,29 @@ def weights_file(part: Path) -> Path:
 
 
 def content_sha256(path: Path) -> str:
-    """sha256 over the tensors by name, with type, shape and bytes: the same whatever library laid the file out."""
+    """sha256 over the tensors by name, with type, shape and values: the same whatever library laid the file out.
+
+    Half precision counts as the single precision that it is computed in, so that a model and what was trained further
+    from it have the same digest of the parts that stayed.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for name, tensor in read_header(path).items():
-            digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
+            dtype = "F32" if tensor.dtype in _HALF else tensor.dtype
+            digest.update(json.dumps([name, dtype, tensor.shape]).encode())
             file.seek(tensor.start)
             left = tensor.stop - tensor.start
             while block := file.read(min(left, _BLOCK)):
-                digest.update(block)
+                digest.update(_HALF[tensor.dtype](block) if tensor.dtype in _HALF else block)
                 left -= len(block)
     return digest.hexdigest()
+
+
+_HALF: dict[str, Callable[[bytes], bytes]] = {
+    "F16": lambda block: np.frombuffer(block, "<f2").astype("<f4").tobytes(),
+    "BF16": lambda block: (np.frombuffer(block, "<u2").astype("<u4") << 16).tobytes(),
+}
+"""Numbers of half precision to bytes of the same in single precision."""
 
 
 def sort_metadata(path: Path) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from cxr_core.data.findings import NO_FINDING, Findings
+from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.errors import UserError
 from cxr_core.runs.files import sha256_text
 from cxr_core.settings import Settings
@@ -38,18 +39,33 @@ class TrainingData(Seen):
     """`images_sha256` of the training images. Null: not told by who wrote this."""
     findings: dict[str, Seen]
     """Of each finding of the vocabulary, alone or among others, and of No Finding."""
+    boxed_split: BoxedSplit | None = None
+    """Of a Dataset for which test patients with a bounding box were moved to train and val: who they are."""
     base: "TrainingData | None" = None
     """What the weights that training started from had learnt from, where these say so."""
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, findings: Findings, dataset: str, base: "TrainingData | None") -> "TrainingData":
+    def of(
+        cls,
+        rows: pd.DataFrame,
+        findings: Findings,
+        dataset: str,
+        base: "TrainingData | None",
+        boxed_split: BoxedSplit | None = None,
+    ) -> "TrainingData":
         """Count training images: `rows` has patient_id, split and labels; rows of other splits are left out."""
         train = rows[rows["split"] == "train"]
         bits = {name: findings.bit(name) for name in findings.names}
         seen = {name: _seen(train[train["labels"] & bit != 0]) for name, bit in bits.items()}
         seen[NO_FINDING] = _seen(train[train["labels"] == 0])
-        told = images_sha256(train["image_id"])
-        return cls(**dict(_seen(train)), dataset=dataset, images_sha256=told, findings=seen, base=base)
+        return cls(
+            **dict(_seen(train)),
+            dataset=dataset,
+            images_sha256=images_sha256(train["image_id"]),
+            findings=seen,
+            boxed_split=boxed_split,
+            base=base,
+        )
 
     @property
     def words(self) -> str:
@@ -71,6 +87,12 @@ class TrainingData(Seen):
             chain.setdefault(step.dataset, step.findings.get(name))
         known = tuple(seen for seen in chain.values() if seen is not None)
         return known if len(known) == len(chain) else None
+
+    @property
+    def barred(self) -> frozenset[str]:
+        """Official test patients who were learnt from, by this training or its bases: no test may be made on them."""
+        moved = self.boxed_split.moved if self.boxed_split else ()
+        return frozenset(moved) | (self.base.barred if self.base else frozenset())
 
 
 def read_training_data(checkpoint: Path) -> TrainingData | None:

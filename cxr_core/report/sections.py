@@ -11,6 +11,7 @@ from cxr_core.report.faithfulness import faithfulness_section, judge_section
 from cxr_core.report.fidelity import fidelity_section
 from cxr_core.report.gate import gate_section
 from cxr_core.report.memorisation import memorisation_section
+from cxr_core.report.position import position_section
 from cxr_core.report.provenance import glossary_section, provenance_section, time_section
 from cxr_core.report.read import RunView
 from cxr_core.report.summary import summary
@@ -32,6 +33,7 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         gate_section(run),
         judge_section(run),
         faithfulness_section(run),
+        position_section(run),
         calibration_section(run),
         fidelity_section(run),
         diversity_section(run),

@@ -37,7 +37,7 @@ def _looked_at_test(stage: StageView) -> bool:
     if sweep := stage.settings.get("sweep"):
         return bool(sweep["test"])
     judged = (stage.settings.get("faithfulness") or {}).get("split") == "test"
-    return judged or any(stage.settings.get(name) for name in ("utility", "fidelity"))
+    return judged or any(stage.settings.get(name) for name in ("utility", "benefit", "fidelity", "memorisation"))
 
 
 def _sweep(stage: StageView) -> Iterator[Block]:
@@ -87,7 +87,7 @@ def _row(each: PointResult) -> list[str]:
     alarm = " (copies)" if each.fidelity.alarm else ""
     auroc = "–" if each.faithfulness is None else f"{each.faithfulness:.2f}"
     shares = [share_cell(getattr(spread, name)) for name in ("precision", "recall", "density", "coverage")]
-    kid = interval_words(headline.kid, ".4f") if headline.kid else "not computed"
+    kid = interval_words(headline.kid, ".3g") if headline.kid else "not computed"
     fid = interval_words(headline.fid, ".3g") if headline.fid else "not computed"
     return [each.point.words + alarm, count(each.point.num_images), kid, fid, *shares,
             alike_cell(each.diversity.synthetic), auroc]  # fmt: skip
@@ -96,7 +96,7 @@ def _row(each: PointResult) -> list[str]:
 def _floor(first: PointResult) -> list[str]:
     floor, spread = first.fidelity.floor, first.diversity.floor
     shares = [share_cell(getattr(spread, name)) for name in ("precision", "recall", "density", "coverage")]
-    kid = interval_words(floor.kid, ".4f") if floor.kid else "not computed"
+    kid = interval_words(floor.kid, ".3g") if floor.kid else "not computed"
     fid = interval_words(floor.fid, ".3g") if floor.fid else "not computed"
     return ["real patients", count(floor.a.num_images), kid, fid, *shares, alike_cell(first.diversity.real), "–"]
 
@@ -149,7 +149,7 @@ def _test_words(result: SweepResult) -> str:
     headline, spread = result.test.fidelity.headline, result.test.spread
     found = []
     if headline.kid and headline.fid:
-        found += [f"KID {interval_words(headline.kid, '.4f')}", f"FID {interval_words(headline.fid, '.3g')}"]
+        found += [f"KID {interval_words(headline.kid, '.3g')}", f"FID {interval_words(headline.fid, '.3g')}"]
     if spread.recall is not None:
         found += [f"{name} {getattr(spread, name):.2f}" for name in ("precision", "recall", "density", "coverage")]
     reasons = [reason for reason in (headline.not_computed, spread.not_computed) if reason]

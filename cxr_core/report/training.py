@@ -31,6 +31,7 @@ _MODELS = {
     "text_encoder": "Text encoder",
     "diffusion": "Diffusion model",
     "classifier": "Classifier (judge)",
+    "localiser": "Localiser (judge of positions)",
 }
 
 

@@ -51,6 +51,12 @@ def _utility(stage: StageView, metrics: Metrics) -> Iterator[Block]:
         "in both. As the study’s code did it: training and test images from the training list in its order, whoever’s "
         "they are, test images augmented too, views not matched. That leaks, so its numbers are likely too high."
     )
+    if metrics.real.num_barred:
+        yield Text(
+            f"The generator learnt from {several(metrics.real.num_barred, 'official test patient')} who were moved for "
+            "their bounding boxes: they are in no test here.",
+            "note",
+        )
     yield Text(f"{_reported(metrics.published)} {metrics.published_caveat}", "note", STUDY)
     for i, result in enumerate(metrics.utility):
         yield Heading(experiment_name(result))

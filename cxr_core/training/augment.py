@@ -18,15 +18,22 @@ _CONTRAST = 0.15
 def mild(pixels: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
     """Shift, turn, zoom, then change contrast and brightness. Never a flip: the heart has a side.
 
-    `pixels` float32 (n, 1, size, size) in -1..1; `draws` (n, NUM_DRAWS) in -1..1, all zero for no change. What comes in
-    at the border is the border's value, and values stay in -1..1.
+    `pixels` float32 (n, 1, size, size) in -1..1; `draws` (n, NUM_DRAWS) in -1..1, all zero for no change. Values stay
+    in -1..1.
     """
-    shift_x, shift_y, turn, zoom, brightness, contrast = torch.from_numpy(draws).to(pixels).unbind(dim=1)
+    contrast, brightness = torch.from_numpy(draws).to(pixels)[:, [5, 4], None, None, None].unbind(dim=1)
+    return (moved(pixels, draws) * (1 + _CONTRAST * contrast) + _BRIGHTNESS * brightness).clamp(-1, 1)
+
+
+def moved(maps: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
+    """Only shift, turn and zoom: maps float32 (n, channels, size, size) of any size and values.
+
+    What comes in at the border is the border's value.
+    """
+    shift_x, shift_y, turn, zoom, *_ = torch.from_numpy(draws).to(maps).unbind(dim=1)
     angle, scale = _TURN * turn, 1 / (1 + _ZOOM * zoom)
     cos, sin = scale * angle.cos(), scale * angle.sin()
     # affine_grid's range of -1..1 is the whole side, so a share of the side is twice as much there.
     rows = [torch.stack([cos, -sin, 2 * _SHIFT * shift_x], 1), torch.stack([sin, cos, 2 * _SHIFT * shift_y], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
-    moved = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    factor, offset = 1 + _CONTRAST * contrast, _BRIGHTNESS * brightness
-    return (moved * factor.view(-1, 1, 1, 1) + offset.view(-1, 1, 1, 1)).clamp(-1, 1)
+    grid = F.affine_grid(torch.stack(rows, 1), list(maps.shape), align_corners=False)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)

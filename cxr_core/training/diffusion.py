@@ -17,7 +17,7 @@ from cxr_core.training.data_order import some, stream
 from cxr_core.training.denoiser import make_denoiser
 from cxr_core.training.objective import min_snr_weights, noisy, squared_error, target
 from cxr_core.training.preview import Preview
-from cxr_core.training.sampling import batches
+from cxr_core.training.sampling import batches, unplaced_prompts
 from cxr_core.training.settings import DiffusionTrain
 
 
@@ -60,7 +60,8 @@ class DiffusionTask:
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.shown, held_out = batches(cache, prior, settings, seed), cache.indices("val")
         self.held_out = held_out[some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))]
-        self.no_caption = stable_diffusion.tokenize(pipeline.tokenizer, [""]).numpy()[0].astype(np.int32)
+        self.no_caption = self._tokenize("")
+        self.plain = {prompt: self._tokenize(text) for prompt, text in unplaced_prompts(cache).items()}
 
     @property
     def training_mode(self) -> bool:
@@ -155,14 +156,22 @@ class DiffusionTask:
     def _num_steps(self) -> int:
         return int(self.scheduler.config["num_train_timesteps"])
 
+    def _tokenize(self, text: str) -> np.ndarray:
+        ids: np.ndarray = stable_diffusion.tokenize(self.pipeline.tokenizer, [text]).numpy()[0].astype(np.int32)
+        return ids
+
     def _draw(self, cache: LatentCache, row: int, rng: np.random.Generator) -> Draw:
-        """Step and dropout first, then the noises, always in this order; last the offset of the noise."""
+        """Step and dropout first, then the noises, always in this order; the offset of the noise, and last whether a
+        caption says places."""
         step, kept = int(rng.integers(self._num_steps)), rng.random() >= self.settings.caption_dropout
         drawn = self._latents(cache, row, rng, step, cache.token_ids[row] if kept else self.no_caption)
-        if not self.settings.offset_noise:
-            return drawn
-        offset = rng.standard_normal((len(drawn.noise), 1, 1), np.float32)
-        return drawn._replace(noise=drawn.noise + np.float32(self.settings.offset_noise) * offset)
+        if self.settings.offset_noise:
+            offset = rng.standard_normal((len(drawn.noise), 1, 1), np.float32)
+            drawn = drawn._replace(noise=drawn.noise + np.float32(self.settings.offset_noise) * offset)
+        plain = self.plain.get(cache.rows["prompt"].iloc[row])
+        if kept and plain is not None and rng.random() >= self.settings.say_places:
+            drawn = drawn._replace(token_ids=plain)
+        return drawn
 
     def _latents(
         self, cache: LatentCache, row: int, rng: np.random.Generator, step: int, token_ids: np.ndarray

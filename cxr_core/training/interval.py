@@ -14,7 +14,7 @@ import torch
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
 from cxr_core.errors import UserError
-from cxr_core.models import classifier, stable_diffusion
+from cxr_core.models import classifier, localiser, stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import PRESETS
 from cxr_core.models.training_data import FILE as TRAINING_DATA
@@ -27,7 +27,8 @@ from cxr_core.seeds import derive_seed
 from cxr_core.training.classifier import ClassifierTask
 from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.engine import Engine, Task, threads
-from cxr_core.training.settings import ClassifierTrain, TextEncoderTrain, TrainSettings, VaeTrain
+from cxr_core.training.localiser import LocaliserTask
+from cxr_core.training.settings import ClassifierTrain, LocaliserTrain, TextEncoderTrain, TrainSettings, VaeTrain
 from cxr_core.training.text_encoder import TextEncoderTask
 from cxr_core.training.vae import VaeTask
 
@@ -138,6 +139,10 @@ def _task(context: Context) -> Task:
         size = settings.image_size or dataset.info.size
         model = classifier.build(settings.preset, size, findings, derive_seed(seed, "weights"))
         return ClassifierTask(model.to(device), dataset, settings, seed)
+    if isinstance(settings, LocaliserTrain):
+        findings = tuple(read_json(context.plan_folder / "findings.json")["findings"])
+        finder = localiser.build(findings, derive_seed(seed, "weights"))
+        return LocaliserTask(finder.to(device), Dataset.open(inputs["dataset"]), settings, findings, seed)
     if isinstance(settings, VaeTrain) and settings.preset is not None:
         pipeline = stable_diffusion.build(PRESETS[settings.preset], derive_seed(seed, "weights"))
     else:

@@ -8,6 +8,7 @@ import numpy as np
 
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.latents import LatentCache
+from cxr_core.data.positions.phrases import parse, unplaced
 from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import DataOrder
 from cxr_core.training.settings import DiffusionTrain, Sampling
@@ -70,26 +71,55 @@ def training_source(cache: LatentCache, settings: DiffusionTrain, seed: int) -> 
     """The training images of `cache`, those of rare findings oftener where `settings.sampling` says so."""
     num = int((~settings.prior_positions).sum())
     train = cache.indices("train")
-    rows = drawn(train, cache.rows["labels"].to_numpy()[train], settings.sampling, derive_seed(seed, "repeats"))
+    labels, places = cache.rows["labels"].to_numpy()[train], said_places(cache)[train]
+    rows = drawn(train, labels, settings.sampling, derive_seed(seed, "repeats"), places)
     return Source(cache, rows, DataOrder(len(rows), num, derive_seed(seed, "order")))
 
 
-def drawn(rows: np.ndarray, labels: np.ndarray, sampling: Sampling, seed: int) -> np.ndarray:
-    """`rows` as often as an epoch shows them: int64. `labels` (as long as `rows`) are bits of findings.
+def unplaced_prompts(cache: LatentCache) -> dict[str, str]:
+    """Each prompt of a cache that says where a finding is, and the same without places."""
+    plain = {prompt: unplaced(prompt, cache.info.findings) for prompt in cache.rows["prompt"].unique()}
+    return {prompt: text for prompt, text in plain.items() if text != prompt}
+
+
+def said_places(cache: LatentCache) -> np.ndarray:
+    """A number for what each row's prompt says of places, 0 where it says none: int64 (num_images,)."""
+    findings = cache.info.findings
+    said = {text: frozenset(one.said for one in parse(text, findings)) for text in unplaced_prompts(cache)}
+    numbers = {what: i for i, what in enumerate(dict.fromkeys(said.values()), 1)}
+    return cache.rows["prompt"].map({text: numbers[what] for text, what in said.items()}).fillna(0).to_numpy(np.int64)
+
+
+def drawn(
+    rows: np.ndarray, labels: np.ndarray, sampling: Sampling, seed: int, places: np.ndarray | None = None
+) -> np.ndarray:
+    """`rows` as often as an epoch shows them: int64. `labels` (as long as `rows`) are bits of findings; `places` number
+    what is said of their places, see `said_places`.
 
     A row is repeated by its factor, of which the fraction is a chance that is drawn once.
     """
-    factors = _factors(labels, sampling).clip(max=sampling.most_repeats)
+    places = np.zeros_like(labels) if places is None else places
+    factors = _factors(labels, places, sampling)
+    if sampling.placed_share is not None:
+        factors = _with_share(factors, places > 0, sampling.placed_share)
+    factors = factors.clip(max=sampling.most_repeats)
     chance = np.random.Generator(np.random.Philox(seed)).random(len(rows))
     return np.repeat(rows, np.floor(factors + chance).astype(int))
 
 
-def _factors(labels: np.ndarray, sampling: Sampling) -> np.ndarray:
+def _factors(labels: np.ndarray, places: np.ndarray, sampling: Sampling) -> np.ndarray:
     if sampling.repeat_below is not None:
         return _by_rarest_finding(labels, sampling.repeat_below)
     if sampling.temper is not None:
-        return _by_combination(labels, sampling.temper)
+        return _by_combination(np.stack([labels, places]), sampling.temper)
     return np.ones(len(labels))
+
+
+def _with_share(factors: np.ndarray, placed: np.ndarray, share: float) -> np.ndarray:
+    """The factors, those where `placed` raised until they are a share of all, never lowered."""
+    have, rest = factors[placed].sum(), factors[~placed].sum()
+    wanted = share / (1 - share) * rest
+    return np.where(placed, factors * max(1.0, wanted / have), factors) if have else factors
 
 
 def _by_rarest_finding(labels: np.ndarray, below: float) -> np.ndarray:
@@ -105,9 +135,9 @@ def _by_rarest_finding(labels: np.ndarray, below: float) -> np.ndarray:
     return factors
 
 
-def _by_combination(labels: np.ndarray, power: float) -> np.ndarray:
-    """A combination of n images has the factor (most / n) ** (1 - power), so that its share goes as n ** power."""
-    _, which, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+def _by_combination(combinations: np.ndarray, power: float) -> np.ndarray:
+    """A combination (column) of n images has the factor (most / n) ** (1 - power): its share goes as n ** power."""
+    _, which, sizes = np.unique(combinations, axis=1, return_inverse=True, return_counts=True)
     return ((sizes.max() / sizes) ** (1 - power))[which]
 
 

@@ -190,9 +190,12 @@ class Sampling(Settings):
     """By finding: images of one that is rarer than this share come sqrt(repeat_below / share) times (repeat factor
     sampling, Gupta et al. 2019, arXiv 1908.03195). 1 takes in all findings; an image without any comes once."""
     temper: float | None = Field(default=None, ge=0, le=1)
-    """By combination of findings, No Finding being one: with n images its share of an epoch goes as n ** temper. 0
-    shows all combinations equally often (class-balanced), 0.5 by the square root of how common they are, 1 as they
-    are."""
+    """By combination of findings, and of places where prompts say them, No Finding being one: with n images its share
+    of an epoch goes as n ** temper. 0 shows all combinations equally often (class-balanced), 0.5 by the square root of
+    how common they are, 1 as they are."""
+    placed_share: float | None = Field(default=None, gt=0, lt=1)
+    """Images whose prompt says where a finding is make up at least this share of an epoch, by being repeated: where a
+    thousand of a hundred thousand images have bounding boxes. On top of the other rules."""
     most_repeats: PositiveInt = 20
     """No image comes oftener than this in an epoch: combinations of a handful of images would be learnt by heart."""
 
@@ -285,6 +288,9 @@ class DiffusionTrain(TrainSettings):
     compile: bool = False
     """Compile the UNet before its first step (torch.compile), which takes minutes in every process and then spares some
     of each step: for long runs on a GPU. Checkpoints are the same folders."""
+    say_places: float = Field(default=1.0, ge=0, le=1)
+    """Share of the times that an image whose prompt says where a finding is goes with that prompt; else with the same
+    one without places, so that the model learns what the place adds, and can be asked without."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of captions replaced by the empty one, which classifier-free guidance needs."""
     min_snr_gamma: float | None = Field(default=None, gt=0)
@@ -381,3 +387,32 @@ class ClassifierTrain(TrainSettings):
         if twice:
             raise ValueError(f"findings names {', '.join(twice)} twice")
         return self
+
+
+class LocaliserInputs(Settings):
+    """What the localiser learns from."""
+
+    dataset: str
+    """The Dataset of its images and bounding boxes: a stage or a folder."""
+
+
+class LocaliserTrain(TrainSettings):
+    """Train a small convolutional net from bounding boxes to tell where findings are: later the judge of positions.
+
+    An image with a finding but without a box of it says nothing of where it is, and is not learnt from as to that.
+    """
+
+    model: Literal["localiser"]
+    """What is trained."""
+    inputs: LocaliserInputs
+    """What it learns from."""
+    findings: tuple[str, ...] = ()
+    """What it finds, a map each; empty: all findings that at least one training image has a box of."""
+    image_size: int | None = Field(default=None, ge=32, le=1024, multiple_of=16)
+    """Pixels a side that it sees; null: those of the Dataset."""
+    augment: Literal["none", "mild"] = "mild"
+    """mild shifts, turns, zooms (boxes too), changes brightness and contrast a little; it never flips."""
+    boxed_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of each batch that has a box; the rest is any other image."""
+    validation_images: int = Field(default=512, ge=0)
+    """Held-out images with a box on which the loss is measured at each checkpoint; 0 measures none."""

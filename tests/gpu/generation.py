@@ -80,8 +80,8 @@ def _settings(bench: Bench, dtype: str, steps: int, compiled: bool) -> GenerateS
 
 
 def _images(bench: Bench) -> pa.Table:
-    cells = pd.DataFrame({"labels": [4, 0], "view": ["PA", "AP"], "num_images": [bench.num_images // 2] * 2})
-    return exact_list(cells, lambda labels, view: f"frontal chest x-ray, {view} view, {labels}", SEED)
+    cells = {"labels": [4, 0], "view": ["PA", "AP"], "num_images": [bench.num_images // 2] * 2, "placed": [()] * 2}
+    return exact_list(pd.DataFrame(cells), lambda labels, view: f"frontal chest x-ray, {view} view, {labels}", SEED)
 
 
 def _series(bench: Bench, settings: GenerateStage) -> MadeSeries:

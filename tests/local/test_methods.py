@@ -21,7 +21,8 @@ from cxr_core.runs.progress import bar
 from cxr_core.training.engine import Engine
 from cxr_core.training.objective import min_snr_weights
 from cxr_core.training.sampling import batches
-from tests.training import diffusion_stage, diffusion_task, finish
+from tests.planted import planted_rows, write_planted
+from tests.training import SIZE, diffusion_stage, diffusion_task, finish, latents_stage, prompted
 
 # Weights by noise
 
@@ -69,6 +70,28 @@ def test_given_offset_noise_each_channel_is_shifted_as_a_whole_and_all_else_is_d
     assert float(shift[..., 0, 0].std()) == pytest.approx(0.5, rel=0.25)
     assert torch.equal(moved.latents, plain.latents)
     assert torch.equal(moved.steps, plain.steps)
+
+
+def test_given_prompts_that_say_places_then_some_go_without_and_all_else_is_drawn_as_before(
+    nano_base: Path, tmp_path: Path
+) -> None:
+    rows = prompted(planted_rows(12) + planted_rows(6, split="val"))
+    for row in rows:
+        if row["labels"]:
+            row["prompt"] = "frontal chest x-ray, pleural effusion in the upper left"
+    dataset = write_planted(tmp_path / "real", rows, size=SIZE)
+    latents = finish(latents_stage(tmp_path / "latents", dataset.folder, nano_base))
+    always, never = (
+        diffusion_task(latents, nano_base, say_places=share, batch_size=40, caption_dropout=0.0).batch(0, range(40))
+        for share in (1.0, 0.0)
+    )
+    assert torch.equal(always.noise, never.noise)
+    assert torch.equal(always.latents, never.latents)
+    differ = (always.token_ids != never.token_ids).any(dim=1)
+    assert 0 < differ.sum() < 40
+    half = diffusion_task(latents, nano_base, say_places=0.5, batch_size=40, caption_dropout=0.0).batch(0, range(40))
+    as_told = (half.token_ids == always.token_ids).all(dim=1)
+    assert 0 < (as_told & differ).sum() < differ.sum()
 
 
 def test_given_offset_noise_the_validation_loss_is_the_same(nano_latents: Path, nano_base: Path) -> None:

@@ -69,19 +69,13 @@ stages:
     inputs: {{real: real, synthetic: candidates}}
     extraction: {{num_train: 300, batch_size: 32, shard_size: 128}}
     sweep: {{features: "{features}", test: true, diversity: {{neighbours: 3}}}}
-  - name: again
-    kind: evaluate
-    threads: 1
-    inputs: {{real: real, synthetic: candidates}}
-    extraction: {{num_train: 300, batch_size: 32, shard_size: 128}}
-    sweep: {{features: "{features}", select: {{by: coverage}}, diversity: {{neighbours: 3}}}}
 """
 
 PROFILE = """\
 inherits: base
 mem: 1900M
 array_parallelism: 4
-pack_minutes: 0.2
+pack_minutes: 2
 visible_seconds: 3
 """
 
@@ -99,30 +93,25 @@ def test_five_checkpoints_at_two_guidances_on_a_cluster_end_in_one_table(cluster
     run = Run.open(tmp_path / "runs" / "sweep")
     unfinished = [stage["name"] for stage in run.config["stages"] if run.stage(stage["name"]).facts() is None]
     assert not unfinished, "\n".join(path.read_text()[-2000:] for path in run.root.glob("*/submits/*/*.out"))
-    sweep, again = (_metrics(run, name).sweep for name in ("choice", "again"))
+    sweep = Metrics.model_validate_json((run.stage("choice").path / FILE).read_text()).sweep
     assert sweep is not None
-    assert again is not None
     print(f"\n{time.monotonic() - start:.0f} s on the test cluster, beside whatever else ran")
     for result in sweep.points:
         kid, spread = result.fidelity.headline.kid, result.diversity.headline
+        alike = result.diversity.synthetic.ms_ssim
         assert kid is not None
+        assert alike is not None
         print(
-            f"{result.point.words}: KID {kid.value:.4f} ({kid.low:.4f} to {kid.high:.4f}), recall {spread.recall}, "
-            f"coverage {spread.coverage}, MS-SSIM {result.diversity.synthetic.ms_ssim}"
+            f"{result.point.words}: KID {kid.value:.3g} ({kid.low:.3g} to {kid.high:.3g}), "
+            f"recall {spread.recall:.2f}, coverage {spread.coverage:.2f}, MS-SSIM {alike.value:.3f}"
         )
     print(sweep.rule, *sweep.alarms, sep="\n")
-    print(f"features of real images computed: {sweep.num_real_computed} of {sweep.num_real_seen}; "
-          f"by the second stage: {again.num_real_computed} of {again.num_real_seen}")  # fmt: skip
+    print(f"features computed: of {sweep.num_real_computed} of {sweep.num_real_seen} real images")
     points = [(each.point.step, each.point.guidance) for each in sweep.points]
     assert points == [(step, guidance) for step in (100, 200, 300, 400, 500) for guidance in (1.0, 4.0)]
     assert sweep.num_real_computed == sweep.num_real_seen
-    assert again.num_real_computed == 0
-    tasks = {path.stem for path in (run.stage("choice").path / "submits").glob("*/*.out")}
-    print(f"logs of the array: {sorted(tasks)}")
+    num_tasks = len(list((run.stage("choice").path / "submits").glob("*/*_[0-9]*.out")))
+    print(f"tasks of the sweep, with those that freeze and finalize it: {num_tasks}")
     page = write_report(run.root).read_text()
-    assert page.count("KID over training steps</text>") == 2
+    assert "KID over training steps" in page
     assert "Official test patients were looked at for one point, once." in page
-
-
-def _metrics(run: Run, stage: str) -> Metrics:
-    return Metrics.model_validate_json((run.stage(stage).path / FILE).read_text())

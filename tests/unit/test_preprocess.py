@@ -9,6 +9,7 @@ import pytest
 
 import jobs.preprocess
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.findings import NIH
 from cxr_core.data.phantom import write_layout
 from cxr_core.data.prepare import prepare
 from cxr_core.data.prompts import PromptWriter
@@ -127,6 +128,38 @@ def test_a_box_that_leaves_its_image_is_cut_or_left_out(tmp_path: Path) -> None:
     _, facts, problems = run_stage(nih_stage(folder, name="out", policies={"box_outside": "exclude"}), tmp_path)
     assert facts["num_images"] == 7
     assert set(problems["action"]) == {"left out"}
+
+
+def test_given_boxes_then_prompts_say_where_findings_are_in_the_frame_of_the_padded_square(tmp_path: Path) -> None:
+    rows = [entry("00000001_000.png", "Mass"), entry("00000002_000.png", "Mass")]
+    # Upper left of the picture, so on the patient's right; of the second image no box is known.
+    write_nih(tmp_path / "nih", rows, boxes=["00000001_000.png,Mass,100,100,80,80"])
+    folder, _, _ = run_stage(nih_stage(tmp_path / "nih", prompts={"positions": {}}), tmp_path)
+    assert list(Dataset.open(folder).rows["prompt"]) == [
+        "frontal chest x-ray, PA view, mass in the upper right",
+        "frontal chest x-ray, PA view, mass",
+    ]
+
+
+def test_given_boxed_patients_to_be_moved_then_the_dataset_names_them(tmp_path: Path) -> None:
+    test, boxes = NAMES[:6], [f"{name},Mass,100,100,80,80" for name in NAMES[:6]]
+    folder = with_image(tmp_path / "nih", png(grey(101)), boxes=boxes, test=test)
+    folder, facts, _ = run_stage(nih_stage(folder, validation=0, move_boxed={"train": 0.5, "val": 0.2}), tmp_path)
+    record = Dataset.open(folder).info.about["boxed_split"]
+    assert sum(record["num_patients"].values()) == 6
+    assert facts["splits"].get("test", 0) == record["num_patients"]["test"]
+    assert set(record["moved"]) == {name[:8] for name in test} - set(
+        Dataset.open(folder).of_split("test")["patient_id"]
+    )
+
+
+def test_phantoms_may_all_have_boxes_and_only_some_findings(tmp_path: Path) -> None:
+    data = {"kind": "phantom", "images": 60, "seed": 3, "size": 64, "boxes": "all", "findings": ["Mass", "Effusion"]}
+    folder, _, _ = run_stage(stage(data, prompts={"positions": {}}), tmp_path)
+    rows = Dataset.open(folder).rows
+    assert set(rows["labels"]) <= {0, *(NIH.encode(names) for names in (["Mass"], ["Effusion"], ["Mass", "Effusion"]))}
+    assert ((rows["boxes"].map(len) > 0) == (rows["labels"] > 0)).all()
+    assert rows.loc[rows["labels"] > 0, "prompt"].str.contains(" in the ").all()
 
 
 def test_identical_pixels_under_two_names_are_kept_once_and_from_the_test_split(tmp_path: Path) -> None:

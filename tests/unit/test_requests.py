@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cxr_core.data.findings import NIH
+from cxr_core.data.prompts import PromptWriter
+from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
 from cxr_core.generation.requests import (
     allocate,
+    check_places,
     describe,
     exact_list,
     largest_remainder,
@@ -36,7 +39,7 @@ def real_rows() -> pd.DataFrame:
 
 
 def table(cells: pd.DataFrame) -> dict[tuple[int, str], int]:
-    return {(labels, view): num for labels, view, num in cells.itertuples(index=False)}
+    return {(labels, view): num for labels, view, num, _ in cells.itertuples(index=False)}
 
 
 weights = st.lists(st.integers(0, 10**6), min_size=1, max_size=50).filter(any)
@@ -127,6 +130,39 @@ def test_given_an_impossible_request_the_message_says_where_and_what_to_do(reque
         allocate(request_, real_rows(), NIH, where="stage 'synthetic', request")
     assert str(caught.value).startswith("stage 'synthetic', request: ")
     assert caught.value.mend
+
+
+PLACED = {"Edema in the upper left": 20, "Edema in the upper right of the image": 20, "Edema": 20}
+
+
+def test_given_places_in_a_request_each_prompt_says_its_own_in_the_words_of_the_dataset() -> None:
+    with pytest.raises(UserError, match="are the same images"):
+        allocate(Request(counts=PLACED), real_rows(), NIH)
+    counts = {"Edema in the upper left": 20, "Edema in the upper left of the image|Effusion": 1, "Edema": 20}
+    cells = allocate(Request(counts=counts), real_rows(), NIH)
+    prompts = PromptSettings(positions={})
+    check_places(cells, prompts, where="request")
+    said = exact_list(cells, PromptWriter(prompts, NIH), 0).to_pandas()["prompt"].value_counts()
+    assert said["frontal chest x-ray, AP view, pulmonary edema in the upper left"] == 16
+    assert said["frontal chest x-ray, PA view, pleural effusion, pulmonary edema in the upper right"] == 1
+    assert said["frontal chest x-ray, PA view, pulmonary edema"] == 4
+    assert "20 pulmonary edema in the upper left (AP 16, PA 4)" in describe(cells, NIH)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        (PromptSettings(), "say no places"),
+        (PromptSettings(positions={"regions": "zones"}), "say places by zones"),
+    ],
+)
+def test_given_places_in_words_that_training_never_had_the_request_is_refused(
+    prompts: PromptSettings, words: str
+) -> None:
+    cells = allocate(Request(counts={"Edema in the upper left": 2}), real_rows(), NIH)
+    with pytest.raises(UserError, match=words) as caught:
+        check_places(cells, prompts, where="request")
+    assert "'pulmonary edema in the upper left' is asked for" in str(caught.value)
 
 
 def test_given_no_training_images_like_train_is_refused() -> None:

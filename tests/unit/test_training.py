@@ -79,6 +79,20 @@ def test_given_a_combination_of_one_image_it_is_not_repeated_without_bound() -> 
     assert np.bincount(rows).max() == 7
 
 
+def test_given_a_share_of_placed_images_they_are_repeated_up_to_it_and_never_shown_less() -> None:
+    labels, places = np.zeros(1000, int), np.repeat([0, 1, 2], [900, 60, 40])
+    rows = drawn(np.arange(1000), labels, Sampling(placed_share=0.5), seed=5, places=places)
+    assert (places[rows] > 0).mean() == pytest.approx(0.5, abs=0.02)
+    assert (places[rows] == 0).sum() == 900
+    assert len(drawn(np.arange(1000), labels, Sampling(placed_share=0.05), seed=5, places=places)) == 1000
+
+
+def test_given_tempering_rare_places_of_a_finding_come_oftener_too() -> None:
+    labels, places = np.ones(500, int), np.repeat([1, 2], [400, 100])
+    rows = drawn(np.arange(500), labels, Sampling(temper=0), seed=5, places=places)
+    assert np.bincount(places[rows])[1:].tolist() == [400, 400]
+
+
 def test_given_two_rules_of_sampling_the_error_names_both() -> None:
     with pytest.raises(ValidationError, match="repeat_below and temper are two rules"):
         Sampling(repeat_below=0.1, temper=0.5)

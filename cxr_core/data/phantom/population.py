@@ -1,5 +1,6 @@
 """Who is X-rayed and what they have: a table with the imbalances, the habits and the shortcuts of ChestX-ray14."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -95,7 +96,9 @@ _SIDES = {
 }
 
 
-def population(num_images: int, *, seed: int, view_confounding: bool = True) -> pd.DataFrame:
+def population(
+    num_images: int, *, seed: int, view_confounding: bool = True, findings: Sequence[str] = NIH_FINDINGS
+) -> pd.DataFrame:
     """A table of `num_images` phantoms, one row an image, sorted by image_id; the same arguments give the same table.
 
     Columns: image_id ("00000001_000"), image (its file name), patient_id (eight digits), follow_up, labels (bits of
@@ -103,7 +106,7 @@ def population(num_images: int, *, seed: int, view_confounding: bool = True) -> 
     patient), signs (a list of dicts, the fields of `Sign`). Shares are those of ChestX-ray14 (Wang et al., CVPR 2017).
 
     `view_confounding=False` draws the view whatever the findings; with it 85.6 % of Edema are AP and 31.7 % of
-    No Finding.
+    No Finding. The sick have some of `findings`, in the proportions that these have among all.
     Raises UserError for less than one image.
     """
     if num_images < 1:
@@ -113,7 +116,7 @@ def population(num_images: int, *, seed: int, view_confounding: bool = True) -> 
     rows = []
     for number, count in enumerate(counts, start=1):
         split = "test" if number - 1 in test else "train_val"
-        rows += _patient_rows(seed, f"{number:08d}", count, split, view_confounding)
+        rows += _patient_rows(seed, f"{number:08d}", count, split, view_confounding, findings)
     return pd.DataFrame(rows)
 
 
@@ -145,7 +148,7 @@ def _test_patients(counts: list[int], seed: int) -> frozenset[int]:
 
 
 def _patient_rows(
-    seed: int, patient_id: str, count: int, split: str, view_confounding: bool
+    seed: int, patient_id: str, count: int, split: str, view_confounding: bool, findings: Sequence[str]
 ) -> list[dict[str, object]]:
     rng = stream(seed, patient_id, "history")
     sex = "M" if rng.random() < 0.565 else "F"
@@ -153,7 +156,7 @@ def _patient_rows(
     signs: tuple[Sign, ...] = ()
     rows = []
     for follow_up in range(count):
-        signs = _next_signs(signs, follow_up, rng)
+        signs = _next_signs(signs, follow_up, findings, rng)
         view = _view(signs, view_confounding, rng)
         case = Case(seed, f"{patient_id}_{follow_up:03d}", view, min(int(age), 95), sex, signs)
         rows.append(_row(case, follow_up, split))
@@ -180,19 +183,21 @@ def _row(case: Case, follow_up: int, split: str) -> dict[str, object]:
     }
 
 
-def _next_signs(signs: tuple[Sign, ...], follow_up: int, rng: np.random.Generator) -> tuple[Sign, ...]:
+def _next_signs(
+    signs: tuple[Sign, ...], follow_up: int, findings: Sequence[str], rng: np.random.Generator
+) -> tuple[Sign, ...]:
     """Either the findings of the visit before, a little better or worse, or others; both have the same shares."""
     if follow_up and rng.random() < STAY:
         return tuple(replace(s, severity=_severity(s.severity + rng.normal(0, 0.12))) for s in signs)
     if rng.random() < NO_FINDING_SHARE:
         return ()
-    return tuple(sign for finding in _findings(rng) for sign in _new_signs(finding, follow_up, rng))
+    return tuple(sign for finding in _findings(findings, rng) for sign in _new_signs(finding, follow_up, rng))
 
 
-def _findings(rng: np.random.Generator) -> list[str]:
+def _findings(possible: Sequence[str], rng: np.random.Generator) -> list[str]:
     found: list[str] = []
-    weights = np.array([_WEIGHTS[f] for f in NIH_FINDINGS])
-    for _ in range(1 + int(rng.choice(4, p=NUM_FINDINGS_SHARES))):
+    weights = np.array([_WEIGHTS[f] * (f in possible) for f in NIH_FINDINGS])
+    for _ in range(min(1 + int(rng.choice(4, p=NUM_FINDINGS_SHARES)), len(possible))):
         found.append(NIH_FINDINGS[int(rng.choice(len(weights), p=weights / weights.sum()))])
         weights = weights * [0 if f in found else _lift(found[-1], f) for f in NIH_FINDINGS]
     return sorted(found)

@@ -1,0 +1,82 @@
+"""Files of bounding boxes, told apart by what they hold: NIH's list, RSNA's, ChestX-Det's, and plain ones.
+
+NIH: BBox_List_2017.csv (Wang et al., CVPR 2017). RSNA Pneumonia Detection Challenge (Shih et al., Radiology AI 2019):
+patientId, x, y, width, height, Target; one row for each box, or one without numbers. ChestX-Det (Lian et al. 2021,
+arXiv 2104.10326): a JSON list of objects with file_name, syms and boxes, each box two corners.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxr_core.data.csvfile import Csv
+from cxr_core.data.findings import Findings
+from cxr_core.data.settings import BoxFile
+from cxr_core.data.table import parse_boxes, parse_images
+from cxr_core.errors import UserError
+
+COLUMNS = ["image_id", "finding", *"xywh"]
+
+_FORMS: tuple[tuple[tuple[str, ...], ...], ...] = (
+    # NIH's header `Bbox [x,y,w,h],,,` has commas inside its brackets.
+    (("Image Index",), ("Finding Label",), ("Bbox [x", "x"), ("y",), ("w",), ("h]", "h")),
+    (("patientId",), ("class",), ("x",), ("y",), ("width",), ("height",)),
+    (("image",), ("finding",), ("x",), ("y",), ("w", "width"), ("h", "height")),
+)
+"""Columns of image, finding, x, y, width, height; a form is known by its first one."""
+
+
+def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
+    """image_id, finding, x, y, w, h of each box of one of `findings`.
+
+    Raises UserError for a file of no known form, for what is no box, and for a finding that is neither one of
+    `findings` nor in `names` of the settings.
+    """
+    csv = _of_json(file.path) if file.path.suffix.lower() == ".json" else Csv.read(file.path)
+    image, finding, *numbers = _form(csv)
+    cells = [csv.column(*names) for names in numbers]
+    given = (pd.concat(cells, axis=1) != "").any(axis=1)
+    told = pd.Series(file.finding, csv.cells.index) if file.finding else csv.column(*finding)
+    renamed = told.map(lambda name: file.names.get(name, name))
+    kept = given & renamed.notna()
+    part = Csv(csv.path, csv.cells[kept])
+    ids = parse_images(part, csv.column(*image)[kept])
+    return parse_boxes(part, ids, renamed[kept], *(cell[kept] for cell in cells), findings=findings)
+
+
+def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:
+    for form in _FORMS:
+        if any(name in csv.cells.columns for name in form[0]):
+            return form
+    known = "; ".join(", ".join(names[-1] for names in form) for form in _FORMS)
+    raise UserError(
+        f"no list of boxes of a form that we know; it has the columns {', '.join(map(str, csv.cells.columns))}",
+        where=str(csv.path),
+        mend=f"give it the columns of one of: {known}",
+    )
+
+
+def _of_json(path: Path) -> Csv:
+    """A JSON list of images with their boxes by two corners, as text cells of the plain form."""
+    try:
+        entries = json.loads(path.read_text("utf-8"))
+        rows = [row for entry in entries for row in _boxes_of(entry)]
+    except FileNotFoundError as error:
+        raise UserError("there is no such file", where=str(path), mend="check the path in the config") from error
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise UserError(
+            f"not a list of images with file_name, syms and boxes ({error!r})",
+            where=str(path),
+            mend="take the file as it was published, or write a CSV with image, finding, x, y, w, h",
+        ) from error
+    return Csv(path, pd.DataFrame(rows, columns=["image", "finding", *"xywh"], dtype=object))
+
+
+def _boxes_of(entry: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (str(entry["file_name"]), str(name), *(f"{value:.15g}" for value in (x0, y0, x1 - x0, y1 - y0)))
+        for name, (x0, y0, x1, y1) in zip(entry["syms"], entry["boxes"], strict=True)
+    ]

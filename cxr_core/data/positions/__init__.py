@@ -1,0 +1,1 @@
+"""Where a finding is: regions of the image, boxes put into them, and both in words and back."""

@@ -1,0 +1,1 @@
+"""Does a finding lie where it was asked for?"""
