@@ -101,7 +101,8 @@ class Stored:
         rows = np.empty((len(places), *self._shape), self._type)
         ends = np.searchsorted(places, self._starts)
         for i in np.flatnonzero(np.diff(ends)):
-            rows[ends[i] : ends[i + 1]] = _mapped(self._paths[i])[places[ends[i] : ends[i + 1]] - self._starts[i]]
+            mine = slice(ends[i], ends[i + 1])
+            np.take(_mapped(self._paths[i]), places[mine] - self._starts[i], axis=0, out=rows[mine], mode="clip")
         return rows
 
 
