@@ -31,7 +31,10 @@ from jobs.checkpoints_asked import checkpoint_mistakes
 from jobs.judges import judge_mistakes
 
 DATASETS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"latents"})
-MODELS, DENOISERS = frozenset({"train.vae", "train.text_encoder", "train.diffusion"}), frozenset({"train.diffusion"})
+MODELS, DENOISERS = (
+    frozenset({"train.vae", "train.text_encoder", "train.diffusion"}),
+    frozenset({"train.diffusion", "train.pggan"}),
+)
 ROLES = {
     "dataset": DATASETS,
     "like": DATASETS,

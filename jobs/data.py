@@ -112,13 +112,13 @@ def regenerate(
     from cxr_core.data.dataset import Dataset
     from cxr_core.data.png import encode_grey
     from cxr_core.generation.regenerate import regenerate as make_again
-    from cxr_core.models.checkpoints import final_checkpoint
+    from cxr_core.models.checkpoints import final_generator
     from cxr_core.runs.files import write_atomic
     from jobs.cli import prepare_environment
 
     prepare_environment()
     dataset = Dataset.open(path)
-    folder = final_checkpoint(model) if model else _model_of(dataset, image_id)
+    folder = final_generator(model) if model else _model_of(dataset, image_id)
     again = make_again(dataset, image_id, folder, strict=strict)
     if out:
         write_atomic(out, encode_grey(again.made))

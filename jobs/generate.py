@@ -32,7 +32,7 @@ from cxr_core.generation.requests import (
 )
 from cxr_core.generation.series import MadeSeries, Series, all_series
 from cxr_core.generation.settings import GenerateStage
-from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint, kept_steps, weights_sha256
+from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint, is_pggan, kept_steps, weights_sha256
 from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard
@@ -86,7 +86,9 @@ def _exactly(
         passed_over = left_out(one.request, real.rows, real.findings)
         said += [f"0 {name}: no real training image has it to be filled up" for name in passed_over]
         if isinstance(model := inputs[one.role], Path):
-            said += _warnings(_unseen(read_training_data(checkpoint_at(model, one.checkpoint)), cells, real.findings))
+            folder = checkpoint_at(model, one.checkpoint)
+            said += [_UNHEARD] if is_pggan(folder) else []
+            said += _warnings(_unseen(read_training_data(folder), cells, real.findings))
         said += warning(real.rows[real.rows["split"] == "train"], real.findings, cells)
         numbers.append(int(cells["num_images"].sum()))
         if settings.sweep is None or not notes:  # the series of a sweep differ in their models and samplers alone
@@ -104,6 +106,7 @@ def freeze(context: Context, work: Path) -> Draft:
     cells = [allocate(one.request, real.rows, real.findings, where=_where(settings, one)) for one in series]
     for one, table in zip(series, cells, strict=True):
         check_places(table, prompts, where=_where(settings, one))
+    _check_formats(context, series)
     made = _made(context, series, [int(table["num_images"].sum()) for table in cells])
     write_list(work / "requests.parquet", _lists(context, made, cells, writer), settings.shard_size)
     unseen = [_unseen(one.training_data, table, real.findings) for one, table in zip(made, cells, strict=True)]
@@ -128,12 +131,28 @@ def freeze(context: Context, work: Path) -> Draft:
     return Draft(shards_of([one.num_images for one in made], settings.shard_size))
 
 
+def _check_formats(context: Context, series: Sequence[Series]) -> None:
+    settings: GenerateStage = context.settings
+    if settings.dtype != "float32" and any(is_pggan(_checkpoint(context, one)) for one in series):
+        raise UserError(
+            f"a PG-GAN draws in float32, not in {settings.dtype}",
+            where=f"stage {settings.name!r}",
+            mend="set dtype: float32, in a stage of its own if other models are to draw in half precision",
+        )
+
+
 def _made(context: Context, series: Sequence[Series], numbers: Sequence[int]) -> list[MadeSeries]:
     """All series with their models' weights, each of which is read once."""
     folders = [_checkpoint(context, one) for one in series]
     digests = {folder: weights_sha256(folder) for folder in dict.fromkeys(folders)}
     return [
-        MadeSeries(**dict(one), model=digests[folder], training_data=read_training_data(folder), num_images=num)
+        MadeSeries(
+            **dict(one),
+            kind="pggan" if is_pggan(folder) else "stable-diffusion",
+            model=digests[folder],
+            training_data=read_training_data(folder),
+            num_images=num,
+        )
         for one, folder, num in zip(series, folders, numbers, strict=True)
     ]
 
@@ -149,7 +168,8 @@ def _lists(
     first = 0
     for one, table in zip(series, cells, strict=True):
         images = exact_list(table, writer, context.seed, first=first, series=one.name)
-        check_lengths(_first_of_each(images), _checkpoint(context, one) / "tokenizer")
+        if one.kind != "pggan":
+            check_lengths(_first_of_each(images), _checkpoint(context, one) / "tokenizer")
         first += len(images)
         yield images
 
@@ -200,6 +220,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         write_first_draws(context.folder, receipts, findings=findings, size=info.size, about=about)
     problems = chain(
         (row for receipt in receipts for row in receipt.problems),
+        (problem("unheard", "", "", text, "drawn all the same") for text in _unheard(facts["series"])),
         (problem("unseen_finding", "", "", text, "drawn all the same") for text in _warnings(facts["unseen"])),
         _again(context.folder, equal),
     )
@@ -256,6 +277,15 @@ def _unseen(learnt: TrainingData | None, cells: pd.DataFrame, findings: Findings
     names = findings.decode(asked) if asked and learnt else ()
     seen = {name: learnt.of_finding(name) for name in names} if learnt else {}
     return [name for name, parts in seen.items() if parts is not None and not sum(part.images for part in parts)]
+
+
+_UNHEARD = "a PG-GAN hears no words: labels say what was asked for, not what is drawn"
+
+
+def _unheard(series: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What has to be said of the series whose model hears no words."""
+    deaf = [one.name for one in map(MadeSeries.model_validate, series) if one.kind == "pggan"]
+    return [f"series {name!r}: {_UNHEARD}" if name else _UNHEARD for name in deaf]
 
 
 def _warnings(unseen: Sequence[str]) -> list[str]:

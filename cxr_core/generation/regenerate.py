@@ -12,11 +12,12 @@ import torch
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, in_parts
+from cxr_core.generation.pggan import draw_seeds, open_pggan
 from cxr_core.generation.requests import image_seed
 from cxr_core.generation.sampler import decode, encode_prompts, load_model, sample_rows
 from cxr_core.generation.series import position
 from cxr_core.generation.shard import to_uint8
-from cxr_core.models.checkpoints import weights_sha256
+from cxr_core.models.checkpoints import is_pggan, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,23 @@ def regenerate(dataset: Dataset, image_id: str, model: Path, *, strict: bool = F
     _check_model(model, made["model"], dataset)
     torch.set_num_threads(made["threads"])
     batch = _batch(dataset, row, made) if strict else [{"prompt": row["prompt"], "seed": row["seed"]}]
+    greys = _greys_of_latents(model, batch) if is_pggan(model) else _greys(model, batch, made)
+    place = [each["seed"] for each in batch].index(row["seed"])
+    return Regenerated(to_uint8(greys[place]), dataset.image(row))
+
+
+def _greys_of_latents(model: Path, batch: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return draw_seeds(open_pggan(model), [int(each["seed"]) for each in batch])
+
+
+def _greys(model: Path, batch: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> np.ndarray:
     compiled, attention = (made["compile"], made["attention"]) if torch.cuda.is_available() else (False, "sdpa")
     loaded = load_model(
         model, made["dtype"], channels_last=made["channels_last"], compiled=compiled, attention=attention
     )
     texts = encode_prompts(loaded, ["", *(each["prompt"] for each in batch)])
     how = {name: made[name] for name in ("scheduler", "steps", "guidance")}
-    greys = decode(loaded, sample_rows(loaded, texts, batch, **how))
-    place = [each["seed"] for each in batch].index(row["seed"])
-    return Regenerated(to_uint8(greys[place]), dataset.image(row))
+    return decode(loaded, sample_rows(loaded, texts, batch, **how))
 
 
 def _batch(dataset: Dataset, row: Any, made: dict[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -43,15 +43,24 @@ class MadeSeries(Series):
 
     model: str
     """sha256 of the weights."""
+    kind: Literal["stable-diffusion", "pggan"] = "stable-diffusion"
+    """What the model is. A PG-GAN hears no words: labels say what was asked for, not what is drawn."""
     training_data: TrainingData | None = None
     """What the model learnt from, as far as it says so."""
     num_images: int
     """Images of the series."""
 
     @property
+    def sampler(self) -> dict[str, str | int | float]:
+        """As of every series; a PG-GAN draws without one."""
+        return {} if self.kind == "pggan" else super().sampler
+
+    @property
     def words(self) -> str:
         """How it was drawn, for people."""
         step = "" if self.checkpoint is None else f"checkpoint {self.checkpoint}, "
+        if self.kind == "pggan":
+            return f"{step}PG-GAN, from random latents: labels say what was asked for, not what is drawn"
         return f"{step}{self.scheduler}, {self.steps} steps, guidance {self.guidance:g}"
 
 

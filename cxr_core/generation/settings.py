@@ -15,8 +15,9 @@ class GenerateInputs(Settings):
     """What generation starts from."""
 
     model: str | tuple[str, ...]
-    """A train stage of model diffusion (its final checkpoint is used), or a folder that diffusers can open. Or several
-    of these, among which `requests` choose; the first is that of requests that name none."""
+    """A train stage of model diffusion or pggan (its final checkpoint is used), or a folder of such a model. A PG-GAN
+    hears no words: labels of its images say what was asked for, not what is drawn. Or several models, among which
+    `requests` choose; the first is that of requests that name none."""
     like: str
     """The real Dataset that gives the findings, the view distributions and the prompt style: a stage or a folder."""
     gate: str | None = None

@@ -19,11 +19,13 @@ from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, draw_in_memory
 from cxr_core.generation.first_draws import ROWS, TAR, is_sampled
 from cxr_core.generation.gate import Gatekeeper, Verdict
+from cxr_core.generation.pggan import draw_seeds, open_pggan
 from cxr_core.generation.requests import image_seed
 from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample_rows
 from cxr_core.generation.series import MadeSeries, Series
 from cxr_core.generation.settings import Gate, GenerateStage
 from cxr_core.generation.writer import BackgroundWriter
+from cxr_core.models.pggan import PgGan
 from cxr_core.runs.files import canonical_json
 from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output
@@ -97,6 +99,17 @@ class Drawer:
             return decode(self._model, latents)
 
 
+class LatentDrawer(Drawer):
+    """A `Drawer` of a PG-GAN."""
+
+    def __init__(self, model: PgGan, settings: GenerateStage, clock: Clock) -> None:
+        self.size, self.clock, self._dtype, self._gan = settings.batch_size, clock, settings.dtype, model
+
+    def _draw(self, batch: Sequence[Row]) -> np.ndarray:
+        with self.clock.part("sample"):
+            return draw_seeds(self._gan, [int(row["seed"]) for row in batch])
+
+
 def generate_shard(
     settings: GenerateStage,
     series: MadeSeries,
@@ -116,17 +129,7 @@ def generate_shard(
     """
     torch.set_num_threads(settings.threads)
     clock, log = Clock(), _Log(settings.gate, facts["num_images"])
-    with clock.part("load"):
-        model = load_model(
-            checkpoint,
-            settings.dtype,
-            channels_last=settings.channels_last,
-            compiled=settings.compile,
-            attention=settings.attention,
-        )
-    with clock.part("prompts"):
-        texts = encode_prompts(model, ["", *images["prompt"].to_pylist()])
-    drawer = Drawer(model, texts, settings, series, clock)
+    drawer = _drawer(settings, series, checkpoint, images["prompt"].to_pylist(), clock)
     generation = {**facts["generation"], **series.sampler, "model": series.model}
     findings = Findings(tuple(facts["findings"]))
     writer = BackgroundWriter(work / "images.tar", findings)
@@ -149,6 +152,24 @@ def generate_shard(
         problems=log.problems,
         seconds={**clock.rounded(), "waiting for the writer": round(writer.waited, 3)},
     )
+
+
+def _drawer(
+    settings: GenerateStage, series: MadeSeries, checkpoint: Path, prompts: Sequence[str], clock: Clock
+) -> Drawer:
+    with clock.part("load"):
+        if series.kind == "pggan":
+            return LatentDrawer(open_pggan(checkpoint), settings, clock)
+        model = load_model(
+            checkpoint,
+            settings.dtype,
+            channels_last=settings.channels_last,
+            compiled=settings.compile,
+            attention=settings.attention,
+        )
+    with clock.part("prompts"):
+        texts = encode_prompts(model, ["", *prompts])
+    return Drawer(model, texts, settings, series, clock)
 
 
 def _write_firsts(rows: Sequence[dict[str, Any]], findings: Findings, work: Path) -> dict[str, Path]:

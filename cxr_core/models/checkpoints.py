@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from cxr_core.errors import UserError
+from cxr_core.models.pggan_folder import pggan_sha256
 from cxr_core.models.tensors import content_sha256, read_header, weights_file
 from cxr_core.runs.files import read_json, sha256_file, sha256_text, walk_files, write_json
 
@@ -93,18 +94,29 @@ def final_checkpoint(path: Path, kind: ModelKind = "stable-diffusion") -> Path:
     raise UserError(f"neither a finished train stage nor {words} (it has no {mark})", where=str(path), mend=mend)
 
 
+def is_pggan(folder: Path) -> bool:
+    """Whether a model folder holds a PG-GAN, which hears no words."""
+    return (folder / _MARKS["pggan"][0]).is_file()
+
+
+def final_generator(path: Path) -> Path:
+    """As `final_checkpoint`, of a model that draws images: Stable Diffusion or PG-GAN."""
+    folder = path / str(read_checkpoints(path)[-1].path) if (path / INDEX).is_file() else path
+    return final_checkpoint(path, "pggan" if is_pggan(folder) else "stable-diffusion")
+
+
 def kept_steps(path: Path) -> list[int]:
     """Steps of the checkpoints whose weights a finished train stage has kept. Raises UserError if it is none."""
     return [checkpoint.step for checkpoint in read_checkpoints(path) if checkpoint.path is not None]
 
 
 def checkpoint_at(path: Path, step: int | None) -> Path:
-    """The diffusers folder of a train stage's checkpoint; None: the final one, or the folder itself.
+    """The folder of a generator's checkpoint in a train stage; None: the final one, or the folder itself.
 
     Raises UserError where the stage has no checkpoint of that step, or has not kept it.
     """
     if step is None:
-        return final_checkpoint(path)
+        return final_generator(path)
     found = [checkpoint.path for checkpoint in read_checkpoints(path) if checkpoint.step == step]
     if not found or found[0] is None:
         what = "did not keep its checkpoint" if found else "has no checkpoint"
@@ -116,8 +128,11 @@ def checkpoint_at(path: Path, step: int | None) -> Path:
 def weights_sha256(folder: Path) -> str:
     """Digest of a diffusers folder: sha256 over `model_index.json` and all files of the components that it names.
 
-    Other files beside them (a README, a download cache, a preview) do not count. Lines as in `sha256_path`.
+    Of a PG-GAN's folder, over its two files. Others beside them (a README, a download cache, a preview) do not count.
+    Lines as in `sha256_path`.
     """
+    if is_pggan(folder):
+        return pggan_sha256(folder)
     index = read_json(folder / "model_index.json")
     components = [folder / name for name in sorted(index) if (folder / name).is_dir()]
     files = [folder / "model_index.json", *(file for component in components for file in walk_files(component))]

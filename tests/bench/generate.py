@@ -35,10 +35,8 @@ NUM_IMAGES, STEPS, GUIDANCE, THREADS = 32, 10, 4.0, 2
 def c5() -> Iterator[Row]:
     """The tiny base, loaded before; the same prompts, noise, steps and guidance; images on disk at the end."""
     torch.set_num_threads(THREADS)
-    cells = pd.DataFrame(
-        {"labels": [1, 0], "view": ["PA", "AP"], "num_images": [NUM_IMAGES // 2] * 2, "placed": [()] * 2}
-    )
-    images = exact_list(cells, lambda labels, view: f"frontal chest x-ray, {view} view", seed=3)
+    cells = {"labels": [1, 0], "view": ["PA", "AP"], "num_images": [NUM_IMAGES // 2] * 2, "placed": [()] * 2}
+    images = exact_list(pd.DataFrame(cells), lambda labels, view: f"frontal chest x-ray, {view} view", seed=3)
     settings = GenerateStage(
         name="c5",
         kind="generate",

@@ -1,7 +1,5 @@
 """The row of memorisation: C7 exact nearest neighbours."""
 
-import resource
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ import numpy as np
 
 from cxr_core.evaluation.memorisation.neighbours import Stored, nearest, unit
 from tests.bench.harness import Peer, Row
+from tests.pipeline import python_with_memory
 
 QUERIES, REFERENCES, WIDTH = 2_000, 112_120, 768
 """All of ChestX-ray14, and the width of a ViT-B's features."""
@@ -71,21 +70,19 @@ def search(stored: Stored, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def peak(num_references: int) -> int:
-    """MiB that a process of its own holds above what it began with, mapped files left out, to search so many."""
-    command = [sys.executable, "-m", "tests.bench.neighbours", str(num_references)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    """MiB that a process holds at most to search so many."""
+    code, said, mib = python_with_memory("-m", "tests.bench.neighbours", str(num_references))
+    assert code == 0, said
+    return round(mib)
 
 
 def main(num_references: int) -> None:
-    """Search references that one shard stands for again and again, so that files do not count."""
+    """Search references for all of which one shard stands, again and again."""
     draw = np.random.default_rng(7)
     queries = unit(draw.standard_normal((QUERIES, WIDTH), np.float32))
     with tempfile.TemporaryDirectory() as name:
         np.save(Path(name, "0.npy"), unit(draw.standard_normal((_SHARD, WIDTH), np.float32)))
-        stored = Stored([Path(name, "0.npy")] * (num_references // _SHARD))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        search(stored, queries)
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+        search(Stored([Path(name, "0.npy")] * (num_references // _SHARD)), queries)
 
 
 if __name__ == "__main__":

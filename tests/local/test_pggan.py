@@ -1,28 +1,35 @@
 """PG-GAN training: what is optimised, and that an interrupted run is the undisturbed one at any scale and fade."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
 
+import jobs.generate
 import jobs.train
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.evaluation.distances import fid
+from cxr_core.generation.pggan import open_pggan
+from cxr_core.generation.regenerate import regenerate
+from cxr_core.generation.settings import GenerateStage
 from cxr_core.models import pggan
-from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints
+from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weights_sha256
 from cxr_core.models.pggan import doubled
 from cxr_core.models.pggan_folder import PGGANS, read_info
 from cxr_core.models.training_data import read_training_data
 from cxr_core.runs.files import read_json, sha256_path
-from cxr_core.runs.pack import Work, freeze, run_pack
+from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.training.adversarial import AdversarialEngine
 from cxr_core.training.growth import position_at
 from cxr_core.training.pggan import PgganTask, gradient_penalty, new_model
 from cxr_core.training.pggan_settings import PgganTrain
+from jobs.config import RunConfig
 from tests.planted import planted_rows, write_planted
 from tests.training import finish, finish_afresh, forget, metrics, stage
 
@@ -271,3 +278,71 @@ def test_given_a_loss_that_is_not_finite_training_stops_and_names_step_and_image
     forget()
     with pytest.raises(UserError, match=r"loss is nan and its gradient's norm nan at step 6, on train-\d+"):
         run_pack(work, plan, ["00001"])
+
+
+# Drawing
+
+
+def drawn_stage(folder: Path, gan: Path, dataset: Path, **values: Any) -> Work:
+    defaults = {"request": {"counts": {"Effusion": 3, "No Finding": 4}}, "batch_size": 2, "shard_size": 4, "threads": 1}
+    inputs = {"model": "gan", "like": "real"}
+    made = GenerateStage(name="syn", kind="generate", inputs=inputs, **{**defaults, **values})
+    return stage(folder, jobs.generate, made, {"model": gan, "like": dataset})
+
+
+@pytest.fixture(scope="module")
+def drawn(undisturbed: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset.open(finish(drawn_stage(tmp_path_factory.mktemp("syn") / "syn", undisturbed, dataset)))
+
+
+def test_given_a_pggan_each_image_is_what_its_seed_gives_and_the_dataset_says_that_labels_are_not_drawn(
+    drawn: Dataset, undisturbed: Path
+) -> None:
+    rows, model = drawn.rows, pggan.load(final_checkpoint(undisturbed, "pggan"))
+    assert len(rows) == 7
+    assert rows["pixel_sha256"].nunique() == 7
+    for row in rows.itertuples():
+        z = torch.randn(1, model.info.latent_width, generator=torch.Generator().manual_seed(int(row.seed)))
+        assert np.abs(model.draw(z)[0].numpy() - drawn.image(row)).max() <= 0.51
+    (series,) = drawn.info.about["series"]
+    assert (series["kind"], series["model"]) == ("pggan", weights_sha256(final_checkpoint(undisturbed, "pggan")))
+    assert series["training_data"]["images"] == 30
+    assert "guidance" not in json.loads(rows["generation"].iloc[0])
+    problems = pd.read_csv(drawn.folder / "problems.csv")
+    assert "a PG-GAN hears no words" in problems[problems["kind"] == "unheard"]["detail"].item()
+
+
+def test_given_an_image_of_a_pggan_it_is_made_again_bit_for_bit(drawn: Dataset, undisturbed: Path) -> None:
+    image_id = drawn.rows["image_id"].iloc[4]
+    again = regenerate(drawn, image_id, final_checkpoint(undisturbed, "pggan"), strict=True)
+    assert not again.difference.any()
+
+
+def test_given_shards_in_another_order_and_process_the_digest_is_the_same(
+    tmp_path: Path, drawn: Dataset, undisturbed: Path, dataset: Path
+) -> None:
+    work = drawn_stage(tmp_path / "syn", undisturbed, dataset)
+    plan = freeze(work)
+    for shard in reversed(plan.shards):
+        open_pggan.cache_clear()
+        run_pack(work, plan, [shard.id])
+    finalize(work, plan)
+    assert Dataset.open(work.folder.path).info.digest == drawn.info.digest
+
+
+def test_given_half_precision_a_pggan_is_refused_before_anything_is_drawn(
+    tmp_path: Path, undisturbed: Path, dataset: Path
+) -> None:
+    with pytest.raises(UserError, match="a PG-GAN draws in float32, not in float16"):
+        freeze(drawn_stage(tmp_path / "syn", undisturbed, dataset, dtype="float16"))
+
+
+def test_given_a_config_with_both_models_its_stages_fit_together() -> None:
+    real = {"name": "real", "kind": "preprocess", "data": {"kind": "phantom", "images": 20}, "size": 16}
+    gan = {**VALUES, "inputs": {"dataset": "real"}}
+    syn = {"name": "syn", "kind": "generate", "inputs": {"model": "gan", "like": "real"}}
+    syn["request"] = {"like": "train", "num_images": 4}
+    assert RunConfig(name="r", stages=[real, gan, syn]).stage("gan").model == "pggan"
+    base = {"name": "l", "kind": "latents", "inputs": {"dataset": "real", "base": "gan"}}
+    with pytest.raises(ValidationError, match=r"input 'base' wants a .* but 'gan' is 'train\.pggan'"):
+        RunConfig(name="r", stages=[real, gan, base])

@@ -72,16 +72,20 @@ def result(**changes: Any) -> MemorisationResult:
     return MemorisationResult(**(given | changes))
 
 
-def page_of(root: Path, found: MemorisationResult, *, picture: bytes | None = None) -> str:
-    run = report_run.full_run(root / "tiny", NIH)
-    path = run.root / "study" / FILE
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report_run.full_run(tmp_path_factory.mktemp("runs") / "tiny", NIH).root
+
+
+def page_of(run: Path, found: MemorisationResult, *, picture: bytes | None = None) -> str:
+    path = run / "study" / FILE
     write_json(path, read_json(path) | {"memorisation": found.model_dump(mode="json")})
-    (run.root / "study" / "pairs.png").write_bytes(picture or encode_grey(np.zeros((8, 8), np.uint8)))
-    return Page(write_report(run.root).read_text()).text
+    (run / "study" / "pairs.png").write_bytes(picture or encode_grey(np.zeros((8, 8), np.uint8)))
+    return Page(write_report(run).read_text()).text
 
 
-def test_given_copies_then_verdict_shares_trial_and_pairs_stand_beside_what_real_patients_have(tmp_path: Path) -> None:
-    text = page_of(tmp_path, result())
+def test_given_copies_then_verdict_shares_trial_and_pairs_stand_beside_what_real_patients_have(run: Path) -> None:
+    text = page_of(run, result())
     for expected in (
         "The verdict.",
         "all 5,000 training images of 1,500 patients, exactly",
@@ -98,12 +102,12 @@ def test_given_copies_then_verdict_shares_trial_and_pairs_stand_beside_what_real
         assert expected in text
 
 
-def test_given_targeted_and_reidentification_then_each_says_what_it_found_or_why_nothing(tmp_path: Path) -> None:
+def test_given_targeted_and_reidentification_then_each_says_what_it_found_or_why_nothing(run: Path) -> None:
     counts = {"max_images": 5, "num_rare": 300, "num_asked": 20, "num_images": 320, "num_matched": 9}
     told = TargetedResult(**counts, rare=0.91, common=0.7, difference=interval(0.21), extracted=2)
     person = {"num_patients": 800, "num_same": 150, "num_other": 150, "min_auroc": 0.7, "false_matches": 0.01}
     passed = ReidentificationResult(**person, auroc=interval(0.9), true_matches=0.4, matches=near("siamese network"))
-    text = page_of(tmp_path / "found", result(targeted=told, reidentification=passed))
+    text = page_of(run, result(targeted=told, reidentification=passed))
     for expected in (
         "300 captions (labels and view) are held by at most 5 training images; 20 of them were asked for",
         "a difference of 0.210 (0.200 to 0.220). Rare captions give their images away.",
@@ -115,11 +119,11 @@ def test_given_targeted_and_reidentification_then_each_says_what_it_found_or_why
         assert expected in text
     few = TargetedResult(**counts, not_computed="n = 2 rare captions")
     refused = ReidentificationResult(**person, auroc=interval(0.6), refused="AUROC 0.60 is below 0.70")
-    text = page_of(tmp_path / "refused", result(targeted=few, reidentification=refused))
+    text = page_of(run, result(targeted=few, reidentification=refused))
     assert "Not computed: n = 2 rare captions." in text
     assert "Refused: AUROC 0.60 is below 0.70." in text
 
 
-def test_given_a_damaged_picture_then_the_report_names_it(tmp_path: Path) -> None:
+def test_given_a_damaged_picture_then_the_report_names_it(run: Path) -> None:
     with pytest.raises(UserError, match="is no picture, but"):
-        page_of(tmp_path, result(), picture=b"nothing")
+        page_of(run, result(), picture=b"nothing")

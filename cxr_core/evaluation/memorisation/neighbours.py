@@ -70,11 +70,15 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 class Stored:
-    """Rows that lie in several .npy files one after the other, read as they are needed."""
+    """Rows that lie in several .npy files one after the other, read as they are needed.
+
+    No file stays mapped, so that a process holds no more of them than it looks at.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._files = [np.load(path, mmap_mode="r") for path in paths]
-        self._starts = np.cumsum([0, *map(len, self._files)])
+        self._paths, files = list(paths), [_mapped(path) for path in paths]
+        self._shape, self._type = files[0].shape[1:], files[0].dtype
+        self._starts = np.cumsum([0, *map(len, files)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -94,9 +98,13 @@ class Stored:
 
     def _ascending(self, places: np.ndarray) -> np.ndarray:
         """A copy of the rows at places that ascend: each file is read from its beginning to its end."""
-        shape, kind = self._files[0].shape[1:], self._files[0].dtype
-        rows = np.empty((len(places), *shape), kind)
+        rows = np.empty((len(places), *self._shape), self._type)
         ends = np.searchsorted(places, self._starts)
         for i in np.flatnonzero(np.diff(ends)):
-            rows[ends[i] : ends[i + 1]] = self._files[i][places[ends[i] : ends[i + 1]] - self._starts[i]]
+            mine = slice(ends[i], ends[i + 1])
+            np.take(_mapped(self._paths[i]), places[mine] - self._starts[i], axis=0, out=rows[mine], mode="clip")
         return rows
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r")

@@ -31,6 +31,8 @@ _GRID = 4
 """Cells a side that features are pooled to: where ribs and devices are belongs to a person."""
 _TEMPERATURE = 0.1
 _AT_ONCE = 256
+_LEAST = 4
+"""Training patients of several images."""
 
 
 class Siamese(nn.Module):
@@ -62,39 +64,49 @@ def train(dataset: Dataset, rows: pd.DataFrame, settings: Reidentification, seed
     Start, order, pairs and augmentation are functions of `seed`. Raises UserError where too few patients have several
     images, or naming the step where the loss is not finite.
     """
-    patients = list(patients_of_several(rows).values())
-    if len(patients) < 4:
-        raise UserError(
-            f"{len(patients)} training patients have several images, 4 are needed to learn what a person is",
-            where="memorisation.reidentification",
-            mend="leave it out",
-        )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Siamese(settings, seed).to(device).train()
+    batches = _Batches(dataset, rows, settings, seed)
+    model = Siamese(settings, seed).to("cuda" if torch.cuda.is_available() else "cpu").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )
-    batch_size = min(settings.batch_size, len(patients))
-    order = DataOrder(len(patients), batch_size, derive_seed(seed, "patients"))
     with bar("patients", settings.steps) as progress:
         for step in range(settings.steps):
-            draws = [stream(derive_seed(seed, "pairs"), step, i) for i in range(batch_size)]
-            pairs = [
-                draw.choice(patients[i], 2, replace=False) for draw, i in zip(draws, order.batch(step), strict=True)
-            ]
-            places = np.array(pairs).T.ravel()
-            changes = np.concatenate([[draw.uniform(-1, 1, NUM_DRAWS) for draw in draws] for _ in range(2)])
-            pixels = as_input(dataset.images(rows.iloc[places]), settings.image_size).to(device)
-            loss = _nt_xent(model(mild(pixels, changes)))
+            loss = _nt_xent(model(batches.pixels(step).to(model.head.weight.device)))
             if not math.isfinite(loss.item()):
-                raise UserError(f"the loss is {loss.item()} at step {step}", where="memorisation.reidentification")
+                raise _wrong(f"the loss is {loss.item()} at step {step}", "lower learning_rate, or leave it out")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             progress.advance(loss=loss.item())
     return model.eval()
+
+
+class _Batches:
+    """Two images of each of some training patients, changed mildly: a function of the seed and the step."""
+
+    def __init__(self, dataset: Dataset, rows: pd.DataFrame, settings: Reidentification, seed: int) -> None:
+        self.dataset, self.rows, self.size, self.seed = dataset, rows, settings.image_size, seed
+        self.patients = list(patients_of_several(rows).values())
+        if len(self.patients) < _LEAST:
+            several = f"{len(self.patients)} training patients have several images"
+            raise _wrong(f"{several}, {_LEAST} are needed to learn what a person is", "leave it out")
+        num = min(settings.batch_size, len(self.patients))
+        self.order = DataOrder(len(self.patients), num, derive_seed(seed, "patients"))
+
+    def pixels(self, step: int) -> torch.Tensor:
+        """float32 (2 n, 1, size, size): one image of each patient, then in the same order another one of each."""
+        chosen = self.order.batch(step)
+        draws = [stream(derive_seed(self.seed, "pairs"), step, i) for i in range(len(chosen))]
+        pairs = [draw.choice(self.patients[i], 2, replace=False) for draw, i in zip(draws, chosen, strict=True)]
+        changes = [draw.uniform(-1, 1, NUM_DRAWS) for _ in range(2) for draw in draws]
+        images = self.dataset.images(self.rows.iloc[np.array(pairs).T.ravel()])
+        return mild(as_input(images, self.size), np.stack(changes))
+
+
+def _wrong(what: str, mend: str) -> UserError:
+    return UserError(what, where="memorisation.reidentification", mend=mend)
 
 
 def _nt_xent(vectors: torch.Tensor) -> torch.Tensor:
