@@ -400,6 +400,24 @@ def adopt(
     typer.echo(out)
 
 
+@model_app.command("adopt-pggan")
+def adopt_pggan(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pth file with state_dict and settings.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write: it can stand as `model` of a generate stage.")],
+) -> None:
+    """Take a PG-GAN checkpoint of the layout of Segal et al. 2021. Every tensor must fit; what does not is listed.
+
+    Example: cxr model adopt-pggan progan.pth their-pggan
+    """
+    from cxr_core.errors import UserError
+    from cxr_core.models.pggan_published import adopt as write
+
+    if out.exists():
+        raise UserError("is already there", where=str(out), mend="remove it, or name another folder")
+    info = write(checkpoint, out)
+    typer.echo(f"{out}: draws {info.size} pixels a side, {info.channels} channels")
+
+
 @config_app.command()
 def schema(
     metrics: Annotated[bool, typer.Option("--metrics", help="That of an evaluate stage's metrics.json.")] = False,

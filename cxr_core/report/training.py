@@ -31,6 +31,7 @@ _MODELS = {
     "text_encoder": "Text encoder",
     "diffusion": "Diffusion model",
     "classifier": "Classifier (judge)",
+    "pggan": "PG-GAN",
     "localiser": "Localiser (judge of positions)",
 }
 
@@ -92,6 +93,9 @@ _HELD_OUT = ("validation_loss", "validation_auroc")
 _OTHERS = {
     "validation_loss": "validation loss",
     "validation_auroc": "validation AUROC, mean over findings",
+    "generator_loss": "generator's loss",
+    "image_size": "pixels a side",
+    "fade": "share of the newest layers",
     "lr": "learning rate",
     "grad_norm": "gradient norm before clipping",
 }
@@ -172,6 +176,8 @@ def _preview_caption(stage: StageView, num: int, shown: int) -> str:
     some = f"{shown} of {num} checkpoints" if shown < num else several(num, "checkpoint")
     if stage.model == "vae":
         return f"Reconstructions at {some}: each image (columns, by image id) above what the autoencoder makes of it."
+    if stage.model == "pggan":
+        return f"Previews at {some}: the same latents (columns) at every step, drawn at its scale and shown enlarged."
     return (
         f"Previews at {some}: the same prompts (columns) and the same noise at every step, so only the model differs."
     )
@@ -204,6 +210,11 @@ def _curve_caption(stage: StageView, values: pd.DataFrame, window: int) -> str:
     batch = stage.settings.get("batch_size")
     reads = stage.model == "text_encoder"
     examples = f", {several(batch, 'text' if reads else 'image')} a step" if batch else ""
+    if stage.model == "pggan":
+        return (
+            f"{several(len(values), 'step')}. Loss: the discriminator's, each step faint{thinning}; in full colour a "
+            f"running mean over {several(window, 'step')}. It tells nothing of how good images are: see fidelity."
+        )
     held_out = "other texts" if reads else "images of held-out patients"
     return (
         f"{several(len(values), 'step')}{examples}. Loss: each step faint{thinning}; in full colour a running mean "

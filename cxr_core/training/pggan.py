@@ -85,7 +85,7 @@ class PgganTask:
         greys = self.module.as_grey(self.module.generator(latents, at.scale, at.fade))
         times = self.module.info.image_size // greys.shape[-1]
         pixels = np.rint(greys.cpu().numpy()).astype(np.uint8).repeat(times, axis=1).repeat(times, axis=2)
-        return Preview([f"latent {i + 1}" for i in range(len(pixels))], pixels[None])
+        return Preview([f"z{i + 1}" for i in range(len(pixels))], pixels[None])
 
     def before_export(self) -> None:
         """Nothing is measured for the export."""

@@ -26,6 +26,7 @@ COMMANDS = [
     ("data", "verify"),
     ("config", "schema"),
     ("model", "adopt"),
+    ("model", "adopt-pggan"),
     ("readers", "make"),
     ("readers", "score"),
     ("config", "show"),

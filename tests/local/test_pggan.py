@@ -23,8 +23,11 @@ from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weig
 from cxr_core.models.pggan import doubled
 from cxr_core.models.pggan_folder import PGGANS, read_info
 from cxr_core.models.training_data import read_training_data
+from cxr_core.report.read import RunView, StageView
+from cxr_core.report.training import training_section
 from cxr_core.runs.files import read_json, sha256_path
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
+from cxr_core.runs.run import StageFolder
 from cxr_core.training.adversarial import AdversarialEngine
 from cxr_core.training.growth import position_at
 from cxr_core.training.pggan import PgganTask, gradient_penalty, new_model
@@ -203,6 +206,18 @@ def test_given_a_transition_what_a_latent_gives_does_not_jump(dataset: Path) -> 
     with torch.no_grad():
         before, after, whole = (one.module.generator(z, scale, fade) for scale, fade in ((0, 1), (1, 1e-3), (1, 1)))
     assert (after - doubled(before)).abs().max() <= 2e-3 * (whole - doubled(before)).abs().max()
+
+
+def test_given_a_pggan_when_reported_then_its_curves_and_what_its_latents_give_are_shown(undisturbed: Path) -> None:
+    view = RunView(
+        undisturbed.parent, {}, {}, "", (StageView(settings().model_dump(mode="json"), StageFolder(undisturbed)),)
+    )
+    blocks = training_section(view).blocks
+    assert [type(block).__name__ for block in blocks] == ["Heading", "Charts", "PictureGrid"]
+    assert blocks[0].text.startswith("PG-GAN")
+    titles = [chart.alt.split(" over steps")[0] for chart in blocks[1].charts]
+    assert titles[1:4] == ["generator's loss", "pixels a side", "share of the newest layers"]
+    assert "the same latents" in blocks[2].caption
 
 
 # Exact resume
