@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from cxr_core.data.settings import PreprocessStage
 from cxr_core.errors import UserError
 from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.settings import Name, Settings
@@ -42,6 +43,8 @@ ROLES = {
     "synthetic": DATASETS,
     "base": MODELS,
     "model": DENOISERS,
+    "gan": frozenset({"train.pggan"}),
+    "bank": frozenset({"invert"}),
     "latents": LATENTS,
     "prior": LATENTS,
     "judge": frozenset({"train.classifier"}),
@@ -69,6 +72,7 @@ Stage: TypeAlias = Annotated[
     | Annotated[ClassifierTrain, Tag("train.classifier")]
     | Annotated[LocaliserTrain, Tag("train.localiser")]
     | Annotated[PgganTrain, Tag("train.pggan")]
+    | Annotated[InvertStage, Tag("invert")]
     | Annotated[GenerateStage, Tag("generate")]
     | Annotated[EvaluateStage, Tag("evaluate")],
     Discriminator(_stage_tag),
@@ -287,7 +291,17 @@ def _names(keys: Sequence[str | int], value: dict[str, Any]) -> Iterator[str]:
         yield str(stage["name"]) if isinstance(stage, dict) and "name" in stage else str(key)
 
 
-_TAGS = {"preprocess", "latents", *MODELS, "train.classifier", "train.localiser", "generate", "evaluate"}
+_TAGS = {
+    "preprocess",
+    "latents",
+    *MODELS,
+    "train.classifier",
+    "train.localiser",
+    "train.pggan",
+    "invert",
+    "generate",
+    "evaluate",
+}
 
 
 def _unknown_kind(mistake: Any) -> str:

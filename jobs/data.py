@@ -115,11 +115,12 @@ def regenerate(
     from cxr_core.models.checkpoints import final_generator
     from cxr_core.runs.files import write_atomic
     from jobs.cli import prepare_environment
+    from jobs.launch import input_of
 
     prepare_environment()
     dataset = Dataset.open(path)
     folder = final_generator(model) if model else _model_of(dataset, image_id)
-    again = make_again(dataset, image_id, folder, strict=strict)
+    again = make_again(dataset, image_id, folder, strict=strict, bank=input_of(dataset.folder, "bank"))
     if out:
         write_atomic(out, encode_grey(again.made))
     values = again.difference

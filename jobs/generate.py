@@ -19,6 +19,7 @@ from cxr_core.data.problems import problem, write_problems
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
+from cxr_core.generation.bank_folder import Bank
 from cxr_core.generation.first_draws import write_index as write_first_draws
 from cxr_core.generation.requests import (
     allocate,
@@ -87,7 +88,7 @@ def _exactly(
         said += [f"0 {name}: no real training image has it to be filled up" for name in passed_over]
         if isinstance(model := inputs[one.role], Path):
             folder = checkpoint_at(model, one.checkpoint)
-            said += [_UNHEARD] if is_pggan(folder) else []
+            said += [_UNHEARD] if is_pggan(folder) and "bank" not in inputs else []
             said += _warnings(_unseen(read_training_data(folder), cells, real.findings))
         said += warning(real.rows[real.rows["split"] == "train"], real.findings, cells)
         numbers.append(int(cells["num_images"].sum()))
@@ -108,6 +109,8 @@ def freeze(context: Context, work: Path) -> Draft:
         check_places(table, prompts, where=_where(settings, one))
     _check_formats(context, series)
     made = _made(context, series, [int(table["num_images"].sum()) for table in cells])
+    if "bank" in context.inputs:
+        _check_bank(context, made, cells, real.findings)
     write_list(work / "requests.parquet", _lists(context, made, cells, writer), settings.shard_size)
     unseen = [_unseen(one.training_data, table, real.findings) for one, table in zip(made, cells, strict=True)]
     facts = {
@@ -131,6 +134,33 @@ def freeze(context: Context, work: Path) -> Draft:
     return Draft(shards_of([one.num_images for one in made], settings.shard_size))
 
 
+def _ways(context: Context, folder: Path) -> dict[str, Any]:
+    """What a series says of its model's kind, and of the latents that it draws from."""
+    if not is_pggan(folder):
+        return {"kind": "stable-diffusion"}
+    bank = context.inputs.get("bank")
+    return {"kind": "pggan", "bank": Bank.open(bank).digest if bank else None, "from_bank": context.settings.from_bank}
+
+
+def _check_bank(
+    context: Context, series: Sequence[MadeSeries], cells: Sequence[pd.DataFrame], findings: Findings
+) -> None:
+    """Raise UserError where the bank is of another model, or lacks labels that are asked for."""
+    where = f"stage {context.settings.name!r}, inputs.bank"
+    if all(one.kind != "pggan" for one in series):
+        raise UserError("no PG-GAN draws from it", where=where, mend="remove it, or name a PG-GAN in inputs.model")
+    bank = Bank.open(context.inputs["bank"])
+    for one, table in zip(series, cells, strict=True):
+        if one.kind != "pggan":
+            continue
+        if one.model != bank.model:
+            raise UserError("its latents are of another PG-GAN", where=where, mend="give both stages the same model")
+        lacking = sorted(set(table["labels"]) - set(bank.rows["labels"]))
+        if lacking:
+            names = ", ".join("|".join(findings.decode(labels)) for labels in lacking[:10])
+            raise UserError(f"it has no latents of {names}", where=where, mend="add it to findings of the invert stage")
+
+
 def _check_formats(context: Context, series: Sequence[Series]) -> None:
     settings: GenerateStage = context.settings
     if settings.dtype != "float32" and any(is_pggan(_checkpoint(context, one)) for one in series):
@@ -148,7 +178,7 @@ def _made(context: Context, series: Sequence[Series], numbers: Sequence[int]) ->
     return [
         MadeSeries(
             **dict(one),
-            kind="pggan" if is_pggan(folder) else "stable-diffusion",
+            **_ways(context, folder),
             model=digests[folder],
             training_data=read_training_data(folder),
             num_images=num,
@@ -191,7 +221,17 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     name = images["request"][0].as_py()
     series = next(one for one in map(MadeSeries.model_validate, facts["series"]) if one.name == name)
     checkpoint = _checkpoint(context, series)
-    return generate_shard(settings, series, checkpoint, images, facts, work, seed=context.seed, gatekeeper=gatekeeper)
+    return generate_shard(
+        settings,
+        series,
+        checkpoint,
+        images,
+        facts,
+        work,
+        seed=context.seed,
+        gatekeeper=gatekeeper,
+        bank=context.inputs.get("bank"),
+    )
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
@@ -284,7 +324,7 @@ _UNHEARD = "a PG-GAN hears no words: labels say what was asked for, not what is 
 
 def _unheard(series: Sequence[Mapping[str, Any]]) -> list[str]:
     """What has to be said of the series whose model hears no words."""
-    deaf = [one.name for one in map(MadeSeries.model_validate, series) if one.kind == "pggan"]
+    deaf = [one.name for one in map(MadeSeries.model_validate, series) if one.kind == "pggan" and not one.bank]
     return [f"series {name!r}: {_UNHEARD}" if name else _UNHEARD for name in deaf]
 
 

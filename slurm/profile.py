@@ -13,7 +13,7 @@ from cxr_core.errors import UserError
 from cxr_core.settings import Settings
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 
-StageKind = Literal["preprocess", "latents", "train", "generate", "evaluate", "control"]
+StageKind = Literal["preprocess", "latents", "train", "invert", "generate", "evaluate", "control"]
 """What can have resources of its own: a kind of stage, or `control`: the one-task jobs that freeze and finalize."""
 
 _MEMORY = r"^\d+[KMGT]$"

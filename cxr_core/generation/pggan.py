@@ -1,12 +1,16 @@
-"""Images of a PG-GAN: each from latents that its seed gives. It hears no words, so nothing of a prompt is in them."""
+"""Images of a PG-GAN: each from latents that its seed gives, at random or from a bank by its labels."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from cxr_core.errors import UserError
+from cxr_core.generation.bank_folder import Bank
+from cxr_core.generation.class_latents import ClassLatents
 from cxr_core.generation.noise import generators
 from cxr_core.models import pggan
 from cxr_core.models.pggan import PgGan
@@ -18,7 +22,48 @@ def open_pggan(folder: Path) -> PgGan:
     return pggan.load(folder)
 
 
-def draw_seeds(model: PgGan, seeds: Sequence[int]) -> np.ndarray:
-    """Grey images float32 (num_images, side, side), nominally 0..255, not yet rounded; NaN where the model failed."""
-    latents = torch.stack([torch.randn(model.info.latent_width, generator=one) for one in generators(seeds)])
-    return model.draw(latents).cpu().numpy()
+class BankLatents:
+    """Latents of a bank by labels: `gaussian`, new ones of the class, or `each`, those of its images themselves."""
+
+    def __init__(self, bank: Bank, how: str) -> None:
+        self._bank, self._how = bank, how
+        self._of_class = cache(self._fit)
+
+    def latents(self, labels: int, seed: int, normal: np.ndarray) -> np.ndarray:
+        """One float32 (latent_width,), a function of all arguments; `normal` are standard normal numbers (w,)."""
+        if self._how == "each":
+            found = self._bank.of(labels)["latent"]
+            return np.asarray(found.iloc[seed % len(found)], np.float32)
+        return self._of_class(labels).draw(normal[None])[0]
+
+    def _fit(self, labels: int) -> ClassLatents:
+        return ClassLatents.fit(np.stack(self._bank.of(labels)["latent"].tolist()))
+
+
+def open_latents(folder: Path | None, made: Mapping[str, Any]) -> BankLatents | None:
+    """The bank that the record of an image's making names, if any. Raises UserError where it is another one."""
+    if "bank" not in made:
+        return None
+    if folder is None or (bank := Bank.open(folder)).digest != made["bank"]:
+        raise UserError(
+            f"the images were drawn from the latent bank {made['bank'][:16]}, which is not there",
+            where=str(folder),
+            mend="run the invert stage again, in the run that drew them",
+        )
+    return BankLatents(bank, made["from_bank"])
+
+
+def draw_rows(model: PgGan, rows: Sequence[Mapping[str, Any]], bank: BankLatents | None) -> np.ndarray:
+    """Grey images float32 (num_images, side, side), nominally 0..255, not yet rounded; NaN where the model failed.
+
+    `rows` have a `seed` and, for a bank, `labels`.
+    """
+    sources = generators(int(row["seed"]) for row in rows)
+    normal = torch.stack([torch.randn(model.info.latent_width, generator=source) for source in sources])
+    if bank:
+        found = [
+            bank.latents(int(row["labels"]), int(row["seed"]), own)
+            for row, own in zip(rows, normal.numpy(), strict=True)
+        ]
+        normal = torch.from_numpy(np.stack(found))
+    return model.draw(normal).cpu().numpy()

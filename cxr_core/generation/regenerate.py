@@ -12,7 +12,7 @@ import torch
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, in_parts
-from cxr_core.generation.pggan import draw_seeds, open_pggan
+from cxr_core.generation.pggan import draw_rows, open_latents, open_pggan
 from cxr_core.generation.requests import image_seed
 from cxr_core.generation.sampler import decode, encode_prompts, load_model, sample_rows
 from cxr_core.generation.series import position
@@ -33,25 +33,34 @@ class Regenerated:
         return np.abs(self.made.astype(int) - self.stored)
 
 
-def regenerate(dataset: Dataset, image_id: str, model: Path, *, strict: bool = False) -> Regenerated:
+def regenerate(
+    dataset: Dataset, image_id: str, model: Path, *, strict: bool = False, bank: Path | None = None
+) -> Regenerated:
     """Make an image again: alone, or `strict` with all images of its batch, as it was made at first.
 
     What a batch computes of one image hangs on the batch's size in the last bits, which may turn a grey value by one.
     Strict on the same kind of machine, the same versions and as many threads gives the same pixels, bit for bit.
-    Raises UserError for an image that is not in the Dataset or not synthetic, and for another model than made it.
+    Raises UserError for an image that is not in the Dataset or not synthetic, and for another model or `bank`
+    of latents than made it.
     """
     row = dataset.rows.iloc[position(dataset, image_id)]
     made = json.loads(row["generation"])
     _check_model(model, made["model"], dataset)
     torch.set_num_threads(made["threads"])
-    batch = _batch(dataset, row, made) if strict else [{"prompt": row["prompt"], "seed": row["seed"]}]
-    greys = _greys_of_latents(model, batch) if is_pggan(model) else _greys(model, batch, made)
+    batch = _batch(dataset, row, made) if strict else [{name: row[name] for name in _NEEDED}]
+    greys = _greys_of_latents(model, batch, bank, made) if is_pggan(model) else _greys(model, batch, made)
     place = [each["seed"] for each in batch].index(row["seed"])
     return Regenerated(to_uint8(greys[place]), dataset.image(row))
 
 
-def _greys_of_latents(model: Path, batch: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    return draw_seeds(open_pggan(model), [int(each["seed"]) for each in batch])
+_NEEDED = ["prompt", "seed", "labels"]
+"""Of an image, to make it again."""
+
+
+def _greys_of_latents(
+    model: Path, batch: Sequence[Mapping[str, Any]], bank: Path | None, made: Mapping[str, Any]
+) -> np.ndarray:
+    return draw_rows(open_pggan(model), batch, open_latents(bank, made))
 
 
 def _greys(model: Path, batch: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> np.ndarray:
@@ -74,7 +83,7 @@ def _batch(dataset: Dataset, row: Any, made: dict[str, Any]) -> Sequence[Mapping
         shard = shard.assign(
             seed=[image_seed(dataset.info.about["seed"], image_id, draw) for image_id in shard["image_id"]]
         )
-    rows = shard[["prompt", "seed"]].to_dict("records")
+    rows = shard[_NEEDED].to_dict("records")
     for batch, wanted in batches(rows, dataset.info.about["batch_size"], is_redraw=draw > 0):
         if row["seed"] in [each["seed"] for each in batch[:wanted]]:
             parts = in_parts(batch, made["batch_size"])

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
-from cxr_core.generation.settings import GenerateStage, Guidance, NamedRequest, Request, Scheduler, Steps
+from cxr_core.generation.settings import FromBank, GenerateStage, Guidance, NamedRequest, Request, Scheduler, Steps
 from cxr_core.models.training_data import TrainingData
 from cxr_core.settings import Settings
 
@@ -45,6 +45,10 @@ class MadeSeries(Series):
     """sha256 of the weights."""
     kind: Literal["stable-diffusion", "pggan"] = "stable-diffusion"
     """What the model is. A PG-GAN hears no words: labels say what was asked for, not what is drawn."""
+    bank: str | None = None
+    """Digest of the latent bank that a PG-GAN draws from by labels. None: from random latents."""
+    from_bank: FromBank = "gaussian"
+    """How it draws from it."""
     training_data: TrainingData | None = None
     """What the model learnt from, as far as it says so."""
     num_images: int
@@ -53,12 +57,16 @@ class MadeSeries(Series):
     @property
     def sampler(self) -> dict[str, str | int | float]:
         """As of every series; a PG-GAN draws without one."""
-        return {} if self.kind == "pggan" else super().sampler
+        if self.kind == "pggan":
+            return {"bank": self.bank, "from_bank": self.from_bank} if self.bank else {}
+        return super().sampler
 
     @property
     def words(self) -> str:
         """How it was drawn, for people."""
         step = "" if self.checkpoint is None else f"checkpoint {self.checkpoint}, "
+        if self.kind == "pggan" and self.bank:
+            return f"{step}PG-GAN, from latents of real images with these labels ({self.from_bank})"
         if self.kind == "pggan":
             return f"{step}PG-GAN, from random latents: labels say what was asked for, not what is drawn"
         return f"{step}{self.scheduler}, {self.steps} steps, guidance {self.guidance:g}"

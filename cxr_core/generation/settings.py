@@ -8,6 +8,7 @@ from cxr_core.settings import Name, Settings, StageSettings, check_whole_batches
 
 Scheduler: TypeAlias = Literal["dpmsolver++", "ddim", "ddpm"]
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
+FromBank: TypeAlias = Literal["gaussian", "each"]
 Guidance: TypeAlias = Annotated[float, Field(ge=1.0, le=30.0)]
 
 
@@ -20,6 +21,9 @@ class GenerateInputs(Settings):
     `requests` choose; the first is that of requests that name none."""
     like: str
     """The real Dataset that gives the findings, the view distributions and the prompt style: a stage or a folder."""
+    bank: str | None = None
+    """The latents that a PG-GAN draws from, by the labels that are asked for: an invert stage. Without it, a PG-GAN
+    draws from random latents."""
     gate: str | None = None
     """The classifier of the gate: a train stage with `model: classifier`, or a folder of one. It must not be the judge
     of an evaluation of these images, nor have learnt from the same real images as that one."""
@@ -161,6 +165,9 @@ class GenerateStage(StageSettings):
     """Denoising steps per image."""
     guidance: Guidance = 5.0
     """Classifier-free guidance scale (Ho and Salimans 2022, arXiv 2207.12598); 1 is none and halves the work."""
+    from_bank: FromBank = "gaussian"
+    """gaussian: new latents of the normal distribution of those of images with the same labels. each: the latents of
+    these images themselves, so that there are as many different images as latents."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the models. bfloat16 is for GPUs; on most CPUs it is far slower than float32."""
     channels_last: bool = False

@@ -19,7 +19,7 @@ from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, draw_in_memory
 from cxr_core.generation.first_draws import ROWS, TAR, is_sampled
 from cxr_core.generation.gate import Gatekeeper, Verdict
-from cxr_core.generation.pggan import draw_seeds, open_pggan
+from cxr_core.generation.pggan import BankLatents, draw_rows, open_latents, open_pggan
 from cxr_core.generation.requests import image_seed
 from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample_rows
 from cxr_core.generation.series import MadeSeries, Series
@@ -102,12 +102,13 @@ class Drawer:
 class LatentDrawer(Drawer):
     """A `Drawer` of a PG-GAN."""
 
-    def __init__(self, model: PgGan, settings: GenerateStage, clock: Clock) -> None:
-        self.size, self.clock, self._dtype, self._gan = settings.batch_size, clock, settings.dtype, model
+    def __init__(self, model: PgGan, bank: BankLatents | None, settings: GenerateStage, clock: Clock) -> None:
+        self.size, self.clock, self._dtype = settings.batch_size, clock, settings.dtype
+        self._gan, self._bank = model, bank
 
     def _draw(self, batch: Sequence[Row]) -> np.ndarray:
         with self.clock.part("sample"):
-            return draw_seeds(self._gan, [int(row["seed"]) for row in batch])
+            return draw_rows(self._gan, batch, self._bank)
 
 
 def generate_shard(
@@ -120,16 +121,17 @@ def generate_shard(
     *,
     seed: int,
     gatekeeper: Gatekeeper | None = None,
+    bank: Path | None = None,
 ) -> Output:
     """Draw `images` (rows of the frozen list) into `work`: a tar, its rows, what the gate saw, and all oddities.
 
-    All are of one `series`. `facts` holds the dataset's `findings` and `num_images`, and what each image records of its
-    making beside its series (`generation`); `seed` is the stage's, from which re-draws have theirs. Raises UserError
-    naming the images where the model gives NaN.
+    All are of one `series`, whose latents come from a `bank` if it says so. `facts` holds the dataset's `findings` and
+    `num_images`, and what each image records of its making beside its series (`generation`); `seed` is the stage's,
+    from which re-draws have theirs. Raises UserError naming the images where the model gives NaN.
     """
     torch.set_num_threads(settings.threads)
     clock, log = Clock(), _Log(settings.gate, facts["num_images"])
-    drawer = _drawer(settings, series, checkpoint, images["prompt"].to_pylist(), clock)
+    drawer = _drawer(settings, series, checkpoint, bank, images["prompt"].to_pylist(), clock)
     generation = {**facts["generation"], **series.sampler, "model": series.model}
     findings = Findings(tuple(facts["findings"]))
     writer = BackgroundWriter(work / "images.tar", findings)
@@ -155,11 +157,17 @@ def generate_shard(
 
 
 def _drawer(
-    settings: GenerateStage, series: MadeSeries, checkpoint: Path, prompts: Sequence[str], clock: Clock
+    settings: GenerateStage,
+    series: MadeSeries,
+    checkpoint: Path,
+    bank: Path | None,
+    prompts: Sequence[str],
+    clock: Clock,
 ) -> Drawer:
     with clock.part("load"):
         if series.kind == "pggan":
-            return LatentDrawer(open_pggan(checkpoint), settings, clock)
+            latents = open_latents(bank, series.sampler)
+            return LatentDrawer(open_pggan(checkpoint), latents, settings, clock)
         model = load_model(
             checkpoint,
             settings.dtype,

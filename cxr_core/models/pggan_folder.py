@@ -53,7 +53,7 @@ def _convolution(before: int, after: int, *, kernel: int = 3) -> int:
 NANO = PgganPreset("nano", latent_width=32, widths=(32, 32, 16))
 """16 px, for tests."""
 
-SMALL = PgganPreset("small", latent_width=128, widths=(64, 64, 48, 24, 12))
+SMALL = PgganPreset("small", latent_width=64, widths=(64, 64, 48, 24, 12))
 """64 px, for a CPU."""
 
 SEGAL256 = PgganPreset("segal256", latent_width=512, widths=(512, 512, 512, 512, 256, 128, 64))

@@ -1,0 +1,50 @@
+"""A latent bank: latents of real images by their findings, with the names of these images.
+
+A folder with `bank.json` and `bank.parquet` (a row an image: image_id, patient_id, labels, error, latent).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from cxr_core.errors import UserError
+from cxr_core.runs.files import read_json, write_json
+
+FORMAT = 1
+ABOUT, ROWS = "bank.json", "bank.parquet"
+
+
+@dataclass(frozen=True)
+class Bank:
+    """An open bank; `model` is the sha256 of the PG-GAN that its latents are of."""
+
+    folder: Path
+    model: str
+    digest: str
+
+    @classmethod
+    def open(cls, folder: Path) -> "Bank":
+        """Raises UserError where the folder is no finished bank."""
+        path = folder / ABOUT
+        if not path.is_file():
+            raise UserError("no finished invert stage: it has no bank.json", where=str(folder))
+        value = read_json(path)
+        if value.get("format") != FORMAT:
+            raise UserError(f"format {value.get('format')!r}, but this version reads {FORMAT}", where=str(path))
+        return cls(folder, value["model"], value["digest"])
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / ROWS)
+
+    def of(self, labels: int) -> pd.DataFrame:
+        """Rows of images with exactly these labels."""
+        return self.rows[self.rows["labels"] == labels]
+
+
+def write_bank(folder: Path, rows: pd.DataFrame, about: dict[str, object]) -> None:
+    """Write both files; `about` holds at least `model` and `digest`."""
+    rows.to_parquet(folder / ROWS, index=False)
+    write_json(folder / ABOUT, {"format": FORMAT, **about})
