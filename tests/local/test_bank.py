@@ -32,7 +32,7 @@ INFO = PgganInfo(NANO.latent_width, NANO.widths, channels=1, scale=2)
 
 
 def invert(**values: Any) -> InvertStage:
-    defaults = {"findings": ("Effusion", "No Finding"), "images_each": 5, "steps": 30, "restarts": 1, "threads": 1}
+    defaults = {"findings": ("Effusion", "No Finding"), "images_each": 5, "steps": 5, "restarts": 1, "threads": 1}
     inputs = {"gan": "g", "dataset": "d"}
     given = {**defaults, "batch_size": 2, "shard_size": 4, **values}
     return InvertStage(name="bank", kind="invert", inputs=inputs, **given)
@@ -77,15 +77,16 @@ def bank(gan: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_given_images_that_the_model_drew_a_search_finds_latents_that_draw_them_again(model: PgGan) -> None:
     z = torch.randn(3, 32, generator=torch.Generator().manual_seed(9))
     images = model.draw(z).round().byte().numpy()
-    start, found = (find(model, images, invert(steps=n, restarts=1), [1, 2, 3]).errors for n in (1, 150))
-    assert (found < start / 5).all()
+    start, found = (find(model, images, invert(steps=n, restarts=1), [1, 2, 3]).errors for n in (1, 40))
+    assert (found < start).all()
+    assert found.mean() < start.mean() / 1.5
 
 
 def test_given_restarts_the_best_is_kept_and_no_image_hangs_on_its_batch(model: PgGan) -> None:
     images = np.random.default_rng(2).integers(0, 255, (2, SIZE, SIZE), dtype=np.uint8)
-    one, three = (find(model, images, invert(steps=10, restarts=n), [5, 6]) for n in (1, 3))
-    assert (three.errors <= one.errors + 1e-6).all()
-    alone = find(model, images[1:], invert(steps=10, restarts=1), [6])
+    one, two = (find(model, images, invert(steps=4, restarts=n), [5, 6]) for n in (1, 2))
+    assert (two.errors <= one.errors + 1e-6).all()
+    alone = find(model, images[1:], invert(steps=4, restarts=1), [6])
     assert np.allclose(alone.latents[0], one.latents[1], atol=1e-3)
 
 

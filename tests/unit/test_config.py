@@ -78,7 +78,9 @@ def test_given_a_file_that_is_no_config_then_the_error_says_why(write, text: str
 
 
 def test_given_latents_to_generate_with_then_they_are_refused() -> None:
-    with pytest.raises(UserError, match=r"input 'model' wants a train\.diffusion stage, but 'latents' is 'latents'"):
+    with pytest.raises(
+        UserError, match=r"input 'model' wants a train\.diffusion or train\.pggan stage, but 'latents' is 'latents'"
+    ):
         load_config("demo", ["stages.synthetic.inputs.model=latents"])
 
 
