@@ -71,6 +71,8 @@ def _table(result: SweepResult) -> Table:
     chosen = {i for i, each in enumerate(result.points) if each.point.id == result.chosen}
     first = result.points[0]
     notes = [f"“{each.point.words}”: {reason}." for each in result.points if (reason := _missing(each))]
+    if short := first.diversity.floor.not_computed:
+        notes.append(f"Floor of precision, recall, density and coverage: not computed: {short}.")
     notes.append(
         "In brackets: 95 % interval by bootstrap of patients and of synthetic images. KID and FID: less is nearer; "
         f"precision, recall, density and coverage (k = {first.diversity.neighbours}, one image a patient, equal n and "

@@ -106,8 +106,8 @@ def test_given_the_rule_the_point_nearest_to_validation_patients_is_recommended(
     assert sweep is not None
     assert sweep.chosen == "p02"
     assert sweep.rule.startswith(
-        "Rule: the least kid on validation patients, of points without a copying alarm. Recommended: candidates, "
-        "step 20, guidance 1, kid "
+        "Rule: the least KID on validation patients, of points without a copying alarm. Recommended: candidates, "
+        "step 20, guidance 1, KID "
     )
     numbers = {result.fidelity.headline.b.num_images for result in sweep.points}
     assert numbers == {120}  # validation images; there are as many test images, which would make 240

@@ -1,4 +1,4 @@
-"""What synthetic images add to real radiographs; `make proof TARGET=utility`, about 20 minutes of two cores.
+"""What synthetic images add to real radiographs; `make proof TARGET=utility`, half an hour of two cores.
 
 Effusion: real, half replaced, the same half alone. Cardiomegaly and Infiltration: real alone. The generator learns from
 exactly the half that stays. CXR_PROOF_RUNS names a folder for the runs; images that are there are taken as they are.

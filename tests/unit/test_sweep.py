@@ -53,7 +53,7 @@ def test_given_points_at_several_distances_the_nearest_is_recommended_and_the_ru
 ) -> None:
     best, rule = choose(results, "kid")
     assert best is results[1]
-    assert "Recommended: candidates, step 200, guidance 2, kid " in rule
+    assert "Recommended: candidates, step 200, guidance 2, KID " in rule
     assert rule.endswith("The intervals of all others lie apart from its own.")
     assert choose(results, "coverage")[0] is results[1]
 
@@ -88,4 +88,4 @@ def test_given_points_of_one_distribution_the_rule_says_that_they_are_not_told_a
 def test_given_too_few_images_nothing_is_recommended_and_the_reason_is_said(bench: Bench) -> None:
     best, rule = choose([measured(bench, 0, images(5, "synthetic", seed=9))], "fid")
     assert best is None
-    assert "Nothing is recommended: fid could not be computed (n = " in rule
+    assert "Nothing is recommended: FID could not be computed (n = " in rule

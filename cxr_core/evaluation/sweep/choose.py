@@ -20,17 +20,18 @@ def value_of(result: PointResult, by: Measure) -> float | None:
 def choose(results: Sequence[PointResult], by: Measure) -> tuple[PointResult | None, str]:
     """The best point without a copying alarm, the first of equal ones, and the rule with what it found, in words."""
     best_is = "least" if by in _LEAST_IS_BEST else "most"
-    rule = f"Rule: the {best_is} {by} on validation patients, of points without a copying alarm."
+    name = by.upper() if by in _LEAST_IS_BEST else by
+    rule = f"Rule: the {best_is} {name} on validation patients, of points without a copying alarm."
     known = [(value, result) for result in results if (value := value_of(result, by)) is not None]
     if not known:
         reason = results[0].fidelity.headline.not_computed or results[0].diversity.headline.not_computed
-        return None, f"{rule} Nothing is recommended: {by} could not be computed ({reason})."
+        return None, f"{rule} Nothing is recommended: {name} could not be computed ({reason})."
     safe = [(value, result) for value, result in known if not result.fidelity.alarm]
     if not safe:
         return None, f"{rule} Nothing is recommended: all {len(known)} points have a copying alarm."
     sign = 1 if best_is == "least" else -1
     value, best = min(safe, key=lambda pair: sign * pair[0])
-    return best, f"{rule} Recommended: {best.point.words}, {by} {value:.3g}.{_beside(best, safe, by)}"
+    return best, f"{rule} Recommended: {best.point.words}, {name} {value:.3g}.{_beside(best, safe, by)}"
 
 
 def _beside(best: PointResult, safe: Iterable[tuple[float, PointResult]], by: Measure) -> str:
