@@ -39,7 +39,6 @@ class Model:
         return self.unet.config.in_channels, side, side
 
 
-@lru_cache(maxsize=1)
 def load_model(
     folder: Path, dtype: str, *, channels_last: bool = False, compiled: bool = False, attention: str = "sdpa"
 ) -> Model:
@@ -48,6 +47,16 @@ def load_model(
     Attention that overflows in float16 is computed in float32. Raises UserError where the model is to be `compiled`, or
     to have the `attention` of xformers, and there is no GPU.
     """
+    return _load(folder, dtype, channels_last, compiled, attention)
+
+
+def forget_model() -> None:
+    """Let go of the model that `load_model` keeps."""
+    _load.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, dtype: str, channels_last: bool, compiled: bool, attention: str) -> Model:
     has_gpu = torch.cuda.is_available()
     if compiled and not has_gpu:
         raise UserError("compile: true needs a GPU, and torch sees none", mend="set compile: false")

@@ -134,23 +134,29 @@ def learnt_by(synthetic: Dataset) -> tuple[TrainingData, ...] | None:
 
     Raises UserError naming dataset.json where it tells of series in another form than ours.
     """
+    models = {one.model: one.training_data for one in _made(synthetic)}
+    told = tuple(one for one in models.values() if one is not None)
+    return told if told and len(told) == len(models) else None
+
+
+def barred_patients(synthetic: Dataset) -> frozenset[str]:
+    """Official test patients whom a generator of the Dataset learnt from, as far as the Dataset says so.
+
+    Raises UserError where dataset.json says it in another form than ours.
+    """
+    told = (one.training_data for one in _made(synthetic))
+    return frozenset().union(*(learnt.barred for learnt in told if learnt))
+
+
+def _made(synthetic: Dataset) -> list[MadeSeries]:
     try:
-        made = [MadeSeries.model_validate(one) for one in synthetic.info.about.get("series", ())]
+        return [MadeSeries.model_validate(one) for one in synthetic.info.about.get("series", ())]
     except ValidationError as error:
         raise UserError(
             f"about.series is not of our form ({error})",
             where=str(synthetic.folder / "dataset.json"),
             mend="remove it: what the generator saw is then unknown, and shown so",
         ) from error
-    models = {one.model: one.training_data for one in made}
-    told = tuple(one for one in models.values() if one is not None)
-    return told if told and len(told) == len(models) else None
-
-
-def barred_patients(dataset: Dataset) -> frozenset[str]:
-    """Official test patients whom a generator of a synthetic Dataset learnt from, as far as the Dataset says so."""
-    made = map(MadeSeries.model_validate, dataset.info.about.get("series", ()))
-    return frozenset().union(*(one.training_data.barred for one in made if one.training_data))
 
 
 def position(dataset: Dataset, image_id: str) -> int:

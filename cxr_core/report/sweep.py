@@ -37,7 +37,8 @@ def _looked_at_test(stage: StageView) -> bool:
     if sweep := stage.settings.get("sweep"):
         return bool(sweep["test"])
     judged = (stage.settings.get("faithfulness") or {}).get("split") == "test"
-    return judged or any(stage.settings.get(name) for name in ("utility", "benefit", "fidelity", "memorisation"))
+    parts = ("utility", "benefit", "fidelity", "memorisation", "position")
+    return judged or any(stage.settings.get(name) for name in parts)
 
 
 def _sweep(stage: StageView) -> Iterator[Block]:

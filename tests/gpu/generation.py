@@ -14,7 +14,7 @@ import torch
 from cxr_core.data.findings import NIH
 from cxr_core.generation.noise import generators
 from cxr_core.generation.requests import exact_list
-from cxr_core.generation.sampler import encode_prompts, load_model, make_scheduler
+from cxr_core.generation.sampler import encode_prompts, forget_model, load_model, make_scheduler
 from cxr_core.generation.series import MadeSeries, all_series
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.generation.shard import Clock, Drawer, generate_shard
@@ -130,7 +130,7 @@ def _pipeline(bench: Bench, base: Path, dtype: str, steps: int, batch: int) -> C
 
 
 def _forget() -> None:
-    load_model.cache_clear()
+    forget_model()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
