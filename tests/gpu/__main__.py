@@ -1,4 +1,4 @@
-"""`python -m tests.gpu [G1] [G2] [G2b] [G3]` on a machine with a GPU: prints the rates and writes gpu.json.
+"""`python -m tests.gpu [G1] [G2] [G2b] [G3] [G4] [G5]` on a machine with a GPU: prints the rates and writes gpu.json.
 
 Needs no network and no weights: Stable Diffusion 2.1 in full size is made of random numbers. `tests/gpu/carry.sh` packs
 what such a machine may lack.
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from tests.gpu import generation, rows
+from tests.gpu import evaluation, generation, rows
 from tests.gpu.rows import Bench
 from tests.gpu.steady import Rate
 
-ROWS = {**rows.ROWS, **generation.ROWS}
+ROWS = {**rows.ROWS, **generation.ROWS, **evaluation.ROWS}
 
 MEASURED_TFLOPS, DATASHEET_TFLOPS = 790, 989
 """bf16 of an H200: the fastest matrix product that was measured, and what is promised."""
