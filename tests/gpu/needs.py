@@ -35,12 +35,18 @@ def main(there: list[str]) -> int:
 def _rehearse() -> None:
     from cxr_core.models import lora
     from tests.gpu import test_training  # noqa: F401
+    from tests.gpu.evaluation import Sizes, g4, g5
     from tests.gpu.rows import Bench, g1, g3
 
     assert lora
     with TemporaryDirectory() as name:
         bench = Bench(Path(name), NANO, "cpu", batch=2, num_images=4, warm=0, seconds=0)
-        for _ in (*g1(bench, ways=[False]), *g3(bench)):
+        sizes = Sizes(width=8, layers=1, heads=2, side=28, num_features=60, subset=20, num_subsets=1)
+        for _ in (*g1(bench, ways=[False]), *g3(bench), *g5(bench, sizes)):
+            pass
+        bench = Bench(Path(name, "other"), device="cpu", batch=2, num_images=4, warm=0, seconds=0)
+        bench.folder.mkdir()
+        for _ in g4(bench, sizes):
             pass
 
 
