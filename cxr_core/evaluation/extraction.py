@@ -31,6 +31,7 @@ from cxr_core.seeds import unit_hash
 
 _WIDTH = 1024
 """Features that an estimate takes an image to have where nothing says how many."""
+_INCEPTION_WIDTH = 2048
 
 COLUMNS = ["image_id", "patient_id", "split", "view", "labels"]
 
@@ -76,11 +77,13 @@ def count_images(given: Estimate | Path) -> int:
 
 
 def _width(folder: Path) -> int:
+    if folder.is_file():
+        return _INCEPTION_WIDTH
     if not (folder / "config.json").is_file():
         raise UserError(
             "not a folder of a vision model: it has no config.json",
             where=str(folder),
-            mend="correct `fidelity.features` in the config",
+            mend="correct `features` in the config: a folder, or the TorchScript file of Inception",
         )
     return int(read_json(folder / "config.json").get("hidden_size", _WIDTH))
 

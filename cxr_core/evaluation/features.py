@@ -1,4 +1,4 @@
-"""Feature extractors: our own judge, or any vision model that transformers opens from a local folder."""
+"""Feature extractors: our own judge, any vision model that transformers opens from a local folder, or Inception."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
+from cxr_core.evaluation.inception import InceptionEye
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.models.classifier import as_input, load
 from cxr_core.models.classifier_folder import classifier_sha256
@@ -115,8 +116,13 @@ class ModelEye:
 
 @lru_cache(maxsize=1)
 def open_eye(kind: str, folder: Path) -> Eye:
-    """Load an extractor of a kind ("judge" or "model") for the CPU or the GPU. Raises UserError if it is none."""
-    return JudgeEye(folder) if kind == "judge" else ModelEye(folder)
+    """Load an extractor of a kind ("judge" or "model") for the CPU or the GPU; a model that is one file is Inception.
+
+    Raises UserError if it is none.
+    """
+    if kind == "judge":
+        return JudgeEye(folder)
+    return InceptionEye(folder) if folder.is_file() else ModelEye(folder)
 
 
 def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int) -> dict[str, np.ndarray]:

@@ -150,7 +150,8 @@ class Fidelity(Settings):
     """
 
     features: Literal["judge"] | LocalPath = "judge"
-    """What sees the images: the stage's `judge`, or a folder that transformers' AutoModel opens (e.g. RAD-DINO)."""
+    """What sees the images: the stage's `judge`, a folder that transformers' AutoModel opens (e.g. RAD-DINO), or the
+    TorchScript file of Inception."""
     resamples: int = Field(default=200, ge=20, le=10_000)
     """Bootstrap resamples of real patients and synthetic images, for the intervals."""
     diversity: Diversity = Diversity()

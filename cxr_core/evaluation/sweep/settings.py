@@ -33,7 +33,8 @@ class Sweep(Settings):
     """Compare points (each request of each synthetic Dataset) with validation patients, and recommend one of them."""
 
     features: Literal["judge"] | LocalPath = "judge"
-    """What sees the images: the stage's `judge`, or a folder that transformers' AutoModel opens (e.g. RAD-DINO)."""
+    """What sees the images: the stage's `judge`, a folder that transformers' AutoModel opens (e.g. RAD-DINO), or the
+    TorchScript file of Inception."""
     select: Select = Select()
     """The rule by which a point is recommended."""
     test: bool = False
