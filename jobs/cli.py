@@ -10,6 +10,7 @@ import typer
 
 from jobs.data import app as data_app
 from jobs.image import app as image_app
+from jobs.model import app as model_app
 from jobs.readers import app as readers_app
 
 app = typer.Typer(
@@ -22,7 +23,6 @@ app = typer.Typer(
     "Example: cxr demo",
 )
 config_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The config file.")
-model_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Trained models.")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
@@ -354,68 +354,6 @@ def doctor(
     site = Site(profile, runs, os.environ, wait)
     if not show_findings(examine(site, checks_of(site))):
         raise typer.Exit(1)
-
-
-@model_app.command("export")
-def export(
-    source: Annotated[
-        Path, typer.Argument(help="A finished train stage, e.g. runs/demo/diffusion, or a model folder.")
-    ],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    float32: Annotated[bool, typer.Option("--float32", help="Keep all digits; half precision otherwise.")] = False,
-) -> None:
-    """Write a trained model as one folder that diffusers opens, with a record of what made it.
-
-    Example: cxr model export runs/demo/diffusion my-model
-    """
-    from cxr_core.models.export import export_model
-
-    record = export_model(source, out, "float32" if float32 else "float16")
-    typer.echo(f"{out}: {record['dtype']}, sha256 {record['weights_sha256']}")
-
-
-@model_app.command("adopt")
-def adopt(
-    weights: Annotated[Path, typer.Argument(help="A safetensors file.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write: it can stand as `judge` or `gate` in a config.")],
-    findings: Annotated[str, typer.Option(help="What its outputs tell, in their order: Atelectasis,Cardiomegaly,...")],
-    preset: Annotated[str, typer.Option(help="small, resnet18 or densenet121.")] = "densenet121",
-    image_size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side that it sees.")] = 224,
-) -> None:
-    """Take a classifier that was trained elsewhere as a judge. Every tensor must fit; what does not is listed.
-
-    It sees grey images of one channel in -1..1.
-
-    Example: cxr model adopt mine.safetensors my-judge --findings Edema,Mass
-    """
-    from cxr_core.errors import UserError
-    from cxr_core.models.classifier import adopt as write
-    from cxr_core.models.presets import CLASSIFIERS
-
-    if preset not in CLASSIFIERS:
-        raise UserError(f"no classifier {preset!r}", where="--preset", mend=f"take one of {', '.join(CLASSIFIERS)}")
-    if out.exists():
-        raise UserError("is already there", where=str(out), mend="remove it, or name another folder")
-    write(weights, out, preset, tuple(name.strip() for name in findings.split(",")), image_size)
-    typer.echo(out)
-
-
-@model_app.command("adopt-pggan")
-def adopt_pggan(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pth file with state_dict and settings.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write: it can stand as `model` of a generate stage.")],
-) -> None:
-    """Take a PG-GAN checkpoint of the layout of Segal et al. 2021. Every tensor must fit; what does not is listed.
-
-    Example: cxr model adopt-pggan progan.pth their-pggan
-    """
-    from cxr_core.errors import UserError
-    from cxr_core.models.pggan_published import adopt as write
-
-    if out.exists():
-        raise UserError("is already there", where=str(out), mend="remove it, or name another folder")
-    info = write(checkpoint, out)
-    typer.echo(f"{out}: draws {info.size} pixels a side, {info.channels} channels")
 
 
 @config_app.command()

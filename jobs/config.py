@@ -18,15 +18,9 @@ from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.settings import Name, Settings
+from cxr_core.training.judge_settings import ClassifierTrain, LocaliserTrain
 from cxr_core.training.pggan_settings import PgganTrain
-from cxr_core.training.settings import (
-    ClassifierTrain,
-    DiffusionTrain,
-    LatentsStage,
-    LocaliserTrain,
-    TextEncoderTrain,
-    VaeTrain,
-)
+from cxr_core.training.settings import DiffusionTrain, LatentsStage, TextEncoderTrain, VaeTrain
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 from jobs.checkpoints_asked import checkpoint_mistakes
 from jobs.judges import judge_mistakes

@@ -214,9 +214,9 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     gatekeeper = None
     if settings.gate:
         from cxr_core.generation.gate import open_gate
-        from cxr_core.generation.originals import Originals
+        from cxr_core.generation.originals import open_originals
 
-        originals = Originals.open(Dataset.open(context.inputs["like"]), context.plan_folder)
+        originals = open_originals(context.inputs["like"], context.plan_folder)
         gatekeeper = open_gate(_judge(context), _rule(context), Findings(tuple(facts["findings"])), originals)
     name = images["request"][0].as_py()
     series = next(one for one in map(MadeSeries.model_validate, facts["series"]) if one.name == name)

@@ -34,18 +34,12 @@ from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.training import memory
+from cxr_core.training.judge_settings import ClassifierTrain, LocaliserTrain
 from cxr_core.training.overfit import overfit
 from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.sampling import FILE as SAMPLING
 from cxr_core.training.sampling import realised, training_source
-from cxr_core.training.settings import (
-    ClassifierTrain,
-    DiffusionTrain,
-    LocaliserTrain,
-    TextEncoderTrain,
-    TrainSettings,
-    VaeTrain,
-)
+from cxr_core.training.settings import DiffusionTrain, TextEncoderTrain, TrainSettings, VaeTrain
 
 Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain | LocaliserTrain | PgganTrain
 

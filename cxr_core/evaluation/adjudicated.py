@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from cxr_core.data.csvfile import Csv, row_number
 from cxr_core.data.findings import JOIN, Findings
+from cxr_core.data.table import refuse_duplicates
 from cxr_core.errors import UserError
-
-_COLUMNS = ["image_id", "findings"]
 
 
 def read_adjudicated(path: Path, vocabulary: Findings) -> pd.Series:
@@ -15,21 +15,14 @@ def read_adjudicated(path: Path, vocabulary: Findings) -> pd.Series:
 
     Raises UserError naming the file, and the row where one is at fault.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"not a readable table ({error})", where=str(path), mend="give a CSV file") from error
-    if lacking := [name for name in _COLUMNS if name not in table]:
-        mend = f"it needs the columns {' and '.join(_COLUMNS)}"
-        raise UserError(f"no column {', '.join(lacking)}", where=str(path), mend=mend)
-    twice = table["image_id"][table["image_id"].duplicated()]
-    if len(twice):
-        raise UserError(f"image {twice.iloc[0]!r} has two rows", where=str(path), mend="keep one row an image")
+    csv = Csv.read(path)
+    ids, findings = csv.column("image_id"), csv.column("findings")
+    refuse_duplicates(csv, ids)
     bits = [
-        _bits(text, vocabulary, f"{path}:{line} (image {image_id!r})")
-        for line, (image_id, text) in enumerate(zip(table["image_id"], table["findings"], strict=True), 2)
+        _bits(text, vocabulary, f"{path}, row {row_number(index)} (image {image_id!r})")
+        for index, image_id, text in zip(ids.index, ids, findings, strict=True)
     ]
-    return pd.Series(bits, table["image_id"], dtype=int)
+    return pd.Series(bits, ids, dtype=int)
 
 
 def _bits(text: str, vocabulary: Findings, where: str) -> int:

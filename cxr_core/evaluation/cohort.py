@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -118,27 +118,48 @@ def _cohort(entry: Utility, pools: Mapping[str, Pool], test: pd.DataFrame, missi
 
 def write_cohorts(folder: Path, cohorts: Sequence[Cohort]) -> None:
     """Freeze the cohorts of all experiments: cohorts.parquet (an image of one use a row) and cohorts.json."""
-    columns = {name: pd.Series(dtype=str) for name in COLUMNS}
-    parts = [cohort.images.assign(entry=i) for i, cohort in enumerate(cohorts)] or [pd.DataFrame(columns)]
-    write_parquet(folder / "cohorts.parquet", pa.Table.from_pandas(pd.concat(parts), preserve_index=False))
     facts = [{"not_run": dict(cohort.not_run), "available": dict(cohort.available)} for cohort in cohorts]
-    write_json(folder / "cohorts.json", {"format": 1, "cohorts": facts})
+    write_uses(folder, "cohorts", [cohort.images for cohort in cohorts], COLUMNS, facts)
 
 
 def read_cohorts(folder: Path) -> list[Cohort]:
     """The frozen cohorts, in the order of the experiments."""
-    images = pq.read_table(folder / "cohorts.parquet").to_pandas()
-    facts = read_json(folder / "cohorts.json")["cohorts"]
-    return [Cohort(images[images["entry"] == i], **fact) for i, fact in enumerate(facts)]
+    return [Cohort(images, **fact) for images, fact in read_uses(folder, "cohorts")]
+
+
+def write_uses(
+    folder: Path,
+    name: str,
+    images: Sequence[pd.DataFrame],
+    columns: Sequence[str],
+    facts: Sequence[Mapping[str, Any]],
+) -> None:
+    """Freeze what each experiment uses: its images (`columns`) in `<name>.parquet`, facts of it in `<name>.json`."""
+    empty = pd.DataFrame({column: pd.Series(dtype=str) for column in columns})
+    parts = [part.assign(entry=i) for i, part in enumerate(images)] or [empty]
+    write_parquet(folder / f"{name}.parquet", pa.Table.from_pandas(pd.concat(parts), preserve_index=False))
+    write_json(folder / f"{name}.json", {"format": 1, "cohorts": list(facts)})
+
+
+def read_uses(folder: Path, name: str) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
+    """The images and facts of each experiment, in their order."""
+    images = pq.read_table(folder / f"{name}.parquet").to_pandas()
+    facts = read_json(folder / f"{name}.json")["cohorts"]
+    return [(images[images["entry"] == i], fact) for i, fact in enumerate(facts)]
 
 
 def _refuse_shared_patients(images: pd.DataFrame) -> None:
     patients = images[images["source"] == "real"]
     is_test = patients["use"] == "test"
-    shared = sorted(set(patients.loc[is_test, "patient_id"]) & set(patients.loc[~is_test, "patient_id"]))
+    refuse_shared(patients.loc[~is_test, "patient_id"], patients.loc[is_test, "patient_id"], "training", "test")
+
+
+def refuse_shared(train: pd.Series, test: pd.Series, one: str, other: str) -> None:
+    """Raise UserError where patients are both in `train` and in `test`, which are called `one` and `other`."""
+    shared = sorted(set(train) & set(test))
     if shared:
         raise UserError(
-            f"{len(shared)} patients are in training and in test: {', '.join(shared[:5])}",
+            f"{len(shared)} patients are in {one} and in {other}: {', '.join(shared[:5])}",
             where="the real Dataset's splits",
             mend="split by patient: a classifier that knows the patient tells nothing of the finding",
         )

@@ -7,7 +7,7 @@ import cxr_core
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.generation.acceptance import shown
-from cxr_core.generation.series import MadeSeries
+from cxr_core.generation.series import MadeSeries, made_series
 
 LICENCES = {
     "chestxray14": "ChestX-ray14 is free to use with attribution to the NIH Clinical Center and a citation of Wang et "
@@ -66,7 +66,7 @@ def _made(dataset: Dataset) -> Iterator[str]:
     if not info.synthetic:
         yield from (f"- source: {_spelt(about['source'])}", "") if "source" in about else ("",)
         return
-    for series in map(MadeSeries.model_validate, about["series"]):
+    for series in made_series(dataset):
         yield from _series(series)
     yield f"- sampled in {about['dtype']}, {about['batch_size']} at once; each image's seed is in the table"
     yield f"- prompts: {_spelt(about['prompts'])}"

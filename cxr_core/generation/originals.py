@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,6 @@ class Originals:
         self._real, self._rows, self._spectra = real, training_rows(real), found.astype(np.float32)
         assert len(self._rows) == len(found), f"{len(found)} spectra of {len(self._rows)} training images"
 
-    @classmethod
-    def open(cls, real: Dataset, plan: Path) -> "Originals":
-        """Those whose spectra a plan holds."""
-        return cls(real, np.load(plan / FILE))
-
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -55,6 +51,12 @@ class Originals:
         rows = self._rows.iloc[places]
         place, how = best_of(relief(thumb), [relief(thumbnail(image)) for image in self._real.images(rows)])
         return Original(rows["image_id"].iloc[place], how.score)
+
+
+@lru_cache(maxsize=1)
+def open_originals(real: Path, plan: Path) -> Originals:
+    """Those of the real Dataset in a folder whose spectra a plan holds. Kept for the next shard."""
+    return Originals(Dataset.open(real), np.load(plan / FILE))
 
 
 def training_rows(real: Dataset) -> pd.DataFrame:

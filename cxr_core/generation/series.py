@@ -122,19 +122,33 @@ def _own(settings: GenerateStage, entry: NamedRequest) -> Series:
     return Series(name=entry.name, request=request, role=role, checkpoint=entry.checkpoint, **wanted)
 
 
+def made_series(synthetic: Dataset) -> list[MadeSeries]:
+    """The series of a Dataset; none where it tells of none.
+
+    Raises UserError naming dataset.json where it tells of them in another form than ours.
+    """
+    try:
+        return [MadeSeries.model_validate(one) for one in synthetic.info.about.get("series", ())]
+    except ValidationError as error:
+        raise UserError(
+            f"about.series is not of our form ({error})",
+            where=str(synthetic.folder / "dataset.json"),
+            mend="remove it: how the images were drawn, and what the generator saw, is then unknown and shown so",
+        ) from error
+
+
 def series_of(dataset: Dataset, image_id: str) -> MadeSeries:
     """The series of a synthetic image. Raises UserError for an image that is not in the Dataset or not synthetic."""
     row = dataset.rows.iloc[position(dataset, image_id)]
-    made = map(MadeSeries.model_validate, dataset.info.about["series"])
-    return next(one for one in made if one.name == row["request"])
+    return next(one for one in made_series(dataset) if one.name == row["request"])
 
 
 def learnt_by(synthetic: Dataset) -> tuple[TrainingData, ...] | None:
     """What each different generator of a Dataset learnt from; None if that is not told of all of them.
 
-    Raises UserError naming dataset.json where it tells of series in another form than ours.
+    Raises UserError as `made_series`.
     """
-    models = {one.model: one.training_data for one in _made(synthetic)}
+    models = {one.model: one.training_data for one in made_series(synthetic)}
     told = tuple(one for one in models.values() if one is not None)
     return told if told and len(told) == len(models) else None
 
@@ -142,21 +156,10 @@ def learnt_by(synthetic: Dataset) -> tuple[TrainingData, ...] | None:
 def barred_patients(synthetic: Dataset) -> frozenset[str]:
     """Official test patients whom a generator of the Dataset learnt from, as far as the Dataset says so.
 
-    Raises UserError where dataset.json says it in another form than ours.
+    Raises UserError as `made_series`.
     """
-    told = (one.training_data for one in _made(synthetic))
+    told = (one.training_data for one in made_series(synthetic))
     return frozenset().union(*(learnt.barred for learnt in told if learnt))
-
-
-def _made(synthetic: Dataset) -> list[MadeSeries]:
-    try:
-        return [MadeSeries.model_validate(one) for one in synthetic.info.about.get("series", ())]
-    except ValidationError as error:
-        raise UserError(
-            f"about.series is not of our form ({error})",
-            where=str(synthetic.folder / "dataset.json"),
-            mend="remove it: what the generator saw is then unknown, and shown so",
-        ) from error
 
 
 def position(dataset: Dataset, image_id: str) -> int:

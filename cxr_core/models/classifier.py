@@ -1,6 +1,6 @@
 """A multi-label classifier of findings: built from a preset with random weights, opened, saved."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,16 @@ import cv2
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from cxr_core.errors import UserError
-from cxr_core.models.classifier_folder import WEIGHTS, ClassifierInfo, damaged, read_info, write_info
+from cxr_core.models.classifier_folder import FOLDER, ClassifierInfo, read_info
+from cxr_core.models.folder import damaged
 from cxr_core.models.initial import seeded
 from cxr_core.models.layers import GROUPS, Residual, convolution
 from cxr_core.models.presets import CLASSIFIERS
+from cxr_core.models.strict import differences, load_weights, save_weights, shapes
 
 
 class Classifier(nn.Module):
@@ -49,9 +51,8 @@ def build(preset: str, image_size: int, findings: tuple[str, ...], seed: int) ->
 def save(model: Classifier, folder: Path, about: Mapping[str, Any]) -> None:
     """Write `classifier.json` and `classifier.safetensors` into a new folder. Equal weights give equal bytes."""
     folder.mkdir()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
-    write_info(folder, model.info, about)
+    save_weights(model, folder / FOLDER.weights)
+    FOLDER.write_info(folder, model.info, about)
 
 
 def load(folder: Path) -> Classifier:
@@ -65,13 +66,7 @@ def load(folder: Path) -> Classifier:
     if info.feature_width != CLASSIFIERS[info.preset].feature_width:
         raise damaged(folder, f"{info.feature_width} features, but {info.preset} has another number")
     model = _of_info(info, seed=0)
-    try:
-        given = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise damaged(folder / WEIGHTS, str(error)) from error
-    if wrong := list(_differences(model, given)):
-        raise damaged(folder / WEIGHTS, "; ".join(wrong))
-    model.load_state_dict(given)
+    load_weights(model, folder / FOLDER.weights)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -86,24 +81,11 @@ def adopt(weights: Path, out: Path, preset: str, findings: tuple[str, ...], imag
         given = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise UserError(f"not a safetensors file ({error})", where=str(weights), mend="convert it first") from error
-    if wrong := list(_differences(model, given)):
+    if wrong := list(differences(shapes(model.state_dict()), shapes(given))):
         mend = "rename or convert them: `features` of this preset and `head`, an output a finding"
         raise UserError("\n  ".join([f"not the weights of a {preset}:", *wrong]), where=str(weights), mend=mend)
     model.load_state_dict(given)
     save(model, out, {"weights": weights.name})
-
-
-def _differences(model: Classifier, given: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """What keeps weights from being exactly the model's: a line a kind, with the names."""
-    wanted = model.state_dict()
-    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing:
-        yield f"{len(missing)} are missing: {', '.join(missing)}"
-    if unknown:
-        yield f"{len(unknown)} are of something else: {', '.join(unknown)}"
-    for name in sorted(wanted.keys() & given.keys()):
-        if wanted[name].shape != given[name].shape:
-            yield f"{name} is {tuple(given[name].shape)}, not {tuple(wanted[name].shape)}"
 
 
 def as_input(images: np.ndarray, image_size: int) -> torch.Tensor:

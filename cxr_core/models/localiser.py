@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
 from cxr_core.models.initial import seeded
 from cxr_core.models.layers import GROUPS, Residual, convolution
-from cxr_core.models.localiser_folder import WEIGHTS, LocaliserInfo, damaged, read_info, write_info
+from cxr_core.models.localiser_folder import WEIGHTS, LocaliserInfo, read_info, write_info
+from cxr_core.models.strict import load_weights, save_weights
 
 _CHANNELS = (16, 32, 64, 64)
 _WIDTH = 64
@@ -56,8 +55,7 @@ def build(findings: tuple[str, ...], seed: int) -> Localiser:
 def save(model: Localiser, folder: Path, info: LocaliserInfo) -> None:
     """Write `localiser.json` and `localiser.safetensors` into a new folder. Equal weights give equal bytes."""
     folder.mkdir()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
+    save_weights(model, folder / WEIGHTS)
     write_info(folder, info)
 
 
@@ -68,8 +66,5 @@ def load(folder: Path) -> tuple[Localiser, LocaliserInfo]:
     """
     info = read_info(folder)
     model = build(info.findings, seed=0)
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise damaged(folder / WEIGHTS, str(error)) from error
+    load_weights(model, folder / WEIGHTS)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), info

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from cxr_core.errors import UserError
-from cxr_core.runs.files import sha256_file, sha256_text, write_json
+from cxr_core.models.folder import damaged, files_sha256
+from cxr_core.runs.files import write_json
 from cxr_core.settings import Settings
 
 ABOUT, WEIGHTS = "localiser.json", "localiser.safetensors"
@@ -50,9 +50,5 @@ def read_info(folder: Path) -> LocaliserInfo:
 
 
 def localiser_sha256(folder: Path) -> str:
-    """Digest of a localiser: sha256 over the lines `name, NUL, sha256` of its two files, as in `sha256_path`."""
-    return sha256_text("".join(f"{name}\0{sha256_file(folder / name)}\n" for name in (ABOUT, WEIGHTS)))
-
-
-def damaged(path: Path, detail: str) -> UserError:
-    return UserError(f"damaged ({detail})", where=str(path), mend="put the folder back from a copy, or train it again")
+    """Digest of a localiser: `files_sha256` of its two files."""
+    return files_sha256(folder, ABOUT, WEIGHTS)

@@ -6,23 +6,19 @@ the start, and which of them compute is told at each call; so growing changes no
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
 from cxr_core.models.initial import seeded
-from cxr_core.models.pggan_folder import WEIGHTS, PgganInfo, damaged, read_info, write_info
-
-GROUP = 4
-"""Consecutive items of a batch over which the discriminator takes a standard deviation."""
+from cxr_core.models.pggan_folder import FOLDER, GROUP, PgganInfo, read_info
+from cxr_core.models.strict import load_weights, save_weights
 
 _SLOPE = 0.2
 _LITTLE = 1e-8
@@ -204,9 +200,8 @@ def build(info: PgganInfo, seed: int) -> PgGan:
 def save(model: PgGan, folder: Path, about: Mapping[str, Any], *, scale: int, fade: float) -> None:
     """Write a folder with `pggan.json` and `pggan.safetensors`. Equal weights give equal bytes."""
     folder.mkdir()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
-    write_info(folder, replace(model.info, scale=scale, fade=fade), about)
+    save_weights(model, folder / FOLDER.weights)
+    FOLDER.write_info(folder, replace(model.info, scale=scale, fade=fade), about)
 
 
 def load(folder: Path) -> PgGan:
@@ -216,30 +211,5 @@ def load(folder: Path) -> PgGan:
     """
     with torch.device("meta"):
         model = PgGan(read_info(folder))
-    try:
-        given = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise damaged(folder / WEIGHTS, str(error)) from error
-    if wrong := list(differences(shapes(model.state_dict()), shapes(given))):
-        raise damaged(folder / WEIGHTS, "; ".join(wrong))
-    model.load_state_dict(given, assign=True)
+    load_weights(model, folder / FOLDER.weights, assign=True)
     return model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def differences(wanted: Shapes, given: Shapes) -> Iterator[str]:
-    """What keeps weights from being exactly those of a model: a line a kind, with the names."""
-    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing:
-        yield f"{len(missing)} are missing: {', '.join(missing)}"
-    if unknown:
-        yield f"{len(unknown)} are of something else: {', '.join(unknown)}"
-    for name in sorted(wanted.keys() & given.keys()):
-        if wanted[name] != given[name]:
-            yield f"{name} is {given[name]}, not {wanted[name]}"

@@ -1,18 +1,13 @@
 """The sizes of a PG-GAN and its folder, as far as they can be told without torch."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from cxr_core.models.folder import ModelFolder, damaged
 
-from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, sha256_file, sha256_text, write_json
-
-FORMAT = 1
-ABOUT, WEIGHTS = "pggan.json", "pggan.safetensors"
-
+GROUP = 4
+"""Consecutive images over which the discriminator compares (minibatch-std): a batch holds whole groups."""
 SMALLEST = 4
 """Pixels a side of scale 0; every further scale has twice as many."""
 
@@ -32,7 +27,7 @@ class PgganPreset:
 
     def num_parameters(self, channels: int) -> int:
         """Weights and biases of both networks, for images of 1 or 3 channels."""
-        first, pairs = self.widths[0], list(zip(self.widths, self.widths[1:], strict=False))
+        first, pairs = self.widths[0], list(pairwise(self.widths))
         generator = 16 * first * (self.latent_width + 1) + _convolution(first, first)
         generator += sum(_convolution(a, b) + _convolution(b, b) + b * channels + channels for a, b in pairs)
         generator += first * channels + channels
@@ -96,38 +91,15 @@ class PgganInfo:
         return size_at(len(self.widths) - 1)
 
 
-def write_info(folder: Path, info: PgganInfo, about: Mapping[str, Any]) -> None:
-    """Write `pggan.json`; `about` says how it was trained."""
-    write_json(folder / ABOUT, {"format": FORMAT, **asdict(info), "about": dict(about)})
+FOLDER = ModelFolder("pggan", PgganInfo)
+"""`about` says how it was trained."""
+
+pggan_sha256 = FOLDER.sha256
 
 
 def read_info(folder: Path) -> PgganInfo:
     """What the PG-GAN in `folder` is. Raises UserError if its pggan.json is missing, damaged or newer."""
-    path = folder / ABOUT
-    try:
-        value = read_json(path)
-        number = value["format"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise damaged(path, repr(error)) from error
-    if number != FORMAT:
-        raise UserError(f"format {number!r}, but this version reads {FORMAT}", where=str(path), mend="train it again")
-    try:
-        info = _INFO.validate_python({name: value.get(name) for name in PgganInfo.__dataclass_fields__})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    info = FOLDER.read_info(folder)
     if not 0 <= info.scale < len(info.widths):
-        raise damaged(path, f"scale {info.scale} of {len(info.widths)}")
+        raise damaged(folder / FOLDER.about, f"scale {info.scale} of {len(info.widths)}")
     return info
-
-
-def pggan_sha256(folder: Path) -> str:
-    """Digest of a PG-GAN: sha256 over the lines `name, NUL, sha256` of its two files, as in `sha256_path`."""
-    return sha256_text("".join(f"{name}\0{sha256_file(folder / name)}\n" for name in (ABOUT, WEIGHTS)))
-
-
-def damaged(path: Path, detail: str) -> UserError:
-    return UserError(f"damaged ({detail})", where=str(path), mend="put the folder back from a copy, or train it again")
-
-
-_INFO = TypeAdapter(PgganInfo)

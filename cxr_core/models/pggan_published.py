@@ -14,8 +14,9 @@ import torch
 
 from cxr_core.errors import UserError
 from cxr_core.models import pggan
-from cxr_core.models.pggan import PgGan, differences, gain, shapes
+from cxr_core.models.pggan import PgGan, gain
 from cxr_core.models.pggan_folder import PgganInfo
+from cxr_core.models.strict import differences, shapes
 
 _PREFIXES = {"generator": "gen_shadow", "discriminator": "discriminator"}
 """Our networks and theirs: the averaged generator is the one that draws."""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
-from cxr_core.generation.series import MadeSeries
+from cxr_core.generation.series import MadeSeries, made_series
 from cxr_core.report.blocks import (
     Block,
     Box,
@@ -95,8 +95,8 @@ def _in_numbers(dataset: Dataset) -> Iterator[Block]:
         parts["all"] = dataset.rows
     yield _people(dataset, parts)
     yield _findings(dataset, parts)
-    about = dict(dataset.info.about)
-    made = [MadeSeries.model_validate(one) for one in about.pop("series", ())]
+    about = {name: value for name, value in dataset.info.about.items() if name != "series"}
+    made = made_series(dataset)
     if len(made) > 1:
         yield _series(made)
     elif made:

@@ -17,7 +17,7 @@ from cxr_core.models.classifier import Classifier, as_input, resized
 from cxr_core.seeds import derive_seed
 from cxr_core.training.augment import NUM_DRAWS, mild
 from cxr_core.training.data_order import DataOrder, some, stream
-from cxr_core.training.settings import ClassifierTrain
+from cxr_core.training.judge_settings import ClassifierTrain
 
 _MOST_IN_MEMORY = 20_000
 """Training images that are decoded once and kept; of more, each batch is decoded when it comes."""

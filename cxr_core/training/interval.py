@@ -28,10 +28,11 @@ from cxr_core.training.adversarial import AdversarialEngine
 from cxr_core.training.classifier import ClassifierTask
 from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.engine import Engine, Task, threads
+from cxr_core.training.judge_settings import ClassifierTrain, LocaliserTrain
 from cxr_core.training.localiser import LocaliserTask
 from cxr_core.training.pggan import PgganTask, new_model
 from cxr_core.training.pggan_settings import PgganTrain
-from cxr_core.training.settings import ClassifierTrain, LocaliserTrain, TextEncoderTrain, TrainSettings, VaeTrain
+from cxr_core.training.settings import TextEncoderTrain, TrainSettings, VaeTrain
 from cxr_core.training.text_encoder import TextEncoderTask
 from cxr_core.training.vae import VaeTask
 

@@ -20,7 +20,7 @@ from cxr_core.models.localiser_folder import STRIDE, LocaliserInfo
 from cxr_core.seeds import derive_seed
 from cxr_core.training.augment import NUM_DRAWS, mild, moved
 from cxr_core.training.data_order import DataOrder, some, spread, stream
-from cxr_core.training.settings import LocaliserTrain
+from cxr_core.training.judge_settings import LocaliserTrain
 
 _MOST_IN_MEMORY = 20_000
 """Training images that are decoded once and kept; of more, each batch is decoded when it comes."""

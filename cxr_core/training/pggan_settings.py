@@ -5,12 +5,9 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from cxr_core.models.pggan_folder import PGGANS, size_at
+from cxr_core.models.pggan_folder import GROUP, PGGANS, size_at
 from cxr_core.settings import Settings
 from cxr_core.training.settings import TrainSettings
-
-GROUP = 4
-"""Images over which the discriminator compares (`cxr_core.models.pggan.GROUP`): a batch holds whole groups."""
 
 
 class PgganInputs(Settings):

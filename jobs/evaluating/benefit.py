@@ -8,15 +8,22 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
+from jobs.evaluating.classifiers import Experiment, classifier_receipts, classifier_shards
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
+    from cxr_core.evaluation.benefit.cohort import BenefitCohort
+    from cxr_core.evaluation.benefit.settings import Benefit
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """Classifiers to train and scores to keep; arms with too few images are left out when this is frozen."""
+    if not settings.benefit:
+        return Estimate(0, 0, 0, 0)
+    from cxr_core.evaluation.extraction import count_images
+
     total, num_bytes, notes = 0, 0, []
-    num_real = _num_images(inputs["real"])
+    num_real = count_images(inputs["real"])
     for entry in settings.benefit:
         num = len(entry.arm_names) * len(entry.seeds)
         total += num
@@ -46,14 +53,11 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
             labelled(entry.adjudicated, real.findings, real.of_split(entry.split)["image_id"])
     cohorts = [choose_benefit(entry, real, synthetic, context.seed) for entry in entries]
     write_benefit(work, cohorts)
-    tasks = [
-        {"entry": i, "arm": arm, "seed": seed}
-        for i, (entry, cohort) in enumerate(zip(entries, cohorts, strict=True))
-        for arm in entry.arm_names
-        if arm not in cohort.not_run
-        for seed in entry.seeds
-    ]
-    return [Shard(_shard_id(**task), i, i + 1, task) for i, task in enumerate(tasks)]
+    return classifier_shards("benefit", [_experiment(*each) for each in zip(entries, cohorts, strict=True)])
+
+
+def _experiment(entry: "Benefit", cohort: "BenefitCohort") -> Experiment[str]:
+    return [arm for arm in entry.arm_names if arm not in cohort.not_run], entry.seeds
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
@@ -87,21 +91,7 @@ def measure(
 
     results = []
     for i, (entry, cohort) in enumerate(zip(context.settings.benefit, read_benefit(context.plan_folder), strict=True)):
-        learnt = {
-            (arm, seed): read_scores(receipts[_shard_id(i, arm, seed)], context.folder)
-            for arm in entry.arm_names
-            if arm not in cohort.not_run
-            for seed in entry.seeds
-        }
+        trained = classifier_receipts("benefit", i, _experiment(entry, cohort), receipts)
+        learnt = {which: read_scores(receipt, context.folder) for which, receipt in trained.items()}
         results.append(measure_benefit(entry, cohort, learnt, datasets["real"], datasets["synthetic"], context.seed))
     return {"benefit": tuple(results)}
-
-
-def _num_images(given: Estimate | Path) -> int:
-    from cxr_core.data.dataset import Dataset
-
-    return Dataset.open(given).info.num_images if isinstance(given, Path) else given.num_items
-
-
-def _shard_id(entry: int, arm: str, seed: int) -> str:
-    return f"benefit{entry:02d}-{arm}-{seed}"

@@ -8,6 +8,7 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
+from jobs.evaluating.classifiers import classifier_receipts, classifier_shards
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
@@ -41,13 +42,8 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     check_findings(named, real, synthetic, where=f"stage {context.settings.name!r}, utility")
     cohorts = [choose_cohort(entry, real, synthetic, seed=context.seed) for entry in entries]
     write_cohorts(work, cohorts)
-    tasks = [
-        {"entry": i, "arm": arm, "seed": seed}
-        for i, (entry, cohort) in enumerate(zip(entries, cohorts, strict=True))
-        for arm in cohort.arms
-        for seed in entry.seeds
-    ]
-    return [Shard(_shard_id(**task), i, i + 1, task) for i, task in enumerate(tasks)]
+    experiments = [(cohort.arms, entry.seeds) for entry, cohort in zip(entries, cohorts, strict=True)]
+    return classifier_shards("utility", experiments)
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
@@ -76,14 +72,7 @@ def measure(
 
     results = []
     for i, (entry, cohort) in enumerate(zip(context.settings.utility, read_cohorts(context.plan_folder), strict=True)):
-        scored = {
-            (arm, seed): read_scores(receipts[_shard_id(i, arm, seed)], context.folder)
-            for arm in cohort.arms
-            for seed in entry.seeds
-        }
+        trained = classifier_receipts("utility", i, (cohort.arms, entry.seeds), receipts)
+        scored = {which: read_scores(receipt, context.folder) for which, receipt in trained.items()}
         results.append(join(entry, cohort, scored, datasets["real"], datasets["synthetic"], seed=context.seed))
     return {"utility": tuple(results)}
-
-
-def _shard_id(entry: int, arm: str, seed: int) -> str:
-    return f"utility{entry:02d}-{arm}-{seed}"

@@ -31,7 +31,7 @@ from cxr_core.runs.stage import Context
 from cxr_core.training.augment import NUM_DRAWS, mild
 from cxr_core.training.classifier import ClassifierTask
 from cxr_core.training.engine import Engine
-from cxr_core.training.settings import ClassifierTrain
+from cxr_core.training.judge_settings import ClassifierTrain
 from jobs.config import RunConfig
 from tests.planted import planted_rows, write_planted
 from tests.training import forget

@@ -15,7 +15,7 @@ from cxr_core.report.before_gate import before_gate
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
-from cxr_core.training.settings import ClassifierTrain
+from cxr_core.training.judge_settings import ClassifierTrain
 from tests.planted import planted_rows, write_planted
 
 SIZE = 32

@@ -38,7 +38,6 @@ def test_given_a_finished_run_when_its_model_is_exported_then_it_opens_in_half_t
     card = (out / "README.md").read_text()
     for text in (record["weights_sha256"], "run `nano`", "| Effusion | ", "Evaluation `", "Not for diagnosis"):
         assert text in card, text
-    print(card)
 
 
 def test_given_a_folder_that_is_there_an_export_is_refused_and_changes_nothing(

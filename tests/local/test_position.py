@@ -17,7 +17,7 @@ from cxr_core.evaluation.position.results import PositionAsked, PositionResult
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.localiser_folder import read_info
-from cxr_core.training.settings import LocaliserTrain
+from cxr_core.training.judge_settings import LocaliserTrain
 from tests.planted import planted_box, planted_rows, write_planted
 from tests.training import finish, losses, stage
 

@@ -217,9 +217,9 @@ def test_given_a_table_of_adjudicated_labels_then_it_is_read_and_its_mistakes_ar
     path.write_text("image_id,findings\na,Edema|Effusion\nb,\n")
     assert read_adjudicated(path, NIH).to_dict() == {"a": NIH.encode(["Edema", "Effusion"]), "b": 0}
     for text, message in (
-        ("image_id\na\n", "no column findings"),
-        ("image_id,findings\na,\na,Edema\n", "image 'a' has two rows"),
-        ("image_id,findings\na,Oedema\n", r"labels.csv:2 \(image 'a'\): unknown finding 'Oedema'"),
+        ("image_id\na\n", "there is no column 'findings'; there are 'image_id'"),
+        ("image_id,findings\na,\na,Edema\n", "image 'a' has two rows: 2 and 3"),
+        ("image_id,findings\na,Oedema\n", r"labels.csv, row 2 \(image 'a'\): unknown finding 'Oedema'"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):

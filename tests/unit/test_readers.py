@@ -134,9 +134,9 @@ def test_given_answers_then_each_reader_is_scored_and_agreement_and_errors_are_t
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("ann,3,", "ann,99,", r"ann.csv:4: there is no image '99'"),
+        ("ann,3,", "ann,99,", r"ann.csv, row 4: there is no image '99'"),
         (",real,", ",maybe,", "neither real nor synthetic"),
-        ("answer", "choice", "no column answer"),
+        ("answer", "choice", "there is no column 'answer'; there are 'test'"),
         ("ann,3,", "ann,2,", "reader 'ann' answered image 2 twice"),
     ],
 )

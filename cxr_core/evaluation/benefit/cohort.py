@@ -6,17 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cxr_core.data.dataset import Dataset, write_parquet
+from cxr_core.data.dataset import Dataset
 from cxr_core.data.splits import choose_patients
-from cxr_core.errors import UserError
 from cxr_core.evaluation.benefit.settings import PRETRAIN, REAL, SYNTHETIC, Benefit
+from cxr_core.evaluation.cohort import read_uses, refuse_shared, write_uses
 from cxr_core.evaluation.pools import in_hash_order, like
 from cxr_core.generation.series import learnt_by
 from cxr_core.models.training_data import images_sha256
-from cxr_core.runs.files import read_json, write_json
 
 COLUMNS = ("use", "source", "image_id")
 """`use` is an arm or "test", `source` real or synthetic."""
@@ -43,7 +40,7 @@ def choose_benefit(entry: Benefit, real: Dataset, synthetic: Dataset, seed: int)
     Raises UserError where a patient is in train and in the split that tests.
     """
     train, test = real.of_split("train"), real.of_split(entry.split)
-    _refuse_shared(train, test, entry.split)
+    refuse_shared(train["patient_id"], test["patient_id"], "train", entry.split)
     full = choose_patients(train, entry.num_real)
     drawn = in_hash_order(synthetic.rows, seed, "benefit")
     parts, not_run, unlike = [test.assign(use="test", source="real")], {}, {}
@@ -123,27 +120,12 @@ def seen_words(synthetic: Dataset) -> str:
     return "; another: ".join(told) or _UNTOLD
 
 
-def _refuse_shared(train: pd.DataFrame, test: pd.DataFrame, split: str) -> None:
-    shared = sorted(set(train["patient_id"]) & set(test["patient_id"]))
-    if shared:
-        raise UserError(
-            f"{len(shared)} patients are in train and in {split}: {', '.join(shared[:5])}",
-            where="the real Dataset's splits",
-            mend="split by patient: a classifier that knows the patient tells nothing of the finding",
-        )
-
-
 def write_benefit(folder: Path, cohorts: Sequence[BenefitCohort]) -> None:
     """Freeze the cohorts of all experiments: benefit.parquet (an image of one use a row) and benefit.json."""
-    columns = {name: pd.Series(dtype=str) for name in COLUMNS}
-    parts = [cohort.images.assign(entry=i) for i, cohort in enumerate(cohorts)] or [pd.DataFrame(columns)]
-    write_parquet(folder / "benefit.parquet", pa.Table.from_pandas(pd.concat(parts), preserve_index=False))
     facts = [{"not_run": dict(cohort.not_run), "num_unlike": dict(cohort.num_unlike)} for cohort in cohorts]
-    write_json(folder / "benefit.json", {"format": 1, "cohorts": facts})
+    write_uses(folder, "benefit", [cohort.images for cohort in cohorts], COLUMNS, facts)
 
 
 def read_benefit(folder: Path) -> list[BenefitCohort]:
     """The frozen cohorts, in the order of the experiments."""
-    images = pq.read_table(folder / "benefit.parquet").to_pandas()
-    facts = read_json(folder / "benefit.json")["cohorts"]
-    return [BenefitCohort(images[images["entry"] == i], **fact) for i, fact in enumerate(facts)]
+    return [BenefitCohort(images, **fact) for images, fact in read_uses(folder, "benefit")]

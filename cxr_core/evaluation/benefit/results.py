@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from cxr_core.evaluation.group_results import OfGroup
 from cxr_core.evaluation.interval import Interval
 from cxr_core.settings import Settings
 
@@ -98,27 +99,13 @@ class ExchangeRate(Settings):
     """Why there is no rate."""
 
 
-class GroupAuroc(Settings):
+class GroupAuroc(OfGroup):
     """The arms of the primary comparison (or `real` alone) on one group of real test patients."""
 
-    by: Literal["sex", "age", "view"]
-    """What groups them."""
-    group: str
-    """Which group, e.g. "F" or "40-64"."""
-    finding: str
-    """The finding."""
-    num_with: int
-    """Test images of the group with it."""
-    num_without: int
-    """Test images of the group without."""
-    num_patients: int
-    """Patients of the group."""
     aurocs: Mapping[str, Interval] = Field(default_factory=dict)
     """Arm -> AUROC."""
     difference: Interval | None = None
     """The primary arm minus what it is compared with."""
-    not_computed: str | None = None
-    """Why there are no numbers."""
 
 
 class ByLabels(Settings):

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from cxr_core.evaluation.group_results import OfGroup
 from cxr_core.evaluation.interval import Interval
 from cxr_core.settings import Settings
 
@@ -51,25 +52,12 @@ class CalibratedFinding(Settings):
     """Why there is none, e.g. since the judge failed its trial."""
 
 
-class JudgedGroup(Settings):
-    """The judge on one group of held-out real patients: for whom its word is worth less."""
+class JudgedGroup(OfGroup):
+    """The judge on one group of held-out real patients, of views that have images both with the finding and without:
+    for whom its word is worth less."""
 
-    by: Literal["sex", "age", "view"]
-    """What groups them."""
-    group: str
-    """Which group."""
-    finding: str
-    """The finding."""
-    num_with: int
-    """Images of the group with it, of views that have both."""
-    num_without: int
-    """Images of the group without, likewise."""
-    num_patients: int
-    """Patients of the group."""
     auroc: Interval | None = None
     """Views matched within the group; over patients."""
-    not_computed: str | None = None
-    """Why there is none."""
 
 
 class CalibrationResult(Settings):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from cxr_core.data.csvfile import Csv, row_number
 from cxr_core.errors import UserError
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.readers.agreement import cohen_kappa, fleiss_kappa, share
@@ -125,16 +126,12 @@ def _read_key(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, test: str, truth: pd.Series) -> pd.DataFrame:
     """One file's answers: reader, item, said (True: synthetic), errors (a list of codes)."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"not a readable table ({error})", where=str(path), mend="give the CSV of the page") from error
-    if lacking := [name for name in COLUMNS if name not in table]:
-        mend = f"it needs the columns {', '.join(COLUMNS)}"
-        raise UserError(f"no column {', '.join(lacking)}", where=str(path), mend=mend)
-    for line, row in enumerate(table.to_dict("records"), 2):
+    csv = Csv.read(path)
+    table = pd.DataFrame({name: csv.column(name) for name in COLUMNS})
+    for index, row in zip(table.index, table.to_dict("records"), strict=True):
         if wrong := _mistake(row, test, truth):
-            raise UserError(wrong, where=f"{path}:{line}", mend="give the CSV as the page of this test wrote it")
+            where = f"{path}, row {row_number(index)}"
+            raise UserError(wrong, where=where, mend="give the CSV as the page of this test wrote it")
     items, said = table["item"].astype(int), table["answer"] == "synthetic"
     errors = [[code for code in text.split("|") if code] for text in table["errors"]]
     return pd.DataFrame({"reader": table["reader"], "item": items, "said": said, "errors": errors})

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
-from pydantic import ValidationError
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.evaluation.sweep.results import Point
-from cxr_core.generation.series import MadeSeries
+from cxr_core.generation.series import made_series
 
 SYNTHETIC = "synthetic"
 """The role of the first Dataset among a stage's inputs; the others are in `synthetic.1` ..."""
@@ -35,7 +34,7 @@ def rows_of(dataset: Dataset, point: Point) -> pd.DataFrame:
 def _of_dataset(dataset: Dataset, last_step: LastStep, first: int) -> Iterator[Point]:
     if not dataset.info.synthetic:
         raise UserError("is a real Dataset", where=str(dataset.folder), mend="name generate stages in inputs.synthetic")
-    known = _series(dataset)
+    known = {one.name: one for one in made_series(dataset)}
     numbers = dataset.rows["request"].value_counts()
     names = [*(name for name in known if name in numbers), *sorted(set(numbers.index) - set(known))]
     for i, name in enumerate(names):
@@ -51,15 +50,3 @@ def _of_dataset(dataset: Dataset, last_step: LastStep, first: int) -> Iterator[P
             steps=made.steps if made else None,
             scheduler=made.scheduler if made else "",
         )
-
-
-def _series(dataset: Dataset) -> dict[str, MadeSeries]:
-    try:
-        made = [MadeSeries.model_validate(entry) for entry in dataset.info.about.get("series", ())]
-    except ValidationError as error:
-        raise UserError(
-            f"about.series is not of our form ({error})",
-            where=str(dataset.folder / "dataset.json"),
-            mend="remove it: how the images were drawn is then unknown, and shown so",
-        ) from error
-    return {one.name: one for one in made}
