@@ -12,9 +12,9 @@ from cxr_core.evaluation.benefit.results import (
 )
 from cxr_core.evaluation.benefit.settings import MACRO
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.metrics import Metrics
 from cxr_core.report.blocks import Block, Chart, Charts, Column, Details, Heading, Section, Table, Text
-from cxr_core.report.datasets import not_yet
-from cxr_core.report.evaluation import read_metrics
+from cxr_core.report.evaluation import each_evaluation
 from cxr_core.report.faithfulness import number
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain, several
@@ -27,14 +27,11 @@ _LABELS = {
 
 def benefit_section(run: RunView) -> Section:
     """One experiment below the other."""
-    blocks: list[Block] = []
-    for stage in run.of_kind("evaluate"):
-        blocks += _stage(stage) if stage.is_done else [not_yet(stage)]
-    return Section("benefit", "What synthetic images add", blocks or [Text("This run evaluates nothing.", "absent")])
+    return Section("benefit", "What synthetic images add", each_evaluation(run, _stage))
 
 
-def _stage(stage: StageView) -> Iterator[Block]:
-    results = read_metrics(stage).benefit
+def _stage(stage: StageView, metrics: Metrics) -> Iterator[Block]:
+    results = metrics.benefit
     if not results:
         yield Text(f"Stage “{stage.name}” was asked for no experiment on what synthetic images add.", "absent")
         return

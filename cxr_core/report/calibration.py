@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from cxr_core.evaluation.calibration.results import CalibratedFinding, Calibration, CalibrationResult
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.metrics import Metrics
 from cxr_core.report.blocks import Block, Chart, Charts, Column, Details, Section, Table, Text
-from cxr_core.report.datasets import not_yet
-from cxr_core.report.evaluation import read_metrics
+from cxr_core.report.evaluation import each_evaluation
 from cxr_core.report.faithfulness import number
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, plain, several
@@ -14,18 +14,14 @@ from cxr_core.report.spell import count, plain, several
 
 def calibration_section(run: RunView) -> Section:
     """One table an evaluate stage that asked a judge."""
-    blocks: list[Block] = []
-    for stage in run.of_kind("evaluate"):
-        result = read_metrics(stage).calibration if stage.is_done else None
-        if result is not None:
-            blocks += _stage(stage, result)
-        else:
-            reason = Text(f"Stage “{stage.name}” asked no judge.", "absent")
-            blocks.append(reason if stage.is_done else not_yet(stage))
-    return Section("calibration", "The judge’s scores", blocks or [Text("This run evaluates nothing.", "absent")])
+    return Section("calibration", "The judge’s scores", each_evaluation(run, _stage))
 
 
-def _stage(stage: StageView, result: CalibrationResult) -> Iterator[Block]:
+def _stage(stage: StageView, metrics: Metrics) -> Iterator[Block]:
+    result = metrics.calibration
+    if result is None:
+        yield Text(f"Stage “{stage.name}” asked no judge.", "absent")
+        return
     taken_back = (
         " The judge was trained with rare findings weighing more; that is taken back here, by Bayes’ rule."
         if result.unweighted

@@ -1,6 +1,6 @@
 """Real beside synthetic images, and the metrics of an evaluate stage as it wrote them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -18,10 +18,19 @@ from cxr_core.report.spell import count, listed, plain, several
 
 def pictures_section(run: RunView) -> Section:
     """Real beside synthetic images, a picture a finding."""
+    return Section("pictures", "Real beside synthetic", each_evaluation(run, _pictures))
+
+
+def each_evaluation(
+    run: RunView,
+    show: Callable[[StageView, Metrics], Iterable[Block]],
+    nothing: str = "This run evaluates nothing.",
+) -> list[Block]:
+    """What `show` makes of every finished evaluate stage; the others are not yet; `nothing` where there is none."""
     blocks: list[Block] = []
     for stage in run.of_kind("evaluate"):
-        blocks += _pictures(stage, read_metrics(stage)) if stage.is_done else [not_yet(stage)]
-    return Section("pictures", "Real beside synthetic", blocks or [Text("This run evaluates nothing.", "absent")])
+        blocks += show(stage, read_metrics(stage)) if stage.is_done else [not_yet(stage)]
+    return blocks or [Text(nothing, "absent")]
 
 
 def read_metrics(stage: StageView) -> Metrics:

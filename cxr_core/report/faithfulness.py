@@ -1,42 +1,34 @@
 """Do synthetic images show what they were asked for: the judge's trial, then what it says where it passed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from cxr_core.evaluation.metrics import FaithfulnessResult, Interval, JudgedFinding, PromptContrast, Trial
+from cxr_core.evaluation.metrics import FaithfulnessResult, Interval, JudgedFinding, Metrics, PromptContrast, Trial
 from cxr_core.report.before_gate import before_gate
 from cxr_core.report.blocks import Block, Chart, Charts, Column, Details, Section, Table, Text
-from cxr_core.report.datasets import not_yet
-from cxr_core.report.evaluation import read_metrics
+from cxr_core.report.evaluation import each_evaluation
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, percent, plain, several
 
 
 def judge_section(run: RunView) -> Section:
     """How well the judge tells each finding on real patients: it is asked only where it passes."""
-    return Section("judge", "The judge", _each(run, _judge))
+    return Section("judge", "The judge", each_evaluation(run, _judge))
 
 
 def faithfulness_section(run: RunView) -> Section:
     """What the judge says of synthetic images."""
-    return Section("faithfulness", "Is the finding there?", _each(run, _faithfulness))
-
-
-def _each(run: RunView, show: Callable[[StageView, FaithfulnessResult], Iterator[Block]]) -> list[Block]:
-    blocks: list[Block] = []
-    for stage in run.of_kind("evaluate"):
-        result = read_metrics(stage).faithfulness if stage.is_done else None
-        if result is not None:
-            blocks += show(stage, result)
-        else:
-            blocks.append(_unasked(stage) if stage.is_done else not_yet(stage))
-    return blocks or [Text("This run evaluates nothing.", "absent")]
+    return Section("faithfulness", "Is the finding there?", each_evaluation(run, _faithfulness))
 
 
 def _unasked(stage: StageView) -> Text:
     return Text(f"Stage “{stage.name}” was asked for no judgement of synthetic images.", "absent")
 
 
-def _judge(stage: StageView, result: FaithfulnessResult) -> Iterator[Block]:
+def _judge(stage: StageView, metrics: Metrics) -> Iterator[Block]:
+    result = metrics.faithfulness
+    if result is None:
+        yield _unasked(stage)
+        return
     yield Text(
         "A classifier judges whether a finding is in an image. It is tried first on "
         f"{several(result.num_real, 'real image')} of {several(result.num_real_patients, 'patient')} of the "
@@ -102,7 +94,11 @@ def _trial_counts(result: FaithfulnessResult) -> Table:
     return Table("Held-out real images that the judge was tried on.", columns, rows)
 
 
-def _faithfulness(stage: StageView, result: FaithfulnessResult) -> Iterator[Block]:
+def _faithfulness(stage: StageView, metrics: Metrics) -> Iterator[Block]:
+    result = metrics.faithfulness
+    if result is None:
+        yield _unasked(stage)
+        return
     yield Text(
         f"Of {several(result.num_synthetic, 'synthetic image')}, those asked for with a finding are set against those "
         "asked for without: the AUROC is the chance that the judge gives the former the higher score. 0.50 means that "
@@ -117,7 +113,7 @@ def _faithfulness(stage: StageView, result: FaithfulnessResult) -> Iterator[Bloc
     if any(_given(one) for one in asked):
         yield Charts([_chart(f"faithfulness-{stage.name}", asked)], _CHART)
     yield _table(result, asked)
-    yield from before_gate(read_metrics(stage))
+    yield from before_gate(metrics)
     if result.missing:
         yield Details(*_missing(result))
     yield Details("How the judge’s scores are distributed", list(_histograms(stage.name, asked)))

@@ -2,30 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 
-from cxr_core.evaluation.metrics import Distance, FidelityResult, Interval, Side
+from cxr_core.evaluation.metrics import Distance, FidelityResult, Interval, Metrics, Side
 from cxr_core.report.blocks import Block, Column, Heading, Section, Table, Text
-from cxr_core.report.datasets import not_yet
-from cxr_core.report.evaluation import read_metrics
-from cxr_core.report.read import RunView
+from cxr_core.report.evaluation import each_evaluation
+from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain, several
 
 
 def fidelity_section(run: RunView) -> Section:
     """How near synthetic images are to real ones: one table an evaluate stage."""
-    blocks: list[Block] = []
-    for stage in run.of_kind("evaluate"):
-        if not stage.is_done:
-            blocks.append(not_yet(stage))
-            continue
-        result = read_metrics(stage).fidelity
-        if result is None:
-            blocks.append(Text(f"Stage “{stage.name}” was not asked for fidelity.", "absent"))
-        else:
-            blocks += [Heading(f"Features of {result.extractor.name}"), *_fidelity(result)]
-    return Section("fidelity", "Fidelity", blocks or [Text("This run evaluates nothing.", "absent")])
+    return Section("fidelity", "Fidelity", each_evaluation(run, _fidelity))
 
 
-def _fidelity(result: FidelityResult) -> Iterator[Block]:
+def _fidelity(stage: StageView, metrics: Metrics) -> Iterator[Block]:
+    result = metrics.fidelity
+    if result is None:
+        yield Text(f"Stage “{stage.name}” was not asked for fidelity.", "absent")
+        return
+    yield Heading(f"Features of {result.extractor.name}")
     yield Text(
         "Do synthetic images, taken together, look like those of real patients? FID (Heusel et al. 2017, arXiv "
         "1706.08500) and KID (Binkowski et al. 2018, arXiv 1801.01401) are distances between two sets of images as a "

@@ -12,9 +12,9 @@ from cxr_core.evaluation.memorisation.results import (
     ReidentificationResult,
     TargetedResult,
 )
+from cxr_core.evaluation.metrics import Metrics
 from cxr_core.report.blocks import Block, Chart, Charts, Column, Details, Gallery, Heading, Section, Table, Text
-from cxr_core.report.datasets import not_yet
-from cxr_core.report.evaluation import png_of, read_metrics
+from cxr_core.report.evaluation import each_evaluation, png_of
 from cxr_core.report.figures import HELD_OUT, REAL, SYNTHETIC, similarity_histogram
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, several
@@ -22,21 +22,20 @@ from cxr_core.report.spell import count, several
 
 def memorisation_section(run: RunView) -> Section:
     """The copy check of each evaluate stage, with its pairs."""
-    blocks: list[Block] = []
-    for stage in run.of_kind("evaluate"):
-        if not stage.is_done:
-            blocks.append(not_yet(stage))
-            continue
-        result = read_metrics(stage).memorisation
-        if result is None:
-            blocks.append(Text(f"Stage “{stage.name}” was not asked for memorisation.", "absent"))
-        else:
-            blocks += [Heading(f"Copies of training images, stage “{stage.name}”"), *_copies(stage, result)]
-            blocks += _targeted(result.targeted) if result.targeted else ()
-            blocks += _reidentification(stage.name, result.reidentification) if result.reidentification else ()
-    return Section(
-        "memorisation", "Memorisation and privacy", blocks or [Text("This run evaluates nothing.", "absent")]
-    )
+    return Section("memorisation", "Memorisation and privacy", each_evaluation(run, _stage))
+
+
+def _stage(stage: StageView, metrics: Metrics) -> Iterator[Block]:
+    result = metrics.memorisation
+    if result is None:
+        yield Text(f"Stage “{stage.name}” was not asked for memorisation.", "absent")
+        return
+    yield Heading(f"Copies of training images, stage “{stage.name}”")
+    yield from _copies(stage, result)
+    if result.targeted:
+        yield from _targeted(result.targeted)
+    if result.reidentification:
+        yield from _reidentification(stage.name, result.reidentification)
 
 
 def _copies(stage: StageView, result: MemorisationResult) -> Iterator[Block]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from cxr_core.errors import UserError
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.metrics import Metrics
 from cxr_core.evaluation.position.results import PositionAsked, PositionFinding, PositionPicture, PositionResult
 from cxr_core.report.blocks import Block, Column, Details, Gallery, Picture, Section, Table, Text
-from cxr_core.report.datasets import not_yet
-from cxr_core.report.evaluation import read_metrics
+from cxr_core.report.evaluation import each_evaluation
 from cxr_core.report.picture import data_uri
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain
@@ -19,16 +19,14 @@ from cxr_core.report.spell import count, listed, plain
 
 def position_section(run: RunView) -> Section:
     """The localiser's trial, then where it found what was asked for somewhere, with pictures."""
-    blocks: list[Block] = []
-    for stage in run.of_kind("evaluate"):
-        if not stage.is_done:
-            blocks.append(not_yet(stage))
-        elif result := read_metrics(stage).position:
-            blocks += _result(stage, result)
-    return Section("position", "Position", blocks or [Text("This run was not asked where findings lie.", "absent")])
+    blocks = each_evaluation(run, _result, "This run was not asked where findings lie.")
+    return Section("position", "Position", blocks)
 
 
-def _result(stage: StageView, result: PositionResult) -> Iterator[Block]:
+def _result(stage: StageView, metrics: Metrics) -> Iterator[Block]:
+    result = metrics.position
+    if result is None:
+        return
     yield Text(
         f"Does a finding lie where the prompt puts it? A localiser that learnt from {result.learnt_from} is first "
         f"tried on boxes of held-out real patients ({result.split}): what it reaches there is its ceiling. A hit is a "

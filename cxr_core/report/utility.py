@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from cxr_core.evaluation.metrics import ArmResult, Interval, Metrics, Published, Scores, TestSet, UtilityResult
 from cxr_core.report.blocks import Block, Chart, Charts, Citation, Column, Details, Heading, Section, Table, Text
-from cxr_core.report.datasets import not_yet
-from cxr_core.report.evaluation import read_metrics
+from cxr_core.report.evaluation import each_evaluation
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain, several
 
@@ -23,10 +22,7 @@ _VIEW_ONLY = "the view alone"
 
 def utility_section(run: RunView) -> Section:
     """What synthetic images are worth as training images: one table an experiment."""
-    blocks: list[Block] = []
-    for stage in run.of_kind("evaluate"):
-        blocks += _utility(stage, read_metrics(stage)) if stage.is_done else [not_yet(stage)]
-    return Section("utility", "Utility", blocks or [Text("This run evaluates nothing.", "absent")])
+    return Section("utility", "Utility", each_evaluation(run, _utility))
 
 
 def experiment_name(result: UtilityResult) -> str:
