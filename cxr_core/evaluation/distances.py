@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import reduce
 from itertools import product
 
 import numpy as np
@@ -34,18 +33,15 @@ class Moments:
     def of(cls, features: np.ndarray, weights: np.ndarray) -> "Moments":
         """Of features (n, width) with weights (n,) >= 0, not all 0. Images of weight 0 cost nothing.
 
-        Products are computed in float32, a block of images at a time and around its own mean, and summed in float64.
+        Products are computed in float32, a block of images at a time and around the mean of all, and summed in float64.
         """
         kept = np.flatnonzero(weights)
-        parts = [cls._of_block(features[kept[rows]], weights[kept[rows]]) for rows in _blocks(len(kept))]
-        return reduce(cls.merged, parts)
-
-    @classmethod
-    def _of_block(cls, features: np.ndarray, weights: np.ndarray) -> "Moments":
-        weight = float(weights.sum())
-        mean = weights / weight @ features.astype(np.float64)
-        root = (np.sqrt(weights)[:, None] * (features - mean)).astype(np.float32)
-        upper = np.triu(scipy.linalg.blas.ssyrk(1.0, root.T)).astype(np.float64)
+        weight, blocks = float(weights.sum()), [kept[rows] for rows in _blocks(len(kept))]
+        mean = np.sum([weights[rows] @ features[rows].astype(np.float64) for rows in blocks], axis=0) / weight
+        upper = np.zeros((features.shape[1],) * 2, order="F")
+        for rows in blocks:
+            root = np.sqrt(weights[rows])[:, None] * (features[rows] - mean)
+            upper += scipy.linalg.blas.ssyrk(1.0, root.astype(np.float32).T)
         return cls(weight, float((weights**2).sum()), mean, upper + np.triu(upper, 1).T)
 
     def merged(self, other: "Moments") -> "Moments":
@@ -68,13 +64,24 @@ class Moments:
 def frechet(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
     """Squared Frechet distance of two Gaussians: |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)).
 
-    Heusel et al. 2017, arXiv 1706.08500, equation 6. With A = F F', A B has the eigenvalues of the symmetric F' B F,
-    so the trace of its root is the sum of their roots; no root of a matrix is taken.
+    Heusel et al. 2017, arXiv 1706.08500, equation 6. The trace of the root is the sum of the roots of the eigenvalues
+    of A B; no root of a matrix is taken.
     """
-    factor = _factor(cov_a)
-    eigenvalues = scipy.linalg.eigvalsh(factor.T @ cov_b @ factor)
-    root = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
+    root = np.sqrt(np.clip(_eigenvalues(cov_a, cov_b), 0, None)).sum()
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
+
+
+def _eigenvalues(cov_a: np.ndarray, cov_b: np.ndarray) -> np.ndarray:
+    """Of A B: those of the symmetric F' A F with B = F F'.
+
+    F is Cholesky's or, where features without variance make B singular, of its eigenvectors.
+    """
+    try:
+        return np.asarray(scipy.linalg.eigvalsh(cov_a, cov_b, type=2))
+    except np.linalg.LinAlgError:
+        values, vectors = scipy.linalg.eigh(cov_b)
+        factor = vectors * np.sqrt(np.clip(values, 0, None))
+        return np.asarray(scipy.linalg.eigvalsh(factor.T @ cov_a @ factor))
 
 
 def fid(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray) -> float:
@@ -114,15 +121,6 @@ def _across(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.n
         kernel = base * base * base  # much faster than a power
         total += (x_weights[:, rows] * (y_weights[:, columns] @ kernel.T)).sum(axis=1)
     return total
-
-
-def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F with F F' = covariance: Cholesky's, or of the eigenvectors where features without variance make it singular."""
-    try:
-        return np.asarray(scipy.linalg.cholesky(covariance, lower=True))
-    except np.linalg.LinAlgError:
-        values, vectors = scipy.linalg.eigh(covariance)
-        return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)))
 
 
 def _blocks(num: int) -> Iterator[slice]:
