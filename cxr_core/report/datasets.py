@@ -104,7 +104,8 @@ def _in_numbers(dataset: Dataset) -> Iterator[Block]:
     learnt = [one.training_data.words for one in made if one.training_data]
     if learnt:
         about["the model learnt from"] = list(dict.fromkeys(learnt))
-    facts = [(plain(key), _short(value)) for key, value in about.items() if key not in _SHOWN_ELSEWHERE]
+    about = {key: value for key, value in about.items() if key not in _SHOWN_ELSEWHERE and value is not None}
+    facts = [(plain(key), _short(value)) for key, value in about.items()]
     yield Facts([("form", f"8-bit grey, {dataset.info.size} × {dataset.info.size} pixels"), *facts])
 
 
