@@ -6,7 +6,6 @@ from typing import Any, Protocol
 import torch
 
 from cxr_core.training.engine import Engine, Task
-from cxr_core.training.settings import TrainSettings
 
 
 class AdversarialTask(Task, Protocol):
@@ -26,9 +25,6 @@ class AdversarialEngine(Engine):
     """One Adam for both networks, whose moments it keeps apart by weight; the generator alone is averaged."""
 
     task: AdversarialTask
-
-    def __init__(self, task: AdversarialTask, settings: TrainSettings) -> None:
-        super().__init__(task, settings)
 
     def _updates(self) -> torch.Tensor:
         discriminator = super()._updates()
