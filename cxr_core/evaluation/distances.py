@@ -35,14 +35,18 @@ class Moments:
 
         Products are computed in float32, a block of images at a time and around the mean of all, and summed in float64.
         """
-        kept = np.flatnonzero(weights)
-        weight, blocks = float(weights.sum()), [kept[rows] for rows in _blocks(len(kept))]
+        if not weights.all():
+            features, weights = features[weights > 0], weights[weights > 0]
+        weight, blocks = float(weights.sum()), list(_blocks(len(weights)))
         mean = np.sum([weights[rows] @ features[rows].astype(np.float64) for rows in blocks], axis=0) / weight
+        middle, roots = mean.astype(features.dtype), np.sqrt(weights).astype(np.float32)
         upper = np.zeros((features.shape[1],) * 2, order="F")
         for rows in blocks:
-            root = np.sqrt(weights[rows])[:, None] * (features[rows] - mean)
-            upper += scipy.linalg.blas.ssyrk(1.0, root.astype(np.float32).T)
-        return cls(weight, float((weights**2).sum()), mean, upper + np.triu(upper, 1).T)
+            around = (features[rows] - middle).astype(np.float32, copy=False)
+            upper += scipy.linalg.blas.ssyrk(1.0, (around * roots[rows, None]).T)
+        off = mean - middle  # by rounding
+        scatter = upper + np.triu(upper, 1).T - weight * np.outer(off, off)
+        return cls(weight, float((weights**2).sum()), mean, scatter)
 
     def merged(self, other: "Moments") -> "Moments":
         """Of both sets together (Chan, Golub and LeVeque 1979)."""
