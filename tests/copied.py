@@ -1,5 +1,6 @@
 """A real Dataset and a synthetic one that holds copies of its training images beside images of other patients."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,10 +9,15 @@ import numpy as np
 import pandas as pd
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.evaluation.cache import FeatureCache
+from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.memorisation.looked import freeze_looks, look, read_looks
+from cxr_core.evaluation.memorisation.measure import measure
 from cxr_core.evaluation.memorisation.plants import PLANTS
+from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.memorisation.search import Seen
-from cxr_core.runs.receipt import Data, Receipt
+from cxr_core.evaluation.memorisation.searched import freeze_searches, read_found, search
+from cxr_core.evaluation.memorisation.settings import Memorisation
 from tests.planted import planted_row, write_planted
 
 
@@ -50,18 +56,29 @@ def seen(datasets: Mapping[str, Dataset], folder: Path, shard_size: int = 1024) 
     """What the shards of `looked` make of Datasets, without a run around them."""
     plan = folder / "plan"
     plan.mkdir(parents=True)
-    (folder / "shards").mkdir()
-    receipts = []
-    for shard in freeze_looks(datasets, shard_size, plan):
-        work = folder / shard.id
-        work.mkdir()
-        made = look(shard, datasets, plan, work)
-        data = []
-        for role, path in made.paths.items():
-            path.rename(folder / "shards" / f"{shard.id}-{path.name}")
-            data.append(Data(role, f"{shard.id}-{path.name}", 0, ""))
-        receipts.append(Receipt(shard.id, made.digest, data, "", "", 0))
-    return {source: read_looks(folder, receipts, source, {}) for source in datasets}
+    cache = FeatureCache(folder / "cache")
+    shards = freeze_looks({name: one.rows for name, one in datasets.items()}, HELD_OUT, shard_size, plan)
+    files = {}
+    for shard in shards:
+        (folder / shard.id).mkdir()
+        files[shard.id] = look(shard, datasets, plan, folder / shard.id, cache).paths
+    return {source: read_looks(plan, source, shards, files) for source in datasets}
+
+
+def searched(
+    seen: Mapping[str, Seen], real: Dataset, folder: Path, settings: Memorisation, seed: int
+) -> MemorisationResult:
+    """What the shards of `searched` find, put together; `folder` is that of `seen`."""
+    given = (HELD_OUT, settings, seed)
+    shards = freeze_searches(["synthetic"], *given, folder / "plan")
+    files = {}
+    with tempfile.TemporaryDirectory() as name:
+        for shard in shards:
+            work = Path(name, shard.id)
+            work.mkdir()
+            files[shard.id] = search(shard, seen, real, *given, work).paths
+        found = read_found(shards, files)
+    return measure(seen["real"], seen["synthetic"], "synthetic", found, *given)
 
 
 def write_both(folder: Path, real: list[dict], synthetic: list[dict]) -> dict[str, Dataset]:

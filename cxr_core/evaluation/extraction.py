@@ -19,7 +19,6 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.cache import FeatureCache, cache_key
 from cxr_core.evaluation.featured import Featured
 from cxr_core.evaluation.fidelity import HELD_OUT
-from cxr_core.evaluation.memorisation.neighbours import Stored
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.evaluation.settings import EvaluateStage, Extraction
 from cxr_core.models.checkpoints import final_checkpoint
@@ -124,24 +123,13 @@ def real_images(rows: pd.DataFrame, num_train: int, seed: int, held_out: Sequenc
     return rows[rows["split"].isin(held_out) | rows["patient_id"].isin(chosen.index[chosen])]
 
 
-def stored_features(
-    stage_folder: Path, receipts: Sequence[Receipt], kinds: Sequence[str], source: str
-) -> dict[str, Stored]:
-    """The committed features of a source, by the name of each extractor, without reading them."""
-    found = {}
-    for kind in kinds:
-        mine = [r.path(stage_folder, "features") for r in receipts if r.shard.startswith(f"{kind}-{source}-")]
-        found[extractor_of(stage_folder / "plan", kind).name] = Stored(mine)
-    return found
-
-
 def is_extraction(shard_id: str) -> bool:
     """Whether a shard of the evaluate stage extracts features."""
     return shard_id.startswith(("judge-", "model-"))
 
 
-def _parts(shard_id: str) -> tuple[str, str]:
-    """The extractor's kind and the source of a shard."""
+def parts_of(shard_id: str) -> tuple[str, str]:
+    """What made a shard (an extractor's kind) and of which source."""
     kind, source, _ = shard_id.split("-")
     return kind, source
 
@@ -171,7 +159,7 @@ def extract_shard(
     """
     from cxr_core.evaluation.features import extract, open_eye
 
-    kind, source = _parts(shard.id)
+    kind, source = parts_of(shard.id)
     folder, planned = folder_of(kind, settings, inputs), extractor_of(plan, kind)
     eye = open_eye(kind, folder)
     if eye.about != planned:
@@ -211,7 +199,7 @@ def read_extracted(
     `receipts` are the stage's, in the order of its plan.
     """
     rows = seen_rows(stage_folder / "plan", source)
-    mine = [r for r in receipts if is_extraction(r.shard) and _parts(r.shard) == (kind, source)]
+    mine = [r for r in receipts if is_extraction(r.shard) and parts_of(r.shard) == (kind, source)]
     if not mine:
         about = extractor_of(stage_folder / "plan", kind)
         return Featured(rows, np.empty((0, about.width if role == "features" else len(about.findings)), np.float32))

@@ -195,6 +195,11 @@ class EvaluateStage(StageSettings):
         """The splits whose held-out patients the images are compared with."""
         return ("val", "test") if self.sweep is None or self.sweep.test else ("val",)
 
+    @property
+    def null_splits(self) -> tuple[str, ...]:
+        """The splits whose patients, who were never trained on, say how alike an image and no copy of it can be."""
+        return ("val", "test") if self.sweep is None else ("val",)
+
     @model_validator(mode="after")
     def _has_judge(self) -> Self:
         for name in ("fidelity", "sweep"):

@@ -50,6 +50,10 @@ class Receipt:
         """Where the data of `role` lies."""
         return stage_folder / "shards" / next(data.name for data in self.data if data.role == role)
 
+    def paths(self, stage_folder: Path) -> dict[str, Path]:
+        """Where all its data lie, by role."""
+        return {data.role: stage_folder / "shards" / data.name for data in self.data}
+
     @classmethod
     def read(cls, path: Path) -> "Receipt":
         """Read a receipt. Raises UserError if it is damaged."""

@@ -1,6 +1,8 @@
-"""Memorisation: are synthetic images copies of training images? Shards of thumbnails; the search is one of the ends.
+"""Memorisation: are synthetic images copies of training images? Shards of thumbnails, then shards that search.
 
-Its extraction is what takes time and is sharded; all of ChestX-ray14 is then searched for 2,000 images in seconds.
+A search needs what other shards of the stage make of the training images. It reads what is committed, and makes for
+itself, through the run's cache, what is not: so no shard waits for another, and where they run one after the other
+nothing is made twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,89 +13,166 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
+from jobs.evaluating import features
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cxr_core.data.dataset import Dataset
+    from cxr_core.evaluation.memorisation.results import MemorisationResult
+    from cxr_core.evaluation.memorisation.settings import Memorisation
 
 _PERSON = "person-00000"
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
-    """Images whose thumbnails are made: at most, since which are of training is known once the splits are there."""
+    """Images that are looked at and looked for: at most, since which are of training is known once splits are there."""
     asked = settings.memorisation
     if asked is None:
         return Estimate(0, 0, 0, 0)
     from cxr_core.evaluation.extraction import count_images
-    from cxr_core.evaluation.memorisation.looked import BYTES_AN_IMAGE
+    from cxr_core.evaluation.memorisation import looked, searched
     from cxr_core.evaluation.memorisation.settings import WIDTH
 
-    sizes = [count_images(inputs[source]) for source in ("real", "synthetic")]
-    num_shards = sum(-(-size // asked.shard_size) for size in sizes)
-    note = f"memorisation: at most {sum(sizes)} images in {num_shards} shards, {sizes[1]} compared with all of training"
+    num_real, *drawn = (
+        count_images(given) for role, given in inputs.items() if role.partition(".")[0] in ("real", "synthetic")
+    )
+    sizes = [num_real, *drawn]
+    num_looks = sum(-(-size // asked.shard_size) for size in sizes)
+    # Held-out images are looked for beside synthetic ones, then a sample of training, then planted copies.
+    num_searches = sum(-(-size // asked.search_size) for size in (*sizes, min(asked.num_train, num_real))) + 1
+    notes = [
+        f"memorisation: at most {sum(sizes)} images in {num_looks} shards; {sum(drawn)} compared with all of training, "
+        f"and at most {num_real} real ones, in {num_searches} shards"
+    ]
     person = asked.reidentification
-    notes = [note] if person is None else [note, f"a siamese network of {person.steps} steps that tells patients apart"]
-    num_shards += person is not None
-    num_bytes = sum(sizes) * (BYTES_AN_IMAGE + (4 * WIDTH if person else 0))
-    return Estimate(num_shards, num_shards, 3 * num_shards + 3, num_bytes, notes)
+    if person:
+        notes.append(f"a siamese network of {person.steps} steps that tells patients apart")
+    num_shards = num_looks + num_searches + (person is not None)
+    each = looked.BYTES_AN_IMAGE + searched.BYTES_AN_IMAGE + (4 * WIDTH if person else 0)
+    return Estimate(num_shards, num_shards, 3 * num_shards + 3, sum(sizes) * each, notes)
 
 
 def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> Sequence[Shard]:
-    """Slices of all training, held-out and synthetic images; and one that learns to tell patients apart."""
+    """Slices of all training, held-out and synthetic images; searches; and one that learns to tell patients apart."""
     asked = context.settings.memorisation
     if asked is None:
         return ()
-    from cxr_core.evaluation.memorisation.looked import freeze_looks
+    found = copy_shards(context, {source: dataset.rows for source, dataset in datasets.items()}, work)
+    return [*found, Shard(_PERSON, 0, 1)] if asked.reidentification else found
 
-    looks = freeze_looks(datasets, asked.shard_size, work)
-    return [*looks, Shard(_PERSON, 0, 1)] if asked.reidentification else looks
+
+def copy_shards(context: Context, sources: Mapping[str, "pd.DataFrame"], work: Path) -> list[Shard]:
+    """Shards that look at the rows of `real` and of each synthetic source, and shards that search."""
+    from cxr_core.evaluation.memorisation.looked import freeze_looks
+    from cxr_core.evaluation.memorisation.searched import freeze_searches
+
+    settings: EvaluateStage = context.settings
+    asked = _asked(settings)
+    looks = freeze_looks(sources, settings.looks_at, asked.shard_size, work)
+    synthetic = [source for source in sources if source != "real"]
+    return [*looks, *freeze_searches(synthetic, settings.null_splits, asked, context.seed, work)]
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
-    """Thumbnails and spectra of one slice, or a network that tells patients apart and what it makes of all images."""
+    """Thumbnails and spectra of one slice, a search for it, or a network that tells patients apart."""
+    from cxr_core.evaluation.cache import FeatureCache
     from cxr_core.evaluation.memorisation.looked import look
+    from cxr_core.evaluation.memorisation.searched import is_search
 
+    if is_search(shard.id):
+        return _search(context, shard, datasets, work)
     if shard.id == _PERSON:
         from cxr_core.evaluation.memorisation.siamese import tell_apart
         from cxr_core.training.engine import threads
 
-        settings: EvaluateStage = context.settings
-        assert settings.memorisation is not None
-        assert settings.memorisation.reidentification is not None
-        with threads(settings.threads):
-            return tell_apart(datasets, context.plan_folder, settings.memorisation.reidentification, context.seed, work)
-    return look(shard, datasets, context.plan_folder, work)
+        asked = _asked(context.settings).reidentification
+        assert asked is not None
+        with threads(context.settings.threads):
+            return tell_apart(datasets, context.plan_folder, asked, context.seed, work)
+    return look(shard, datasets, context.plan_folder, work, FeatureCache(context.cache_folder / "features"))
+
+
+def _search(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
+    from threadpoolctl import threadpool_limits
+
+    from cxr_core.evaluation.extraction import parts_of
+    from cxr_core.evaluation.memorisation.looked import looks_of, read_looks
+    from cxr_core.evaluation.memorisation.searched import needed, search
+    from cxr_core.runs.run import StageFolder
+
+    settings: EvaluateStage = context.settings
+    plan = StageFolder(context.folder).plan()
+    assert plan is not None
+    wanted = needed(plan.shards, shard)
+    files = _files(context, wanted, datasets, work / "made")
+    sources = [source for source in ("real", parts_of(shard.id)[1]) if looks_of(wanted, source)]
+    seen = {source: read_looks(context.plan_folder, source, wanted, files) for source in sources}
+    with threadpool_limits(settings.threads):
+        return search(shard, seen, datasets["real"], settings.null_splits, _asked(settings), context.seed, work)
+
+
+def _files(
+    context: Context, wanted: Sequence[Shard], datasets: Mapping[str, "Dataset"], made: Path
+) -> dict[str, Mapping[str, Path]]:
+    """Where the data of some shards lie, by role: committed, or made now under `made`."""
+    from cxr_core.evaluation.extraction import is_extraction
+    from cxr_core.runs.run import StageFolder
+
+    stage = StageFolder(context.folder)
+    found: dict[str, Mapping[str, Path]] = {}
+    for shard in wanted:
+        if stage.is_done(shard.id):
+            found[shard.id] = stage.receipt(shard.id).paths(context.folder)
+            continue
+        (made / shard.id).mkdir(parents=True)
+        make = features.run if is_extraction(shard.id) else run
+        found[shard.id] = make(context, shard, datasets, made / shard.id).paths
+    return found
 
 
 def measure(
     context: Context, receipts: Mapping[str, Receipt], datasets: Mapping[str, "Dataset"], found: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Search, and draw the pairs that are most alike."""
-    settings: EvaluateStage = context.settings
-    if settings.memorisation is None:
+    """Say what the searches found, and draw the pairs that are most alike."""
+    if context.settings.memorisation is None:
         return {}
-    from threadpoolctl import threadpool_limits
-
-    from cxr_core.evaluation.extraction import kinds_of, stored_features
-    from cxr_core.evaluation.memorisation.looked import read_looks
-    from cxr_core.evaluation.memorisation.measure import measure
+    from cxr_core.evaluation.memorisation.looked import looked_at
     from cxr_core.evaluation.memorisation.pairs import draw_pairs
 
-    listed, kinds = list(receipts.values()), kinds_of(settings)
-    real, synthetic = (
-        read_looks(context.folder, listed, source, stored_features(context.folder, listed, kinds, source))
-        for source in ("real", "synthetic")
-    )
-    with threadpool_limits(settings.threads):
-        result = measure(datasets["real"], real, synthetic, settings.memorisation, context.seed)
-        persons = _persons(context, receipts, real.rows)
+    (result,) = measure_copies(context, receipts, ["synthetic"])
+    persons = _persons(context, receipts, looked_at(context.plan_folder, "real"))
     picture = draw_pairs(result.pairs, datasets["real"], datasets["synthetic"], context.folder)
     return {"memorisation": result.model_copy(update={"picture": picture, "reidentification": persons})}
 
 
+def measure_copies(
+    context: Context, receipts: Mapping[str, Receipt], sources: Sequence[str]
+) -> list["MemorisationResult"]:
+    """What the searches found of each synthetic source."""
+    from cxr_core.evaluation.memorisation.looked import read_looks
+    from cxr_core.evaluation.memorisation.measure import measure
+    from cxr_core.evaluation.memorisation.searched import read_found
+    from cxr_core.runs.run import StageFolder
+
+    settings: EvaluateStage = context.settings
+    plan = StageFolder(context.folder).plan()
+    assert plan is not None
+    files = {name: receipt.paths(context.folder) for name, receipt in receipts.items()}
+    seen = {source: read_looks(context.plan_folder, source, plan.shards, files) for source in ("real", *sources)}
+    found = read_found(plan.shards, files)
+    given = (found, settings.null_splits, _asked(settings), context.seed)
+    return [measure(seen["real"], seen[source], source, *given) for source in sources]
+
+
+def _asked(settings: EvaluateStage) -> "Memorisation":
+    assert settings.memorisation is not None
+    return settings.memorisation
+
+
 def _persons(context: Context, receipts: Mapping[str, Receipt], rows: "pd.DataFrame") -> Any:
     import numpy as np
+    from threadpoolctl import threadpool_limits
 
     from cxr_core.evaluation.memorisation.persons import reidentify
 
@@ -101,4 +180,5 @@ def _persons(context: Context, receipts: Mapping[str, Receipt], rows: "pd.DataFr
     if asked.reidentification is None:
         return None
     real, synthetic = (np.load(receipts[_PERSON].path(context.folder, source)) for source in ("real", "synthetic"))
-    return reidentify(rows, real, synthetic, asked.reidentification, asked.num_train, context.seed)
+    with threadpool_limits(context.settings.threads):
+        return reidentify(rows, real, synthetic, asked.reidentification, asked.num_train, context.seed)

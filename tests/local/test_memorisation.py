@@ -9,10 +9,10 @@ import pytest
 
 import jobs.evaluate
 import jobs.train
-from cxr_core.evaluation.memorisation.measure import measure
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult, ReidentificationResult
 from cxr_core.evaluation.memorisation.search import Search, Seen
+from cxr_core.evaluation.memorisation.searched import is_search
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.evaluation.settings import EvaluateStage
@@ -20,9 +20,10 @@ from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context, Estimate
 from cxr_core.training.settings import DiffusionTrain
-from tests.copied import copies, radiographs, seen, synthetic_row, write_both
+from tests.copied import copies, radiographs, searched, seen, synthetic_row, write_both
 from tests.pipeline import cxr
 from tests.planted import planted_image, planted_row, planted_rows, write_planted
+from tests.vision import small_vit
 
 SETTINGS = Memorisation(percentile=99.5, num_train=100, num_planted=40)
 
@@ -35,7 +36,7 @@ def looked(nih_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Me
     honest = [synthetic_row(f"honest-{row['image_id']}", row["pixels"]) for row in rows if row["split"] == "spare"]
     datasets = write_both(folder, real, copies(rows, 60) + honest)
     found = seen(datasets, folder / "looked")
-    return measure(datasets["real"], found["real"], found["synthetic"], SETTINGS, seed=5), found
+    return searched(found, datasets["real"], folder / "looked", SETTINGS, seed=5), found
 
 
 def test_given_real_radiographs_then_copies_of_every_kind_are_found_with_few_false_alarms(
@@ -44,7 +45,7 @@ def test_given_real_radiographs_then_copies_of_every_kind_are_found_with_few_fal
     result, found = looked
     assert result.pixels.threshold is not None
     search = Search(found["real"])
-    scored = search.synthetic(found["synthetic"])
+    scored = search.synthetic(found["synthetic"], np.arange(len(found["synthetic"].rows)))
     ids = found["synthetic"].rows["image_id"].str.partition("-")
     original = found["real"].rows["image_id"].to_numpy()[search.train[scored.best]]
     is_found = pd.Series((scored.scores > result.pixels.threshold.value) & (original == ids[2])).groupby(ids[0]).mean()
@@ -105,6 +106,89 @@ stages:
     assert "Memorisation and privacy" in page
     assert result.verdict in page
     assert "train-00010" in page
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """60 training images, 100 of other patients, and 40 synthetic ones, of which 10 are mirrored copies."""
+    folder = tmp_path_factory.mktemp("searched")
+    real = planted_rows(60) + planted_rows(100, split="test")
+    drawn = [dict(row, patient_id="", seed=1, generation="{}") for row in planted_rows(40, split="synthetic")]
+    for i in range(10):
+        drawn[3 * i]["pixels"] = planted_image(real[5 * i], 64)[:, ::-1]
+    small_vit(folder / "vit")
+    write_planted(folder / "real", real, size=64)
+    write_planted(folder / "synthetic", drawn, size=64, synthetic=True)
+    return {name: folder / name for name in ("real", "synthetic", "vit")}
+
+
+def study(folder: Path, inputs: Mapping[str, Path], search_size: int) -> Work:
+    """Memorisation beside features of a model, in shards of so many images."""
+    datasets = {name: inputs[name] for name in ("real", "synthetic")}
+    settings = EvaluateStage(
+        name="study",
+        kind="evaluate",
+        inputs=dict.fromkeys(datasets, "x"),
+        threads=1,
+        extraction={"batch_size": 8, "shard_size": 48},
+        fidelity={"features": inputs["vit"], "resamples": 20},
+        memorisation={"percentile": 99, "num_planted": 20, "shard_size": 64, "search_size": search_size},
+    )
+    folder.mkdir(parents=True)
+    return Work(StageFolder(folder), jobs.evaluate, Context(settings, datasets, 5, folder), {})
+
+
+def searches(work: Work) -> dict[str, str]:
+    return {each.shard: each.digest for each in work.folder.receipts() if is_search(each.shard)}
+
+
+@pytest.fixture(scope="module")
+def in_order(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """All shards one after the other, few images at once."""
+    work = study(tmp_path_factory.mktemp("order") / "study", inputs, search_size=16)
+    plan = freeze(work)
+    run_pack(work, plan, [shard.id for shard in plan.shards])
+    finalize(work, plan)
+    return work
+
+
+def test_given_one_shard_or_many_then_the_search_finds_the_same_to_the_last_bit(
+    in_order: Work, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = study(tmp_path / "study", inputs, search_size=8192)
+    plan = freeze(whole)
+    run_pack(whole, plan, [shard.id for shard in plan.shards])
+    finalize(whole, plan)
+    assert (len(searches(in_order)), len(searches(whole))) == (15, 4)
+    of_many, of_one = (Metrics.model_validate_json((work.folder.path / FILE).read_text()) for work in (in_order, whole))
+    assert of_many.memorisation == of_one.memorisation
+    assert of_one.memorisation is not None
+    assert of_one.memorisation.num_flagged == 10
+    assert len(of_one.memorisation.embeddings) == 2
+
+
+def test_given_searches_that_begin_before_all_other_shards_then_they_find_the_same_and_nothing_is_made_twice(
+    in_order: Work, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    work = study(tmp_path / "study", inputs, search_size=16)
+    plan = freeze(work)
+    run_pack(work, plan, ["search-synthetic-00001", "search-held-00004"])
+    assert searches(work).items() <= searches(in_order).items()
+    run_pack(work, plan, [shard.id for shard in plan.shards])
+    assert searches(work) == searches(in_order)
+    computed = {
+        each.shard: each.counts["computed"] for each in work.folder.receipts() if each.shard.startswith("model-real")
+    }
+    assert set(computed.values()) == {0}
+
+
+def test_the_plan_expects_at_least_the_shards_that_are_frozen(in_order: Work) -> None:
+    context = in_order.context
+    plan = in_order.folder.plan()
+    assert plan is not None
+    expected = jobs.evaluate.estimate(context.settings, context.inputs)
+    assert len(plan.shards) <= expected.num_shards < 1.5 * len(plan.shards)
+    assert any("40 compared with all of training" in note for note in expected.notes)
 
 
 def person(patient: int, visit: int, size: int = 32) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Thumbnails and spectra of all training, held-out and synthetic images: in shards, and how they are read again.
 
-A shard is named `copies-<source>-00000`; the source is a Dataset (real or synthetic).
+A shard is named `copies-<source>-00000`; the source is `real`, `synthetic`, or a point of a sweep (`p00` ...).
 """
 
 import hashlib
@@ -14,60 +14,75 @@ import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
-from cxr_core.evaluation.fidelity import HELD_OUT
+from cxr_core.evaluation.cache import FeatureCache, cache_key
+from cxr_core.evaluation.extraction import COLUMNS, extractor_of, is_extraction, parts_of
 from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRA, SPECTRUM_WIDTH, spectra, thumbnail
 from cxr_core.evaluation.memorisation.neighbours import Stored
 from cxr_core.evaluation.memorisation.search import Seen
 from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.progress import bar
-from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Output
 
-COLUMNS = ["image_id", "patient_id", "split", "view", "labels"]
+LOOK = "copies"
+"""What names of shards begin with."""
 BYTES_AN_IMAGE = SIDE * SIDE + 4 * SPECTRUM_WIDTH
 """That a shard keeps."""
 _AT_ONCE = 64
 
 
-def freeze_looks(datasets: Mapping[str, Dataset], shard_size: int, work: Path) -> list[Shard]:
-    """Write which images of each Dataset are looked at; the shards are slices of these, in the order of features.
+def freeze_looks(
+    sources: Mapping[str, pd.DataFrame], held_out: Sequence[str], shard_size: int, work: Path
+) -> list[Shard]:
+    """Write which rows of each source are looked at; the shards are slices of these, in the order of features.
 
-    Raises UserError where there is no training image, of which any could be a copy.
+    Of real images those of training and of the splits `held_out`. Raises UserError where there is no training image, of
+    which any could be a copy.
     """
     shards: list[Shard] = []
-    if not (datasets["real"].rows["split"] == "train").any():
+    if not (sources["real"]["split"] == "train").any():
         raise UserError(
             "no training images: nothing of which an image could be a copy",
             where="memorisation",
             mend="name in inputs.real the Dataset that the generator learnt from",
         )
-    for source, dataset in datasets.items():
-        rows = dataset.rows
-        if source == "real":
-            rows = rows[rows["split"].isin(("train", *HELD_OUT))]
+    for source, given in sources.items():
+        rows = given[given["split"].isin(("train", *held_out))] if source == "real" else given
         rows = rows.sort_values(["split", "image_id"])[COLUMNS]
         write_parquet(_list(work, source), pa.Table.from_pandas(rows, preserve_index=False))
-        shards += slices(len(rows), shard_size, prefix=f"copies-{source}-")
+        shards += slices(len(rows), shard_size, prefix=f"{LOOK}-{source}-")
     return shards
 
 
-def look(shard: Shard, datasets: Mapping[str, Dataset], plan: Path, work: Path) -> Output:
-    """Write thumbnails.npy, uint8 (n, SIDE, SIDE), and spectra.npy, float32 (n, SPECTRUM_WIDTH), of one shard."""
-    source = _source(shard.id)
+def look(shard: Shard, datasets: Mapping[str, Dataset], plan: Path, work: Path, cache: FeatureCache) -> Output:
+    """Write thumbnails.npy, uint8 (n, SIDE, SIDE), and spectra.npy, float32 (n, SPECTRUM_WIDTH), of one shard.
+
+    Those of real images, which every search needs, are taken from the cache where another shard has made them.
+    """
+    _, source = parts_of(shard.id)
     dataset, ids = datasets[source], looked_at(plan, source)["image_id"].iloc[shard.start : shard.stop]
     rows = dataset.rows.set_index("image_id", drop=False).loc[ids]
+    key = cache_key(look=[SIDE, SPECTRUM_WIDTH], pixels=rows["pixel_sha256"].tolist())
+    found = cache.read(key) if source == "real" else None
+    if found is None:
+        thumbs = _thumbnails(dataset, rows)
+        found = {"thumbnails": thumbs, "spectra": spectra(thumbs)}
+        if source == "real":
+            cache.write(key, found)
+    for role, array in found.items():
+        np.save(work / f"{role}.npy", array)
+    digest = sha256_text(canonical_json([ids.tolist(), hashlib.sha256(found["thumbnails"].tobytes()).hexdigest()]))
+    return Output({role: work / f"{role}.npy" for role in found}, digest, {"images": len(rows)})
+
+
+def _thumbnails(dataset: Dataset, rows: pd.DataFrame) -> np.ndarray:
     thumbs = np.empty((len(rows), SIDE, SIDE), np.uint8)
     with bar("thumbnails", len(rows)) as progress:
         for start in range(0, len(rows), _AT_ONCE):
             images = dataset.images(rows.iloc[start : start + _AT_ONCE])
             thumbs[start : start + len(images)] = [thumbnail(image) for image in images]
             progress.advance(len(images))
-    paths = {"thumbnails": work / "thumbnails.npy", "spectra": work / "spectra.npy"}
-    for path, found in zip(paths.values(), (thumbs, spectra(thumbs)), strict=True):
-        np.save(path, found)
-    digest = sha256_text(canonical_json([ids.tolist(), hashlib.sha256(thumbs.tobytes()).hexdigest()]))
-    return Output(paths, digest, {"images": len(rows)})
+    return thumbs
 
 
 def looked_at(plan: Path, source: str) -> pd.DataFrame:
@@ -75,22 +90,27 @@ def looked_at(plan: Path, source: str) -> pd.DataFrame:
     return pq.read_table(_list(plan, source)).to_pandas()
 
 
-def read_looks(stage_folder: Path, receipts: Sequence[Receipt], source: str, others: Mapping[str, Stored]) -> Seen:
-    """The committed thumbnails and spectra of a source, beside `others`: further embeddings of the same images.
+def read_looks(plan: Path, source: str, shards: Sequence[Shard], files: Mapping[str, Mapping[str, Path]]) -> Seen:
+    """What was made of a source, in the folder `plan`, without reading it: thumbnails, spectra, extractors' features.
 
-    `receipts` are the stage's, in the order of its plan.
+    `shards` hold those of the source that are needed, neighbours in the plan; `files` has where their data lie, by
+    role.
     """
-    rows = looked_at(stage_folder / "plan", source)
-    mine = [receipt for receipt in receipts if receipt.shard.startswith(f"copies-{source}-")]
-    stored = {
-        role: Stored([receipt.path(stage_folder, role) for receipt in mine]) for role in ("spectra", "thumbnails")
-    }
-    assert all(len(vectors) == len(rows) for vectors in (*stored.values(), *others.values())), "an image is missing"
-    return Seen(rows, {**others, SPECTRA: stored["spectra"]}, stored["thumbnails"])
+    made: dict[str, list[Shard]] = {}
+    for shard in sorted(looks_of(shards, source), key=lambda shard: shard.start):
+        made.setdefault(parts_of(shard.id)[0], []).append(shard)
+
+    def stored(kind: str, role: str) -> Stored:
+        return Stored([files[shard.id][role] for shard in made[kind]], made[kind][0].start)
+
+    vectors = {extractor_of(plan, kind).name: stored(kind, "features") for kind in sorted(made) if kind != LOOK}
+    return Seen(looked_at(plan, source), {**vectors, SPECTRA: stored(LOOK, "spectra")}, stored(LOOK, "thumbnails"))
 
 
-def _source(shard_id: str) -> str:
-    return shard_id.split("-")[1]
+def looks_of(shards: Sequence[Shard], source: str) -> list[Shard]:
+    """The shards that look at the images of a source: for thumbnails and spectra, or for features."""
+    looks = (shard for shard in shards if shard.id.startswith(f"{LOOK}-") or is_extraction(shard.id))
+    return [shard for shard in looks if parts_of(shard.id)[1] == source]
 
 
 def _list(folder: Path, source: str) -> Path:

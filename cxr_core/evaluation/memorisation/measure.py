@@ -1,21 +1,17 @@
 """Memorisation: synthetic images beside their nearest training images, and beside what other patients are to these."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from cxr_core.data.dataset import Dataset
-from cxr_core.evaluation.fidelity import HELD_OUT
-from cxr_core.evaluation.memorisation.copies import SPECTRA, spectra, thumbnail
-from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult, Nearest, Nearness, Pair, Planted
-from cxr_core.evaluation.memorisation.search import NEAR_IDENTICAL, Found, Search, Seen
+from cxr_core.evaluation.memorisation.search import NEAR_IDENTICAL, SIMILARITY, Seen
+from cxr_core.evaluation.memorisation.searched import HELD_OUT, PLANTED, TRAIN, real_places
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.memorisation.shares import images_needed, share_above
 from cxr_core.evaluation.memorisation.targeted import extract
-from cxr_core.evaluation.pools import in_hash_order
-from cxr_core.seeds import derive_seed, unit_hash
+from cxr_core.seeds import derive_seed
 
 NUM_PAIRS = 60
 """Pairs that are listed."""
@@ -23,46 +19,45 @@ _NUM_BINS = 40
 _MIN_RECALL = 0.95
 
 
-def measure(real: Dataset, seen: Seen, synthetic: Seen, settings: Memorisation, seed: int) -> MemorisationResult:
-    """Look for copies of the training images among the synthetic ones.
+def measure(
+    real: Seen,
+    synthetic: Seen,
+    source: str,
+    found: Mapping[str, pd.DataFrame],
+    held_out: Sequence[str],
+    settings: Memorisation,
+    seed: int,
+) -> MemorisationResult:
+    """Are the synthetic images of a source copies of the training images?
 
-    `seen` are the training and held-out images of `real`; all embeddings of it must be those of `synthetic`.
+    `found` is what the searches found (`searched.read_found`); `held_out` are the splits of held-out patients.
     """
-    search = Search(seen)
-    held_out = seen.places(*HELD_OUT)
-    sample = training_sample(seen.rows, settings.num_train, seed)
-    sets = [search.synthetic(synthetic), search.held_out(held_out), search.others(sample)]
-    patients = [seen.rows["patient_id"].to_numpy(str)[places] for places in (held_out, sample)]
-    embeddings = [
-        nearness(name, [found.similarity[name] for found in sets], patients, settings.percentile, seed)
-        for name in seen.vectors
-    ]
-    pixels = nearness("pixels, aligned", [found.scores for found in sets], patients, settings.percentile, seed)
-    planted = try_search(real, search, pixels, settings.num_planted, seed)
+    tables = [found[what] for what in (source, HELD_OUT, TRAIN)]
+    places = real_places(real.rows, held_out, settings, seed)
+    patients = [real.rows["patient_id"].to_numpy(str)[places[what]] for what in (HELD_OUT, TRAIN)]
+
+    def near(name: str, column: str) -> Nearness:
+        values = [table[column].to_numpy() for table in tables]
+        return nearness(name, values, patients, settings.percentile, seed)
+
+    training = real.rows[real.rows["split"] == "train"]
+    pixels = near("pixels, aligned", "score")
+    planted = tried(found[PLANTED], pixels)
     return MemorisationResult(
-        num_train=len(search.train),
-        num_train_patients=len(np.unique(search.patients)),
+        num_train=len(training),
+        num_train_patients=training["patient_id"].nunique(),
         percentile=settings.percentile,
         near_identical=NEAR_IDENTICAL,
-        num_left_out=sum(found.num_left_out for found in sets),
-        embeddings=tuple(embeddings),
+        num_left_out=sum(int(table["left_out"].sum()) for table in tables),
+        embeddings=tuple(near(name, SIMILARITY + name) for name in real.vectors),
         pixels=pixels,
-        planted=tuple(planted),
-        pairs=_pairs(synthetic, search, sets[0], pixels),
+        planted=planted,
+        pairs=_pairs(synthetic.rows, training, tables[0], pixels),
         num_flagged=pixels.num_above,
         picture=None,
         verdict=verdict(pixels, planted, settings.percentile),
-        targeted=extract(seen, synthetic, settings.targeted.max_images, pixels, seed) if settings.targeted else None,
+        targeted=extract(real, synthetic, settings.targeted.max_images, pixels, seed) if settings.targeted else None,
     )
-
-
-def training_sample(rows: pd.DataFrame, most: int, seed: int) -> np.ndarray:
-    """Places of training images among `rows`: whole patients in the order of their hash, `most` images at most."""
-    is_train = rows["split"] == "train"
-    sizes = rows.loc[is_train, "patient_id"].value_counts()
-    order = sorted(sizes.index, key=lambda name: (unit_hash(seed, "train to train", name), name))
-    chosen = sizes[order].cumsum() <= most
-    return np.flatnonzero(is_train & rows["patient_id"].isin(chosen.index[chosen]))
 
 
 def nearness(
@@ -97,43 +92,30 @@ def _nearest(what: str, values: np.ndarray, patients: np.ndarray | None, lowest:
     )
 
 
-def try_search(real: Dataset, search: Search, pixels: Nearness, num: int, seed: int) -> list[Planted]:
-    """Plant copies of training images and say how many the copy check finds."""
+def tried(copies: pd.DataFrame, pixels: Nearness) -> tuple[Planted, ...]:
+    """How many planted copies of each kind the copy check finds: their original is compared, and above the threshold.
+
+    `copies` has the columns kind, is_compared and score; none is tried where there is no threshold.
+    """
     if pixels.threshold is None:
-        return []
-    rows = real.rows.set_index("image_id", drop=False).loc[search.real.rows["image_id"].iloc[search.train]]
-    numbered = rows.assign(_place=np.arange(len(rows))).reset_index(drop=True)
-    chosen = in_hash_order(numbered, seed, "planted copies").head(num)
-    images, places = real.images(chosen), chosen["_place"].to_numpy()
-    draw = np.random.default_rng(derive_seed(seed, "planted copies"))
-    found = []
-    for kind, plant in PLANTS.items():
-        thumbs = np.stack([thumbnail(plant(image, draw)) for image in images])
-        looked = search.planted(SPECTRA, spectra(thumbs), thumbs)
-        hit = (looked.candidates == places[:, None]).any(axis=1) & (looked.scores > pixels.threshold.value)
-        found.append(Planted(kind=kind, num_images=len(images), recall=float(hit.mean())))
-    return found
+        return ()
+    hit = copies["is_compared"] & (copies["score"] > pixels.threshold.value)
+    kinds = hit.groupby(copies["kind"], sort=False)
+    return tuple(Planted(kind=str(kind), num_images=len(hits), recall=float(hits.mean())) for kind, hits in kinds)
 
 
-def _pairs(synthetic: Seen, search: Search, found: Found, pixels: Nearness) -> tuple[Pair, ...]:
+def _pairs(synthetic: pd.DataFrame, training: pd.DataFrame, found: pd.DataFrame, pixels: Nearness) -> tuple[Pair, ...]:
     threshold = np.inf if pixels.threshold is None else pixels.threshold.value
-    training = search.real.rows.iloc[search.train]
-    pairs = []
-    for i in np.argsort(-found.scores, kind="stable")[:NUM_PAIRS].tolist():
-        how, real = found.how[i], training.iloc[found.best[i]]
-        pairs.append(
-            Pair(
-                synthetic=synthetic.rows["image_id"].iloc[i],
-                training=real["image_id"],
-                patient=real["patient_id"],
-                score=how.score,
-                mirrored=how.mirrored,
-                right=how.right,
-                down=how.down,
-                flagged=how.score > threshold,
-            )
+    first = np.argsort(-found["score"].to_numpy(), kind="stable")[:NUM_PAIRS]
+    best = training.iloc[found["best"].iloc[first]]
+    alignments = found[["score", "mirrored", "right", "down"]].iloc[first].to_dict("records")
+    who = zip(synthetic["image_id"].iloc[first], best["image_id"], best["patient_id"], alignments, strict=True)
+    return tuple(
+        Pair.model_validate(
+            {"synthetic": drawn, "training": real, "patient": patient, "flagged": how["score"] > threshold, **how}
         )
-    return tuple(pairs)
+        for drawn, real, patient, how in who
+    )
 
 
 def verdict(pixels: Nearness, planted: Sequence[Planted], percentile: float) -> str:

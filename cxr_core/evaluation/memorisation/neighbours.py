@@ -10,6 +10,8 @@ import numpy as np
 _QUERIES = 8192
 """Queries that are compared at once, and references of a block at most."""
 _REFERENCES = 16384
+_SPARE = 3
+"""Neighbours that are looked for beyond those asked for, so that rounding does not decide who is among these."""
 
 Blocks: TypeAlias = Callable[[], Iterable[np.ndarray]]
 """Gives the references anew, each time in the same blocks float32 (some, width), of length 1."""
@@ -18,8 +20,10 @@ Blocks: TypeAlias = Callable[[], Iterable[np.ndarray]]
 def nearest(queries: np.ndarray, references: Blocks, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The `k` references of largest cosine to each query: similarities float32 (n, k) and places int64 (n, k).
 
-    `queries` (n, width) have length 1. Nearest first; places count through all blocks. Where there are fewer than `k`
-    references, similarity is -inf and the place -1. Every pair is computed (faiss), nothing is approximated.
+    `queries` (n, width) have length 1. Nearest first, of equally near ones the first; places count through all blocks.
+    Where there are fewer than `k` references, similarity is -inf and the place -1. Every pair is computed (faiss),
+    nothing is approximated. What a query finds does not depend on the queries beside it, to the last bit: a product of
+    matrices rounds otherwise for another number of rows, so the similarities of what is found are computed again.
     """
     parts = [_search(queries[start : start + _QUERIES], references, k) for start in range(0, len(queries), _QUERIES)]
     if not parts:
@@ -30,17 +34,24 @@ def nearest(queries: np.ndarray, references: Blocks, k: int) -> tuple[np.ndarray
 
 def _search(queries: np.ndarray, references: Blocks, k: int) -> tuple[np.ndarray, np.ndarray]:
     queries = np.ascontiguousarray(queries, np.float32)
-    best = faiss.ResultHeap(len(queries), k, keep_max=True)
+    best = faiss.ResultHeap(len(queries), k + _SPARE, keep_max=True)
     start = 0
     for block in references():
         if len(block):
-            found, places = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
-            best.add_result(found, places + start)
+            _, places = faiss.knn(queries, block, min(k + _SPARE, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+            best.add_result(_similarities(queries, block, places), places + start)
         start += len(block)
     best.finalize()
     missing = ~(best.D > -2)  # the heap's own start, where references were fewer than k
     best.D[missing], best.I[missing] = -np.inf, -1
-    return best.D, best.I
+    order = np.lexsort((best.I, -best.D))[:, :k]
+    return np.take_along_axis(best.D, order, axis=1), np.take_along_axis(best.I, order, axis=1)
+
+
+def _similarities(queries: np.ndarray, block: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Cosines of each query with the rows of a block at its places, each summed in the same order: (n, k)."""
+    columns = [(queries * block[column]).sum(axis=1) for column in places.T]
+    return np.ascontiguousarray(np.stack(columns, axis=1))
 
 
 class Standard:
@@ -72,15 +83,17 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 class Stored:
     """Rows that lie in several .npy files one after the other, read as they are needed.
 
-    No file stays mapped, so that a process holds no more of them than it looks at.
+    `first` is the place of the first file's first row: rows before it lie elsewhere and are not needed. No file stays
+    mapped, so that a process holds no more of them than it looks at.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], first: int = 0) -> None:
         self._paths, files = list(paths), [_mapped(path) for path in paths]
         self._shape, self._type = files[0].shape[1:], files[0].dtype
-        self._starts = np.cumsum([0, *map(len, files)])
+        self._starts = first + np.cumsum([0, *map(len, files)])
 
     def __len__(self) -> int:
+        """The place after the last row."""
         return int(self._starts[-1])
 
     def take(self, places: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ import pandas as pd
 
 from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.intervals import Contrast, auroc_intervals
-from cxr_core.evaluation.memorisation.measure import nearness, training_sample
+from cxr_core.evaluation.memorisation.measure import nearness
 from cxr_core.evaluation.memorisation.neighbours import Blocks, nearest
 from cxr_core.evaluation.memorisation.results import Nearness, ReidentificationResult
+from cxr_core.evaluation.memorisation.searched import training_sample
 from cxr_core.evaluation.memorisation.settings import Reidentification
 from cxr_core.evaluation.pools import in_hash_order
 from cxr_core.seeds import derive_seed

@@ -1,7 +1,7 @@
 """The training images nearest to each image of a set, by every way of looking, and how well their pixels align."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import numpy as np
@@ -15,10 +15,10 @@ CANDIDATES = 5
 """Nearest training images in each embedding that are compared pixel by pixel."""
 NEAR_IDENTICAL = 0.98
 """Correlation above which two aligned real images are one image under two names: JPEG alone costs about 0.01."""
+SIMILARITY = "similarity: "
+"""Before the name of an embedding: the column of a table with the largest cosine."""
 _AT_ONCE = 256
 """Images that are aligned together."""
-_QUERIES = 16384
-"""Images whose neighbours are looked for together."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,26 @@ class Found:
 
     `similarity` maps an embedding to the largest cosine (n,); `best` are the places, among the training images, of
     those to which the pixels align best, and `how` the alignments. `candidates` (n, all) are those compared.
-    `num_left_out` counts images that are one with an image of another name.
+    `left_out` (n,) tells images that are one with an image of another name.
     """
 
     similarity: Mapping[str, np.ndarray]
     candidates: np.ndarray
     best: np.ndarray
     how: tuple[Alignment, ...]
-    num_left_out: int = 0
+    left_out: np.ndarray
 
     @property
     def scores(self) -> np.ndarray:
         """Aligned correlations: (n,)."""
-        return np.array([how.score for how in self.how])
+        return np.array([how.score for how in self.how], float)
+
+    def table(self) -> pd.DataFrame:
+        """A row an image: best, left_out, the fields of its alignment; of each embedding `SIMILARITY` + its name."""
+        how = {field.name: [getattr(each, field.name) for each in self.how] for field in fields(Alignment)}
+        types = {"score": float, "mirrored": bool, "right": int, "down": int}
+        table = pd.DataFrame({"best": self.best, "left_out": self.left_out, **how}).astype(types)
+        return table.assign(**{SIMILARITY + name: values for name, values in self.similarity.items()})
 
 
 _NOTHING = Alignment(-1.0, False, 0, 0)
@@ -74,10 +81,9 @@ class Search:
             for name, stored in real.vectors.items()
         }
 
-    def synthetic(self, seen: Seen) -> Found:
-        """The nearest training images of every synthetic image."""
-        every = np.arange(len(seen.rows))
-        return self._compare(self._near(seen, every), lambda rows: seen.thumbnails.take(rows))
+    def synthetic(self, seen: Seen, places: np.ndarray) -> Found:
+        """The training images nearest to the synthetic images at these places."""
+        return self._compare(self._near(seen, places), lambda rows: seen.thumbnails.take(places[rows]))
 
     def held_out(self, places: np.ndarray) -> Found:
         """The same of real images, none of whose patients is in training."""
@@ -93,16 +99,7 @@ class Search:
         return self._compare({embedding: self._nearest(embedding, vectors)}, lambda rows: thumbnails[rows])
 
     def _near(self, seen: Seen, places: np.ndarray, own: np.ndarray | None = None) -> "_Near":
-        found: _Near = {}
-        for name, stored in seen.vectors.items():
-            starts = range(0, max(1, len(places)), _QUERIES)  # as few at once as memory holds of any number
-            blocks = [slice(start, start + _QUERIES) for start in starts]
-            parts = [
-                self._nearest(name, stored.take(places[rows]), None if own is None else own[rows]) for rows in blocks
-            ]
-            similarity, nearest_places = (np.concatenate(part) for part in zip(*parts, strict=True))
-            found[name] = (similarity, nearest_places)
-        return found
+        return {name: self._nearest(name, stored.take(places), own) for name, stored in seen.vectors.items()}
 
     def _nearest(
         self, embedding: str, vectors: np.ndarray, own: np.ndarray | None = None
@@ -142,7 +139,7 @@ class Search:
             for (name, (similarity, _)), part in zip(near.items(), np.split(out, len(near), axis=1), strict=True)
         }
         chosen = candidates[np.arange(len(best)), best]
-        return Found(kept, candidates, chosen, tuple(how), int(out.any(axis=1).sum()))
+        return Found(kept, candidates, chosen, tuple(how), np.asarray(out.any(axis=1)))
 
     def _align(self, thumbnails: np.ndarray, candidates: np.ndarray) -> list[list[Alignment]]:
         """Each thumbnail with each of its candidates; a place of -1 aligns with nothing."""

@@ -51,6 +51,8 @@ class Memorisation(Settings):
     """Training images of which copies are planted to try the search first."""
     shard_size: PositiveInt = 1024
     """Images of a shard of thumbnails and spectra."""
+    search_size: PositiveInt = 8192
+    """Images of a shard that looks for them among all training images; bounds what such a shard holds in memory."""
     targeted: Targeted | None = None
     """Whether captions that few training images have give these away; needs synthetic images of such captions, as
     `request: {rare_captions: ...}` of a generate stage draws them."""
