@@ -182,7 +182,7 @@ class EvaluateStage(StageSettings):
     memorisation: Memorisation | None = None
     """Whether synthetic images are copies of training images; looks at all of these."""
     sweep: Sweep | None = None
-    """Compare many points and recommend one. Such a stage looks at nothing else."""
+    """Compare many points and recommend one. Such a stage looks at nothing else but, with `memorisation`, at copies."""
 
     @property
     def features(self) -> Path | None:
@@ -226,9 +226,9 @@ class EvaluateStage(StageSettings):
             if not isinstance(self.inputs.synthetic, str):
                 raise ValueError("inputs.synthetic is a list, which is for a sweep: set `sweep`, or name one of them")
             return self
-        others = [
-            name for name in ("utility", "benefit", "fidelity", "memorisation", "position") if getattr(self, name)
-        ]
+        others = [name for name in ("utility", "benefit", "fidelity", "position") if getattr(self, name)]
+        if self.memorisation:
+            others += [f"memorisation.{n}" for n in ("targeted", "reidentification") if getattr(self.memorisation, n)]
         if others:
             raise ValueError(f"a sweep looks at no {' and no '.join(others)}: put these in an evaluate stage after it")
         if self.faithfulness and self.faithfulness.split == "test":

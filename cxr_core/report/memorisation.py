@@ -1,6 +1,6 @@
 """Memorisation and privacy: are synthetic images copies of training images, and do they tell who a patient is?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.memorisation.pairs import NUM_DRAWN
@@ -27,6 +27,9 @@ def memorisation_section(run: RunView) -> Section:
 
 def _stage(stage: StageView, metrics: Metrics) -> Iterator[Block]:
     result = metrics.memorisation
+    if metrics.sweep and stage.settings.get("memorisation"):
+        yield Text(f"Stage “{stage.name}” compares points: copies among their images are told there.", "absent")
+        return
     if result is None:
         yield Text(f"Stage “{stage.name}” was not asked for memorisation.", "absent")
         return
@@ -58,7 +61,7 @@ def _copies(stage: StageView, result: MemorisationResult) -> Iterator[Block]:
     if result.picture:
         yield _picture(stage, result)
     if result.pairs:
-        yield Details("The pairs by name", [_pairs(result.pairs)])
+        yield Details("The pairs by name", [pair_table(result.pairs)])
 
 
 def _table(result: MemorisationResult) -> Table:
@@ -91,7 +94,13 @@ def _row(way: Nearness) -> list[str]:
     medians = [f"{side.median:.3f}" for side in (way.synthetic, way.held_out, way.train)]
     if way.threshold is None or way.share_above is None:
         return [way.name, *medians, "not computed", "–", "–"]
-    return [way.name, *medians, _interval(way.threshold, ".4f"), count(way.num_above or 0), _percent(way.share_above)]
+    return [
+        way.name,
+        *medians,
+        _interval(way.threshold, ".4f"),
+        count(way.num_above or 0),
+        share_words(way.share_above),
+    ]
 
 
 def _images(side: Nearest) -> str:
@@ -103,7 +112,8 @@ def _interval(number: Interval, form: str = ".3f") -> str:
     return f"{number.value:{form}} ({number.low:{form}} to {number.high:{form}})".replace("-", "−")
 
 
-def _percent(share: Interval) -> str:
+def share_words(share: Interval) -> str:
+    """A share in percent with its interval."""
     return f"{100 * share.value:.2f} % ({100 * share.low:.2f} to {100 * share.high:.2f} %)"
 
 
@@ -138,7 +148,8 @@ def _picture(stage: StageView, result: MemorisationResult) -> Gallery:
     return Gallery([png_of(stage.folder.path, str(result.picture), alt)], caption, wide=True)
 
 
-def _pairs(pairs: tuple[Pair, ...]) -> Table:
+def pair_table(pairs: Sequence[Pair]) -> Table:
+    """Synthetic images by name, each with the training image that it aligns to best."""
     columns = [
         Column("synthetic"),
         Column("training"),
@@ -201,7 +212,7 @@ def _reidentification(stage: str, result: ReidentificationResult) -> Iterator[Bl
     verdict = "more than other patients do" if result.matches.alarm else "not shown to be more than other patients do"
     yield Text(
         f"Where {100 * result.false_matches:g} % of held-out images match a training patient by mistake, "
-        f"{_percent(share)} of synthetic images match one: {verdict}.{found}"
+        f"{share_words(share)} of synthetic images match one: {verdict}.{found}"
     )
     yield Charts(
         [_histogram(f"{stage}-person", result.matches)], "Similarity to the nearest training image; dashed: a match."

@@ -1,13 +1,15 @@
 """A sweep: every point in one table, its numbers over training steps, and which one the rule recommends."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from cxr_core.evaluation.sweep.results import PointResult, SweepResult
-from cxr_core.report.blocks import Block, Charts, Column, Heading, Section, Table, Text
+from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.sweep.results import Copied, PointResult, SweepResult
+from cxr_core.report.blocks import Block, Chart, Charts, Column, Details, Heading, Section, Table, Text
 from cxr_core.report.datasets import not_yet
 from cxr_core.report.diversity import alike_cell, share_cell
 from cxr_core.report.evaluation import read_metrics
 from cxr_core.report.fidelity import extractor_words, interval_words
+from cxr_core.report.memorisation import pair_table, share_words
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, several
 
@@ -53,8 +55,10 @@ def _sweep(stage: StageView) -> Iterator[Block]:
     yield Text(result.rule)
     for alarm in result.alarms:
         yield Text(f"Alarm: {alarm}")
+    yield Text(result.alarm_rule, "note")
     yield _table(result)
     yield from _curves(stage.name, result)
+    yield from _copies(result)
     yield Text(_test_words(result))
     yield Text(f"{extractor_words(result.points[0].fidelity)} {result.points[0].fidelity.comparability}", "note")
     yield Text(
@@ -81,19 +85,31 @@ def _table(result: SweepResult) -> Table:
         "repeats itself. The last row is the floor: real patients beside others, at the n of the first point."
     )
     columns = [Column("point"), *(Column(name, numeric=True) for name in _HEADS)]
+    if first.copies:
+        columns.append(Column("copies", numeric=True))
+        notes.append(
+            f"Copies: images that align with one of all {count(first.copies.num_train)} training images better than "
+            f"{first.copies.percentile:g} % of validation images do. The search was tried first: of planted copies it "
+            f"found at least {100 * first.copies.recall:.0f} % of each kind."
+        )
     caption = "All points on validation patients; the recommended one stands out."
     return Table(caption, columns, [*rows, _floor(first)], frozenset(chosen), notes)
 
 
 def _row(each: PointResult) -> list[str]:
     headline, spread = each.fidelity.headline, each.diversity.headline
-    alarm = " (copies)" if each.fidelity.alarm else ""
+    alarm = " (copying alarm)" if each.alarm else ""
+    copied = [_copied(each.copies)] if each.copies else []
     auroc = "–" if each.faithfulness is None else f"{each.faithfulness:.2f}"
     shares = [share_cell(getattr(spread, name)) for name in ("precision", "recall", "density", "coverage")]
     kid = interval_words(headline.kid, ".3g") if headline.kid else "not computed"
     fid = interval_words(headline.fid, ".3g") if headline.fid else "not computed"
     return [each.point.words + alarm, count(each.point.num_images), kid, fid, *shares,
-            alike_cell(each.diversity.synthetic), auroc]  # fmt: skip
+            alike_cell(each.diversity.synthetic), auroc, *copied]  # fmt: skip
+
+
+def _copied(found: Copied) -> str:
+    return share_words(found.share) if found.share else "not computed"
 
 
 def _floor(first: PointResult) -> list[str]:
@@ -101,7 +117,9 @@ def _floor(first: PointResult) -> list[str]:
     shares = [share_cell(getattr(spread, name)) for name in ("precision", "recall", "density", "coverage")]
     kid = interval_words(floor.kid, ".3g") if floor.kid else "not computed"
     fid = interval_words(floor.fid, ".3g") if floor.fid else "not computed"
-    return ["real patients", count(floor.a.num_images), kid, fid, *shares, alike_cell(first.diversity.real), "–"]
+    copied = [f"{100 * first.copies.floor:.3g} %"] if first.copies else []
+    return ["real patients", count(floor.a.num_images), kid, fid, *shares, alike_cell(first.diversity.real), "–",
+            *copied]  # fmt: skip
 
 
 def _missing(each: PointResult) -> str | None:
@@ -110,23 +128,43 @@ def _missing(each: PointResult) -> str | None:
 
 
 def _curves(key: str, result: SweepResult) -> Iterator[Charts]:
-    from cxr_core.report import figures
-
     known = [each for each in result.points if each.point.step is not None]
     if len({each.point.step for each in known}) < 2:
         return
-    floor = result.points[0].fidelity.floor.kid
-    kids = {name: [(e.point.step or 0, i.value, i.low, i.high) for e in lines if (i := e.fidelity.headline.kid)]
-            for name, lines in _lines(known).items()}  # fmt: skip
-    shares = {name: [(e.point.step or 0, r, r, r) for e in lines if (r := e.diversity.headline.recall) is not None]
-              for name, lines in _lines(known).items()}  # fmt: skip
-    recall = result.points[0].diversity.floor.recall
+    first, lines = result.points[0], _lines(known)
+    kid, recall = first.fidelity.floor.kid, first.diversity.floor.recall
     charts = [
-        figures.curves(f"kid-{key}", "KID over training steps", kids, floor.value if floor else None,
-                       _alt("KID", kids)),
-        figures.curves(f"recall-{key}", "Recall over training steps", shares, recall, _alt("Recall", shares)),
-    ]  # fmt: skip
+        _curve(key, "KID", lines, lambda each: each.fidelity.headline.kid, kid.value if kid else None),
+        _curve(key, "Recall", lines, lambda each: _exactly(each.diversity.headline.recall), recall),
+    ]
+    if first.copies:
+        charts.append(_curve(key, "Share of copies", lines, _share_of_copies, first.copies.floor))
     yield Charts(charts, "A line for each way of drawing; dashed: the floor, real patients beside other real patients.")
+
+
+def _curve(
+    key: str,
+    what: str,
+    lines: dict[str, list[PointResult]],
+    number: Callable[[PointResult], Interval | None],
+    floor: float | None,
+) -> Chart:
+    from cxr_core.report import figures
+
+    found = {
+        name: [(each.point.step or 0, i.value, i.low, i.high) for each in line if (i := number(each))]
+        for name, line in lines.items()
+    }
+    named = f"{what.lower().replace(' ', '-')}-{key}"
+    return figures.curves(named, f"{what} over training steps", found, floor, _alt(what, found))
+
+
+def _exactly(value: float | None) -> Interval | None:
+    return None if value is None else Interval(value=value, low=value, high=value)
+
+
+def _share_of_copies(each: PointResult) -> Interval | None:
+    return each.copies.share if each.copies else None
 
 
 def _lines(known: list[PointResult]) -> dict[str, list[PointResult]]:
@@ -144,6 +182,15 @@ def _alt(what: str, lines: dict[str, list[tuple[int, float, float, float]]]) -> 
         for name, line in lines.items()
     ]
     return f"{what} over training steps. {'; '.join(said)}."
+
+
+def _copies(result: SweepResult) -> Iterator[Block]:
+    """What the search for copies says of each point, and its nearest pairs."""
+    found = [(each.point.words, each.copies) for each in result.points if each.copies]
+    if found:
+        said = [Text(f"{words}: {copies.words}") for words, copies in found]
+        pairs = [pair for _, copies in found for pair in copies.pairs]
+        yield Details("Copies of training images, point by point", [*said, pair_table(pairs)])
 
 
 def _test_words(result: SweepResult) -> str:

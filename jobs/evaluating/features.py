@@ -10,6 +10,8 @@ from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cxr_core.data.dataset import Dataset
 
 NO_JUDGE = "the judge, whose features these are, failed its trial on held-out real patients for every finding"
@@ -28,13 +30,9 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
 
 def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> Sequence[Shard]:
     """Which images each extractor sees."""
-    from cxr_core.evaluation.extraction import real_images
-
     settings: EvaluateStage = context.settings
     real = datasets["real"]
-    # A training image that was not seen could be the one that is copied.
-    num_train = real.info.num_images if settings.memorisation else settings.extraction.num_train
-    seen = real_images(real.rows, num_train, reference_seed(real), settings.looks_at)
+    seen = real_seen(settings, real)
     sources = {"real": seen, "synthetic": datasets["synthetic"].rows}
     if settings.faithfulness and (first := _first_draws(datasets)):
         sources[_FIRST] = first.rows
@@ -73,11 +71,15 @@ def extraction_shards(
     return freeze_extraction(settings.extraction, about, sources, work)
 
 
-def reference_seed(real: "Dataset") -> int:
-    """Decides which training patients are looked at: the same ones in every stage that looks at this Dataset."""
+def real_seen(settings: EvaluateStage, real: "Dataset") -> "pd.DataFrame":
+    """The real images that extractors see. Which training patients these are is the same in every stage that looks at
+    this Dataset."""
+    from cxr_core.evaluation.extraction import real_images
     from cxr_core.seeds import derive_seed
 
-    return derive_seed(0, real.info.digest)
+    # A training image that was not seen could be the one that is copied.
+    num_train = real.info.num_images if settings.memorisation else settings.extraction.num_train
+    return real_images(real.rows, num_train, derive_seed(0, real.info.digest), settings.looks_at)
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:

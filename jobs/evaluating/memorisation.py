@@ -5,7 +5,9 @@ itself, through the run's cache, what is not: so no shard waits for another, and
 nothing is made twice.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,30 +107,38 @@ def _search(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], w
     plan = StageFolder(context.folder).plan()
     assert plan is not None
     wanted = needed(plan.shards, shard)
-    files = _files(context, wanted, datasets, work / "made")
+    files, computed = _files(context, wanted, datasets, work / "made")
     sources = [source for source in ("real", parts_of(shard.id)[1]) if looks_of(wanted, source)]
     seen = {source: read_looks(context.plan_folder, source, wanted, files) for source in sources}
     with threadpool_limits(settings.threads):
-        return search(shard, seen, datasets["real"], settings.null_splits, _asked(settings), context.seed, work)
+        found = search(shard, seen, datasets["real"], settings.null_splits, _asked(settings), context.seed, work)
+    return replace(found, counts={**found.counts, **computed})
 
 
 def _files(
     context: Context, wanted: Sequence[Shard], datasets: Mapping[str, "Dataset"], made: Path
-) -> dict[str, Mapping[str, Path]]:
-    """Where the data of some shards lie, by role: committed, or made now under `made`."""
+) -> tuple[dict[str, Mapping[str, Path]], Counter[str]]:
+    """Where the data of some shards lie, by role: committed, or made now under `made`.
+
+    And of how many images an extractor's features were computed for that, by extractor and source.
+    """
     from cxr_core.evaluation.extraction import is_extraction
     from cxr_core.runs.run import StageFolder
 
     stage = StageFolder(context.folder)
     found: dict[str, Mapping[str, Path]] = {}
+    computed: Counter[str] = Counter()
     for shard in wanted:
         if stage.is_done(shard.id):
             found[shard.id] = stage.receipt(shard.id).paths(context.folder)
             continue
         (made / shard.id).mkdir(parents=True)
         make = features.run if is_extraction(shard.id) else run
-        found[shard.id] = make(context, shard, datasets, made / shard.id).paths
-    return found
+        output = make(context, shard, datasets, made / shard.id)
+        found[shard.id] = output.paths
+        if num := output.counts.get("computed"):
+            computed[shard.id.rpartition("-")[0]] += num
+    return found, computed
 
 
 def measure(

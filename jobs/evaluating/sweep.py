@@ -8,7 +8,7 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
-from jobs.evaluating import diversity, features
+from jobs.evaluating import diversity, features, memorisation
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
@@ -21,21 +21,25 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
     """Images that extractors see, and pairs; a point is counted as a Dataset where the Dataset is not made yet."""
     from cxr_core.evaluation.extraction import estimate_extraction
 
-    seen = estimate_extraction(settings, inputs)
+    seen, copies = estimate_extraction(settings, inputs), memorisation.estimate(settings, inputs)
     num_alike = len(inputs)
+    num_shards = seen.num_shards + num_alike + copies.num_shards
     return Estimate(
-        seen.num_shards + num_alike,
-        seen.num_shards + num_alike,
-        seen.num_files + 4 * num_alike,
-        seen.num_bytes,
-        [*seen.notes, "points are compared with validation patients; their real features are computed once"],
+        num_shards,
+        num_shards,
+        seen.num_files + 4 * num_alike + copies.num_files,
+        seen.num_bytes + copies.num_bytes,
+        [
+            *seen.notes,
+            "points are compared with validation patients; their real features are computed once",
+            *copies.notes,
+        ],
     )
 
 
 def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> Sequence[Shard]:
-    """Real images once, and the images of each point; then pairs of images of one prompt."""
+    """Real images once, and the images of each point; pairs of images of one prompt; and searches for copies."""
     from cxr_core.evaluation.cohort import check_findings
-    from cxr_core.evaluation.extraction import real_images
     from cxr_core.evaluation.sweep.points import points_of, rows_of
     from cxr_core.runs.files import write_json
 
@@ -48,16 +52,19 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     listed = [{"role": role, **point.model_dump(mode="json")} for role, point in points]
     write_json(work / "points.json", {"format": 1, "points": listed})
     drawn = {point.id: rows_of(datasets[role], point) for role, point in points}
-    seen = real_images(real.rows, settings.extraction.num_train, features.reference_seed(real), settings.looks_at)
     used = [datasets[role] for role in dict.fromkeys(role for role, _ in points)]
-    extracted = features.extraction_shards(context, {"real": seen, **drawn}, used, work)
-    fours = settings.sweep.diversity.fours
-    return [*extracted, *diversity.alike_shards(real.of_split("val"), drawn, fours, work)]
+    sources = {"real": features.real_seen(settings, real), **drawn}
+    extracted = features.extraction_shards(context, sources, used, work)
+    alike = diversity.alike_shards(real.of_split("val"), drawn, settings.sweep.diversity.fours, work)
+    copies = memorisation.copy_shards(context, sources, work) if settings.memorisation else []
+    return [*extracted, *alike, *copies]
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
-    """Extract features of some images, or compare pairs."""
-    part = diversity if shard.id.startswith("alike-") else features
+    """Extract features of some images, compare pairs, or look for copies."""
+    from cxr_core.evaluation.extraction import is_extraction
+
+    part = diversity if shard.id.startswith("alike-") else features if is_extraction(shard.id) else memorisation
     return part.run(context, shard, _by_source(context, datasets), work)
 
 
@@ -73,27 +80,47 @@ def measure(
 
 def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mapping[str, "Dataset"]) -> "SweepResult":
     from cxr_core.evaluation.sweep.choose import alarms, choose
+    from cxr_core.evaluation.sweep.copies import alarm_rule
     from cxr_core.evaluation.sweep.results import SweepResult
 
     sweep, sources = context.settings.sweep, _by_source(context, datasets)
     bench = _bench(context, receipts, datasets["real"])
-    results = [_result(bench, context, receipts, sources, point) for _, point in _points(context)]
+    points = [point for _, point in _points(context)]
+    results = [_result(bench, context, receipts, sources, point) for point in points]
+    asked = context.settings.memorisation
+    if asked:
+        results = _with_copies(context, receipts, results)
     best, rule = choose(results, sweep.select.by)
     test = None
     if sweep.test and best:
         drawn = _seen(context, receipts, best.point.id)
         test = bench.on_test(drawn, sources[best.point.id].info.size)
-    real = [receipt for name, receipt in receipts.items() if name.startswith(f"{bench.extractor.kind}-real-")]
+    kind = f"{bench.extractor.kind}-real"
+    real = [receipt for name, receipt in receipts.items() if name.startswith(f"{kind}-")]
     return SweepResult(
         by=sweep.select.by,
         points=tuple(results),
         chosen=best.point.id if best else None,
         rule=rule,
+        alarm_rule=alarm_rule(asked.percentile if asked else None, sweep.select.copies),
         alarms=alarms(results, best, _rises(datasets)),
         test=test,
-        num_real_computed=sum(receipt.counts["computed"] for receipt in real),
+        num_real_computed=sum(r.counts["computed"] for r in real)
+        + sum(r.counts.get(kind, 0) for r in receipts.values()),
         num_real_seen=sum(receipt.counts["images"] for receipt in real),
     )
+
+
+def _with_copies(
+    context: Context, receipts: Mapping[str, Receipt], results: Sequence["PointResult"]
+) -> list["PointResult"]:
+    """The points with what the search for copies says of each."""
+    from cxr_core.evaluation.sweep.copies import judge_copies
+
+    points = [result.point for result in results]
+    found = memorisation.measure_copies(context, receipts, [point.id for point in points])
+    judged = judge_copies(list(zip(points, found, strict=True)), context.settings.sweep.select.copies)
+    return [result.model_copy(update={"copies": copies}) for result, copies in zip(results, judged, strict=True)]
 
 
 def _bench(context: Context, receipts: Mapping[str, Receipt], real: "Dataset") -> "Bench":

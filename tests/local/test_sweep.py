@@ -15,6 +15,7 @@ from cxr_core.report.write import render
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
+from tests.copied import copies, radiographs, synthetic_row
 from tests.planted import planted_rows, write_planted
 from tests.vision import small_vit
 
@@ -62,7 +63,9 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def stage(folder: Path, inputs: dict[str, Path], model: Path, **sweep: Any) -> Work:
+def stage(
+    folder: Path, inputs: dict[str, Path], model: Path, memorisation: dict[str, Any] | None = None, **sweep: Any
+) -> Work:
     names = {"real": "r", "synthetic": [name for name in inputs if name.startswith("synthetic")]}
     settings = EvaluateStage(
         name="choice",
@@ -70,6 +73,7 @@ def stage(folder: Path, inputs: dict[str, Path], model: Path, **sweep: Any) -> W
         inputs=names,
         threads=1,
         extraction={"num_train": 80, "batch_size": 8, "shard_size": 64},
+        memorisation=memorisation,
         sweep={"features": model, "resamples": 20, "diversity": {"resamples": 20}, **sweep},
     )
     folder.mkdir(parents=True)
@@ -168,19 +172,79 @@ def test_given_a_damaged_file_of_the_cache_features_are_computed_anew(
     assert receipts[1].counts["computed"] == receipts[1].counts["images"]
 
 
+def page_of(work: Work) -> str:
+    root, settings = work.folder.path.parent, work.context.settings.model_dump(mode="json")
+    (root / "run.json").write_text(json.dumps({"name": "planted", "created": "2026-11-25"}))
+    (root / "config.yaml").write_text(json.dumps({"name": "planted", "seed": 5, "stages": [settings]}))
+    return render(root)
+
+
 def test_given_a_finished_sweep_the_page_shows_table_curve_and_how_often_test_patients_were_looked_at(
     measured: tuple[Work, Metrics],
 ) -> None:
-    root = measured[0].folder.path.parent
-    (root / "run.json").write_text(json.dumps({"name": "planted", "created": "2026-11-25"}))
-    settings = measured[0].context.settings.model_dump(mode="json")
-    (root / "config.yaml").write_text(json.dumps({"name": "planted", "seed": 5, "stages": [settings]}))
-    page = render(root)
+    page = page_of(measured[0])
     assert "candidates, step 20, guidance 1" in page
     assert "KID over training steps" in page
     assert "Official test patients were looked at for one point, once." in page
     assert "computed for 320 of 320 real images" in page
     assert "Official test patients were looked at by 1 stage of this run: “choice”." in page
+
+
+@pytest.fixture(scope="module")
+def copying(nih_data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Metrics]:
+    """Real radiographs, and a series of images of other patients, then, ten steps later, one of training images."""
+    folder, rows = tmp_path_factory.mktemp("copying"), radiographs(nih_data)
+    of_split = {name: [row for row in rows if row["split"] == name] for name in ("train", "test", "spare")}
+    real = of_split["train"][:300] + [row | {"split": "val"} for row in of_split["test"][:300]]
+    honest = [synthetic_row(f"honest-{row['image_id']}", row["pixels"]) for row in of_split["spare"][:60]]
+    drawn = {"step10": honest, "step20": copies(real, 12)}
+    series = [
+        {"name": name, "checkpoint": step, "guidance": 1.0, "model": "0" * 64, "num_images": 60, "role": "model",
+         "scheduler": "ddim", "steps": 5, "request": {"like": "train", "num_images": 60}}
+        for name, step in (("step10", 10), ("step20", 20))
+    ]  # fmt: skip
+    synthetic = [row | {"request": name} for name, each in drawn.items() for row in each]
+    write_planted(folder / "real", real, size=128)
+    write_planted(folder / "candidates", synthetic, size=128, synthetic=True, about={"series": series})
+    inputs = {"real": folder / "real", "synthetic": folder / "candidates"}
+    looks = {"percentile": 99.5, "num_train": 50, "num_planted": 20, "search_size": 128}
+    work = stage(folder / "run" / "choice", inputs, model, memorisation=looks)
+    return work, finish(work)
+
+
+def test_given_a_checkpoint_that_draws_training_images_it_raises_the_alarm_and_one_that_draws_other_patients_does_not(
+    copying: tuple[Work, Metrics],
+) -> None:
+    sweep = copying[1].sweep
+    assert sweep is not None
+    honest, copied = (result.copies for result in sweep.points)
+    assert honest is not None
+    assert copied is not None
+    assert (honest.alarm, copied.alarm) == (False, True)
+    assert honest.share is not None
+    assert honest.share.low <= honest.floor == 0.005
+    assert copied.share is not None
+    assert copied.share.value > 0.9
+    assert copied.recall >= 0.95
+    assert all(pair.training in pair.synthetic for pair in copied.pairs)
+    assert "99.5 % of validation images" in sweep.alarm_rule
+    (said,) = [alarm for alarm in sweep.alarms if "align with a training image" in alarm]
+    assert said.startswith("candidates, step 20, guidance 1: ")
+    assert sweep.chosen != "p01"
+
+
+def test_given_copies_the_page_shows_their_share_at_each_point_over_training_steps_and_by_name(
+    copying: tuple[Work, Metrics],
+) -> None:
+    page = page_of(copying[0])
+    for expected in (
+        "Share of copies over training steps",
+        "candidates, step 20, guidance 1 (copying alarm)",
+        "Copies of training images, point by point",
+        "The search was tried first: of planted copies it found at least",
+        "Stage “choice” compares points: copies among their images are told there.",
+    ):
+        assert expected in page
 
 
 def test_given_a_real_dataset_as_a_point_the_mistake_names_it(
@@ -196,6 +260,10 @@ def test_given_a_real_dataset_as_a_point_the_mistake_names_it(
     [
         ({"sweep": {"features": "x", "select": {"split": "test"}}}, "chosen on test patients cannot be tried on them"),
         ({"sweep": {"features": "x"}, "fidelity": {"features": "x"}}, "a sweep looks at no fidelity"),
+        (
+            {"sweep": {"features": "x"}, "memorisation": {"targeted": {}}},
+            "a sweep looks at no memorisation.targeted: put",
+        ),
         ({"sweep": {}}, "sweep.features is 'judge', but inputs.judge is not set"),
         ({"inputs": {"real": "r", "synthetic": ["a", "b"]}}, "a list, which is for a sweep"),
     ],

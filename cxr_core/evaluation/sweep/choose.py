@@ -26,7 +26,7 @@ def choose(results: Sequence[PointResult], by: Measure) -> tuple[PointResult | N
     if not known:
         reason = results[0].fidelity.headline.not_computed or results[0].diversity.headline.not_computed
         return None, f"{rule} Nothing is recommended: {name} could not be computed ({reason})."
-    safe = [(value, result) for value, result in known if not result.fidelity.alarm]
+    safe = [(value, result) for value, result in known if not result.alarm]
     if not safe:
         return None, f"{rule} Nothing is recommended: all {len(known)} points have a copying alarm."
     sign = 1 if best_is == "least" else -1
@@ -51,7 +51,7 @@ def alarms(results: Sequence[PointResult], chosen: PointResult | None, rises: Se
 
     `rises` are what train stages say of their validation losses, in words.
     """
-    copies = [f"{r.point.words}: {r.fidelity.alarm_words.removeprefix('Alarm: ')}" for r in results if r.fidelity.alarm]
+    copies = [f"{r.point.words}: {words.removeprefix('Alarm: ')}" for r in results for words in _copying(r)]
     later = [
         f"{r.point.words} is farther from validation patients than {chosen.point.words}, an earlier checkpoint of "
         "the same guidance: training has gone on for too long"
@@ -61,10 +61,15 @@ def alarms(results: Sequence[PointResult], chosen: PointResult | None, rises: Se
     return (*copies, *later, *rises)
 
 
+def _copying(result: PointResult) -> list[str]:
+    """What raises a point's copying alarm, in words."""
+    said = [result.fidelity.alarm_words] if result.fidelity.alarm else []
+    return [*said, result.copies.words] if result.copies and result.copies.alarm else said
+
+
 def _is_past(chosen: PointResult, other: PointResult) -> bool:
     """Whether a later checkpoint, drawn alike, has a KID whose interval lies above that of the chosen point."""
     mine, theirs = chosen.fidelity.headline.kid, other.fidelity.headline.kid
-    same = (chosen.point.guidance, chosen.point.stage) == (other.point.guidance, other.point.stage)
-    if not same or mine is None or theirs is None or chosen.point.step is None or other.point.step is None:
+    if mine is None or theirs is None or not other.point.is_after(chosen.point):
         return False
-    return other.point.step > chosen.point.step and theirs.low > mine.high
+    return theirs.low > mine.high

@@ -2,6 +2,8 @@
 
 from cxr_core.evaluation.diversity.results import DiversityResult, Spread
 from cxr_core.evaluation.fidelity_results import FidelityResult
+from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.memorisation.results import Pair
 from cxr_core.evaluation.sweep.settings import Measure
 from cxr_core.settings import Settings
 
@@ -35,6 +37,34 @@ class Point(Settings):
         guidance = "" if self.guidance is None else f", guidance {self.guidance:g}"
         return f"{self.stage}{step}{guidance}" if step or guidance else f"{self.stage} {self.series}".strip()
 
+    def is_after(self, other: "Point") -> bool:
+        """Whether it is a later checkpoint of the same training, drawn alike."""
+        same = (self.stage, self.guidance) == (other.stage, other.guidance)
+        return same and self.step is not None and other.step is not None and self.step > other.step
+
+
+class Copied(Settings):
+    """How many of a point's images are nearer to a training image than images of patients who were never trained on."""
+
+    percentile: float
+    """Of validation images, beyond which an image is called a copy."""
+    num_train: int
+    """Training images that were searched: all."""
+    share: Interval | None = None
+    """Share of the point's images beyond it, by aligned pixels, with its interval over patients and images."""
+    floor: float
+    """What validation images have themselves."""
+    at_most: float
+    """What the rule lets pass."""
+    recall: float
+    """The smallest share that was found of any kind of planted copies."""
+    pairs: tuple[Pair, ...] = ()
+    """The images that align best, each with its training image."""
+    alarm: bool | None = None
+    """By the rule of `select.copies`; null where there is no share."""
+    words: str
+    """All this in words."""
+
 
 class PointResult(Settings):
     """What was measured of a point, on validation patients."""
@@ -45,8 +75,15 @@ class PointResult(Settings):
     """Distances, their floor, and the copying alarm."""
     diversity: DiversityResult
     """Precision, recall, density, coverage and MS-SSIM, with their floors."""
+    copies: Copied | None = None
+    """Copies among its images; null where the stage has no `memorisation`."""
     faithfulness: float | None = None
     """Mean AUROC of the judge's score, over the findings that it was tried on with success; 0.5 is chance."""
+
+    @property
+    def alarm(self) -> bool:
+        """Whether distances or copies among its images raise the copying alarm."""
+        return bool(self.fidelity.alarm or (self.copies and self.copies.alarm))
 
 
 class TestLook(Settings):
@@ -69,6 +106,8 @@ class SweepResult(Settings):
     """Id of the recommended point; null: none could be."""
     rule: str
     """The rule in words, and what it found."""
+    alarm_rule: str
+    """What raises the copying alarm, in words."""
     alarms: tuple[str, ...]
     """What validation and memorisation say of overfitting."""
     test: TestLook | None = None

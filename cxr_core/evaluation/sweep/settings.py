@@ -11,11 +11,27 @@ Measure = Literal["kid", "fid", "precision", "recall", "density", "coverage"]
 """What a point can be chosen by; of the first two the least is best, of the others the most."""
 
 
+class Copies(Settings):
+    """When images that are copies raise a point's copying alarm; the stage's `memorisation` looks for them.
+
+    Counted are images that align with a training image better than `memorisation.percentile` of validation images do.
+    """
+
+    at_most: float | None = Field(default=None, ge=0, lt=1)
+    """Share of a point's images that may do so; by default what validation images have, 0.001 at the 99.9th percentile.
+    Where the whole interval of the share is above, the alarm is raised."""
+    rising: bool = True
+    """Raise it, too, where the share is above that and its whole interval above that of an earlier checkpoint of the
+    same guidance."""
+
+
 class Select(Settings):
     """The rule by which one point of a sweep is recommended."""
 
     by: Measure = "kid"
     """The best of this measure; points with a copying alarm are never chosen."""
+    copies: Copies = Copies()
+    """When copies among a point's images raise that alarm."""
     split: Literal["val", "test"] = "val"
     """The real patients on whom points are compared: `val`. `test` is refused."""
 
