@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from cxr_core.evaluation.diversity.results import Alike, DiversityResult, Spread
+from cxr_core.evaluation.interval import Interval
 from cxr_core.report.blocks import Block, Column, Section, Table, Text
 from cxr_core.report.datasets import not_yet
 from cxr_core.report.evaluation import read_metrics
@@ -24,9 +25,9 @@ def diversity_section(run: RunView) -> Section:
     return Section("diversity", "Diversity", blocks or [absent])
 
 
-def share_cell(value: float | None) -> str:
-    """A share or density with two decimals; a dash where there is none."""
-    return "–" if value is None else f"{value:.2f}"
+def share_cell(found: Interval | None) -> str:
+    """A share or density with two decimals and its interval; a dash where there is none."""
+    return "–" if found is None else f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def alike_cell(found: Alike) -> str:
@@ -61,7 +62,8 @@ def _spreads(result: DiversityResult) -> Table:
     cells = [[name, count(found.num_images), *_shares(found)] for name, found in rows.items()]
     notes = [
         f"k = {result.neighbours}; one image a patient, and of each labels and view as many of each side as the side "
-        "with the fewest has. All four change with n: compare the second row with the floor."
+        "with the fewest has. All four change with n: compare the second row with the floor. In brackets: 95 % "
+        "interval by random halves of patients and of synthetic images."
     ]
     notes += [f"“{name}”: not computed: {found.not_computed}." for name, found in rows.items() if found.not_computed]
     return Table("How real and synthetic images cover each other.", columns, cells, frozenset({0}), notes)

@@ -79,7 +79,8 @@ def _table(result: SweepResult) -> Table:
     if short := first.diversity.floor.not_computed:
         notes.append(f"Floor of precision, recall, density and coverage: not computed: {short}.")
     notes.append(
-        "In brackets: 95 % interval by bootstrap of patients and of synthetic images. KID and FID: less is nearer; "
+        "In brackets: 95 % interval by bootstrap of patients and of synthetic images; of precision, recall, density "
+        "and coverage by random halves of them. KID and FID: less is nearer; "
         f"precision, recall, density and coverage (k = {first.diversity.neighbours}, one image a patient, equal n and "
         "mix): more is better. MS-SSIM within a prompt: near that of real images is good, far above it the model "
         "repeats itself. The last row is the floor: real patients beside others, at the n of the first point."
@@ -135,7 +136,7 @@ def _curves(key: str, result: SweepResult) -> Iterator[Charts]:
     kid, recall = first.fidelity.floor.kid, first.diversity.floor.recall
     charts = [
         _curve(key, "KID", lines, lambda each: each.fidelity.headline.kid, kid.value if kid else None),
-        _curve(key, "Recall", lines, lambda each: _exactly(each.diversity.headline.recall), recall),
+        _curve(key, "Recall", lines, lambda each: each.diversity.headline.recall, recall.value if recall else None),
     ]
     if first.copies:
         charts.append(_curve(key, "Share of copies", lines, _share_of_copies, first.copies.floor))
@@ -157,10 +158,6 @@ def _curve(
     }
     named = f"{what.lower().replace(' ', '-')}-{key}"
     return figures.curves(named, f"{what} over training steps", found, floor, _alt(what, found))
-
-
-def _exactly(value: float | None) -> Interval | None:
-    return None if value is None else Interval(value=value, low=value, high=value)
 
 
 def _share_of_copies(each: PointResult) -> Interval | None:
@@ -201,7 +198,9 @@ def _test_words(result: SweepResult) -> str:
     if headline.kid and headline.fid:
         found += [f"KID {interval_words(headline.kid, '.3g')}", f"FID {interval_words(headline.fid, '.3g')}"]
     if spread.recall is not None:
-        found += [f"{name} {getattr(spread, name):.2f}" for name in ("precision", "recall", "density", "coverage")]
+        found += [
+            f"{name} {share_cell(getattr(spread, name))}" for name in ("precision", "recall", "density", "coverage")
+        ]
     reasons = [reason for reason in (headline.not_computed, spread.not_computed) if reason]
     missing = f" Not computed: {listed(reasons)}." if reasons else ""
     numbers = f" The recommended one has there: {listed(found)}." if found else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.report.diversity import share_cell
 from cxr_core.report.write import write_report
 from cxr_core.runs.run import Run
 from tests.pipeline import cxr
@@ -101,9 +102,11 @@ def test_five_checkpoints_at_two_guidances_on_a_cluster_end_in_one_table(cluster
         alike = result.diversity.synthetic.ms_ssim
         assert kid is not None
         assert alike is not None
+        assert spread.recall is not None
+        assert spread.coverage is not None
         print(
             f"{result.point.words}: KID {kid.value:.3g} ({kid.low:.3g} to {kid.high:.3g}), "
-            f"recall {spread.recall:.2f}, coverage {spread.coverage:.2f}, MS-SSIM {alike.value:.3f}"
+            f"recall {share_cell(spread.recall)}, coverage {share_cell(spread.coverage)}, MS-SSIM {alike.value:.3f}"
         )
     print(sweep.rule, *sweep.alarms, sep="\n")
     print(f"features computed: of {sweep.num_real_computed} of {sweep.num_real_seen} real images")

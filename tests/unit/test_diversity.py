@@ -11,9 +11,13 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from cxr_core.evaluation.diversity.alike import cell_groups, prompt_groups
 from cxr_core.evaluation.diversity.msssim import _SHARES, ms_ssim, scales_of
-from cxr_core.evaluation.diversity.prdc import prdc
-from cxr_core.evaluation.diversity.spread import matched, spread
+from cxr_core.evaluation.diversity.prdc import _with_halves, prdc, prdc_of_halves
+from cxr_core.evaluation.diversity.settings import Diversity
+from cxr_core.evaluation.diversity.spread import beside_floor, matched, spread
 from cxr_core.evaluation.featured import Featured
+from cxr_core.seeds import derive_seed
+
+SHARES = ("precision", "recall", "density", "coverage")
 
 
 def gaussian(num: int, width: int = 6, *, seed: int = 0, shift: float = 0.0) -> np.ndarray:
@@ -38,10 +42,58 @@ def test_given_a_model_that_draws_one_image_again_and_again_recall_and_coverage_
     assert bad.precision > 0.5
 
 
+def test_the_numbers_of_a_half_are_those_of_its_images_alone() -> None:
+    real, synthetic = gaussian(301), gaussian(260, seed=1, shift=0.4)
+    whole, *halves = prdc_of_halves(real, synthetic, 3, 4, seed=5)
+    assert whole == prdc(real, synthetic, 3)
+    generator = np.random.default_rng(derive_seed(5, "halves"))
+    chosen = [_with_halves(len(side), 4, generator)[:, 1:] for side in (real, synthetic)]
+    assert [each.sum(axis=0).tolist() for each in chosen] == [[150] * 4, [130] * 4]
+    for half, a, b in zip(halves, chosen[0].T, chosen[1].T, strict=True):
+        assert vars(half) == pytest.approx(vars(prdc(real[a], synthetic[b], 3)), abs=1e-12)
+
+
+def test_intervals_hold_what_other_patients_and_other_synthetic_images_would_have_given() -> None:
+    draws = [(gaussian(120, seed=2 * i), gaussian(120, seed=2 * i + 1, shift=0.5)) for i in range(80)]
+    truth = {name: np.mean([getattr(prdc(*sides, 5), name) for sides in draws]) for name in SHARES}
+    found = [spread(sides, Diversity(resamples=60), seed=3) for sides in draws[:40]]
+    for name in SHARES:
+        each = [getattr(one, name) for one in found]
+        assert np.mean([one.low <= truth[name] <= one.high for one in each]) >= 0.85, name
+
+
+def featured(features: np.ndarray, name: str) -> Featured:
+    ids = [f"{name}{i:04d}" for i in range(len(features))]
+    patients = [""] * len(ids) if name == "synthetic" else ids
+    rows = pd.DataFrame({"image_id": ids, "patient_id": patients, "labels": 0, "view": "PA"})
+    return Featured(rows, features)
+
+
+def test_given_a_model_that_draws_few_images_its_recall_and_coverage_lie_below_the_floor_with_their_intervals() -> None:
+    held_out, good = featured(gaussian(400), "real"), featured(gaussian(400, seed=1), "synthetic")
+    few = np.repeat(good.features[:8], 50, axis=0) + gaussian(400, seed=2) * np.float32(0.01)
+    collapsed, floor = beside_floor(held_out, featured(few, "synthetic"), Diversity(), seed=1)
+    honest, same_floor = beside_floor(held_out, good, Diversity(), seed=1)
+    assert floor == same_floor
+    for name in ("recall", "coverage"):
+        bad, other, real = (getattr(each, name) for each in (collapsed, honest, floor))
+        assert bad.high < real.low, name
+        assert other.low <= real.high, name
+        assert real.low <= other.high, name
+
+
+def test_given_all_images_near_a_real_one_the_interval_does_not_say_that_none_is_ever_far() -> None:
+    real = gaussian(60)
+    found = spread([real, real * np.float32(0.5)], Diversity(), seed=1).precision
+    assert found is not None
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert 0.93 < found.low < 0.97
+
+
 def test_given_six_thousand_images_no_matrix_of_all_pairs_is_made() -> None:
     real = gaussian(6000, 2)
     tracemalloc.start()
-    prdc(real, real[::-1], 5)
+    prdc_of_halves(real, real[::-1], 5, 100, seed=0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 6e7  # all pairs would take 2.9e8 bytes
@@ -99,6 +151,6 @@ def test_given_another_mix_and_several_images_a_patient_both_sides_get_one_n_and
 
 
 def test_given_too_few_images_there_is_no_share_but_the_reason() -> None:
-    found = spread([gaussian(12), gaussian(12)], 5)
+    found = spread([gaussian(12), gaussian(12)], Diversity(), seed=1)
     assert found.recall is None
     assert found.not_computed == "n = 12, 50 are needed (10 x k)"

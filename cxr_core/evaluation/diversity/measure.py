@@ -30,8 +30,7 @@ def measure_diversity(
 
     With `findings` each finding by itself, too. `withheld` says why the extractor's numbers are not to be given.
     """
-    k = settings.neighbours
-    beside, floor = beside_floor(held_out, synthetic, k, seed, withheld)
+    beside, floor = beside_floor(held_out, synthetic, settings, seed, withheld)
     each = (
         (
             _of_finding(name, held_out, synthetic, alike, settings, seed, findings, withheld)
@@ -41,8 +40,8 @@ def measure_diversity(
         else ()
     )
     return DiversityResult(
-        neighbours=k,
-        headline=spread(matched([held_out, synthetic], seed), k, withheld),
+        neighbours=settings.neighbours,
+        headline=spread(matched([held_out, synthetic], seed), settings, seed, withheld),
         beside_floor=beside,
         floor=floor,
         num_scales=scales_of(size),
@@ -66,6 +65,6 @@ def _of_finding(
     groups = {side: table[has_finding(table["labels"], name, "any", findings)] for side, table in alike.items()}
     return FindingDiversity(
         finding=name,
-        spread=spread(matched(sides, seed), settings.neighbours, withheld),
+        spread=spread(matched(sides, seed), settings, seed, withheld),
         **{side: measure_alike(table, settings.resamples, seed) for side, table in groups.items()},
     )

@@ -1,12 +1,22 @@
-"""Precision, recall, density and coverage of synthetic among real features, without a matrix of all pairs."""
+"""Precision, recall, density and coverage of synthetic among real features, without a matrix of all pairs.
+
+Their spread is told by random halves of each side: a number of half of n images differs from that of all as the number
+of n images differs from the truth (the delete-half jackknife of Shao and Wu 1989, Annals of Statistics 17, 1176). A
+bootstrap would not do: an image that is drawn twice is its own nearest neighbour.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
+
+from cxr_core.seeds import derive_seed
 
 _ROWS = 1024
 """Distances of this many images to as many others are the most that is held at once."""
+_HITS = 1 << 21
+"""Near pairs times halves that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -27,36 +37,105 @@ def prdc(real: np.ndarray, synthetic: np.ndarray, neighbours: int) -> Prdc:
     that a synthetic image is in, over k; coverage: real balls with a synthetic image (Naeem et al. 2020, arXiv
     2002.09797).
     """
-    x, y = real.astype(np.float64), synthetic.astype(np.float64)
-    x_radii, y_radii = (_radii(side, neighbours) for side in (x, y))
-    num_balls = np.zeros(len(y), int)
-    is_reached, nearest = np.zeros(len(x), bool), np.full(len(x), np.inf)
-    for rows in _blocks(len(x)):
-        for columns in _blocks(len(y)):
-            distances = _distances(x[rows], y[columns])
-            num_balls[columns] += (distances < x_radii[rows, None]).sum(axis=0)
-            is_reached[rows] |= (distances < y_radii[columns]).any(axis=1)
-            nearest[rows] = np.minimum(nearest[rows], distances.min(axis=1))
-    return Prdc(
-        precision=float((num_balls > 0).mean()),
-        recall=float(is_reached.mean()),
-        density=float(num_balls.mean() / neighbours),
-        coverage=float((nearest < x_radii).mean()),
-    )
+    (whole,) = prdc_of_halves(real, synthetic, neighbours, 0, 0)
+    return whole
 
 
-def _radii(x: np.ndarray, neighbours: int) -> np.ndarray:
-    """Squared distance of each image to its k-th nearest other: (n,)."""
-    radii = np.empty(len(x))
+def prdc_of_halves(real: np.ndarray, synthetic: np.ndarray, neighbours: int, num: int, seed: int) -> list[Prdc]:
+    """Of all images, then of `num` random halves of both sides; a half must have more than `neighbours` images."""
+    generator = np.random.default_rng(derive_seed(seed, "halves"))
+    x, y = (_Side.of(side, neighbours, _with_halves(len(side), num, generator)) for side in (real, synthetic))
+    num_balls = np.zeros(y.chosen.shape, np.float32)
+    is_covered, is_recalled = np.zeros(x.chosen.shape, bool), np.zeros(x.chosen.shape, bool)
+    for rows in _blocks(len(x.features)):
+        for columns in _blocks(len(y.features)):
+            distances = _distances(x.features[rows], y.features[columns])
+            for i, j, hits in _hits(distances, x.radii[rows], rows=True):
+                num_balls[columns] += _sums(j, hits, distances.shape[1])
+                is_covered[rows] |= _sums(i, hits & y.chosen[columns][j], distances.shape[0]) > 0
+            for i, _, hits in _hits(distances, y.radii[columns], rows=False):
+                is_recalled[rows] |= _sums(i, hits, distances.shape[0]) > 0
+    precision, balls = (_means(found, y.chosen) for found in (num_balls > 0, num_balls))
+    recall, coverage = (_means(found, x.chosen) for found in (is_recalled, is_covered))
+    return [Prdc(*map(float, each)) for each in zip(precision, recall, balls / neighbours, coverage, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Features (n, width); which images are of all and of each half, (n, 1 + halves), and the squared radii of their
+    balls there, -1 of an image that is not chosen."""
+
+    features: np.ndarray
+    chosen: np.ndarray
+    radii: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray, neighbours: int, chosen: np.ndarray) -> "_Side":
+        x = features.astype(np.float64)
+        # So many that among them are as many as asked for of any half, but once in a million millions.
+        deep = neighbours if chosen.shape[1] == 1 else min(len(x) - 1, 12 * neighbours + 30)
+        distances, places = _nearest(x, deep)
+        radii = np.full(chosen.shape, -1.0)
+        for half, is_in in enumerate(chosen.T):
+            before = (np.cumsum(is_in[places[is_in]], axis=1) < neighbours).sum(axis=1)
+            last = np.minimum(before, deep - 1)[:, None]
+            radii[is_in, half] = np.take_along_axis(distances[is_in], last, axis=1)[:, 0]
+        return cls(x, chosen, radii)
+
+
+def _with_halves(num_images: int, num: int, generator: np.random.Generator) -> np.ndarray:
+    """Which images are of all and of each random half: (n, 1 + num)."""
+    halves = np.tile(np.arange(num_images) < num_images // 2, (num, 1))
+    return np.concatenate([np.ones((1, num_images), bool), generator.permuted(halves, axis=1)]).T
+
+
+def _nearest(x: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances and places of the `num` others nearest to each image, nearest first: (n, num) each."""
+    found, places = np.empty((len(x), num)), np.empty((len(x), num), np.int32)
     for rows in _blocks(len(x)):
-        near = np.full((rows.stop - rows.start, neighbours), np.inf)
+        near = np.full((rows.stop - rows.start, num), np.inf)
+        which = np.full(near.shape, -1, np.int32)
         for columns in _blocks(len(x)):
             distances = _distances(x[rows], x[columns])
             if rows == columns:
                 np.fill_diagonal(distances, np.inf)
-            near = np.partition(np.concatenate([near, distances], axis=1), neighbours - 1, axis=1)[:, :neighbours]
-        radii[rows] = near.max(axis=1)
-    return radii
+            numbers = np.broadcast_to(np.arange(columns.start, columns.stop, dtype=np.int32), distances.shape)
+            near, which = _smallest(num, np.hstack([near, distances]), np.hstack([which, numbers]))
+        order = np.argsort(near, axis=1)
+        found[rows], places[rows] = (np.take_along_axis(part, order, axis=1) for part in (near, which))
+    return found, places
+
+
+def _smallest(num: int, values: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argpartition(values, num - 1, axis=1)[:, :num]
+    return np.take_along_axis(values, order, axis=1), np.take_along_axis(which, order, axis=1)
+
+
+def _hits(
+    distances: np.ndarray, radii: np.ndarray, *, rows: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs (i, j) of which one image is in the ball of the other in any half, and in which: bool (pairs, halves).
+
+    The balls are those of the images in the `rows` of the distances, or in the columns.
+    """
+    most = radii.max(axis=1)
+    i, j = np.nonzero(distances < (most[:, None] if rows else most))
+    step = max(1, _HITS // radii.shape[1])
+    for start in range(0, len(i), step):
+        a, b = i[start : start + step], j[start : start + step]
+        yield a, b, distances[a, b][:, None] < radii[a if rows else b]
+
+
+def _sums(places: np.ndarray, hits: np.ndarray, num: int) -> np.ndarray:
+    """How many hits each of `num` images has in each half: (num, halves)."""
+    pairs = len(places)
+    belongs = scipy.sparse.csr_array((np.ones(pairs, np.float32), (places, np.arange(pairs))), shape=(num, pairs))
+    return np.asarray(belongs @ hits.astype(np.float32))
+
+
+def _means(found: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Over the chosen images of each half: (halves,)."""
+    return (found * chosen).sum(axis=0, dtype=np.float64) / chosen.sum(axis=0)
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -5,17 +5,20 @@ from cxr_core.settings import Settings
 
 
 class Spread(Settings):
-    """How real and synthetic images cover each other: equally many of each, of each combination of labels and view."""
+    """How real and synthetic images cover each other: equally many of each, of each combination of labels and view.
+
+    The intervals are over patients and over synthetic images, by random halves of both.
+    """
 
     num_images: int
     """Of each side; one image a patient."""
-    precision: float | None = None
+    precision: Interval | None = None
     """Share of synthetic images that are near a real one, 0..1."""
-    recall: float | None = None
+    recall: Interval | None = None
     """Share of real images that are near a synthetic one, 0..1."""
-    density: float | None = None
+    density: Interval | None = None
     """How many real images a synthetic one is near, over k; about 1 where both sides are alike."""
-    coverage: float | None = None
+    coverage: Interval | None = None
     """Share of real images that have a synthetic one near, 0..1; less moved by outliers than recall."""
     not_computed: str | None = None
     """Why there are no numbers, e.g. "n = 12, 50 are needed (10 x k)"."""

@@ -13,4 +13,5 @@ class Diversity(Settings):
     fours: int = Field(default=100, ge=0)
     """Fours of images of one prompt, at most, that are compared by MS-SSIM, all six pairs; every prompt first."""
     resamples: int = Field(default=200, ge=20, le=10_000)
-    """Bootstrap resamples of these fours for the interval of MS-SSIM."""
+    """Bootstrap resamples of these fours for the interval of MS-SSIM, and random halves of patients and of synthetic
+    images for those of the others."""

@@ -1,20 +1,20 @@
 """The rule by which a point is recommended, and what warns of overfitting."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.sweep.results import PointResult
 from cxr_core.evaluation.sweep.settings import Measure
 
 _LEAST_IS_BEST = ("kid", "fid")
 
 
-def value_of(result: PointResult, by: Measure) -> float | None:
+def value_of(result: PointResult, by: Measure) -> Interval | None:
     """A point's value of a measure; None where it was not computed."""
-    if by in _LEAST_IS_BEST:
-        number = getattr(result.fidelity.headline, by)
-        return None if number is None else float(number.value)
-    share = getattr(result.diversity.headline, by)
-    return None if share is None else float(share)
+    found: Interval | None = getattr(
+        result.fidelity.headline if by in _LEAST_IS_BEST else result.diversity.headline, by
+    )
+    return found
 
 
 def choose(results: Sequence[PointResult], by: Measure) -> tuple[PointResult | None, str]:
@@ -30,20 +30,18 @@ def choose(results: Sequence[PointResult], by: Measure) -> tuple[PointResult | N
     if not safe:
         return None, f"{rule} Nothing is recommended: all {len(known)} points have a copying alarm."
     sign = 1 if best_is == "least" else -1
-    value, best = min(safe, key=lambda pair: sign * pair[0])
-    return best, f"{rule} Recommended: {best.point.words}, {name} {value:.3g}.{_beside(best, safe, by)}"
+    mine, best = min(safe, key=lambda pair: sign * pair[0].value)
+    others = [value for value, result in safe if result is not best]
+    return best, f"{rule} Recommended: {best.point.words}, {name} {mine.value:.3g}.{_beside(mine, others)}"
 
 
-def _beside(best: PointResult, safe: Iterable[tuple[float, PointResult]], by: Measure) -> str:
+def _beside(mine: Interval, others: Sequence[Interval]) -> str:
     """How many other points are not shown to be worse."""
-    if by not in _LEAST_IS_BEST:
-        return f" {by.capitalize()} has no interval: points of like values are not told apart."
-    mine = getattr(best.fidelity.headline, by)
-    near = [r for _, r in safe if r is not best and getattr(r.fidelity.headline, by).low <= mine.high]
-    if not near:
+    num = sum(other.low <= mine.high and mine.low <= other.high for other in others)
+    if not num:
         return " The intervals of all others lie apart from its own."
-    others = "1 other point" if len(near) == 1 else f"{len(near)} other points"
-    return f" Not shown to be worse, since its interval overlaps theirs: {others}."
+    words = "1 other point" if num == 1 else f"{num} other points"
+    return f" Not shown to be worse, since its interval overlaps theirs: {words}."
 
 
 def alarms(results: Sequence[PointResult], chosen: PointResult | None, rises: Sequence[str]) -> tuple[str, ...]:

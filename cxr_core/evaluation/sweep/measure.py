@@ -56,7 +56,7 @@ class Bench:
         sides = matched([self._of_split("test"), drawn], self.seed)
         return TestLook(
             fidelity=self._fidelity("test", drawn, size),
-            spread=spread(sides, self.settings.diversity.neighbours),
+            spread=spread(sides, self.settings.diversity, self.seed),
         )
 
     def _of_split(self, split: str) -> Featured:
