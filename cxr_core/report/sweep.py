@@ -125,7 +125,10 @@ def _floor(first: PointResult) -> list[str]:
 
 def _missing(each: PointResult) -> str | None:
     reasons = (each.fidelity.headline.not_computed, each.diversity.headline.not_computed)
-    return "; ".join(f"not computed: {reason}" for reason in dict.fromkeys(filter(None, reasons))) or None
+    said = [f"not computed: {reason}" for reason in dict.fromkeys(filter(None, reasons))]
+    if each.copies and each.copies.share is None:
+        said.append(each.copies.words.rstrip("."))
+    return "; ".join(said) or None
 
 
 def _curves(key: str, result: SweepResult) -> Iterator[Charts]:

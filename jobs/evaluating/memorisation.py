@@ -52,7 +52,7 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
         notes.append(f"a siamese network of {person.steps} steps that tells patients apart")
     num_shards = num_looks + num_searches + (person is not None)
     each = looked.BYTES_AN_IMAGE + searched.BYTES_AN_IMAGE + (4 * WIDTH if person else 0)
-    return Estimate(num_shards, num_shards, 3 * num_shards + 3, sum(sizes) * each, notes)
+    return Estimate(num_shards, num_shards, 3 * num_shards + 5, sum(sizes) * each, notes)
 
 
 def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> Sequence[Shard]:
@@ -85,14 +85,21 @@ def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work:
     if is_search(shard.id):
         return _search(context, shard, datasets, work)
     if shard.id == _PERSON:
-        from cxr_core.evaluation.memorisation.siamese import tell_apart
-        from cxr_core.training.engine import threads
-
-        asked = _asked(context.settings).reidentification
-        assert asked is not None
-        with threads(context.settings.threads):
-            return tell_apart(datasets, context.plan_folder, asked, context.seed, work)
+        return _person(context, datasets, work)
     return look(shard, datasets, context.plan_folder, work, FeatureCache(context.cache_folder / "features"))
+
+
+def _person(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
+    from threadpoolctl import threadpool_limits
+
+    from cxr_core.evaluation.memorisation.siamese import tell_apart
+    from cxr_core.training.engine import threads
+
+    settings: EvaluateStage = context.settings
+    asked = _asked(settings)
+    assert asked.reidentification is not None
+    with threads(settings.threads), threadpool_limits(settings.threads):
+        return tell_apart(datasets, context.plan_folder, asked.reidentification, asked.num_train, context.seed, work)
 
 
 def _search(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
@@ -182,13 +189,11 @@ def _asked(settings: EvaluateStage) -> "Memorisation":
 
 def _persons(context: Context, receipts: Mapping[str, Receipt], rows: "pd.DataFrame") -> Any:
     import numpy as np
-    from threadpoolctl import threadpool_limits
 
     from cxr_core.evaluation.memorisation.persons import reidentify
 
-    asked = context.settings.memorisation
+    asked = _asked(context.settings)
     if asked.reidentification is None:
         return None
-    real, synthetic = (np.load(receipts[_PERSON].path(context.folder, source)) for source in ("real", "synthetic"))
-    with threadpool_limits(context.settings.threads):
-        return reidentify(rows, real, synthetic, asked.reidentification, asked.num_train, context.seed)
+    found = {role: np.load(path) for role, path in receipts[_PERSON].paths(context.folder).items()}
+    return reidentify(rows, found["vectors"], found, asked.reidentification, asked.num_train, context.seed)

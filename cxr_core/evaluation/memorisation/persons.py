@@ -1,6 +1,7 @@
 """Does a synthetic image match a training patient? Told by a siamese network, which is tried on held-out patients."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -23,14 +24,15 @@ _NEEDED = 20
 def reidentify(
     rows: pd.DataFrame,
     vectors: np.ndarray,
-    synthetic: np.ndarray,
+    found: Mapping[str, np.ndarray],
     settings: Reidentification,
     num_train: int,
     seed: int,
 ) -> ReidentificationResult:
     """Try the network on held-out patients, then say how many synthetic images match a training patient.
 
-    `rows` are the training and held-out images of `vectors` (n, width), `synthetic` (m, width); all of length 1.
+    `rows` are the training and held-out images of `vectors` (n, width), of length 1; `found` is what `search_persons`
+    found.
     """
     same, other, patients = trial_pairs(rows, seed)
     several = rows[rows["split"] == "train"]["patient_id"].value_counts()
@@ -53,7 +55,7 @@ def reidentify(
         low = math.floor(100 * auroc.low) / 100
         words = f"AUROC {auroc.value:.2f} on held-out patients, lower bound {low:.2f} is below {settings.min_auroc:.2f}"
         return tried.model_copy(update={"refused": words})
-    matches = _matches(rows, vectors, synthetic, settings, num_train, seed)
+    matches = _matches(rows, found, settings, num_train, seed)
     return tried.model_copy(update={"matches": matches, "true_matches": _true_matches(rows, vectors, matches)})
 
 
@@ -81,17 +83,31 @@ def trial_pairs(rows: pd.DataFrame, seed: int) -> tuple[np.ndarray, np.ndarray, 
     return np.array(same, int).reshape(-1, 2), np.array(other, int).reshape(-1, 2), np.array(patients, str)
 
 
+def search_persons(
+    rows: pd.DataFrame, vectors: np.ndarray, synthetic: np.ndarray, num_train: int, seed: int
+) -> dict[str, np.ndarray]:
+    """The similarity of each image to the nearest training image: of `synthetic` ones (m, width), of `held_out` ones
+    and, of other patients, of a sample of `train`; `rows` are the training and held-out images of `vectors`."""
+    names, train = rows["patient_id"].to_numpy(str), np.flatnonzero(rows["split"] == "train")
+    sample = training_sample(rows, num_train, seed)
+    return {
+        "synthetic": _most(synthetic, vectors[train]),
+        "held_out": _most(vectors[_held_out(rows)], vectors[train]),
+        "train": _most(vectors[sample], vectors[train], names[sample], names[train]),
+    }
+
+
+def _held_out(rows: pd.DataFrame) -> np.ndarray:
+    return np.flatnonzero(rows["split"].isin(HELD_OUT))
+
+
 def _matches(
-    rows: pd.DataFrame, vectors: np.ndarray, synthetic: np.ndarray, settings: Reidentification, num: int, seed: int
+    rows: pd.DataFrame, found: Mapping[str, np.ndarray], settings: Reidentification, num_train: int, seed: int
 ) -> Nearness:
-    """The nearest training image of synthetic, of held-out and, of other patients, of training images."""
     names = rows["patient_id"].to_numpy(str)
-    train, held_out = np.flatnonzero(rows["split"] == "train"), np.flatnonzero(rows["split"].isin(HELD_OUT))
-    sample = training_sample(rows, num, seed)
-    found = [_most(synthetic, vectors[train]), _most(vectors[held_out], vectors[train])]
-    found.append(_most(vectors[sample], vectors[train], names[sample], names[train]))
-    percentile = 100 * (1 - settings.false_matches)
-    return nearness("siamese network", found, (names[held_out], names[sample]), percentile, seed)
+    patients = [names[_held_out(rows)], names[training_sample(rows, num_train, seed)]]
+    values = [found[name] for name in ("synthetic", "held_out", "train")]
+    return nearness("siamese network", values, patients, 100 * (1 - settings.false_matches), seed)
 
 
 def _most(

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.evaluation.memorisation.looked import looked_at
+from cxr_core.evaluation.memorisation.persons import search_persons
 from cxr_core.evaluation.memorisation.settings import WIDTH, Reidentification
 from cxr_core.models.classifier import as_input, build
 from cxr_core.runs.files import canonical_json, sha256_text
@@ -131,17 +132,23 @@ def embed(model: Siamese, dataset: Dataset, rows: pd.DataFrame, image_size: int)
 
 
 def tell_apart(
-    datasets: Mapping[str, Dataset], plan: Path, settings: Reidentification, seed: int, work: Path
+    datasets: Mapping[str, Dataset], plan: Path, settings: Reidentification, num_train: int, seed: int, work: Path
 ) -> Output:
-    """Train the network, and write what it makes of the images that are looked at: real.npy and synthetic.npy."""
+    """Train the network and look with it for each image among the training images.
+
+    Writes vectors.npy, of the real images that are looked at, and what `search_persons` finds.
+    """
     rows = {
         source: dataset.rows.set_index("image_id", drop=False).loc[looked_at(plan, source)["image_id"]]
         for source, dataset in datasets.items()
     }
     model = train(datasets["real"], rows["real"], settings, seed)
-    found = {name: embed(model, dataset, rows[name], settings.image_size) for name, dataset in datasets.items()}
-    paths = {source: work / f"{source}.npy" for source in found}
-    for source, path in paths.items():
-        np.save(path, found[source])
-    digest = [[source, hashlib.sha256(vectors.tobytes()).hexdigest()] for source, vectors in found.items()]
-    return Output(paths, sha256_text(canonical_json(digest)), {"images": sum(map(len, found.values()))})
+    real, synthetic = (embed(model, datasets[name], rows[name], settings.image_size) for name in ("real", "synthetic"))
+    found = {"vectors": real, **search_persons(rows["real"], real, synthetic, num_train, seed)}
+    for role, values in found.items():
+        np.save(work / f"{role}.npy", values)
+    digest = [[role, hashlib.sha256(values.tobytes()).hexdigest()] for role, values in found.items()]
+    num_images = len(real) + len(synthetic)
+    return Output(
+        {role: work / f"{role}.npy" for role in found}, sha256_text(canonical_json(digest)), {"images": num_images}
+    )
