@@ -16,6 +16,7 @@ from cxr_core.report.provenance import glossary_section, provenance_section, tim
 from cxr_core.report.read import RunView
 from cxr_core.report.summary import summary
 from cxr_core.report.sweep import sweep_section
+from cxr_core.report.systems import systems_section
 from cxr_core.report.training import training_section
 from cxr_core.report.utility import utility_section
 
@@ -29,6 +30,7 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         problems_section(run),
         examples_section(run),
         training_section(run),
+        systems_section(run),
         pictures_section(run),
         gate_section(run),
         judge_section(run),
