@@ -12,7 +12,7 @@ from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
 from cxr_core.generation.bank_folder import write_bank
 from cxr_core.generation.bank_settings import InvertStage
-from cxr_core.generation.requests import combination, image_seed
+from cxr_core.generation.requests import combination
 from cxr_core.models.checkpoints import final_checkpoint, weights_sha256
 from cxr_core.models.pggan_folder import read_info
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
@@ -51,20 +51,20 @@ def freeze(context: Context, work: Path) -> Draft:
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     """Find the latents of the shard's images."""
-    from cxr_core.generation.inversion import find
+    from cxr_core.generation.inversion import Inverter
     from cxr_core.generation.pggan import open_pggan
     from cxr_core.training.engine import threads
 
     settings: InvertStage = context.settings
-    dataset, model = Dataset.open(context.inputs["dataset"]), open_pggan(_model(context))
+    dataset = Dataset.open(context.inputs["dataset"])
+    inverter = Inverter(open_pggan(_model(context)), settings, context.seed)
     rows = pd.read_parquet(context.plan_folder / "rows.parquet").iloc[shard.start : shard.stop]
     of_dataset = dataset.rows.set_index("image_id", drop=False)
     parts = []
     with threads(settings.threads):
         for start in range(0, len(rows), settings.batch_size):
             ids = rows["image_id"].iloc[start : start + settings.batch_size].tolist()
-            seeds = [image_seed(context.seed, image_id) for image_id in ids]
-            parts.append(find(model, dataset.images(of_dataset.loc[ids]), settings, seeds))
+            parts.append(inverter.find(dataset.images(of_dataset.loc[ids])))
     latents, errors = (np.concatenate([getattr(part, name) for part in parts]) for name in ("latents", "errors"))
     found = rows.assign(error=errors, latent=list(latents))
     write_parquet(work / "latents.parquet", pa.Table.from_pandas(found, preserve_index=False))

@@ -16,12 +16,12 @@ from cxr_core.errors import UserError
 from cxr_core.generation.bank_folder import Bank
 from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.class_latents import ClassLatents
-from cxr_core.generation.inversion import find, project
+from cxr_core.generation.inversion import Inverter, project
 from cxr_core.generation.pggan import open_pggan
 from cxr_core.generation.regenerate import regenerate
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models import pggan
-from cxr_core.models.pggan import PgGan
+from cxr_core.models.pggan import PgGan, pixel_norm
 from cxr_core.models.pggan_folder import NANO, PgganInfo
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from tests.planted import planted_rows, write_planted
@@ -32,7 +32,14 @@ INFO = PgganInfo(NANO.latent_width, NANO.widths, channels=1, scale=2)
 
 
 def invert(**values: Any) -> InvertStage:
-    defaults = {"findings": ("Effusion", "No Finding"), "images_each": 5, "steps": 5, "restarts": 1, "threads": 1}
+    defaults = {
+        "findings": ("Effusion", "No Finding"),
+        "images_each": 5,
+        "steps": 5,
+        "restarts": 1,
+        "candidates": 8,
+        "threads": 1,
+    }
     inputs = {"gan": "g", "dataset": "d"}
     given = {**defaults, "batch_size": 2, "shard_size": 4, **values}
     return InvertStage(name="bank", kind="invert", inputs=inputs, **given)
@@ -77,16 +84,24 @@ def bank(gan: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_given_images_that_the_model_drew_a_search_finds_latents_that_draw_them_again(model: PgGan) -> None:
     z = torch.randn(3, 32, generator=torch.Generator().manual_seed(9))
     images = model.draw(z).round().byte().numpy()
-    start, found = (find(model, images, invert(steps=n, restarts=1), [1, 2, 3]).errors for n in (1, 40))
+    start, found = (Inverter(model, invert(steps=n, candidates=1), seed=1).find(images).errors for n in (1, 40))
     assert (found < start).all()
     assert found.mean() < start.mean() / 1.5
 
 
+def test_given_candidates_then_a_search_starts_from_the_one_that_draws_what_is_nearest(model: PgGan) -> None:
+    settings = invert(steps=1, learning_rate=1e-6, candidates=20)
+    inverter = Inverter(model, settings, seed=3)
+    latents, drawn = inverter._candidates
+    images = drawn.reshape(-1, SIZE, SIZE)[[4, 17]].round().byte().numpy()
+    assert np.allclose(inverter.find(images).latents, pixel_norm(latents[[4, 17]]), atol=1e-4)
+
+
 def test_given_restarts_the_best_is_kept_and_no_image_hangs_on_its_batch(model: PgGan) -> None:
     images = np.random.default_rng(2).integers(0, 255, (2, SIZE, SIZE), dtype=np.uint8)
-    one, two = (find(model, images, invert(steps=4, restarts=n), [5, 6]) for n in (1, 2))
+    one, two = (Inverter(model, invert(steps=4, restarts=n), seed=5).find(images) for n in (1, 2))
     assert (two.errors <= one.errors + 1e-6).all()
-    alone = find(model, images[1:], invert(steps=4, restarts=1), [6])
+    alone = Inverter(model, invert(steps=4, restarts=1), seed=5).find(images[1:])
     assert np.allclose(alone.latents[0], one.latents[1], atol=1e-3)
 
 
