@@ -40,6 +40,10 @@ class Inverter:
             latents = _best([self._search(pixels, start) for start in self._starts(pixels)], self._errors_of(pixels))
         return Found(latents.cpu().numpy(), self._errors_of(pixels)(latents).cpu().numpy())
 
+    def drawn(self, latents: np.ndarray) -> np.ndarray:
+        """What latents (n, latent_width) draw: uint8 (n, side, side)."""
+        return self.model.draw(torch.from_numpy(latents)).round().byte().cpu().numpy()
+
     @cached_property
     def _candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Random latents, the same for every image, and what they draw, in rows."""

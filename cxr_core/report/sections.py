@@ -1,5 +1,6 @@
 """The sections of the page, in the order in which a reader asks."""
 
+from cxr_core.report.bank import bank_section
 from cxr_core.report.benefit import benefit_section
 from cxr_core.report.blocks import Section
 from cxr_core.report.calibration import calibration_section
@@ -30,6 +31,7 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         problems_section(run),
         examples_section(run),
         training_section(run),
+        bank_section(run),
         systems_section(run),
         pictures_section(run),
         gate_section(run),

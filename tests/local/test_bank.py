@@ -1,8 +1,10 @@
 """Latents of real images: found, kept with the names of the images, and drawn from by findings."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,9 +25,14 @@ from cxr_core.generation.settings import GenerateStage
 from cxr_core.models import pggan
 from cxr_core.models.pggan import PgGan, pixel_norm
 from cxr_core.models.pggan_folder import NANO, PgganInfo
+from cxr_core.report.blocks import Gallery, Text
+from cxr_core.report.picture import cells_of
+from cxr_core.report.read import read_run
+from cxr_core.report.sections import sections
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from tests.planted import planted_rows, write_planted
 from tests.training import finish, stage
+from tests.unit import report_run
 
 SIZE = 16
 INFO = PgganInfo(NANO.latent_width, NANO.widths, channels=1, scale=2)
@@ -155,6 +162,26 @@ def test_given_shards_in_another_order_the_bank_is_the_same(
         run_pack(work, plan, [shard.id])
     finalize(work, plan)
     assert Bank.open(work.folder.path).digest == Bank.open(bank).digest
+
+
+def test_given_a_finished_bank_when_reported_then_real_images_stand_above_what_their_latents_draw(
+    tmp_path: Path, bank: Path, dataset: Path, model: PgGan
+) -> None:
+    stages = [{"name": "bank", "kind": "invert", "inputs": {}, "findings": ["Effusion", "No Finding"]}]
+    run = report_run.empty_run(tmp_path / "run", stages=stages)
+    shutil.copytree(bank, run.stage("bank").path)
+    (section,) = (one for one in sections(read_run(run.root)) if one.id == "banks")
+    (words,) = (block for block in section.blocks if isinstance(block, Text))
+    assert "Latents of 10 real training images with Effusion and No Finding, each found by a search" in words.text
+    (gallery,) = (block for block in section.blocks if isinstance(block, Gallery))
+    assert len(gallery.pictures) == 3
+    sheet = cv2.imread(str(next(read_run(run.root).stages[0].data("picture"))), cv2.IMREAD_GRAYSCALE)
+    first = Bank.open(bank).rows.iloc[0]
+    real, drawn = (cells_of(sheet, (2, 4), row, 1)[6:-6:8, 6:-6:8] for row in (0, 1))
+    rows = Dataset.open(dataset).rows
+    (row,) = rows[rows["image_id"] == first["image_id"]].itertuples()
+    assert (real == Dataset.open(dataset).image(row)).all()
+    assert np.abs(drawn - model.draw(torch.tensor(np.array(first["latent"]))[None])[0].numpy()).max() <= 0.51
 
 
 def test_given_a_finding_that_no_image_has_alone_nothing_is_frozen(tmp_path: Path, gan: Path, dataset: Path) -> None:
