@@ -48,6 +48,32 @@ def copies(rows: Sequence[Mapping], num: int, seed: int = 0) -> list[dict]:
     ]
 
 
+def write_checkpoints(folder: Path, rows: Sequence[Mapping], *, num_real: int, num_copies: int) -> dict[str, Path]:
+    """Real images of each split, `num_real` at most, with `val` in the place of `test`; and images of two checkpoints.
+
+    At step 10 they are those of other patients, at step 20 as many copies of training images, `num_copies` a kind.
+    """
+    of_split = {name: [row for row in rows if row["split"] == name] for name in ("train", "test", "spare")}
+    real = of_split["train"][:num_real] + [row | {"split": "val"} for row in of_split["test"][:num_real]]
+    num_images = num_copies * len(PLANTS)
+    honest = [synthetic_row(f"honest-{row['image_id']}", row["pixels"]) for row in of_split["spare"][:num_images]]
+    drawn = {"step10": honest, "step20": copies(real, num_copies)}
+    how = {"role": "model", "scheduler": "ddim", "steps": 5, "guidance": 1.0, "model": "0" * 64}
+    series = [
+        {"name": name, "checkpoint": int(name.removeprefix("step")), "num_images": num_images, **how}
+        | {"request": {"like": "train", "num_images": num_images}}
+        for name in drawn
+    ]
+    size = real[0]["pixels"].shape[0]
+    synthetic = [row | {"request": name} for name, each in drawn.items() for row in each]
+    return {
+        "real": write_planted(folder / "real", real, size=size).folder,
+        "synthetic": write_planted(
+            folder / "candidates", synthetic, size=size, synthetic=True, about={"series": series}
+        ).folder,
+    }
+
+
 def synthetic_row(image_id: str, pixels: np.ndarray) -> dict:
     return planted_row(image_id, patient_id="", split="synthetic", seed=1, generation="{}", pixels=pixels)
 

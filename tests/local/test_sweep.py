@@ -15,7 +15,7 @@ from cxr_core.report.write import render
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
-from tests.copied import copies, radiographs, synthetic_row
+from tests.copied import radiographs, write_checkpoints
 from tests.planted import planted_rows, write_planted
 from tests.vision import small_vit
 
@@ -193,20 +193,8 @@ def test_given_a_finished_sweep_the_page_shows_table_curve_and_how_often_test_pa
 @pytest.fixture(scope="module")
 def copying(nih_data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Metrics]:
     """Real radiographs, and a series of images of other patients, then, ten steps later, one of training images."""
-    folder, rows = tmp_path_factory.mktemp("copying"), radiographs(nih_data)
-    of_split = {name: [row for row in rows if row["split"] == name] for name in ("train", "test", "spare")}
-    real = of_split["train"][:300] + [row | {"split": "val"} for row in of_split["test"][:300]]
-    honest = [synthetic_row(f"honest-{row['image_id']}", row["pixels"]) for row in of_split["spare"][:60]]
-    drawn = {"step10": honest, "step20": copies(real, 12)}
-    series = [
-        {"name": name, "checkpoint": step, "guidance": 1.0, "model": "0" * 64, "num_images": 60, "role": "model",
-         "scheduler": "ddim", "steps": 5, "request": {"like": "train", "num_images": 60}}
-        for name, step in (("step10", 10), ("step20", 20))
-    ]  # fmt: skip
-    synthetic = [row | {"request": name} for name, each in drawn.items() for row in each]
-    write_planted(folder / "real", real, size=128)
-    write_planted(folder / "candidates", synthetic, size=128, synthetic=True, about={"series": series})
-    inputs = {"real": folder / "real", "synthetic": folder / "candidates"}
+    folder = tmp_path_factory.mktemp("copying")
+    inputs = write_checkpoints(folder, radiographs(nih_data), num_real=300, num_copies=12)
     looks = {"percentile": 99.5, "num_train": 50, "num_planted": 20, "search_size": 128}
     work = stage(folder / "run" / "choice", inputs, model, memorisation=looks)
     return work, finish(work)
