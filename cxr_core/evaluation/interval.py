@@ -4,7 +4,7 @@ from cxr_core.settings import Settings
 
 
 class Interval(Settings):
-    """A number with its 95 % bootstrap interval."""
+    """A number with its 95 % interval: by a bootstrap, where nothing else is said."""
 
     value: float
     """The number itself, on all test images."""

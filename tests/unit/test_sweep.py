@@ -48,7 +48,10 @@ def test_given_points_at_several_distances_the_nearest_is_recommended_and_the_ru
     assert best is results[1]
     assert "Recommended: candidates, step 200, guidance 2, KID " in rule
     assert rule.endswith("The intervals of all others lie apart from its own.")
-    assert choose(results, "coverage")[0] is results[1]
+    best, rule = choose(results, "coverage")
+    assert best is results[1]
+    assert rule.endswith("Not shown to be worse, since its interval overlaps theirs: 1 other point.")
+    assert choose(results[1:2], "coverage")[1].endswith("coverage 0.927.")
 
 
 def test_given_copies_of_training_images_they_raise_an_alarm_and_are_never_recommended(

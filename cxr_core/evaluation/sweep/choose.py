@@ -37,6 +37,8 @@ def choose(results: Sequence[PointResult], by: Measure) -> tuple[PointResult | N
 
 def _beside(mine: Interval, others: Sequence[Interval]) -> str:
     """How many other points are not shown to be worse."""
+    if not others:
+        return ""
     num = sum(other.low <= mine.high and mine.low <= other.high for other in others)
     if not num:
         return " The intervals of all others lie apart from its own."
