@@ -39,7 +39,7 @@ from cxr_core.training.overfit import overfit
 from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.sampling import FILE as SAMPLING
 from cxr_core.training.sampling import realised, training_source
-from cxr_core.training.settings import DiffusionTrain, TextEncoderTrain, TrainSettings, VaeTrain
+from cxr_core.training.settings import DiffusionTrain, RankedTrain, TextEncoderTrain, TrainSettings, VaeTrain
 
 Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain | LocaliserTrain | PgganTrain
 
@@ -112,7 +112,7 @@ def freeze(context: Context, work: Path) -> Draft:
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     """Train one interval, in this process or on the ranks that the stage asks for."""
-    if isinstance(context.settings, DiffusionTrain) and context.settings.ranks:
+    if isinstance(context.settings, RankedTrain) and context.settings.ranks:
         from jobs.ranks import train_on_ranks
 
         return train_on_ranks(context, shard, work)

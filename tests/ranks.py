@@ -1,4 +1,4 @@
-"""A fine-tuning stage of nano size on several ranks, and what is done to one of them while it trains."""
+"""Training stages of nano size on several ranks, and what is done to one of them while it trains."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
-from cxr_core.runs.pack import freeze, run_pack
+from cxr_core.runs.pack import Work, freeze, run_pack
 from tests.planted import planted_rows, write_planted
 from tests.training import SIZE, diffusion_stage, finish, forget, latents_stage, prompted, vae_stage
 
@@ -56,7 +56,11 @@ def train(folder: Path, given: tuple[Path, Path], ranks: dict[str, Any] | None =
 
 def fail(folder: Path, given: tuple[Path, Path], ranks: dict[str, Any], **values: Any) -> UserError:
     """The same where it must fail."""
-    work = diffusion_stage(folder, *given, ranks=ranks, **{**TRAINED, **values})
+    return failure(diffusion_stage(folder, *given, ranks=ranks, **{**TRAINED, **values}))
+
+
+def failure(work: Work) -> UserError:
+    """Why what is left of a stage cannot be trained."""
     plan = freeze(work)
     with pytest.raises(UserError) as raised:
         run_pack(work, plan, [shard.id for shard in plan.shards])
