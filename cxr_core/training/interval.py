@@ -14,7 +14,7 @@ import torch
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
 from cxr_core.errors import UserError
-from cxr_core.models import classifier, localiser, stable_diffusion
+from cxr_core.models import classifier, localiser
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import PRESETS
 from cxr_core.models.training_data import FILE as TRAINING_DATA
@@ -26,15 +26,12 @@ from cxr_core.runs.stage import Context, Output
 from cxr_core.seeds import derive_seed
 from cxr_core.training.adversarial import AdversarialEngine, RankedAdversarialEngine
 from cxr_core.training.classifier import ClassifierTask
-from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.engine import Engine, Task, threads
 from cxr_core.training.judge_settings import ClassifierTrain, LocaliserTrain
 from cxr_core.training.localiser import LocaliserTask
 from cxr_core.training.pggan import PgganTask, new_model
 from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import TextEncoderTrain, TrainSettings, VaeTrain
-from cxr_core.training.text_encoder import TextEncoderTask
-from cxr_core.training.vae import VaeTask
 from cxr_core.training.world import World
 
 
@@ -160,6 +157,18 @@ def _task(context: Context) -> Task:
     if isinstance(settings, PgganTrain):
         made = new_model(settings, derive_seed(seed, "weights"))
         return PgganTask(made.to(device), Dataset.open(inputs["dataset"]), settings, seed)
+    return _task_of_pipeline(context, device)
+
+
+def _task_of_pipeline(context: Context, device: str) -> Task:
+    """Of a part of a Stable Diffusion."""
+    # diffusers takes seconds to load, in each process of each attempt; the other models do without.
+    from cxr_core.models import stable_diffusion
+    from cxr_core.training.diffusion import DiffusionTask
+    from cxr_core.training.text_encoder import TextEncoderTask
+    from cxr_core.training.vae import VaeTask
+
+    settings, inputs, seed = context.settings, context.inputs, context.seed
     if isinstance(settings, VaeTrain) and settings.preset is not None:
         pipeline = stable_diffusion.build(PRESETS[settings.preset], derive_seed(seed, "weights"))
     else:
