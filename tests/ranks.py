@@ -15,8 +15,10 @@ import pytest
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
+from cxr_core.runs.files import read_json
 from cxr_core.runs.pack import Work, freeze, run_pack
 from tests.planted import planted_rows, write_planted
+from tests.slurm.tiny import TinyRun
 from tests.training import SIZE, diffusion_stage, finish, forget, latents_stage, prompted, vae_stage
 
 STEPS, EVERY, BATCH = 40, 10, 8
@@ -87,6 +89,16 @@ def beat(folder: Path, rank: int) -> dict[str, Any]:
     """The last beat of a rank of the attempt that was started last."""
     newest = max(folder.glob("attempts/*/ranks"), key=lambda path: path.stat().st_mtime)
     return dict(json.loads((newest / f"rank-{rank}.json").read_text()))
+
+
+def rank_of(run: TinyRun, life: str, rank: int) -> int:
+    """The process of a rank in one life of a task of a cluster."""
+    return int(read_json(next(run.stage.path.glob(f"submits/*/{life}.ranks/rank-{rank}.json")))["pid"])
+
+
+def without_log(error: object) -> str:
+    """What is said of a rank, without the path of its log."""
+    return str(error).split(" Its log: ")[0]
 
 
 def is_alive(process: int) -> bool:
