@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.utils import parameters_to_vector
 
 import jobs.train
 from cxr_core.models.checkpoints import checkpoint_at
@@ -26,10 +27,16 @@ VALUES: dict[str, Any] = {
     "fade_images": 32,
     "checkpoint_every": STEPS[0],
     "keep": {"last": len(STEPS)},
+    "learning_rate": 1e-5,
     "num_previews": 2,
     "threads": 1,
 }
-"""Six steps at 4 pixels, six at 8, eight at 16; checkpoints at 4, at 8, at 16 in mid-fade, and at 16 whole."""
+"""Six steps at 4 pixels, six at 8, eight at 16; checkpoints at 4, at 8, at 16 in mid-fade, and at 16 whole.
+
+A hundredth of the usual learning rate: with that one, rounding that takes a leaky ReLU across its kink has grown to a
+hundredth of the loss six steps later. So what differs here by more than rounding is wrong: half of the gradient alone
+would move a loss by 1e-2 in a step.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +51,26 @@ def gan_stage(folder: Path, dataset: Path, **values: Any) -> Work:
     return stage(folder, jobs.train, settings, {"dataset": dataset})
 
 
-def assert_alike(found: Path, wanted: Path) -> float:
-    """Losses, gradients' norms and all weights of two stages, but for rounding; losses cross zero, hence `abs`.
+_JUMP = 1e-3
+"""What holds a gradient, as the discriminator's loss does in its penalty, jumps where rounding crosses a kink."""
+_BOUNDS = {"loss": _JUMP, "generator_loss": TOLERANCE, "grad_norm": _JUMP, "generator_grad_norm": _JUMP}
 
-    Returns the largest difference of a loss.
+
+def assert_alike(found: Path, wanted: Path) -> dict[str, float]:
+    """Both losses of each step and both networks at each checkpoint are those of another stage, but for rounding.
+
+    Losses cross zero, hence `abs`. Returns the largest differences of both losses.
     """
     rows, others = metrics(found), metrics(wanted)
-    for key in ("loss", "generator_loss", "grad_norm", "generator_grad_norm"):
-        values = [row[key] for row in rows]
-        assert values == pytest.approx([row[key] for row in others], rel=TOLERANCE, abs=TOLERANCE), key
+    for key, bound in _BOUNDS.items():
+        assert [row[key] for row in rows] == pytest.approx([row[key] for row in others], rel=bound, abs=bound), key
     for step in STEPS:
-        one, other = (load_file(checkpoint_at(folder, step) / "pggan.safetensors") for folder in (found, wanted))
-        for name, value in other.items():
-            assert torch.linalg.norm(one[name] - value) <= TOLERANCE * torch.linalg.norm(value), (step, name)
-    pairs = zip(rows, others, strict=True)
-    return max(abs(row[key] - other[key]) for row, other in pairs for key in ("loss", "generator_loss"))
+        one, other = (weights(folder, step) for folder in (found, wanted))
+        assert torch.linalg.norm(one - other) <= TOLERANCE * torch.linalg.norm(other), step
+    pairs = list(zip(rows, others, strict=True))
+    return {key: max(abs(row[key] - other[key]) for row, other in pairs) for key in ("loss", "generator_loss")}
+
+
+def weights(stage_folder: Path, step: int) -> torch.Tensor:
+    """All of a checkpoint, in one vector."""
+    return parameters_to_vector(load_file(checkpoint_at(stage_folder, step) / "pggan.safetensors").values())
