@@ -51,6 +51,8 @@ _ENVIRONMENT = {
     # Their warnings (a missing torchvision, say) are not for the user of this command.
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
+    # Threads that wait for one another sleep: spinning beside other work, they are several times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 """Defaults for libraries that read the environment when they are imported."""
 

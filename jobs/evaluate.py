@@ -106,6 +106,7 @@ def _datasets(context: Context) -> dict[str, Any]:
 def _compared(datasets: Sequence[Any]) -> Any:
     """What is said of a Dataset, or of several together."""
     from cxr_core.evaluation.metrics import Compared
+    from cxr_core.generation.series import made_series
     from cxr_core.runs.files import canonical_json, sha256_text
 
     infos = [dataset.info for dataset in datasets]
@@ -114,5 +115,6 @@ def _compared(datasets: Sequence[Any]) -> Any:
         digest=digests[0] if len(infos) == 1 else sha256_text(canonical_json(digests)),
         num_images=sum(info.num_images for info in infos),
         size=min(info.size for info in infos),
+        drawn_by=tuple(dict.fromkeys(one.words for dataset in datasets for one in made_series(dataset))),
         num_barred=len(datasets[0].barred),
     )

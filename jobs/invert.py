@@ -9,26 +9,33 @@ import pandas as pd
 import pyarrow as pa
 
 from cxr_core.data.dataset import Dataset, write_parquet
+from cxr_core.data.png import encode_grey
 from cxr_core.errors import UserError
 from cxr_core.generation.bank_folder import write_bank
 from cxr_core.generation.bank_settings import InvertStage
-from cxr_core.generation.requests import combination, image_seed
+from cxr_core.generation.requests import combination
 from cxr_core.models.checkpoints import final_checkpoint, weights_sha256
 from cxr_core.models.pggan_folder import read_info
-from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
+from cxr_core.report.picture import contact_sheet
+from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_atomic, write_json
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.training.data_order import some
 
 _BYTES_AN_IMAGE = 3000
+_PICTURE_BYTES = 300_000
+_SHOWN = 8
+"""Images of a shard on its picture."""
+_TILE = 128
 
 
 def estimate(settings: InvertStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """At most: how many images of a combination there are is known once the Dataset is there."""
     num_images = settings.images_each * len(settings.findings)
     num_shards = -(-num_images // settings.shard_size)
-    return Estimate(num_images, num_shards, 2 * num_shards + 8, num_images * _BYTES_AN_IMAGE, ["at most this"])
+    num_bytes = num_images * _BYTES_AN_IMAGE + num_shards * _PICTURE_BYTES
+    return Estimate(num_images, num_shards, 3 * num_shards + 8, num_bytes, ["at most this"])
 
 
 def freeze(context: Context, work: Path) -> Draft:
@@ -51,25 +58,27 @@ def freeze(context: Context, work: Path) -> Draft:
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     """Find the latents of the shard's images."""
-    from cxr_core.generation.inversion import find
+    from cxr_core.generation.inversion import Inverter
     from cxr_core.generation.pggan import open_pggan
     from cxr_core.training.engine import threads
 
     settings: InvertStage = context.settings
-    dataset, model = Dataset.open(context.inputs["dataset"]), open_pggan(_model(context))
+    dataset = Dataset.open(context.inputs["dataset"])
+    inverter = Inverter(open_pggan(_model(context)), settings, context.seed)
     rows = pd.read_parquet(context.plan_folder / "rows.parquet").iloc[shard.start : shard.stop]
     of_dataset = dataset.rows.set_index("image_id", drop=False)
-    parts = []
+    images = dataset.images(of_dataset.loc[rows["image_id"]])
     with threads(settings.threads):
-        for start in range(0, len(rows), settings.batch_size):
-            ids = rows["image_id"].iloc[start : start + settings.batch_size].tolist()
-            seeds = [image_seed(context.seed, image_id) for image_id in ids]
-            parts.append(find(model, dataset.images(of_dataset.loc[ids]), settings, seeds))
-    latents, errors = (np.concatenate([getattr(part, name) for part in parts]) for name in ("latents", "errors"))
+        batches = range(0, len(rows), settings.batch_size)
+        parts = [inverter.find(images[start : start + settings.batch_size]) for start in batches]
+        latents, errors = (np.concatenate([getattr(part, name) for part in parts]) for name in ("latents", "errors"))
+        picture = _picture(images[:_SHOWN], inverter.drawn(latents[:_SHOWN]))
     found = rows.assign(error=errors, latent=list(latents))
     write_parquet(work / "latents.parquet", pa.Table.from_pandas(found, preserve_index=False))
+    write_atomic(work / "picture.png", picture)
     digest = sha256_text(canonical_json([rows["image_id"].tolist(), latents.tobytes().hex()]))
-    return Output({"latents": work / "latents.parquet"}, digest, {"images": len(rows)})
+    paths = {"latents": work / "latents.parquet", "picture": work / "picture.png"}
+    return Output(paths, digest, {"images": len(rows)})
 
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
@@ -86,6 +95,12 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     model = read_json(context.plan_folder / "model.json")["weights_sha256"]
     write_bank(context.folder, rows, {**facts, "model": model, "dataset": dataset.info.digest})
     return facts
+
+
+def _picture(real: np.ndarray, drawn: np.ndarray) -> bytes:
+    """A PNG with real images above what their latents draw."""
+    scale = max(1, _TILE // real.shape[-1])
+    return encode_grey(contact_sheet(np.concatenate([real, drawn]), (), columns=len(real), scale=scale))
 
 
 def _model(context: Context) -> Path:

@@ -28,9 +28,7 @@ def _run_task(payload: Payload, index: int, environ: Mapping[str, str]) -> int:
 
 def _environ(payload: Payload, environ: Mapping[str, str], index: int) -> dict[str, str]:
     code: dict[str, Path | str] = {"PYTHONPATH": payload.code} if payload.code else {}
-    # Tasks share this machine's cores, and threads that wait for one another must not hold one meanwhile.
     ours = {
-        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONSAFEPATH": "1",
         "PYTHONNOUSERSITE": "1",
         "SLURM_ARRAY_TASK_ID": str(index),

@@ -189,6 +189,8 @@ class Compared(Settings):
     """Its images."""
     size: int
     """Pixels a side."""
+    drawn_by: tuple[str, ...] = ()
+    """Of the synthetic one: how each series was drawn, in words; empty where the Dataset does not say."""
     num_barred: int = 0
     """Of the real one: official test patients who are in no test, since the generator learnt from them for their
     bounding boxes."""

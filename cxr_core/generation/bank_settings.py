@@ -32,8 +32,10 @@ class InvertStage(StageSettings):
     searched whose image is the real one."""
     steps: PositiveInt = 200
     """Of the search."""
-    restarts: PositiveInt = 3
-    """Searches of an image, from other random latents; the best is kept."""
+    candidates: PositiveInt = 512
+    """Random latents that are drawn once; the search for an image starts from those that draw what is nearest to it."""
+    restarts: PositiveInt = 2
+    """Searches of an image, from as many of the candidates; the best is kept."""
     learning_rate: float = Field(default=0.05, gt=0, le=1)
     """Adam's, in the search."""
     feature_weight: float = Field(default=0.1, ge=0)
@@ -47,4 +49,12 @@ class InvertStage(StageSettings):
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         check_whole_batches(self.shard_size, self.batch_size)
+        return self
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> Self:
+        if self.restarts > self.candidates:
+            raise ValueError(
+                f"restarts {self.restarts} exceeds candidates {self.candidates}, which searches start from"
+            )
         return self

@@ -1,8 +1,8 @@
 """Latents of real images: what a PG-GAN has to be given to draw them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from cxr_core.models.pggan import PgGan, pixel_norm
 from cxr_core.seeds import derive_seed
 from cxr_core.training.pixels import to_pixels
 
+_AT_ONCE = 32
+"""Candidates that are drawn together."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -22,15 +25,63 @@ class Found:
     errors: np.ndarray
 
 
-def find(model: PgGan, images: np.ndarray, settings: InvertStage, seeds: Sequence[int]) -> Found:
-    """Latents of images uint8 (n, side, side); `seeds` gives each image where its searches start."""
-    pixels = as_pixels(model, images)
-    if settings.method == "features":
-        latents = project(model, pixels)
-    else:
-        starts = [_starts(model, seeds, restart) for restart in range(settings.restarts)]
-        latents = _best([_search(model, pixels, start, settings) for start in starts], _errors_of(model, pixels))
-    return Found(latents.cpu().numpy(), _errors_of(model, pixels)(latents).cpu().numpy())
+class Inverter:
+    """Finds latents of real images. What is found of an image hangs on model, settings and seed, on no other image."""
+
+    def __init__(self, model: PgGan, settings: InvertStage, seed: int) -> None:
+        self.model, self.settings, self.seed = model, settings, seed
+
+    def find(self, images: np.ndarray) -> Found:
+        """Latents of images uint8 (n, side, side)."""
+        pixels = as_pixels(self.model, images)
+        if self.settings.method == "features":
+            latents = project(self.model, pixels)
+        else:
+            latents = _best([self._search(pixels, start) for start in self._starts(pixels)], self._errors_of(pixels))
+        return Found(latents.cpu().numpy(), self._errors_of(pixels)(latents).cpu().numpy())
+
+    def drawn(self, latents: np.ndarray) -> np.ndarray:
+        """What latents (n, latent_width) draw: uint8 (n, side, side)."""
+        return self.model.draw(torch.from_numpy(latents)).round().byte().cpu().numpy()
+
+    @cached_property
+    def _candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random latents, the same for every image, and what they draw, in rows."""
+        source = torch.Generator().manual_seed(derive_seed(self.seed, "candidates"))
+        latents = torch.randn(self.settings.candidates, self.model.info.latent_width, generator=source)
+        drawn = torch.cat([self.model.draw(part).flatten(1) for part in latents.split(_AT_ONCE)])
+        return latents.to(self.model.device), drawn
+
+    def _starts(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(restarts, n, latent_width): for each image the candidates that draw what is nearest to it."""
+        latents, drawn = self._candidates
+        far = torch.cdist(self.model.as_grey(pixels).flatten(1), drawn, compute_mode="donot_use_mm_for_euclid_dist")
+        return latents[far.topk(self.settings.restarts, largest=False).indices.T]
+
+    def _search(self, pixels: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Adam on the latents of all images; the sum of their losses, so that none hangs on the others."""
+        model, settings, info = self.model, self.settings, self.model.info
+        latents = pixel_norm(start).requires_grad_(True)
+        with torch.no_grad():
+            wanted = model.discriminator.features(pixels, info.scale)
+            size = wanted.square().mean(dim=1)
+        adam = torch.optim.Adam([latents], lr=settings.learning_rate)
+        for _ in range(settings.steps):
+            adam.zero_grad()
+            drawn = model.generator(latents, info.scale, info.fade)
+            loss = (drawn - pixels).square().mean(dim=(1, 2, 3))
+            if settings.feature_weight:
+                features = model.discriminator.features(drawn, info.scale)
+                loss = loss + settings.feature_weight * (features - wanted).square().mean(dim=1) / size
+            loss.sum().backward()
+            adam.step()
+        # The generator normalises its latents, so their length says nothing; all are kept at the same one.
+        return pixel_norm(latents.detach())
+
+    def _errors_of(self, pixels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        wanted = self.model.as_grey(pixels)
+        drawn = self.model.draw
+        return lambda latents: F.mse_loss(drawn(latents), wanted, reduction="none").mean(dim=(1, 2)) / 255**2
 
 
 def as_pixels(model: PgGan, images: np.ndarray) -> torch.Tensor:
@@ -46,39 +97,7 @@ def project(model: PgGan, pixels: torch.Tensor) -> torch.Tensor:
     return pixel_norm(model.discriminator.features(pixels, model.info.scale))
 
 
-def _starts(model: PgGan, seeds: Sequence[int], restart: int) -> torch.Tensor:
-    width = model.info.latent_width
-    sources = [torch.Generator().manual_seed(derive_seed(seed, "restart", restart)) for seed in seeds]
-    return torch.stack([torch.randn(width, generator=source) for source in sources]).to(model.device)
-
-
-def _search(model: PgGan, pixels: torch.Tensor, start: torch.Tensor, settings: InvertStage) -> torch.Tensor:
-    """Adam on the latents of all images; the sum of their losses, so that none hangs on the others."""
-    latents, info = pixel_norm(start).requires_grad_(True), model.info
-    with torch.no_grad():
-        wanted = model.discriminator.features(pixels, info.scale)
-        size = wanted.square().mean(dim=1)
-    adam = torch.optim.Adam([latents], lr=settings.learning_rate)
-    for _ in range(settings.steps):
-        adam.zero_grad()
-        drawn = model.generator(latents, info.scale, info.fade)
-        loss = (drawn - pixels).square().mean(dim=(1, 2, 3))
-        if settings.feature_weight:
-            features = model.discriminator.features(drawn, info.scale)
-            loss = loss + settings.feature_weight * (features - wanted).square().mean(dim=1) / size
-        loss.sum().backward()
-        adam.step()
-    # The generator normalises its latents, so their length says nothing; all are kept at the same one.
-    return pixel_norm(latents.detach())
-
-
-def _errors_of(model: PgGan, pixels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    wanted = model.as_grey(pixels)
-    return lambda latents: F.mse_loss(model.draw(latents), wanted, reduction="none").mean(dim=(1, 2)) / 255**2
-
-
-def _best(found: Sequence[torch.Tensor], errors_of: Any) -> torch.Tensor:
+def _best(found: list[torch.Tensor], errors_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Of each image the latents with the least error."""
-    errors = torch.stack([errors_of(latents) for latents in found])
-    chosen = errors.argmin(dim=0)
-    return torch.stack(list(found))[chosen, torch.arange(len(chosen), device=chosen.device)]
+    chosen = torch.stack([errors_of(latents) for latents in found]).argmin(dim=0)
+    return torch.stack(found)[chosen, torch.arange(len(chosen), device=chosen.device)]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import FILE, Grid, Metrics
-from cxr_core.report.blocks import Block, Gallery, Picture, Section, Text
+from cxr_core.report.blocks import Block, Gallery, Heading, Picture, Section, Text
 from cxr_core.report.datasets import not_yet
 from cxr_core.report.picture import data_uri
 from cxr_core.report.read import RunView, StageView
@@ -26,10 +26,16 @@ def each_evaluation(
     show: Callable[[StageView, Metrics], Iterable[Block]],
     nothing: str = "This run evaluates nothing.",
 ) -> list[Block]:
-    """What `show` makes of every finished evaluate stage; the others are not yet; `nothing` where there is none."""
+    """What `show` makes of every finished evaluate stage; the others are not yet; `nothing` where there is none.
+
+    Of several stages, each has a heading.
+    """
     blocks: list[Block] = []
-    for stage in run.of_kind("evaluate"):
-        blocks += show(stage, read_metrics(stage)) if stage.is_done else [not_yet(stage)]
+    stages = run.of_kind("evaluate")
+    for stage in stages:
+        shown = list(show(stage, read_metrics(stage))) if stage.is_done else [not_yet(stage)]
+        heading = [Heading(f"Stage “{stage.name}”")] if len(stages) > 1 and shown and stage.is_done else []
+        blocks += [*heading, *shown]
     return blocks or [Text(nothing, "absent")]
 
 
@@ -68,10 +74,16 @@ def _grid_picture(folder: Path, grid: Grid) -> Picture:
 
 
 def png_of(folder: Path, name: str, alt: str, *, title: str = "") -> Picture:
-    """A PNG that metrics.json lists. Raises UserError naming it if it is missing or damaged."""
+    """A PNG that metrics.json lists. Raises UserError as `pixels_of`."""
+    height, width = pixels_of(folder, name).shape[:2]
+    return Picture(data_uri((folder / name).read_bytes()), width, height, alt, title=title)
+
+
+def pixels_of(folder: Path, name: str) -> np.ndarray:
+    """Of a PNG that metrics.json lists, as it is. Raises UserError naming it if it is missing or damaged."""
     path = folder / name
     png = path.read_bytes() if path.is_file() else b""
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
     if pixels is None:
         raise UserError("is no picture, but metrics.json lists it", where=str(path), mend=_AGAIN)
-    return Picture(data_uri(png), pixels.shape[1], pixels.shape[0], alt, title=title)
+    return pixels

@@ -40,6 +40,12 @@ def contact_sheet(images: np.ndarray, labels: Sequence[str], columns: int, scale
     return _write(sheet, [(x, y + height, text) for (y, x), text in zip(corners, labels, strict=False)], width)
 
 
+def cells_of(sheet: np.ndarray, shape: tuple[int, int], row: int, num: int) -> np.ndarray:
+    """The first `num` cells of a row of a contact sheet of `shape` rows and columns, as a sheet uint8 (h, w)."""
+    height, width = ((side - _GAP) // cells for side, cells in zip(sheet.shape, shape, strict=True))
+    return sheet[row * height : (row + 1) * height + _GAP, : num * width + _GAP]
+
+
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
     """uint8 (h, w) to (h * scale, w * scale): every pixel becomes a square of `scale` pixels."""
     return image.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else image

@@ -3,16 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from cxr_core.errors import UserError
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.metrics import Metrics
 from cxr_core.evaluation.position.results import PositionAsked, PositionFinding, PositionPicture, PositionResult
 from cxr_core.report.blocks import Block, Column, Details, Gallery, Picture, Section, Table, Text
-from cxr_core.report.evaluation import each_evaluation
-from cxr_core.report.picture import data_uri
+from cxr_core.report.evaluation import each_evaluation, png_of
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain
 
@@ -96,12 +91,6 @@ def _told(interval: Interval | None) -> str:
 
 
 def _picture(folder: Path, one: PositionPicture) -> Picture:
-    path = folder / one.path
-    png = path.read_bytes() if path.is_file() else b""
-    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
-    if pixels is None:
-        mend = "evaluate again: remove this stage's folder and run"
-        raise UserError("is no picture, but metrics.json lists it", where=str(path), mend=mend)
     name = plain(one.finding)
     alt = f"Chest X-rays with {name}, rows from above: {listed(list(one.rows))}."
-    return Picture(data_uri(png), pixels.shape[1], pixels.shape[0], alt, title=f"{name}: {', '.join(one.rows)}")
+    return png_of(folder, one.path, alt, title=f"{name}: {', '.join(one.rows)}")

@@ -1,5 +1,6 @@
 """The sections of the page, in the order in which a reader asks."""
 
+from cxr_core.report.bank import bank_section
 from cxr_core.report.benefit import benefit_section
 from cxr_core.report.blocks import Section
 from cxr_core.report.calibration import calibration_section
@@ -16,6 +17,7 @@ from cxr_core.report.provenance import glossary_section, provenance_section, tim
 from cxr_core.report.read import RunView
 from cxr_core.report.summary import summary
 from cxr_core.report.sweep import sweep_section
+from cxr_core.report.systems import systems_section
 from cxr_core.report.training import training_section
 from cxr_core.report.utility import utility_section
 
@@ -29,6 +31,8 @@ def sections(run: RunView, price: float | None = None) -> list[Section]:
         problems_section(run),
         examples_section(run),
         training_section(run),
+        bank_section(run),
+        systems_section(run),
         pictures_section(run),
         gate_section(run),
         judge_section(run),

@@ -10,7 +10,12 @@ from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import duration, listed, plain, several
 from cxr_core.report.utility import ARMS, experiment_name
 
-_MODELS = {"vae": "autoencoder (VAE)", "text_encoder": "text encoder", "diffusion": "diffusion model"}
+_MODELS = {
+    "vae": "autoencoder (VAE)",
+    "text_encoder": "text encoder",
+    "diffusion": "diffusion model",
+    "pggan": "PG-GAN",
+}
 
 
 def summary(run: RunView) -> Section:

@@ -1,8 +1,10 @@
 """Latents of real images: found, kept with the names of the images, and drawn from by findings."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,23 +18,35 @@ from cxr_core.errors import UserError
 from cxr_core.generation.bank_folder import Bank
 from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.class_latents import ClassLatents
-from cxr_core.generation.inversion import find, project
+from cxr_core.generation.inversion import Inverter, project
 from cxr_core.generation.pggan import open_pggan
 from cxr_core.generation.regenerate import regenerate
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models import pggan
-from cxr_core.models.pggan import PgGan
+from cxr_core.models.pggan import PgGan, pixel_norm
 from cxr_core.models.pggan_folder import NANO, PgganInfo
+from cxr_core.report.blocks import Gallery, Text
+from cxr_core.report.picture import cells_of
+from cxr_core.report.read import read_run
+from cxr_core.report.sections import sections
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from tests.planted import planted_rows, write_planted
 from tests.training import finish, stage
+from tests.unit import report_run
 
 SIZE = 16
 INFO = PgganInfo(NANO.latent_width, NANO.widths, channels=1, scale=2)
 
 
 def invert(**values: Any) -> InvertStage:
-    defaults = {"findings": ("Effusion", "No Finding"), "images_each": 5, "steps": 5, "restarts": 1, "threads": 1}
+    defaults = {
+        "findings": ("Effusion", "No Finding"),
+        "images_each": 5,
+        "steps": 5,
+        "restarts": 1,
+        "candidates": 8,
+        "threads": 1,
+    }
     inputs = {"gan": "g", "dataset": "d"}
     given = {**defaults, "batch_size": 2, "shard_size": 4, **values}
     return InvertStage(name="bank", kind="invert", inputs=inputs, **given)
@@ -77,16 +91,24 @@ def bank(gan: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_given_images_that_the_model_drew_a_search_finds_latents_that_draw_them_again(model: PgGan) -> None:
     z = torch.randn(3, 32, generator=torch.Generator().manual_seed(9))
     images = model.draw(z).round().byte().numpy()
-    start, found = (find(model, images, invert(steps=n, restarts=1), [1, 2, 3]).errors for n in (1, 40))
+    start, found = (Inverter(model, invert(steps=n, candidates=1), seed=1).find(images).errors for n in (1, 40))
     assert (found < start).all()
     assert found.mean() < start.mean() / 1.5
 
 
+def test_given_candidates_then_a_search_starts_from_the_one_that_draws_what_is_nearest(model: PgGan) -> None:
+    settings = invert(steps=1, learning_rate=1e-6, candidates=20)
+    inverter = Inverter(model, settings, seed=3)
+    latents, drawn = inverter._candidates
+    images = drawn.reshape(-1, SIZE, SIZE)[[4, 17]].round().byte().numpy()
+    assert np.allclose(inverter.find(images).latents, pixel_norm(latents[[4, 17]]), atol=1e-4)
+
+
 def test_given_restarts_the_best_is_kept_and_no_image_hangs_on_its_batch(model: PgGan) -> None:
     images = np.random.default_rng(2).integers(0, 255, (2, SIZE, SIZE), dtype=np.uint8)
-    one, two = (find(model, images, invert(steps=4, restarts=n), [5, 6]) for n in (1, 2))
+    one, two = (Inverter(model, invert(steps=4, restarts=n), seed=5).find(images) for n in (1, 2))
     assert (two.errors <= one.errors + 1e-6).all()
-    alone = find(model, images[1:], invert(steps=4, restarts=1), [6])
+    alone = Inverter(model, invert(steps=4, restarts=1), seed=5).find(images[1:])
     assert np.allclose(alone.latents[0], one.latents[1], atol=1e-3)
 
 
@@ -140,6 +162,26 @@ def test_given_shards_in_another_order_the_bank_is_the_same(
         run_pack(work, plan, [shard.id])
     finalize(work, plan)
     assert Bank.open(work.folder.path).digest == Bank.open(bank).digest
+
+
+def test_given_a_finished_bank_when_reported_then_real_images_stand_above_what_their_latents_draw(
+    tmp_path: Path, bank: Path, dataset: Path, model: PgGan
+) -> None:
+    stages = [{"name": "bank", "kind": "invert", "inputs": {}, "findings": ["Effusion", "No Finding"]}]
+    run = report_run.empty_run(tmp_path / "run", stages=stages)
+    shutil.copytree(bank, run.stage("bank").path)
+    (section,) = (one for one in sections(read_run(run.root)) if one.id == "banks")
+    (words,) = (block for block in section.blocks if isinstance(block, Text))
+    assert "Latents of 10 real training images with Effusion and No Finding, each found by a search" in words.text
+    (gallery,) = (block for block in section.blocks if isinstance(block, Gallery))
+    assert len(gallery.pictures) == 3
+    sheet = cv2.imread(str(next(read_run(run.root).stages[0].data("picture"))), cv2.IMREAD_GRAYSCALE)
+    first = Bank.open(bank).rows.iloc[0]
+    real, drawn = (cells_of(sheet, (2, 4), row, 1)[6:-6:8, 6:-6:8] for row in (0, 1))
+    rows = Dataset.open(dataset).rows
+    (row,) = rows[rows["image_id"] == first["image_id"]].itertuples()
+    assert (real == Dataset.open(dataset).image(row)).all()
+    assert np.abs(drawn - model.draw(torch.tensor(np.array(first["latent"]))[None])[0].numpy()).max() <= 0.51
 
 
 def test_given_a_finding_that_no_image_has_alone_nothing_is_frozen(tmp_path: Path, gan: Path, dataset: Path) -> None:

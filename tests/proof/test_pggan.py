@@ -15,11 +15,16 @@ import torch
 import yaml
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.evaluation.metrics import FILE, Distance, FidelityResult, Metrics
+from cxr_core.evaluation.metrics import FILE, Distance, FidelityResult, Interval, Metrics
+from cxr_core.generation.bank_folder import Bank
+from cxr_core.generation.bank_settings import InvertStage
+from cxr_core.generation.inversion import Inverter
+from cxr_core.generation.pggan import open_pggan
 from cxr_core.models import pggan
 from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint
 from cxr_core.models.pggan import doubled
-from cxr_core.runs.files import read_json, sha256_path
+from cxr_core.report.read import read_run
+from cxr_core.runs.files import sha256_path
 from cxr_core.training.pggan import new_model
 from cxr_core.training.pggan_settings import PgganTrain
 from jobs.config import find_config
@@ -76,15 +81,15 @@ def finished(path: Path, runs: Path) -> Path:
     assert done.returncode == 0, done.stderr
     print(f"\n{done.stdout}".replace(str(runs), "RUNS"))
     run = runs / path.stem
-    print({stage.parent.name: read_json(stage)["seconds"] for stage in sorted(run.glob("*/stage.json"))})
+    seconds = {stage.name: sum(stage.seconds.values()) for stage in read_run(run).stages}
+    print({name: round(value) for name, value in seconds.items()}, f"{sum(seconds.values()) / 60:.1f} min in all")
     return run
 
 
 def untrained(run: Path, runs: Path) -> FidelityResult:
     model, name = runs / f"{run.name}_random", f"{run.name}_untrained"
-    (given,) = (stage for stage in yaml.safe_load((runs / f"{run.name}.yaml").read_text())["stages"][1:2])
     if not model.exists():
-        fresh = new_model(PgganTrain(**given), seed=1)
+        fresh = new_model(PgganTrain(**settings_of(run, "gan")), seed=1)
         pggan.save(fresh, model, {}, scale=fresh.info.scale, fade=1.0)
     path = runs / f"{name}.yaml"
     path.write_text(UNTRAINED.format(name=name, model=model, run=run))
@@ -92,8 +97,17 @@ def untrained(run: Path, runs: Path) -> FidelityResult:
     return fidelity(runs / name)
 
 
+def settings_of(run: Path, stage: str) -> dict[str, Any]:
+    (given,) = (each for each in yaml.safe_load((run / "config.yaml").read_text())["stages"] if each["name"] == stage)
+    return dict(given)
+
+
+def metrics(run: Path, stage: str = "study") -> Metrics:
+    return Metrics.model_validate_json((run / stage / FILE).read_text())
+
+
 def fidelity(run: Path) -> FidelityResult:
-    result = Metrics.model_validate_json((run / "study" / FILE).read_text()).fidelity
+    result = metrics(run).fidelity
     assert result is not None
     return result
 
@@ -109,10 +123,32 @@ def sheet(name: str, rows: list[np.ndarray]) -> None:
 
 
 def look(run: Path) -> None:
-    """Real images above drawn ones."""
+    """Real images above drawn ones; and real images above what the latents found for them draw."""
     real, drawn = Dataset.open(run / "real"), Dataset.open(run / "synthetic")
     rows = [real.images(real.of_split("train").head(10)), *(drawn.images(drawn.rows[i : i + 10]) for i in (0, 10, 20))]
     sheet(run.name, rows)
+    model, of_image = open_pggan(final_checkpoint(run / "gan", "pggan")), real.rows.set_index("image_id", drop=False)
+    rows = []
+    for name in ("inverted", "projected"):
+        found = Bank.open(run / name).rows.groupby("labels").head(2).head(10)
+        latents = torch.from_numpy(np.stack(found["latent"].tolist()))
+        rows += [real.images(of_image.loc[found["image_id"]]), model.draw(latents).round().byte().numpy()]
+    sheet(f"{run.name}_banks", rows)
+
+
+def print_findings(run: Path) -> None:
+    """The judge's AUROC of each finding that was asked for: of real images, of (a), of (c)."""
+    studies = {name: metrics(run, f"study_of_{name}").faithfulness for name in ("projected", "inverted")}
+    for name, result in studies.items():
+        assert result is not None
+        for each in (one for one in result.findings if one.synthetic):
+            asked = each.synthetic[0]
+            said = asked.refused or interval(asked.auroc)
+            print(f"{run.name}, {name} latents, {each.finding}: {said}; real images {interval(each.trial[0].auroc)}")
+
+
+def interval(number: Interval | None) -> str:
+    return f"{number.value:.2f} ({number.low:.2f} to {number.high:.2f})" if number else "none"
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +183,24 @@ def test_given_phantoms_then_no_transition_makes_what_latents_give_jump(phantoms
     sheet("transitions", rows)
 
 
+def test_given_phantoms_never_seen_then_half_are_drawn_better_than_by_their_nearest_training_image(
+    phantoms: Path,
+) -> None:
+    real = Dataset.open(phantoms / "real")
+    held_out, train = real.images(real.of_split("test").head(32)), real.images(real.of_split("train")) / np.float32(255)
+    settings = InvertStage(**settings_of(phantoms, "inverted"))
+    model = open_pggan(final_checkpoint(phantoms / "gan", "pggan"))
+    errors = Inverter(model, settings, seed=1).find(held_out).errors
+    nearest = np.array([np.square(train - image / np.float32(255)).mean(axis=(1, 2)).min() for image in held_out])
+    print(f"\nmean squared error of 32 held-out images: {errors.mean():.5f}, of their nearest training images "
+          f"{nearest.mean():.5f}; the search is nearer for {(errors < nearest).sum()}")  # fmt: skip
+    assert (errors < nearest).mean() >= 0.5
+
+
+def test_given_phantoms_then_what_the_judge_sees_of_each_finding_is_told(phantoms: Path) -> None:
+    print_findings(phantoms)
+
+
 def test_given_radiographs_then_the_run_ends_and_is_looked_at(nih_data: Path, runs: Path) -> None:
     data = {"kind": "chestxray14", "metadata": str(nih_data / "metadata"), "images": [str(nih_data / "images_128")]}
     run = finished(config("radiographs", {**data, "missing": "subset", "expect_size": None}, runs), runs)
@@ -154,6 +208,7 @@ def test_given_radiographs_then_the_run_ends_and_is_looked_at(nih_data: Path, ru
     found, reference = fidelity(run), untrained(run, runs)
     print(f"\nradiographs: {told(found.headline)}; floor {told(found.floor)}; {found.alarm_words}")
     print(f"radiographs, untrained generator: {told(reference.headline)}")
+    print_findings(run)
 
 
 def test_given_ten_kills_then_losses_and_weights_are_those_of_the_undisturbed_run(tmp_path: Path) -> None:

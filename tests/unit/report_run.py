@@ -77,12 +77,14 @@ def add_synthetic(run: Run, findings: Findings) -> None:
     _add_dataset(run.stage("drawn"), rows, findings, synthetic=True, about={})
 
 
-def add_study(run: Run, *, finding: str = "Edema") -> None:
+def add_study(
+    run: Run, *, stage: str = "study", finding: str = "Edema", sheet: np.ndarray | None = None, **changes: Any
+) -> None:
     """One experiment with numbers, one without, one picture and one finding without a picture."""
-    folder = run.stage("study")
+    folder = run.stage(stage)
     (_made(folder) / "shards").mkdir()
-    (folder.path / "shards" / "grid.png").write_bytes(encode_grey(_film(3, 3 * SIZE)))
-    write_json(folder.path / FILE, metrics(finding).model_dump(mode="json"))
+    (folder.path / "shards" / "grid.png").write_bytes(encode_grey(_film(3, 3 * SIZE) if sheet is None else sheet))
+    write_json(folder.path / FILE, metrics(finding).model_dump(mode="json") | changes)
     _finish(folder, "e" * 64)
 
 
