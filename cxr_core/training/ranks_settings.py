@@ -32,7 +32,7 @@ class Ranks(Settings):
 
 
 class DiffusionRanks(Ranks):
-    """Ranks of a model too large for each of them to hold whole. A checkpoint continues with or without DeepSpeed."""
+    """Ranks that need not hold the whole of a large model each. A checkpoint continues with or without DeepSpeed."""
 
     zero: Literal[0, 1, 2, 3] = 2
     """What ranks share rather than hold whole (ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054), by DeepSpeed: from 1

@@ -29,7 +29,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ShardedEngine(RankedEngine):
-    """See `RankedEngine`, of a model that fits into none of the GPUs by itself, or hardly."""
+    """See `RankedEngine`; `loss` of the task is the only one, and the prepared module reduces its gradients."""
 
     settings: DiffusionTrain
 
