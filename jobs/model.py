@@ -16,7 +16,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     float32: Annotated[bool, typer.Option("--float32", help="Keep all digits; half precision otherwise.")] = False,
 ) -> None:
-    """Write a trained model as one folder that diffusers opens, with a record of what made it.
+    """Write a trained model as one folder, with a record of what made it; Stable Diffusion as diffusers opens it.
 
     Example: cxr model export runs/demo/diffusion my-model
     """

@@ -7,6 +7,7 @@ from typing import Any
 import cxr_core
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.models.checkpoints import is_pggan
 from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.run import Run
 
@@ -14,8 +15,7 @@ _HEADER = """\
 ---
 pretty_name: {name}
 license: other
-library_name: diffusers
-pipeline_tag: text-to-image
+{kind}
 tags:
 - chest-x-ray
 - synthetic
@@ -23,9 +23,19 @@ tags:
 
 # {name}
 
-A Stable Diffusion model of chest X-rays: prompts of findings and a view become 8-bit grey radiographs that are of no
-patient. Written by cxr-suite {version}.
+{words} Written by cxr-suite {version}.
 """
+
+_STABLE_DIFFUSION = {
+    "kind": "library_name: diffusers\npipeline_tag: text-to-image",
+    "words": "A Stable Diffusion model of chest X-rays: prompts of findings and a view become 8-bit grey radiographs\n"
+    "that are of no patient.",
+}
+_PGGAN = {
+    "kind": "pipeline_tag: unconditional-image-generation",
+    "words": "A PG-GAN of chest X-rays: random numbers become 8-bit grey radiographs that are of no patient. It hears\n"
+    "no words; latents of real images with a finding (an invert stage) are how it is asked for one.",
+}
 
 _LIMITS = """\
 ## Known limits
@@ -37,13 +47,18 @@ _LIMITS = """\
 """
 
 
-def card(checkpoint: Path, record: Mapping[str, Any], stage: Path | None) -> str:
-    """The card as Markdown. `record` is the model's `model.json`; `stage` its train stage where it has a run."""
-    name = f"{record['run']['name']}, stage {stage.name}" if stage else checkpoint.name
-    lines = [_HEADER.format(name=name, version=cxr_core.__version__)]
+def card(checkpoint: Path, record: Mapping[str, Any], stage: Path | None, name: str) -> str:
+    """The card as Markdown, under `name` where the model has no run.
+
+    `record` is the model's `model.json`; `stage` its train stage where it has a run.
+    """
+    name = f"{record['run']['name']}, stage {stage.name}" if stage else name
+    kind = _PGGAN if is_pggan(checkpoint) else _STABLE_DIFFUSION
+    lines = [_HEADER.format(name=name, version=cxr_core.__version__, **kind)]
     lines += ["## What made it", ""]
-    lines += [f"- weights: sha256 `{record['weights_sha256']}`, rounded to {record['dtype']} from"]
-    lines[-1] += f" `{record['of_weights_sha256']}`"
+    rounded = f", rounded to {record['dtype']} from `{record['of_weights_sha256']}`"
+    is_same = record["weights_sha256"] == record["of_weights_sha256"]
+    lines += [f"- weights: sha256 `{record['weights_sha256']}`{'' if is_same else rounded}"]
     lines += _run(record)
     lines += ["", "## What it learnt from", "", *_learnt(read_training_data(checkpoint)), ""]
     lines += ["## What was measured of its images", "", *(_measured(stage) if stage else [_UNKNOWN]), "", _LIMITS]

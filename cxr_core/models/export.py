@@ -1,4 +1,4 @@
-"""A trained model as a folder to give away: one diffusers folder in a chosen precision, and where it came from."""
+"""A trained model as a folder to give away, and where it came from."""
 
 import json
 import shutil
@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from cxr_core.errors import UserError
 from cxr_core.models.card import card
-from cxr_core.models.checkpoints import INDEX, final_checkpoint, read_checkpoints, weights_sha256
+from cxr_core.models.checkpoints import INDEX, final_generator, is_pggan, read_checkpoints, weights_sha256
+from cxr_core.models.pggan_folder import FOLDER as PGGAN
 from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.runs.files import atomic_path, read_json, write_json
 
@@ -19,29 +20,41 @@ Precision = Literal["float16", "float32"]
 
 
 def export_model(source: Path, out: Path, dtype: Precision = "float16") -> dict[str, Any]:
-    """Write the final checkpoint of a train stage, or another diffusers folder, as `out`; return its `model.json`.
+    """Write the final checkpoint of a train stage, or another model folder, as `out`; return its `model.json`.
 
-    Beside it lie what the model learnt from, where it says so, and a card (README.md). The record has the weights'
-    digest before and after rounding to `dtype` and, from a run, its name, code, versions and config, and of every train
-    stage the losses and the commits of the code. Raises UserError if `out` is there or `source` is no model.
+    A Stable Diffusion model is rounded to `dtype` and opens in diffusers; a PG-GAN is kept as it is. Beside it lie what
+    the model learnt from, where it says so, and a card (README.md). The record has the weights' digest before and after
+    rounding and, from a run, its name, code, versions and config, and of every train stage the losses and the commits
+    of the code. Raises UserError if `out` is there or `source` is no model.
     """
-    import torch
-
-    from cxr_core.models import stable_diffusion
-
     if out.exists():
         raise UserError("is already there", where=str(out), mend="remove it, or name another folder")
-    folder = final_checkpoint(source)
-    pipeline = stable_diffusion.load(folder).to(dtype=getattr(torch, dtype))
+    folder = final_generator(source)
     with atomic_path(out) as work:
-        stable_diffusion.save(pipeline, work)
-        record = {"format": FORMAT, "weights_sha256": weights_sha256(work), "dtype": dtype}
+        written = _copy_pggan(folder, work) if is_pggan(folder) else _save_rounded(folder, work, dtype)
+        record = {"format": FORMAT, "weights_sha256": weights_sha256(work), "dtype": written}
         record |= {"of_weights_sha256": weights_sha256(folder), **_run_of(source)}
         write_json(work / RECORD, record)
         if (folder / TRAINING_DATA).is_file():
             shutil.copyfile(folder / TRAINING_DATA, work / TRAINING_DATA)
-        (work / "README.md").write_text(card(work, record, source if "run" in record else None))
+        (work / "README.md").write_text(card(work, record, source if "run" in record else None, out.name))
     return record
+
+
+def _save_rounded(folder: Path, work: Path, dtype: Precision) -> Precision:
+    import torch
+
+    from cxr_core.models import stable_diffusion
+
+    stable_diffusion.save(stable_diffusion.load(folder).to(dtype=getattr(torch, dtype)), work)
+    return dtype
+
+
+def _copy_pggan(folder: Path, work: Path) -> Precision:
+    work.mkdir()
+    for name in (PGGAN.about, PGGAN.weights):
+        shutil.copyfile(folder / name, work / name)
+    return "float32"
 
 
 def _run_of(source: Path) -> Mapping[str, Any]:

@@ -18,6 +18,8 @@ from cxr_core.generation.gate import Bound, Gatekeeper, Rule, calibrate, distanc
 from cxr_core.generation.originals import Originals, look
 from cxr_core.generation.regenerate import regenerate
 from cxr_core.generation.settings import Gate
+from cxr_core.models import pggan
+from cxr_core.models.pggan_folder import PgganInfo
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from tests.local.test_generate import finish, nano, saved, stage
 from tests.local.test_judged import real_rows, train_judge
@@ -207,6 +209,19 @@ def test_given_any_gated_image_it_is_made_again_bit_for_bit(made: Dataset, model
         for image_id in made.rows["image_id"][draws == draw].iloc[[0, -1]]:
             assert not regenerate(made, image_id, model, strict=True).difference.any()
             assert regenerate(made, image_id, model).difference.max() <= 1
+
+
+def test_given_a_pg_gan_its_images_go_through_the_gate_and_are_made_again_bit_for_bit(
+    tmp_path: Path, real: Path, judge: Path
+) -> None:
+    info = PgganInfo(latent_width=16, widths=(16, 16, 8, 8), channels=1, scale=3)
+    pggan.save(pggan.build(info, seed=2), tmp_path / "gan", {}, scale=3, fade=1.0)
+    drawn = finish(gated(tmp_path / "syn", tmp_path / "gan", real, judge))
+    told = [json.loads(text) for text in drawn.rows["generation"]]
+    assert max(one["gate"]["draws"] for one in told) == 3
+    assert len(set(drawn.rows["pixel_sha256"])) == 22
+    for image_id in drawn.rows["image_id"].iloc[[0, -1]]:
+        assert not regenerate(drawn, image_id, tmp_path / "gan", strict=True).difference.any()
 
 
 def test_given_a_lost_shard_it_is_drawn_again_with_the_same_digest(

@@ -20,6 +20,7 @@ from cxr_core.generation.regenerate import regenerate
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models import pggan
 from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weights_sha256
+from cxr_core.models.export import export_model
 from cxr_core.models.pggan import doubled
 from cxr_core.models.pggan_folder import PGGANS, read_info
 from cxr_core.models.training_data import read_training_data
@@ -219,6 +220,28 @@ def test_given_a_finished_stage_its_checkpoint_opens_and_says_what_it_is_and_wha
     assert read_json(folder / "pggan.json")["about"]["images"] == 13 * 4
     with pytest.raises(UserError, match="a PG-GAN's folder, where a Stable Diffusion folder is wanted"):
         final_checkpoint(undisturbed)
+
+
+def test_given_a_finished_stage_when_exported_then_the_same_weights_open_beside_their_card(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    record = export_model(undisturbed, tmp_path / "mine")
+    folder = final_checkpoint(undisturbed, "pggan")
+    assert record["weights_sha256"] == record["of_weights_sha256"] == weights_sha256(folder)
+    assert record["dtype"] == "float32"
+    z = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(pggan.load(tmp_path / "mine").draw(z), pggan.load(folder).draw(z))
+    assert read_training_data(tmp_path / "mine") == read_training_data(folder)
+    card = (tmp_path / "mine" / "README.md").read_text()
+    for text in (
+        "unconditional-image-generation",
+        "A PG-GAN of chest X-rays",
+        record["weights_sha256"],
+        "30 real images",
+        "# mine",
+    ):
+        assert text in card, text
+    assert "rounded" not in card
 
 
 def test_given_metrics_each_row_has_both_losses_the_scale_and_the_fade(undisturbed: Path) -> None:
