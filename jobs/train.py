@@ -39,7 +39,7 @@ from cxr_core.training.overfit import overfit
 from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.sampling import FILE as SAMPLING
 from cxr_core.training.sampling import realised, training_source
-from cxr_core.training.settings import DiffusionTrain, TextEncoderTrain, TrainSettings, VaeTrain
+from cxr_core.training.settings import DiffusionTrain, RankedTrain, TextEncoderTrain, TrainSettings, VaeTrain
 
 Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain | LocaliserTrain | PgganTrain
 
@@ -112,7 +112,7 @@ def freeze(context: Context, work: Path) -> Draft:
 
 def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     """Train one interval, in this process or on the ranks that the stage asks for."""
-    if isinstance(context.settings, DiffusionTrain) and context.settings.ranks:
+    if isinstance(context.settings, RankedTrain) and context.settings.ranks:
         from jobs.ranks import train_on_ranks
 
         return train_on_ranks(context, shard, work)
@@ -177,10 +177,19 @@ def _weight_bytes(settings: Train, base: Estimate | Path | None) -> tuple[int, l
     if isinstance(settings, LocaliserTrain):
         return 4 * NUM_PARAMETERS, []
     if isinstance(settings, PgganTrain):
-        return PGGANS[settings.preset].num_bytes(settings.channels), []
+        return PGGANS[settings.preset].num_bytes(settings.channels), _shares(settings)
     if isinstance(base, Estimate):
         return base.num_bytes, ["at most this: the size of the base is known once it is trained"]
     return size_of(base) if base else PRESETS[str(_preset(settings))].num_bytes, []
+
+
+def _shares(settings: PgganTrain) -> list[str]:
+    """What each rank has of a batch, where there are ranks."""
+    if settings.ranks is None:
+        return []
+    ranks, sizes = settings.ranks, sorted({budget.batch_size // settings.num_ranks for budget in settings.budgets})
+    least_and_most = " to ".join(str(size) for size in dict.fromkeys([sizes[0], sizes[-1]]))
+    return [f"{ranks.num} ranks ({ranks.nodes} x {ranks.per_node}): each has {least_and_most} of the images of a step"]
 
 
 def _model_like(base: Estimate | Path | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""A fine-tuning stage of nano size on several ranks, and what is done to one of them while it trains."""
+"""Training stages of nano size on several ranks, and what is done to one of them while it trains."""
 
 import json
 import os
@@ -15,8 +15,10 @@ import pytest
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
-from cxr_core.runs.pack import freeze, run_pack
+from cxr_core.runs.files import read_json
+from cxr_core.runs.pack import Work, freeze, run_pack
 from tests.planted import planted_rows, write_planted
+from tests.slurm.tiny import TinyRun
 from tests.training import SIZE, diffusion_stage, finish, forget, latents_stage, prompted, vae_stage
 
 STEPS, EVERY, BATCH = 40, 10, 8
@@ -56,7 +58,11 @@ def train(folder: Path, given: tuple[Path, Path], ranks: dict[str, Any] | None =
 
 def fail(folder: Path, given: tuple[Path, Path], ranks: dict[str, Any], **values: Any) -> UserError:
     """The same where it must fail."""
-    work = diffusion_stage(folder, *given, ranks=ranks, **{**TRAINED, **values})
+    return failure(diffusion_stage(folder, *given, ranks=ranks, **{**TRAINED, **values}))
+
+
+def failure(work: Work) -> UserError:
+    """Why what is left of a stage cannot be trained."""
     plan = freeze(work)
     with pytest.raises(UserError) as raised:
         run_pack(work, plan, [shard.id for shard in plan.shards])
@@ -83,6 +89,16 @@ def beat(folder: Path, rank: int) -> dict[str, Any]:
     """The last beat of a rank of the attempt that was started last."""
     newest = max(folder.glob("attempts/*/ranks"), key=lambda path: path.stat().st_mtime)
     return dict(json.loads((newest / f"rank-{rank}.json").read_text()))
+
+
+def rank_of(run: TinyRun, life: str, rank: int) -> int:
+    """The process of a rank in one life of a task of a cluster."""
+    return int(read_json(next(run.stage.path.glob(f"submits/*/{life}.ranks/rank-{rank}.json")))["pid"])
+
+
+def without_log(error: object) -> str:
+    """What is said of a rank, without the path of its log."""
+    return str(error).split(" Its log: ")[0]
 
 
 def is_alive(process: int) -> bool:

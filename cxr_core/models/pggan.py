@@ -58,18 +58,20 @@ def _from_normal(layer: Any) -> None:
 
 
 def pixel_norm(x: torch.Tensor) -> torch.Tensor:
-    """Each place's channels (dimension 1) divided by the root of their mean square."""
-    return x * (x.square().mean(dim=1, keepdim=True) + _LITTLE).rsqrt()
+    """Each place's channels (dimension 1) divided by the root of their mean square, which is computed in fp32."""
+    return x * (x.float().square().mean(dim=1, keepdim=True) + _LITTLE).rsqrt().to(x.dtype)
 
 
 def spread_of_groups(features: torch.Tensor) -> torch.Tensor:
     """(n, c, h, w) -> (n, 1, h, w): the standard deviation over `GROUP` consecutive items, averaged over c, h and w.
 
-    n is a multiple of `GROUP`. An item's value hangs on its group alone, so a batch may be cut between groups.
+    n is a multiple of `GROUP`. An item's value hangs on its group alone, so a batch may be cut between groups. In fp32:
+    in fp16 what is added would vanish, and with it the gradient where the items are alike.
     """
     num, _, height, width = features.shape
     assert num % GROUP == 0, f"{num} items are no whole groups of {GROUP}"
-    spread = features.unflatten(0, (-1, GROUP)).var(dim=1, unbiased=False).add(_LITTLE).sqrt().mean(dim=(1, 2, 3))
+    groups = features.float().unflatten(0, (-1, GROUP))
+    spread = groups.var(dim=1, unbiased=False).add(_LITTLE).sqrt().mean(dim=(1, 2, 3))
     return spread.repeat_interleave(GROUP)[:, None, None, None].expand(num, 1, height, width)
 
 
@@ -148,7 +150,9 @@ class Discriminator(nn.Module):
     def forward(self, images: torch.Tensor, scale: int, fade: float = 1.0) -> torch.Tensor:
         """Scores of images at `scale`; their number is a multiple of `GROUP`."""
         x = self._shrunk(images, scale, fade)
-        return self.score(self._vector(x, spread_of_groups(x)))[:, 0]
+        vector = self._vector(x, spread_of_groups(x))
+        with torch.autocast(vector.device.type, enabled=False):  # small differences of large scores count
+            return self.score(vector.float())[:, 0]
 
     def features(self, images: torch.Tensor, scale: int) -> torch.Tensor:
         """What is before the score: (n, widths[0]), of each image by itself."""

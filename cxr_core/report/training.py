@@ -53,7 +53,7 @@ def training_section(run: RunView) -> Section:
 
 def _distinct(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The last of each kind of group: speeds differ from one start to the next."""
-    kinds = {tuple(about[key] for key in ("ranks", "nodes", "zero", "transport")): about for about in groups}
+    kinds = {tuple(about.get(key) for key in ("ranks", "nodes", "zero", "transport")): about for about in groups}
     return list(kinds.values())
 
 

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from cxr_core.training.engine import Engine, Task
+from cxr_core.training.ranked import RankedEngine
 
 
 class AdversarialTask(Task, Protocol):
@@ -38,3 +41,20 @@ class AdversarialEngine(Engine):
 
     def _averaged(self) -> dict[str, torch.Tensor]:
         return {name: held for name, held in super()._averaged().items() if name.startswith("generator.")}
+
+
+class RankedAdversarialEngine(RankedEngine, AdversarialEngine):
+    """On several ranks, each of which holds both networks and steps on the sum of all gradients.
+
+    They are summed here, in one operation an update: torch's DDP does so while a backward pass runs, but waits for the
+    gradients of all weights, of which a loss reaches one network's, and knows of no gradient inside a loss.
+    """
+
+    def _prepared(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        return module, self.accelerator.prepare(optimizer)
+
+    def _sum_gradients(self) -> None:
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        summed = parameters_to_vector(gradients)
+        dist.all_reduce(summed)
+        vector_to_parameters(summed, gradients)

@@ -11,12 +11,7 @@ import torch
 from cxr_core.data.dataset import Dataset
 from cxr_core.models import stable_diffusion
 from cxr_core.runs.progress import bar
-
-
-def to_pixels(images: np.ndarray, channels: int) -> torch.Tensor:
-    """uint8 (n, height, width) to float32 (n, channels, height, width) in [-1, 1], the grey value in every channel."""
-    pixels = torch.from_numpy(images).float().div(127.5).sub(1)
-    return pixels[:, None].expand(-1, channels, -1, -1).contiguous()
+from cxr_core.training.pixels import to_pixels
 
 
 @torch.no_grad()

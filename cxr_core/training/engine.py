@@ -90,7 +90,7 @@ class Engine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self.module, self.optimizer = self.accelerator.prepare(task.module.train(task.training_mode), optimizer)
+        self.module, self.optimizer = self._prepared(task.module.train(task.training_mode), optimizer)
         self.buffers = _saved_buffers(task.module)
         self.ema = None if settings.ema_decay is None else Ema(self._averaged(), settings.ema_decay)
 
@@ -186,17 +186,18 @@ class Engine:
         return values
 
     def _updates(self) -> torch.Tensor:
-        """All updates of weights that a step makes. Returns (loss, gradient norm, scale of the loss)."""
+        """All updates of weights that a step makes. Returns (loss, gradient norm, scale of the loss) of each."""
         return self._update(lambda part: self.task.loss(self.module, self.step, part))
 
     def _update(self, loss_of: Callable[[int], torch.Tensor]) -> torch.Tensor:
         """One update of the weights that a loss reaches, from its parts. Returns as `_updates`."""
         loss, scale = torch.zeros((), device=self.accelerator.device), self.scaler.get_scale()
-        for part in range(self.task.num_parts):
+        for part in self._parts:
             with self._mixed_precision():
                 share = loss_of(part)
             self.accelerator.backward(self.scaler.scale(share))
             loss += share.detach()
+        self._sum_gradients()
         self.scaler.unscale_(self.optimizer)
         limit = self.settings.max_grad_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
@@ -215,6 +216,19 @@ class Engine:
         AcceleratorState._reset_state()
         return Accelerator(mixed_precision="bf16" if self.settings.precision == "bf16" else "no")
 
+    def _prepared(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        """Both as accelerate hands them out for the device."""
+        prepared: tuple[Any, Any] = self.accelerator.prepare(module, optimizer)
+        return prepared
+
+    @property
+    def _parts(self) -> range:
+        """The parts of each batch that this process computes."""
+        return range(self.task.num_parts)
+
+    def _sum_gradients(self) -> None:
+        """Add up the gradients of all processes, where the backward pass has not."""
+
     def _held(self) -> dict[str, torch.Tensor]:
         """What this process holds of each parameter that is trained."""
         return dict(self.parameters)
@@ -228,7 +242,7 @@ class Engine:
         return {name: parameter.shape for name, parameter in self.parameters.items()}
 
     def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
-        """Rows that begin with the loss of a step, with the losses of all processes added up."""
+        """What `_updates` returned, a row a step, with the losses of all processes added up."""
         return values
 
     def _not_finite(self, step: int, what: str) -> UserError:

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
 from cxr_core.errors import UserError
-from cxr_core.models import classifier, localiser, stable_diffusion
+from cxr_core.models import classifier, localiser
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import PRESETS
 from cxr_core.models.training_data import FILE as TRAINING_DATA
@@ -24,17 +24,15 @@ from cxr_core.runs.progress import bar
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Output
 from cxr_core.seeds import derive_seed
-from cxr_core.training.adversarial import AdversarialEngine
+from cxr_core.training.adversarial import AdversarialEngine, RankedAdversarialEngine
 from cxr_core.training.classifier import ClassifierTask
-from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.engine import Engine, Task, threads
 from cxr_core.training.judge_settings import ClassifierTrain, LocaliserTrain
 from cxr_core.training.localiser import LocaliserTask
 from cxr_core.training.pggan import PgganTask, new_model
 from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import TextEncoderTrain, TrainSettings, VaeTrain
-from cxr_core.training.text_encoder import TextEncoderTask
-from cxr_core.training.vae import VaeTask
+from cxr_core.training.world import World
 
 
 @dataclass(frozen=True)
@@ -51,18 +49,16 @@ _live: _Live | None = None
 """Spares the next shard of the same process the reading of weights and moments that are still in memory."""
 
 
-def run_interval(
-    context: Context, shard: Shard, work: Path, *, make_engine: Callable[[Any, Any], Engine] | None = None
-) -> Output | None:
+def run_interval(context: Context, shard: Shard, work: Path, *, world: World | None = None) -> Output | None:
     """Train from `shard.start` to `shard.stop` steps; write checkpoint, state, metrics and any preview into `work`.
 
-    Each rank that trains calls this, and one writes; the others return None. Raises UserError naming stage and step if
+    Each rank of `world` calls this, and one writes; the others return None. Raises UserError naming stage and step if
     a loss is not finite.
     """
     global _live
     settings: TrainSettings = context.settings
     with threads(settings.threads):
-        engine, _live = _engine_at(context, shard, make_engine or _kind_of_engine(settings)), None
+        engine, _live = _engine_at(context, shard, world), None
         start = time.monotonic()
         with bar(f"{settings.name} training", shard.num_items) as progress:
             rows = engine.train(shard.stop, progress)
@@ -76,10 +72,6 @@ def run_interval(
         return None
     counts = {"steps": shard.num_items, "images": settings.num_images(shard.start, shard.stop)}
     return Output(output.paths, output.digest, counts, seconds=seconds)
-
-
-def _kind_of_engine(settings: TrainSettings) -> Callable[[Any, Any], Engine]:
-    return AdversarialEngine if isinstance(settings, PgganTrain) else Engine
 
 
 def _training_data(context: Context) -> list[Path]:
@@ -125,17 +117,28 @@ def _validation(engine: Engine) -> dict[str, Any]:
     return measured
 
 
-def _engine_at(context: Context, shard: Shard, make_engine: Callable[[Any, Any], Engine]) -> Engine:
+def _engine_at(context: Context, shard: Shard, world: World | None) -> Engine:
     """The engine in the state that the shard before left: still in memory, or read from its receipt's data."""
     if shard.start == 0:
-        return make_engine(_task(context), context.settings)
+        return _new_engine(context, world)
     before = Receipt.read(context.folder / "receipts" / f"{shard.extra['after']}.json")
     state = next(data for data in before.data if data.role == "state")
     if _live and (_live.folder, _live.settings, _live.state_sha256) == (context.folder, context.settings, state.sha256):
         return _live.engine
-    engine = make_engine(_task(context), context.settings)
+    engine = _new_engine(context, world)
     engine.load(before.path(context.folder, "state"))
     return engine
+
+
+def _new_engine(context: Context, world: World | None) -> Engine:
+    settings, task = context.settings, _task(context)
+    if isinstance(settings, PgganTrain):
+        return RankedAdversarialEngine(task, settings, world=world) if world else AdversarialEngine(task, settings)
+    if world is None:
+        return Engine(task, settings)
+    from cxr_core.training.sharded import ShardedEngine  # DeepSpeed takes long to load, and is for ranks alone
+
+    return ShardedEngine(task, settings, world=world)
 
 
 def _task(context: Context) -> Task:
@@ -154,6 +157,18 @@ def _task(context: Context) -> Task:
     if isinstance(settings, PgganTrain):
         made = new_model(settings, derive_seed(seed, "weights"))
         return PgganTask(made.to(device), Dataset.open(inputs["dataset"]), settings, seed)
+    return _task_of_pipeline(context, device)
+
+
+def _task_of_pipeline(context: Context, device: str) -> Task:
+    """Of a part of a Stable Diffusion."""
+    # diffusers takes seconds to load, in each process of each attempt; the other models do without.
+    from cxr_core.models import stable_diffusion
+    from cxr_core.training.diffusion import DiffusionTask
+    from cxr_core.training.text_encoder import TextEncoderTask
+    from cxr_core.training.vae import VaeTask
+
+    settings, inputs, seed = context.settings, context.inputs, context.seed
     if isinstance(settings, VaeTrain) and settings.preset is not None:
         pipeline = stable_diffusion.build(PRESETS[settings.preset], derive_seed(seed, "weights"))
     else:

@@ -12,7 +12,8 @@ from typing import Any
 from cxr_core.data.prompts import MAX_TOKENS
 from cxr_core.models.tensors import Tensor, read_header, weights_file
 from cxr_core.runs.files import read_json
-from cxr_core.training.settings import DiffusionTrain, Lora, Ranks
+from cxr_core.training.ranks_settings import DiffusionRanks
+from cxr_core.training.settings import DiffusionTrain, Lora
 
 NUM_GPUS = 8
 """Of the lines by ZeRO stage, where there is more than one."""
@@ -81,7 +82,7 @@ def notes(settings: DiffusionTrain, base: Path) -> list[str]:
     ]
 
 
-def _of_ranks(settings: DiffusionTrain, ranks: Ranks, found: Memory) -> str:
+def _of_ranks(settings: DiffusionTrain, ranks: DiffusionRanks, found: Memory) -> str:
     share, each = settings.batch_size // ranks.num, found.by_zero_stage(ranks.zero, ranks.num)
     if ranks.offload:
         each -= found.optimizer // ranks.num

@@ -14,9 +14,9 @@ from cxr_core.models.pggan import PgGan, doubled, faded
 from cxr_core.models.pggan_folder import PGGANS, PgganInfo, size_at
 from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import DataOrder, stream
-from cxr_core.training.encode import to_pixels
 from cxr_core.training.growth import Position, position_at
 from cxr_core.training.pggan_settings import PgganTrain
+from cxr_core.training.pixels import to_pixels
 from cxr_core.training.preview import Preview
 
 _MOST_IN_MEMORY = 2**30
@@ -34,10 +34,10 @@ class PgganTask:
     """See `adversarial.AdversarialTask`. Trains both networks on the training images of a Dataset."""
 
     training_mode = False
-    num_parts = 1
 
     def __init__(self, model: PgGan, dataset: Dataset, settings: PgganTrain, seed: int) -> None:
         self.module, self.dataset, self.settings, self.seed = model, dataset, settings, seed
+        self.num_parts = settings.num_ranks
         self.rows = dataset.of_split("train")
         self.order = DataOrder(len(self.rows), settings.batch_size, derive_seed(seed, "order"))
         fits = len(self.rows) * dataset.info.size**2 <= _MOST_IN_MEMORY
@@ -46,23 +46,26 @@ class PgganTask:
     def loss(self, module: Any, step: int, part: int = 0) -> torch.Tensor:
         """Of the discriminator: how far it tells fakes from real images, its gradient's penalty, and its drift."""
         at = position_at(self.settings, step)
-        real = self._real(at)
+        places = self._places(at, part)
+        real = self._real(at, places)
         with torch.no_grad():
-            fake = module.generator(self._latents("discriminator", step, at), at.scale, at.fade)
+            fake = module.generator(self._latents("discriminator", step, places), at.scale, at.fade)
         scores = module.discriminator(real, at.scale, at.fade)
         gap = module.discriminator(fake, at.scale, at.fade).mean() - scores.mean()
-        between = faded(real, fake.float(), self._shares(step, at).to(real.device))
+        between = faded(real, fake.float(), self._shares(step, places).to(real.device))
         with torch.autocast(real.device.type, enabled=False):  # squares of gradients overflow in half precision
             penalty = gradient_penalty(lambda images: module.discriminator(images, at.scale, at.fade), between)
-        return gap + self.settings.gradient_penalty * penalty + self.settings.drift * scores.square().mean()
+        loss = gap + self.settings.gradient_penalty * penalty + self.settings.drift * scores.square().mean()
+        return loss / self.num_parts
 
     def generator_loss(self, module: Any, step: int, part: int = 0) -> torch.Tensor:
         """Minus the mean score of fakes."""
         at = position_at(self.settings, step)
         module.discriminator.requires_grad_(False)
         try:
-            fake = module.generator(self._latents("generator", step, at), at.scale, at.fade)
-            return -module.discriminator(fake, at.scale, at.fade).mean()
+            latents = self._latents("generator", step, self._places(at, part))
+            fake = module.generator(latents, at.scale, at.fade)
+            return -module.discriminator(fake, at.scale, at.fade).mean() / self.num_parts
         finally:
             module.discriminator.requires_grad_(True)
 
@@ -71,7 +74,8 @@ class PgganTask:
         return {"image_size": size_at(at.scale), "fade": at.fade}
 
     def examples(self, step: int) -> Sequence[str]:
-        return self.rows["image_id"].iloc[self._places(position_at(self.settings, step))].tolist()
+        at = position_at(self.settings, step)
+        return self.rows["image_id"].iloc[self._shown(at, range(at.batch_size))].tolist()
 
     def validation(self) -> dict[str, Any]:
         """None: a GAN has no loss that tells how good its images are."""
@@ -81,7 +85,7 @@ class PgganTask:
     def preview(self, step: int) -> Preview:
         """What a few latents give, always the same ones, enlarged to the pixels of the last scale."""
         at = position_at(self.settings, step - 1)
-        latents = self._normal(derive_seed(self.seed, "preview"), 0, self.settings.num_previews)
+        latents = self._normal(derive_seed(self.seed, "preview"), 0, range(self.settings.num_previews))
         greys = self.module.as_grey(self.module.generator(latents, at.scale, at.fade))
         times = self.module.info.image_size // greys.shape[-1]
         pixels = np.rint(greys.cpu().numpy()).astype(np.uint8).repeat(times, axis=1).repeat(times, axis=2)
@@ -96,28 +100,34 @@ class PgganTask:
         about = {"dataset": self.dataset.info.digest, "steps": step, "images": self.settings.num_images(0, step)}
         pggan.save(self.module, folder, about, scale=at.scale, fade=at.fade)
 
-    def _places(self, at: Position) -> np.ndarray:
-        return self.order.rows(at.first_image, at.first_image + at.batch_size)
+    def _places(self, at: Position, part: int) -> range:
+        """Of a part in the global batch: whole groups, as the settings see to."""
+        share = at.batch_size // self.num_parts
+        return range(part * share, (part + 1) * share)
 
-    def _real(self, at: Position) -> torch.Tensor:
+    def _shown(self, at: Position, places: range) -> np.ndarray:
+        """Rows of the real images there."""
+        return self.order.rows(at.first_image + places.start, at.first_image + places.stop)
+
+    def _real(self, at: Position, places: range) -> torch.Tensor:
         """Real images at the scale, as sharp as the generator can draw them there."""
-        places = self._places(at)
-        images = self.dataset.images(self.rows.iloc[places]) if self.kept is None else self.kept[places]
+        shown = self._shown(at, places)
+        images = self.dataset.images(self.rows.iloc[shown]) if self.kept is None else self.kept[shown]
         pixels = to_pixels(images, self.module.info.channels).to(self.module.device)
         pixels = F.avg_pool2d(pixels, pixels.shape[-1] // size_at(at.scale))
         return faded(pixels, doubled(F.avg_pool2d(pixels, 2)), at.fade) if at.fade < 1 else pixels
 
-    def _latents(self, network: str, step: int, at: Position) -> torch.Tensor:
-        return self._normal(derive_seed(self.seed, "latents", network), step, at.batch_size)
+    def _latents(self, network: str, step: int, places: range) -> torch.Tensor:
+        return self._normal(derive_seed(self.seed, "latents", network), step, places)
 
-    def _normal(self, seed: int, step: int, num: int) -> torch.Tensor:
+    def _normal(self, seed: int, step: int, places: range) -> torch.Tensor:
         width = self.module.info.latent_width
-        draws = [stream(seed, step, position).standard_normal(width, np.float32) for position in range(num)]
+        draws = [stream(seed, step, place).standard_normal(width, np.float32) for place in places]
         return torch.from_numpy(np.stack(draws)).to(self.module.device)
 
-    def _shares(self, step: int, at: Position) -> torch.Tensor:
+    def _shares(self, step: int, places: range) -> torch.Tensor:
         seed = derive_seed(self.seed, "shares")
-        draws = [stream(seed, step, position).random(dtype=np.float32) for position in range(at.batch_size)]
+        draws = [stream(seed, step, place).random(dtype=np.float32) for place in places]
         return torch.tensor(draws)[:, None, None, None]
 
 

@@ -7,7 +7,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from cxr_core.models.pggan_folder import GROUP, PGGANS, size_at
 from cxr_core.settings import Settings
-from cxr_core.training.settings import TrainSettings
+from cxr_core.training.ranks_settings import check_shares
+from cxr_core.training.settings import RankedTrain
 
 
 class PgganInputs(Settings):
@@ -39,7 +40,7 @@ class Budget(Settings):
     """Images a step."""
 
 
-class PgganTrain(TrainSettings):
+class PgganTrain(RankedTrain):
     """Train a PG-GAN, the study's first system, from random weights (Karras et al. 2018, arXiv 1710.10196): images
     without words, first of 4 pixels a side, then of 8, 16 ... up to the preset's."""
 
@@ -113,6 +114,13 @@ class PgganTrain(TrainSettings):
                 raise ValueError(f"the batch at {size} pixels, {budget.batch_size}, is no multiple of {GROUP}")
             if size < sizes[-1] and budget.fade_images > budget.images:
                 raise ValueError(f"at {size} pixels fade_images {budget.fade_images} exceeds images {budget.images}")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_share_the_batches(self) -> Self:
+        sizes = {size_at(scale): budget.batch_size for scale, budget in enumerate(self.budgets)}
+        batches = {f"the batch at {size} pixels, {batch},": batch for size, batch in sizes.items()}
+        check_shares(batches, self.num_ranks, group=GROUP)
         return self
 
     @model_validator(mode="after")

@@ -10,9 +10,10 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Discriminator, TypeAdapter
 
 from cxr_core.errors import UserError
 from cxr_core.runs.failures import text_of
@@ -50,11 +51,12 @@ def _work(folder: Path, rank: int, local_rank: int, beat: Beat) -> None:
     from cxr_core.runs.plan import Shard
     from cxr_core.runs.stage import Context
     from cxr_core.training.interval import run_interval
+    from cxr_core.training.pggan_settings import PgganTrain
     from cxr_core.training.settings import DiffusionTrain
-    from cxr_core.training.sharded import ShardedEngine
     from cxr_core.training.world import join, preflight
 
-    settings = DiffusionTrain.model_validate(about["settings"])
+    either = TypeAdapter[DiffusionTrain | PgganTrain](Annotated[DiffusionTrain | PgganTrain, Discriminator("model")])
+    settings = either.validate_python(about["settings"])
     assert settings.ranks is not None
     inputs = {role: Path(path) for role, path in about["inputs"].items()}
     context = Context(settings, inputs, about["seed"], Path(about["stage"]))
@@ -65,7 +67,7 @@ def _work(folder: Path, rank: int, local_rank: int, beat: Beat) -> None:
         beat.begin(order["number"])
         if shard.start:
             wait_for(context.folder / "receipts" / f"{shard.extra['after']}.json", _VISIBLE_SECONDS)
-        made = run_interval(context, shard, Path(order["work"]), make_engine=partial(ShardedEngine, world=world))
+        made = run_interval(context, shard, Path(order["work"]), world=world)
         if made is not None:
             paths = {role: str(path) for role, path in made.paths.items()}
             put(folder / ANSWER, asdict(made) | {"number": order["number"], "paths": paths})

@@ -99,7 +99,8 @@ def words_of(preflight: Mapping[str, Any]) -> str:
     """The same for people."""
     ranks, nodes = (f"{preflight[name]} {name.rstrip('s' * (preflight[name] == 1))}" for name in ("ranks", "nodes"))
     speed = f"{preflight['mib']} MiB summed over all at {preflight['gib_per_second']:.3g} GiB/s"
-    return f"{ranks} on {nodes}, ZeRO {preflight['zero']}, {preflight['transport']}, {speed}"
+    shared = f"ZeRO {preflight['zero']}, " if "zero" in preflight else ""
+    return f"{ranks} on {nodes}, {shared}{preflight['transport']}, {speed}"
 
 
 class Beat:

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from cxr_core.settings import Settings, StageSettings, check_whole_batches
 from cxr_core.training.data_order import spread
+from cxr_core.training.ranks_settings import DiffusionRanks, Ranks, check_shares
 
 Sha256 = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
@@ -84,7 +85,8 @@ class TrainSettings(StageSettings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16 and fp16 compute in mixed precision with fp32 weights; for GPUs only, CPUs are many times slower with it.
     fp16 is for GPUs without bf16: the loss is scaled so that small gradients survive, a step whose gradients overflow
-    is left out, and the attention of Stable Diffusion 2.x, which overflows in fp16, is computed in fp32."""
+    is left out, and the attention of Stable Diffusion 2.x, which overflows in fp16, is computed in fp32. Of a PG-GAN
+    the gradient penalty, the norms and the last layer of the score are fp32 in either."""
     validation_images: int = Field(default=64, ge=0)
     """Images of held-out patients on which the loss is measured at each checkpoint; 0 measures none."""
 
@@ -102,6 +104,17 @@ class TrainSettings(StageSettings):
                 "no checkpoint would ever match some of its steps"
             )
         return self
+
+
+class RankedTrain(TrainSettings):
+    """Training whose batches several ranks can share."""
+
+    ranks: Ranks | None = None
+    """Share each batch between GPUs or nodes. Null: train in one process."""
+
+    @property
+    def num_ranks(self) -> int:
+        return self.ranks.num if self.ranks else 1
 
 
 class VaeInputs(Settings):
@@ -223,42 +236,7 @@ class Lora(Settings):
     """Layers of the text encoder that get them, where it is trained."""
 
 
-class Ranks(Settings):
-    """Processes, one a GPU, that share the batch of each step. The losses are those of one process but for rounding.
-
-    All of this may be changed while a run is under way: a checkpoint continues on any number of ranks, with or without
-    DeepSpeed.
-    """
-
-    nodes: PositiveInt = 1
-    """Nodes. `cxr run` starts all ranks on its own machine."""
-    per_node: int = Field(default=1, ge=1, le=64)
-    """Ranks on each node, each with a GPU of its own. Without any GPU they compute on CPUs."""
-    zero: Literal[0, 1, 2, 3] = 2
-    """What ranks share rather than hold whole (ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054), by DeepSpeed: from 1
-    on AdamW's moments, from 2 on gradients, at 3 weights. 0 shares nothing and needs no DeepSpeed."""
-    offload: bool = False
-    """Keep AdamW's moments and step in the memory of the host: slower, for GPUs too small. From zero: 1 on."""
-    silent_seconds: float = Field(default=120, ge=5, le=3600)
-    """A rank of which nothing is heard for so long counts as hung, and ends the attempt with its name."""
-    collective_minutes: float = Field(default=30, gt=0)
-    """How long ranks wait for each other in one operation: longer than rank 0 needs to write a checkpoint."""
-    all_reduce_mib: PositiveInt = 256
-    """MiB that are summed over all ranks before training, to measure how fast and by which transport they talk."""
-
-    @property
-    def num(self) -> int:
-        """Ranks in all."""
-        return self.nodes * self.per_node
-
-    @model_validator(mode="after")
-    def _something_to_offload(self) -> Self:
-        if self.offload and not self.zero:
-            raise ValueError("offload is DeepSpeed's, which zero: 0 does without: set zero to 1, 2 or 3")
-        return self
-
-
-class DiffusionTrain(TrainSettings):
+class DiffusionTrain(RankedTrain):
     """Fine-tune the UNet and the text encoder of a Stable Diffusion model, or one of them, on cached latents."""
 
     model: Literal["diffusion"]
@@ -282,7 +260,7 @@ class DiffusionTrain(TrainSettings):
     micro_batch: PositiveInt | None = None
     """Images that go through the model at once; the gradients of a batch are added up (gradient accumulation), so the
     result is that of the whole batch but for rounding. Null: all. Smaller needs less memory."""
-    ranks: Ranks | None = None
+    ranks: DiffusionRanks | None = None
     """Share each batch between GPUs or nodes. Null: train in one process."""
     gradient_checkpointing: bool = False
     """Compute activations again when the gradient needs them: far less memory, about a third more time."""
@@ -306,10 +284,6 @@ class DiffusionTrain(TrainSettings):
     """The pictures made at each checkpoint."""
 
     @property
-    def num_ranks(self) -> int:
-        return self.ranks.num if self.ranks else 1
-
-    @property
     def at_once(self) -> int:
         """Images that go through the model at once, on each rank."""
         share = self.batch_size // self.num_ranks
@@ -328,14 +302,7 @@ class DiffusionTrain(TrainSettings):
 
     @model_validator(mode="after")
     def _ranks_share_the_batch(self) -> Self:
-        num = self.num_ranks
-        if self.batch_size % num:
-            near = max(1, round(self.batch_size / num)) * num
-            fitting = ", ".join(str(n) for n in range(1, self.batch_size + 1) if self.batch_size % n == 0)
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be split over {num} ranks: take a batch_size of {near}, "
-                f"or ranks whose number (nodes * per_node) is one of {fitting}"
-            )
+        check_shares({f"batch_size {self.batch_size}": self.batch_size}, self.num_ranks)
         return self
 
     @model_validator(mode="after")

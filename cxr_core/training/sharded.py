@@ -20,25 +20,23 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 
-from cxr_core.training.engine import Engine, Task
-from cxr_core.training.schedule import learning_rate
+from cxr_core.training.engine import Task
+from cxr_core.training.ranked import RankedEngine
 from cxr_core.training.settings import DiffusionTrain
 from cxr_core.training.world import World, no_compiled_operators
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class ShardedEngine(Engine):
-    """See `Engine`. Every rank calls every method, in the same order; rank 0 alone writes."""
+class ShardedEngine(RankedEngine):
+    """See `RankedEngine`; `loss` of the task is the only one, and the prepared module reduces its gradients."""
 
     settings: DiffusionTrain
 
     def __init__(self, task: Task, settings: DiffusionTrain, *, world: World) -> None:
         assert settings.ranks is not None
-        self.world, self.zero = world, settings.ranks.zero
-        self.writes = world.rank == 0
-        self.num_parts = task.num_parts // world.size
-        super().__init__(task, settings)
+        self.zero = settings.ranks.zero
+        super().__init__(task, settings, world=world)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
@@ -50,13 +48,10 @@ class ShardedEngine(Engine):
         with deepspeed.zero.GatheredParameters(list(self.task.module.parameters())):
             yield
 
-    def agree(self, value: Any) -> Any:
-        return self.world.broadcast(value)
-
     def _accelerator(self) -> Accelerator:
         AcceleratorState._reset_state()
         on_gpu = torch.cuda.is_available()
-        parts = GradientAccumulationPlugin(num_steps=self.num_parts, sync_with_dataloader=False)
+        parts = GradientAccumulationPlugin(num_steps=len(self._parts), sync_with_dataloader=False)
         if not self.zero:
             precision = "bf16" if self.settings.precision == "bf16" else "no"
             return Accelerator(mixed_precision=precision, cpu=not on_gpu, gradient_accumulation_plugin=parts)
@@ -79,7 +74,7 @@ class ShardedEngine(Engine):
         mixed = settings.precision == "bf16"
         return {
             "train_micro_batch_size_per_gpu": settings.at_once,
-            "gradient_accumulation_steps": self.num_parts,
+            "gradient_accumulation_steps": len(self._parts),
             "gradient_clipping": settings.max_grad_norm or 0.0,
             "zero_optimization": zero,
             # torch's AdamW, in fp32 on fp32 weights: what one process computes with, and nothing has to be compiled.
@@ -89,24 +84,18 @@ class ShardedEngine(Engine):
             "steps_per_print": 2**31,
         }
 
-    def _one_step(self) -> torch.Tensor:
-        self.world.note(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, self.step)
+    def _updates(self) -> torch.Tensor:
         loss = torch.zeros((), device=self.accelerator.device)
-        for part in range(self.num_parts):
+        for part in self._parts:
             with self.accelerator.accumulate(self.module):
                 with self.accelerator.autocast():
-                    share = self.task.loss(self.module, self.step, self.world.rank * self.num_parts + part)
+                    share = self.task.loss(self.module, self.step, part)
                 # Both average over ranks and over a rank's parts, and our parts add up to the mean.
-                self.accelerator.backward(share * (self.num_parts * self.world.size))
+                self.accelerator.backward(share * self.task.num_parts)
             loss += share.detach()
         norm = self._norm()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step += 1
-        if self.ema:
-            self.ema.update(self.step)
         return torch.stack([loss, norm.to(loss), torch.ones_like(loss)])
 
     def _norm(self) -> torch.Tensor:
@@ -115,11 +104,6 @@ class ShardedEngine(Engine):
             return torch.as_tensor(self.module.get_global_grad_norm())
         limit = self.settings.max_grad_norm or float("inf")
         return self.accelerator.clip_grad_norm_(self.parameters.values(), limit)
-
-    def _over_ranks(self, values: torch.Tensor) -> torch.Tensor:
-        losses = values[:, 0].contiguous()
-        dist.all_reduce(losses)
-        return torch.cat([losses[:, None], values[:, 1:]], dim=1)
 
     def _held(self) -> dict[str, torch.Tensor]:
         if self.zero < 3:

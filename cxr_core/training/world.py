@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from cxr_core.errors import UserError
 from cxr_core.runs.files import read_json, write_json
+from cxr_core.training.ranks_settings import DiffusionRanks, Ranks
 from cxr_core.training.rendezvous import ADDRESS, PREFLIGHT, RankPlace, wait_for
-from cxr_core.training.settings import Ranks
 
 _PORTS = range(29500, 30500)
 """Ports on which rank 0 listens: below those from which the kernel draws for outgoing connections."""
@@ -114,7 +114,7 @@ def preflight(place: RankPlace, ranks: Ranks) -> None:
             "format": 1,
             "ranks": place.size,
             "nodes": len({host for host, _ in seen}),
-            "zero": ranks.zero,
+            **({"zero": ranks.zero} if isinstance(ranks, DiffusionRanks) else {}),
             "mib": ranks.all_reduce_mib,
             "seconds": round(seconds, 4),
             "gib_per_second": round(sent / 1024 / seconds, 3),

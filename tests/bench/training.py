@@ -24,8 +24,8 @@ from cxr_core.runs.progress import bar
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
 from cxr_core.training.diffusion import Batch, DiffusionTask
-from cxr_core.training.encode import to_pixels
 from cxr_core.training.engine import Engine, threads
+from cxr_core.training.pixels import to_pixels
 from cxr_core.training.settings import DiffusionTrain, LatentsStage
 from tests.bench.harness import Peer, Row
 from tests.bench.script import Script

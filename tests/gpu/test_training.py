@@ -1,14 +1,18 @@
 """Training on a GPU beside the CPU, and the rows G1 and G3: `pytest -m gpu tests/gpu`, some minutes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.stable_diffusion import load
+from tests.gan_ranks import dataset, gan_stage
 from tests.gpu.rows import Bench, g1, g3
 from tests.training import diffusion_stage, finish, finish_afresh, losses
+
+__all__ = ["dataset"]
 
 pytestmark = pytest.mark.gpu
 
@@ -40,6 +44,15 @@ def test_given_every_shard_in_a_new_process_losses_go_on_as_they_would(
     whole = finish(diffusion_stage(tmp_path / "whole", nano_latents, nano_base))
     again = finish_afresh(diffusion_stage(tmp_path / "again", nano_latents, nano_base))
     assert losses(again) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_given_a_pggan_its_losses_are_those_of_one_rank_and_near_those_in_half_precision(
+    tmp_path: Path, dataset: Path
+) -> None:
+    kinds: dict[str, Any] = {"alone": {}, "rank": {"ranks": {"per_node": 1}}, "bf16": {"precision": "bf16"}}
+    alone, rank, half = (losses(finish(gan_stage(tmp_path / name, dataset, **kinds[name]))) for name in kinds)
+    assert rank == pytest.approx(alone, rel=0.01, abs=0.01)
+    assert half == pytest.approx(alone, rel=0.2, abs=0.2)
 
 
 def test_given_xformers_losses_are_those_of_sdpa(tmp_path: Path, nano_latents: Path, nano_base: Path) -> None:

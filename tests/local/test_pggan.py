@@ -100,6 +100,13 @@ def test_given_budgets_each_step_has_its_scale_fade_and_images() -> None:
         ({"batch_size": 6}, "the batch at 4 pixels, 6, is no multiple of 4"),
         ({"scales": {32: {}}}, r"scales names \[32\], but nano has \[4, 8, 16\] pixels a side"),
         ({"scales": {8: {"images": 4}}}, "at 8 pixels fade_images 12 exceeds images 4"),
+        (
+            {"batch_size": 16, "images": 64, "scales": {8: {"batch_size": 12}}, "ranks": {"per_node": 4}},
+            r"the batch at 8 pixels, 12, cannot be split over 4 ranks in whole groups of 4: take a batch_size of 16, "
+            r"or ranks whose number \(nodes \* per_node\) is one of 1 ",
+        ),
+        ({"batch_size": 48, "images": 480, "steps": 99, "ranks": {"nodes": 5}}, "is one of 1, 2, 3, 4, 6, 12"),
+        ({"ranks": {"zero": 0}}, "ranks.zero\n  Extra inputs are not permitted"),
     ],
 )
 def test_given_budgets_that_do_not_fit_the_error_tells_what_does(values: dict[str, Any], text: str) -> None:
@@ -123,8 +130,8 @@ def test_given_a_score_with_a_known_gradient_the_penalty_is_the_closed_form() ->
 def test_given_a_step_losses_are_the_wasserstein_ones_and_reach_their_own_network_alone(dataset: Path) -> None:
     one = task(dataset, gradient_penalty=0.0)
     at = position_at(one.settings, 5)
-    real = one._real(at)
-    fake = one.module.generator(one._latents("discriminator", 5, at), 1, at.fade)
+    real = one._real(at, range(4))
+    fake = one.module.generator(one._latents("discriminator", 5, range(4)), 1, at.fade)
     scores = [one.module.discriminator(images, 1, at.fade) for images in (real, fake)]
     wanted = scores[1].mean() - scores[0].mean() + 1e-3 * scores[0].square().mean()
     found = one.loss(one.module, 5)
@@ -144,13 +151,56 @@ def test_given_the_penalty_both_its_weight_and_all_scales_count(dataset: Path) -
         assert with_it > without
 
 
+def test_given_parts_of_whole_groups_their_losses_and_gradients_add_up_to_those_of_the_batch(dataset: Path) -> None:
+    whole, parts = (task(dataset, batch_size=8, images=32, ranks=ranks) for ranks in (None, {"per_node": 2}))
+    assert (whole.num_parts, parts.num_parts) == (1, 2)
+    for step in (1, 5, 9):
+        for name in ("loss", "generator_loss"):
+            (loss, gradient), (summed, of_parts) = (added_up(one, name, step) for one in (whole, parts))
+            # What holds a gradient jumps where rounding crosses the kink of a leaky ReLU.
+            assert summed == pytest.approx(loss, rel=1e-3)
+            assert gradient.shape == of_parts.shape
+            assert torch.linalg.norm(of_parts - gradient) <= 1e-3 * torch.linalg.norm(gradient)
+
+
+def added_up(one: PgganTask, name: str, step: int) -> tuple[float, torch.Tensor]:
+    """A loss over all parts of a batch, and its whole gradient."""
+    one.module.zero_grad()
+    total = sum(getattr(one, name)(one.module, step, part) for part in range(one.num_parts))
+    total.backward()
+    return total.item(), torch.cat([p.grad.flatten() for p in one.module.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(("precision", "half"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_given_mixed_precision_losses_are_near_those_of_fp32_and_penalty_and_score_are_fp32(
+    dataset: Path, precision: str, half: torch.dtype
+) -> None:
+    mixed, exact = (task(dataset, precision=each) for each in (precision, "fp32"))
+    layers = mixed.module.discriminator
+    formats: dict[str, list[torch.dtype]] = {"last": [], "score": []}
+    for name, seen in formats.items():
+        layers.get_submodule(name).register_forward_hook(lambda *found, seen=seen: seen.append(found[-1].dtype))
+    engine = AdversarialEngine(mixed, mixed.settings)
+    if engine.scaler.is_enabled():  # the first scale is so large that the first gradients overflow
+        engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 2.0**10})
+    rows, wanted = (one._some_steps(10) for one in (engine, AdversarialEngine(exact, exact.settings)))
+    # Of each step: real images, fakes, those between them for the penalty; and the fakes of the generator's update.
+    assert formats["last"] == [half, half, torch.float32, half] * 10
+    assert set(formats["score"]) == {torch.float32}
+    assert {p.dtype for p in engine.parameters.values()} == {torch.float32}
+    for key in ("loss", "generator_loss", "grad_norm"):
+        for row, other in zip(rows, wanted, strict=True):
+            # Adam's first steps are as large for a gradient that is lost in rounding as for any other.
+            assert row[key] == pytest.approx(other[key], rel=0.1, abs=0.1), (key, row["step"])
+
+
 def test_given_a_fading_scale_real_images_are_as_sharp_as_those_drawn(dataset: Path) -> None:
     one = task(dataset)
     at = position_at(one.settings, 4)
     rows = one.dataset.images(one.rows.iloc[one.order.rows(16, 20)]) / 127.5 - 1
     fine = torch.from_numpy(rows).float()[:, None].unflatten(-1, (8, 2)).unflatten(-3, (8, 2)).mean(dim=(-3, -1))
     coarse = doubled(fine.unflatten(-1, (4, 2)).unflatten(-3, (4, 2)).mean(dim=(-3, -1)))
-    assert torch.allclose(one._real(at), coarse + at.fade * (fine - coarse), atol=1e-5)
+    assert torch.allclose(one._real(at, range(4)), coarse + at.fade * (fine - coarse), atol=1e-5)
 
 
 # What comes of it

@@ -29,8 +29,8 @@ from cxr_core.runs.files import read_json, remove, sha256_path
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.training import interval
 from cxr_core.training.ema import Ema, decay_at
-from cxr_core.training.encode import to_pixels
 from cxr_core.training.objective import divergence, edge_error, noisy, squared_error, target
+from cxr_core.training.pixels import to_pixels
 from tests.planted import planted_rows, write_planted
 from tests.training import (
     SIZE,

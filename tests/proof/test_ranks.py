@@ -18,7 +18,7 @@ import yaml
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import read_json, sha256_path
 from tests.pipeline import cxr
-from tests.ranks import RANKS, TOLERANCE, TRAINED, alone, fail, given, signalled, train, weights
+from tests.ranks import RANKS, TOLERANCE, TRAINED, alone, fail, given, rank_of, signalled, train, weights, without_log
 from tests.slurm.cluster import Cluster
 from tests.slurm.faults import preempt
 from tests.slurm.tiny import TinyRun
@@ -41,11 +41,6 @@ def assert_same(found: Sequence[float], wanted: Sequence[float], what: str) -> N
     most, first = max(differences), differences[0]
     print(f"\n{what}: {len(found)} losses, largest relative difference {most:.1e}, of the first {first:.1e}")
     assert most < TOLERANCE
-
-
-def without_log(error: object) -> str:
-    """What is said of a rank, without the path of its log."""
-    return str(error).split(" Its log: ")[0]
 
 
 @pytest.mark.parametrize(
@@ -206,11 +201,6 @@ def test_given_a_cluster_then_ranks_on_two_nodes_outlive_a_preemption_and_a_dead
 def _num_made(run: TinyRun, life: str) -> int:
     """Checkpoints that one life of a task committed."""
     return sum(receipt.attempt.startswith(f"{life}-") for receipt in run.stage.receipts())
-
-
-def rank_of(run: TinyRun, life: str, rank: int) -> int:
-    """The process of a rank in one life of a task."""
-    return int(read_json(next(run.stage.path.glob(f"submits/*/{life}.ranks/rank-{rank}.json")))["pid"])
 
 
 def test_given_a_node_whose_gpus_no_rank_sees_then_training_is_refused_with_the_counts(

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+import jobs.train
 from cxr_core.errors import UserError
 from cxr_core.runs.run import Run
+from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import DiffusionTrain
 from cxr_core.training.world import check_gpus, no_compiled_operators
 from jobs.config import load_config, resolved
@@ -89,6 +91,15 @@ def test_given_ranks_on_nodes_then_a_plan_counts_the_gpus_of_all_of_them() -> No
     (row,) = table(jobs, works, site)
     assert (row["tasks"], row["gpus"], row["hours"]) == (1, 8, 1.0)
     assert (row["gpu_hours"], row["cost"]) == (8.0, 16.0)
+
+
+def test_given_a_pggan_on_ranks_then_a_plan_says_what_each_has_of_a_batch() -> None:
+    gan = {"name": "g", "kind": "train", "model": "pggan", "inputs": {"dataset": "."}, "preset": "nano"}
+    sizes = {"steps": 90, "checkpoint_every": 5, "images": 320, "fade_images": 160, "batch_size": 32}
+    last = {16: {"batch_size": 16}}
+    settings = PgganTrain(**gan, **sizes, scales=last, ranks={"nodes": 2, "per_node": 2})
+    (note,) = jobs.train.estimate(settings, {}).notes
+    assert note == "4 ranks (2 x 2): each has 4 to 8 of the images of a step"
 
 
 def test_given_an_operator_that_is_not_built_then_deepspeed_does_not_compile_it_in_the_job(
