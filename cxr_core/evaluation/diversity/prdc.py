@@ -99,16 +99,19 @@ def _nearest(x: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
             distances = _distances(x[rows], x[columns])
             if rows == columns:
                 np.fill_diagonal(distances, np.inf)
-            numbers = np.broadcast_to(np.arange(columns.start, columns.stop, dtype=np.int32), distances.shape)
-            near, which = _smallest(num, np.hstack([near, distances]), np.hstack([which, numbers]))
+            nearest = _smallest(num, distances)
+            near = np.hstack([near, np.take_along_axis(distances, nearest, axis=1)])
+            which = np.hstack([which, columns.start + nearest])
+            kept = _smallest(num, near)
+            near, which = (np.take_along_axis(part, kept, axis=1) for part in (near, which))
         order = np.argsort(near, axis=1)
         found[rows], places[rows] = (np.take_along_axis(part, order, axis=1) for part in (near, which))
     return found, places
 
 
-def _smallest(num: int, values: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argpartition(values, num - 1, axis=1)[:, :num]
-    return np.take_along_axis(values, order, axis=1), np.take_along_axis(which, order, axis=1)
+def _smallest(num: int, values: np.ndarray) -> np.ndarray:
+    """Where the `num` smallest of each row are, or all of it."""
+    return np.argpartition(values, num - 1, axis=1)[:, :num] if num < values.shape[1] else np.argsort(values, axis=1)
 
 
 def _hits(
