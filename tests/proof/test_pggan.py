@@ -48,6 +48,7 @@ stages:
     kind: evaluate
     inputs: {{real: {run}/real, synthetic: synthetic, judge: {run}/judge}}
     fidelity: {{}}
+    faithfulness: {{}}
 """
 """The same request of a generator that has learnt nothing."""
 
