@@ -65,7 +65,9 @@ stages:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(os.environ.get("CXR_PROOF_RUNS", tmp_path_factory.mktemp("runs")))
+    folder = Path(os.environ.get("CXR_PROOF_RUNS", tmp_path_factory.mktemp("runs")))
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def config(name: str, data: dict[str, Any] | None, runs: Path) -> Path:
