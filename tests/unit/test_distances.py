@@ -223,3 +223,18 @@ def test_given_patients_halves_share_none_and_do_not_depend_on_the_order_of_rows
     assert (first.sum(), second.sum()) == (300, 300)
     turned = halves(table["patient_id"][::-1], seed=4)[0]
     np.testing.assert_array_equal(first[::-1], turned)
+
+
+@pytest.mark.parametrize(("num", "width", "decay"), [(500, 512, 1.0), (2000, 256, 2.0), (100, 768, 1.0)])
+def test_given_features_that_hardly_vary_in_most_directions_fid_is_that_of_singular_values(
+    num: int, width: int, decay: float
+) -> None:
+    random = np.random.default_rng(0)
+    turned = np.linalg.qr(random.standard_normal((width, width)))[0] * (np.arange(width) + 1.0)[:, None] ** -decay
+    x, y = (random.standard_normal((num, width)) @ turned + at for at in (1.0, 1.01))
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    around = [side.astype(np.float64) - side.mean(axis=0, dtype=np.float64) for side in (x, y)]
+    apart = x.mean(axis=0, dtype=np.float64) - y.mean(axis=0, dtype=np.float64)
+    roots = np.linalg.svd(around[0] @ around[1].T, compute_uv=False).sum()
+    exact = np.square(apart).sum() + (sum(np.square(side).sum() for side in around) - 2 * roots) / (num - 1)
+    assert fid(x, y, np.ones(num), np.ones(num)) == pytest.approx(exact, rel=2e-5)
