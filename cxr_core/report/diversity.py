@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from cxr_core.evaluation.diversity.results import Alike, DiversityResult, Spread
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.metrics import Metrics
 from cxr_core.report.blocks import Block, Column, Section, Table, Text
-from cxr_core.report.datasets import not_yet
-from cxr_core.report.evaluation import read_metrics
-from cxr_core.report.read import RunView
+from cxr_core.report.evaluation import each_evaluation
+from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, plain, several
 
 _SHARES = ("precision", "recall", "density", "coverage")
@@ -15,14 +15,13 @@ _SHARES = ("precision", "recall", "density", "coverage")
 
 def diversity_section(run: RunView) -> Section:
     """Two tables an evaluate stage with fidelity."""
-    blocks: list[Block] = []
-    for stage in run.of_kind("evaluate"):
-        if not stage.settings.get("fidelity"):
-            continue
-        found = read_metrics(stage).diversity if stage.is_done else None
-        blocks += list(_diversity(found)) if found else [not_yet(stage)]
-    absent = Text("No stage of this run was asked for fidelity, which diversity is measured with.", "absent")
-    return Section("diversity", "Diversity", blocks or [absent])
+    absent = "No stage of this run was asked for fidelity, which diversity is measured with."
+    return Section("diversity", "Diversity", each_evaluation(run, _stage, absent))
+
+
+def _stage(stage: StageView, metrics: Metrics) -> Iterator[Block]:
+    if metrics.diversity:
+        yield from _diversity(metrics.diversity)
 
 
 def share_cell(found: Interval | None) -> str:
