@@ -15,6 +15,8 @@ from cxr_core.training.pixels import to_pixels
 
 _AT_ONCE = 32
 """Candidates that are drawn together."""
+_COARSE = 64
+"""Pixels a side, at most, at which candidates are compared with an image: hundreds of large ones would fill memory."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,17 @@ class Inverter:
 
     @cached_property
     def _candidates(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random latents, the same for every image, and what they draw, in rows."""
+        """Random latents, the same for every image, and what they draw, coarse and in rows."""
         source = torch.Generator().manual_seed(derive_seed(self.seed, "candidates"))
         latents = torch.randn(self.settings.candidates, self.model.info.latent_width, generator=source)
-        drawn = torch.cat([self.model.draw(part).flatten(1) for part in latents.split(_AT_ONCE)])
+        drawn = torch.cat([_coarse(self.model.draw(part)) for part in latents.split(_AT_ONCE)])
         return latents.to(self.model.device), drawn
 
     def _starts(self, pixels: torch.Tensor) -> torch.Tensor:
         """(restarts, n, latent_width): for each image the candidates that draw what is nearest to it."""
         latents, drawn = self._candidates
-        far = torch.cdist(self.model.as_grey(pixels).flatten(1), drawn, compute_mode="donot_use_mm_for_euclid_dist")
+        wanted = _coarse(self.model.as_grey(pixels))
+        far = torch.cdist(wanted, drawn, compute_mode="donot_use_mm_for_euclid_dist")
         return latents[far.topk(self.settings.restarts, largest=False).indices.T]
 
     def _search(self, pixels: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
@@ -95,6 +98,11 @@ def as_pixels(model: PgGan, images: np.ndarray) -> torch.Tensor:
 def project(model: PgGan, pixels: torch.Tensor) -> torch.Tensor:
     """The discriminator's features as latents, which have the same width (the study's way)."""
     return pixel_norm(model.discriminator.features(pixels, model.info.scale))
+
+
+def _coarse(greys: torch.Tensor) -> torch.Tensor:
+    """(n, side, side) to (n, pixels), of `_COARSE` pixels a side at most."""
+    return F.avg_pool2d(greys[:, None], max(1, greys.shape[-1] // _COARSE)).flatten(1)
 
 
 def _best(found: list[torch.Tensor], errors_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
