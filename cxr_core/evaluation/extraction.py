@@ -175,7 +175,7 @@ def extract_shard(
     key = cache_key(about=planned.model_dump(), pixels=pixels, batch=batch, threads=settings.threads, on=eye.device)
     arrays, computed = cache.read(key), 0
     if arrays is None:
-        arrays, computed = extract(eye, datasets[source], rows, batch), len(ids)
+        arrays, computed = extract(eye, datasets[source], rows, batch, settings.threads), len(ids)
         cache.write(key, arrays)
     for role, found in arrays.items():
         np.save(work / f"{role}.npy", found)

@@ -1,6 +1,9 @@
 """Feature extractors: our own judge, any vision model that transformers opens from a local folder, or Inception."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,10 +13,11 @@ import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.threads import in_order
 from cxr_core.errors import UserError
 from cxr_core.evaluation.inception import InceptionEye
 from cxr_core.evaluation.metrics import Extractor
-from cxr_core.models.classifier import as_input, load
+from cxr_core.models.classifier import as_input, load, resized
 from cxr_core.models.classifier_folder import classifier_sha256
 from cxr_core.runs.files import sha256_file, sha256_text
 from cxr_core.runs.progress import bar
@@ -22,7 +26,7 @@ _RESAMPLE = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 
 """Pillow's numbers, as preprocessor_config.json has them."""
 
 
-_PROBE = np.arange(64 * 64, dtype=np.uint32).astype(np.uint8).reshape(1, 64, 64)
+_PROBE = np.arange(64 * 64, dtype=np.uint32).astype(np.uint8).reshape(64, 64)
 """An image to try an extractor on."""
 
 
@@ -37,8 +41,11 @@ class Eye(Protocol):
     def device(self) -> str:
         """Where it computes, e.g. "cpu"."""
 
-    def see(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Features float32 (n, width) of uint8 (n, height, width); of a judge also probabilities (n, findings)."""
+    def ready(self, image: np.ndarray) -> np.ndarray:
+        """Of one image uint8 (height, width) what it computes with; several threads may ask at once."""
+
+    def see(self, ready: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Features float32 (n, width) of n images that are ready; of a judge also probabilities (n, findings)."""
 
 
 class JudgeEye:
@@ -58,23 +65,28 @@ class JudgeEye:
             findings=info.findings,
         )
 
+    def ready(self, image: np.ndarray) -> np.ndarray:
+        return resized(image[None], self.about.size)[0]
+
     @torch.inference_mode()
-    def see(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        features = self._judge.features(as_input(images, self.about.size).to(self._judge.device))
+    def see(self, ready: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features = self._judge.features(as_input(ready, self.about.size).to(self._judge.device))
         return features.cpu().numpy(), self._judge.head(features).float().sigmoid().cpu().numpy()
 
 
 class ModelEye:
     """A transformers model. Grey images are given as three equal uint8 channels to the folder's own image processor.
 
-    Features are the pooler's output, or the CLS token's last state where the model has no pooler.
+    Features are the pooler's output, or the CLS token's last state where the model has no pooler. A GPU multiplies in
+    TF32, as it does in convolutions anyway.
     """
 
     def __init__(self, folder: Path) -> None:
         self._processor, self._model, self._has_pooler = _open(folder)
         self.device = str(self._model.device)
-        pixels = self._pixels(_PROBE)
-        if pixels.shape != self._pixels(_PROBE[:, ::2, ::2]).shape:
+        self._affine = _affine(self._processor)
+        pixels = self.ready(_PROBE)[None]
+        if pixels.shape[1:] != self.ready(_PROBE[::2, ::2]).shape:
             raise UserError(
                 "its image processor does not bring all images to one size",
                 where=str(folder / "preprocessor_config.json"),
@@ -100,16 +112,20 @@ class ModelEye:
             output="pooler output" if self._has_pooler else "CLS token",
         )
 
-    def see(self, images: np.ndarray) -> tuple[np.ndarray, None]:
-        return self._features(self._pixels(images)).float().cpu().numpy(), None
+    def ready(self, image: np.ndarray) -> np.ndarray:
+        return _bytes(self._processor, image) if self._affine else _pixels(self._processor, image)
 
-    def _pixels(self, images: np.ndarray) -> torch.Tensor:
-        coloured = [np.repeat(image[..., None], 3, axis=2) for image in images]
-        return self._processor(images=coloured, return_tensors="pt")["pixel_values"]
+    def see(self, ready: np.ndarray) -> tuple[np.ndarray, None]:
+        return self._features(ready).float().cpu().numpy(), None
 
     @torch.inference_mode()
-    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
-        found = self._model(pixels.to(self._model.device))
+    def _features(self, ready: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(ready).to(self._model.device)
+        if self._affine is not None:
+            factor, offset = (torch.from_numpy(part).to(pixels.device) for part in self._affine)
+            pixels = torch.addcmul(offset, pixels.float(), factor)
+        with _tf32():
+            found = self._model(pixels)
         self._has_pooler = self._has_pooler and getattr(found, "pooler_output", None) is not None
         return found.pooler_output.flatten(1) if self._has_pooler else found.last_hidden_state[:, 0]
 
@@ -125,22 +141,60 @@ def open_eye(kind: str, folder: Path) -> Eye:
     return InceptionEye(folder) if folder.is_file() else ModelEye(folder)
 
 
-def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int) -> dict[str, np.ndarray]:
+def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int, threads: int) -> dict[str, np.ndarray]:
     """Role -> array of the Dataset's `rows` in their order: `features` and, of a judge, `scores`.
 
-    float32 (n, width) and (n, findings). Raises UserError naming an image whose features are not finite.
+    float32 (n, width) and (n, findings). Images are read and resized by `threads` threads while the eye computes.
+    Raises UserError naming an image whose features are not finite.
     """
+    ready = in_order(lambda row: eye.ready(dataset.image(row)), rows.itertuples(), threads)
     parts = []
     with bar("features", len(rows)) as progress:
         for start in range(0, len(rows), batch_size):
             batch = rows.iloc[start : start + batch_size]
-            parts.append(eye.see(dataset.images(batch)))
+            parts.append(eye.see(np.stack(list(islice(ready, len(batch))))))
             _insist_finite(parts[-1][0], batch, eye.about)
             progress.advance(len(batch))
     arrays = {"features": [features for features, _ in parts]}
     if parts[0][1] is not None:
         arrays["scores"] = [scores for _, scores in parts if scores is not None]
     return {role: np.concatenate(found).astype(np.float32) for role, found in arrays.items()}
+
+
+def _pixels(processor: Any, image: np.ndarray, **changed: bool) -> np.ndarray:
+    """An image uint8 (height, width) as the processor gives three equal channels of it: (3, size, size)."""
+    pixels = processor(images=[np.repeat(image[..., None], 3, axis=2)], return_tensors="np", **changed)["pixel_values"]
+    return np.asarray(pixels[0])
+
+
+def _bytes(processor: Any, image: np.ndarray) -> np.ndarray:
+    """The same before its grey values are brought to another scale, one channel: (1, size, size)."""
+    return _pixels(processor, image, do_rescale=False, do_normalize=False)[:1]
+
+
+def _affine(processor: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Factors and offsets (1, 3, 1, 1) that make the processor's pixels of its bytes; None if it does something else.
+
+    The device that computes can then do what is most of the processor's work, of a twelfth of the bytes.
+    """
+    plain, whole = _bytes(processor, _PROBE), _pixels(processor, _PROBE)
+    if plain.dtype != np.uint8 or plain.max() == plain.min():
+        return None
+    grey, channels = plain.ravel().astype(np.float64), whole.reshape(len(whole), -1).astype(np.float64)
+    factor, offset = np.polyfit(grey, channels.T, 1)
+    if not np.allclose(np.outer(factor, grey) + offset[:, None], channels, rtol=0, atol=1e-5):
+        return None
+    return factor.astype(np.float32)[None, :, None, None], offset.astype(np.float32)[None, :, None, None]
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _open(folder: Path) -> tuple[Any, Any, bool]:

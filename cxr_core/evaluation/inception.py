@@ -40,9 +40,12 @@ class InceptionEye:
             output="pooled features",
         )
 
+    def ready(self, image: np.ndarray) -> np.ndarray:
+        return image
+
     @torch.inference_mode()
-    def see(self, images: np.ndarray) -> tuple[np.ndarray, None]:
-        pixels = torch.from_numpy(images).unsqueeze(1).expand(-1, 3, -1, -1)
+    def see(self, ready: np.ndarray) -> tuple[np.ndarray, None]:
+        pixels = torch.from_numpy(ready).unsqueeze(1).expand(-1, 3, -1, -1)
         return self._network(pixels.to(self.device), return_features=True).float().cpu().numpy(), None
 
 

@@ -192,8 +192,9 @@ def test_given_weights_without_a_pooler_the_cls_token_is_taken_and_not_a_random_
     eyes = [ModelEye(tmp_path), ModelEye(tmp_path)]
     assert (eyes[0].about.output, eyes[0].about.width, eyes[0].about.size) == ("CLS token", WIDTH, 16)
     assert eyes[0].about.method == "bicubic, centre crop"
-    image = np.random.default_rng(0).integers(256, size=(1, 16, 16), dtype=np.uint8)
-    np.testing.assert_array_equal(eyes[0].see(image)[0], eyes[1].see(image)[0])
+    image = np.random.default_rng(0).integers(256, size=(16, 16), dtype=np.uint8)
+    first, second = (eye.see(eye.ready(image)[None])[0] for eye in eyes)
+    np.testing.assert_array_equal(first, second)
 
 
 def test_given_weights_that_lack_a_layer_the_model_is_refused_and_the_layer_named(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 
+from cxr_core.evaluation.pairs import Distances, Rows
 from cxr_core.seeds import derive_seed
 
-_ROWS = 1024
-"""Distances of this many images to as many others are the most that is held at once."""
 _HITS = 1 << 21
 """Near pairs times halves that are looked at together."""
 
@@ -47,9 +46,9 @@ def prdc_of_halves(real: np.ndarray, synthetic: np.ndarray, neighbours: int, num
     x, y = (_Side.of(side, neighbours, _with_halves(len(side), num, generator)) for side in (real, synthetic))
     num_balls = np.zeros(y.chosen.shape, np.float32)
     is_covered, is_recalled = np.zeros(x.chosen.shape, bool), np.zeros(x.chosen.shape, bool)
-    for rows in _blocks(len(x.features)):
-        for columns in _blocks(len(y.features)):
-            distances = _distances(x.features[rows], y.features[columns])
+    for rows in x.features.blocks():
+        for columns in y.features.blocks():
+            distances = x.features.distances(rows, y.features, columns)
             for i, j, hits in _hits(distances, x.radii[rows], rows=True):
                 num_balls[columns] += _sums(j, hits, distances.shape[1])
                 is_covered[rows] |= _sums(i, hits & y.chosen[columns][j], distances.shape[0]) > 0
@@ -62,16 +61,16 @@ def prdc_of_halves(real: np.ndarray, synthetic: np.ndarray, neighbours: int, num
 
 @dataclass(frozen=True)
 class _Side:
-    """Features (n, width); which images are of all and of each half, (n, 1 + halves), and the squared radii of their
+    """Features; which images are of all and of each half, (n, 1 + halves), and the squared radii of their
     balls there, -1 of an image that is not chosen."""
 
-    features: np.ndarray
+    features: Rows
     chosen: np.ndarray
     radii: np.ndarray
 
     @classmethod
     def of(cls, features: np.ndarray, neighbours: int, chosen: np.ndarray) -> "_Side":
-        x = features.astype(np.float64)
+        x = Rows.of(features)
         # So many that among them are as many as asked for of any half, but once in a million millions.
         deep = neighbours if chosen.shape[1] == 1 else min(len(x) - 1, 12 * neighbours + 30)
         distances, places = _nearest(x, deep)
@@ -89,44 +88,39 @@ def _with_halves(num_images: int, num: int, generator: np.random.Generator) -> n
     return np.concatenate([np.ones((1, num_images), bool), generator.permuted(halves, axis=1)]).T
 
 
-def _nearest(x: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(x: Rows, num: int) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances and places of the `num` others nearest to each image, nearest first: (n, num) each."""
     found, places = np.empty((len(x), num)), np.empty((len(x), num), np.int32)
-    for rows in _blocks(len(x)):
+    for rows in x.blocks():
         near = np.full((rows.stop - rows.start, num), np.inf)
         which = np.full(near.shape, -1, np.int32)
-        for columns in _blocks(len(x)):
-            distances = _distances(x[rows], x[columns])
+        for columns in x.blocks():
+            distances = x.distances(rows, x, columns)
             if rows == columns:
-                np.fill_diagonal(distances, np.inf)
-            nearest = _smallest(num, distances)
-            near = np.hstack([near, np.take_along_axis(distances, nearest, axis=1)])
+                distances.leave_out_itself()
+            some, nearest = distances.smallest(num)
+            near = np.hstack([near, some])
             which = np.hstack([which, columns.start + nearest])
-            kept = _smallest(num, near)
-            near, which = (np.take_along_axis(part, kept, axis=1) for part in (near, which))
+            near, kept = Distances(near).smallest(num)
+            which = np.take_along_axis(which, kept, axis=1)
         order = np.argsort(near, axis=1)
         found[rows], places[rows] = (np.take_along_axis(part, order, axis=1) for part in (near, which))
     return found, places
 
 
-def _smallest(num: int, values: np.ndarray) -> np.ndarray:
-    """Where the `num` smallest of each row are, or all of it."""
-    return np.argpartition(values, num - 1, axis=1)[:, :num] if num < values.shape[1] else np.argsort(values, axis=1)
-
-
 def _hits(
-    distances: np.ndarray, radii: np.ndarray, *, rows: bool
+    distances: Distances, radii: np.ndarray, *, rows: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Pairs (i, j) of which one image is in the ball of the other in any half, and in which: bool (pairs, halves).
 
     The balls are those of the images in the `rows` of the distances, or in the columns.
     """
     most = radii.max(axis=1)
-    i, j = np.nonzero(distances < (most[:, None] if rows else most))
+    i, j, found = distances.below(most[:, None] if rows else most)
     step = max(1, _HITS // radii.shape[1])
     for start in range(0, len(i), step):
-        a, b = i[start : start + step], j[start : start + step]
-        yield a, b, distances[a, b][:, None] < radii[a if rows else b]
+        some = slice(start, start + step)
+        yield i[some], j[some], found[some, None] < radii[i[some] if rows else j[some]]
 
 
 def _sums(places: np.ndarray, hits: np.ndarray, num: int) -> np.ndarray:
@@ -139,16 +133,3 @@ def _sums(places: np.ndarray, hits: np.ndarray, num: int) -> np.ndarray:
 def _means(found: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Over the chosen images of each half: (halves,)."""
     return (found * chosen).sum(axis=0, dtype=np.float64) / chosen.sum(axis=0)
-
-
-def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances, (n, m)."""
-    products = x @ y.T
-    products *= -2
-    products += (x**2).sum(axis=1)[:, None]
-    products += (y**2).sum(axis=1)
-    return np.maximum(products, 0, out=products)
-
-
-def _blocks(num: int) -> Iterator[slice]:
-    yield from (slice(start, min(start + _ROWS, num)) for start in range(0, num, _ROWS))

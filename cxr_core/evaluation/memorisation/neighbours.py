@@ -6,6 +6,9 @@ from typing import TypeAlias
 
 import faiss
 import numpy as np
+import torch
+
+from cxr_core.evaluation.pairs import on_gpu
 
 _QUERIES = 8192
 """Queries that are compared at once, and references of a block at most."""
@@ -21,9 +24,10 @@ def nearest(queries: np.ndarray, references: Blocks, k: int) -> tuple[np.ndarray
     """The `k` references of largest cosine to each query: similarities float32 (n, k) and places int64 (n, k).
 
     `queries` (n, width) have length 1. Nearest first, of equally near ones the first; places count through all blocks.
-    Where there are fewer than `k` references, similarity is -inf and the place -1. Every pair is computed (faiss),
-    nothing is approximated. What a query finds does not depend on the queries beside it, to the last bit: a product of
-    matrices rounds otherwise for another number of rows, so the similarities of what is found are computed again.
+    Where there are fewer than `k` references, similarity is -inf and the place -1. Every pair is computed, by faiss or
+    on a GPU: nothing is approximated. What a query finds does not depend on the queries beside it, to the last bit: a
+    product of matrices rounds otherwise for another number of rows, so the similarities of what is found are computed
+    again.
     """
     parts = [_search(queries[start : start + _QUERIES], references, k) for start in range(0, len(queries), _QUERIES)]
     if not parts:
@@ -38,7 +42,7 @@ def _search(queries: np.ndarray, references: Blocks, k: int) -> tuple[np.ndarray
     start = 0
     for block in references():
         if len(block):
-            _, places = faiss.knn(queries, block, min(k + _SPARE, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+            places = _places(queries, block, min(k + _SPARE, len(block)))
             best.add_result(_similarities(queries, block, places), places + start)
         start += len(block)
     best.finalize()
@@ -46,6 +50,14 @@ def _search(queries: np.ndarray, references: Blocks, k: int) -> tuple[np.ndarray
     best.D[missing], best.I[missing] = -np.inf, -1
     order = np.lexsort((best.I, -best.D))[:, :k]
     return np.take_along_axis(best.D, order, axis=1), np.take_along_axis(best.I, order, axis=1)
+
+
+def _places(queries: np.ndarray, block: np.ndarray, k: int) -> np.ndarray:
+    """Of the `k` rows of a block with the largest cosine to each query, in any order of equal ones: (n, k)."""
+    if not on_gpu():
+        return faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
+    products = torch.from_numpy(queries).cuda() @ torch.from_numpy(np.ascontiguousarray(block, np.float32)).cuda().T
+    return products.topk(k).indices.cpu().numpy()
 
 
 def _similarities(queries: np.ndarray, block: np.ndarray, places: np.ndarray) -> np.ndarray:
