@@ -72,7 +72,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     rows = rows_to_encode(dataset.rows, settings.train_images).iloc[shard.start : shard.stop]
     folder = final_checkpoint(context.inputs["base"])
     with threads(settings.threads):
-        encode_rows(folder, dataset, rows, settings.batch_size, work, settings.dtype)
+        encode_rows(folder, dataset, rows, settings.batch_size, work, dtype=settings.dtype, threads=settings.threads)
     paths = {role: work / f"{role}.npy" for role in ROLES}
     digest = sha256_text(canonical_json({role: sha256_file(path) for role, path in paths.items()}))
     return Output(paths, digest, {"images": len(rows)})

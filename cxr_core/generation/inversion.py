@@ -90,7 +90,7 @@ class Inverter:
 def as_pixels(model: PgGan, images: np.ndarray) -> torch.Tensor:
     """uint8 (n, side, side) to float32 (n, channels, side, side) in the range that the model draws in."""
     lowest = model.info.lowest
-    unit = to_pixels(images, model.info.channels).add(1).div(2).to(model.device)
+    unit = to_pixels(images, model.info.channels, model.device).add(1).div(2)
     return unit * (1 - lowest) + lowest
 
 

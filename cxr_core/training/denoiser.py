@@ -65,6 +65,9 @@ def make_denoiser(pipeline: Any, settings: DiffusionTrain, seed: int) -> Denoise
         attention.upcast(pipeline.unet)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(pipeline)
+    if pipeline.unet.device.type == "cuda" and settings.ranks is None:
+        # As the GPU's convolutions want it; what gathers weights of several ranks lays them out itself.
+        pipeline.unet.to(memory_format=torch.channels_last)
     if settings.compile:
         _compile(pipeline.unet, settings.name)
     return Denoiser(pipeline.unet, pipeline.text_encoder, train_text_encoder=settings.train_text_encoder)

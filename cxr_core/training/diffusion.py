@@ -184,7 +184,10 @@ class DiffusionTask:
 
     def _collate(self, draws: Sequence[Draw]) -> Batch:
         stacked = [torch.from_numpy(np.stack(part)) for part in zip(*draws, strict=True)]
-        latents, noise, steps = (part.to(self.device) for part in stacked[:3])
+        if self.device.type == "cuda":
+            # From memory that may be swapped out a copy would wait for all steps before it.
+            stacked[:3] = [part.pin_memory() for part in stacked[:3]]
+        latents, noise, steps = (part.to(self.device, non_blocking=True) for part in stacked[:3])
         return Batch(latents, noise, steps, stacked[3])
 
     def _errors(self, module: torch.nn.Module, batch: Batch) -> torch.Tensor:

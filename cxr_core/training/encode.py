@@ -1,6 +1,7 @@
 """Encoding for the latent cache: images to moments by a VAE, prompts to token ids by a tokenizer."""
 
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,40 @@ import pandas as pd
 import torch
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.threads import in_order
 from cxr_core.models import stable_diffusion
 from cxr_core.runs.progress import bar
 from cxr_core.training.pixels import to_pixels
 
 
 @torch.no_grad()
-def encode_moments(vae: Any, images: np.ndarray) -> torch.Tensor:
-    """Mean and log variance of the latents of uint8 (n, size, size): float32 (n, 2 * latent channels, h, w)."""
-    pixels = to_pixels(images, vae.config["in_channels"]).to(vae.device)
-    return vae.encode(pixels).latent_dist.parameters.float().cpu()
+def encode_moments(vae: Any, images: np.ndarray, *, half: bool = False) -> torch.Tensor:
+    """Mean and log variance of the latents of uint8 (n, size, size): float32 (n, 2 * latent channels, h, w).
+
+    `half` computes in float16, whose numbers are as fine as a GPU's TF32, unless some come out too large for it.
+    """
+    pixels = to_pixels(images, vae.config["in_channels"], vae.device)
+    with torch.autocast(vae.device.type, torch.float16, enabled=half):
+        found = vae.encode(pixels).latent_dist.parameters.float()
+    if half and not found.isfinite().all():
+        return encode_moments(vae, images)
+    moments: torch.Tensor = found.cpu()
+    return moments
 
 
-def encode_rows(folder: Path, dataset: Dataset, rows: pd.DataFrame, batch_size: int, work: Path, dtype: str) -> None:
-    """Write `moments.npy` and `token_ids.npy` of `rows` into `work`, encoded by the diffusers folder `folder`."""
+def encode_rows(
+    folder: Path, dataset: Dataset, rows: pd.DataFrame, batch_size: int, work: Path, *, dtype: str, threads: int
+) -> None:
+    """Write `moments.npy` and `token_ids.npy` of `rows` into `work`, encoded by the diffusers folder `folder`.
+
+    `threads` threads read the images. For moments of float16 a GPU computes in float16, where it can.
+    """
     vae, tokenizer = _open(folder)
-    moments = []
+    half = dtype == "float16" and vae.device.type == "cuda"
+    images, moments = in_order(dataset.image, rows.itertuples(), threads), []
     with bar("encoding", len(rows)) as progress:
-        for start in range(0, len(rows), batch_size):
-            batch = rows.iloc[start : start + batch_size]
-            moments.append(encode_moments(vae, dataset.images(batch)).numpy().astype(dtype))
+        while batch := list(islice(images, batch_size)):
+            moments.append(encode_moments(vae, np.stack(batch), half=half).numpy().astype(dtype))
             progress.advance(len(batch))
     np.save(work / "moments.npy", np.concatenate(moments))
     token_ids = stable_diffusion.tokenize(tokenizer, rows["prompt"].tolist())
@@ -39,5 +54,7 @@ def encode_rows(folder: Path, dataset: Dataset, rows: pd.DataFrame, batch_size: 
 def _open(folder: Path) -> tuple[Any, Any]:
     """VAE and tokenizer. The rest of the model is let go: what this process does next may need the room."""
     pipeline = stable_diffusion.load(folder)
-    vae = pipeline.vae.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+    vae = pipeline.vae.eval().requires_grad_(False)
+    if torch.cuda.is_available():
+        vae = vae.to("cuda", memory_format=torch.channels_last)
     return vae, pipeline.tokenizer

@@ -263,6 +263,7 @@ class Engine:
     @torch.no_grad()
     def _restore(self, found: Mapping[str, torch.Tensor]) -> None:
         moments: dict[int, dict[str, torch.Tensor]] = {}
+        trained = list(self.parameters.values())
         for name, tensor in found.items():
             kind, _, rest = name.partition("/")
             if kind == "weights":
@@ -273,7 +274,9 @@ class Engine:
                 self.ema.average[rest].copy_(tensor)
             else:
                 index, _, key = rest.partition("/")
-                moments.setdefault(int(index), {})[key] = tensor.clone()
+                # Laid out in memory as the weights are, which the fused optimizer insists on.
+                like = trained[int(index)] if tensor.shape == trained[int(index)].shape else tensor
+                moments.setdefault(int(index), {})[key] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
 
 

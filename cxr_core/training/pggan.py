@@ -113,7 +113,7 @@ class PgganTask:
         """Real images at the scale, as sharp as the generator can draw them there."""
         shown = self._shown(at, places)
         images = self.dataset.images(self.rows.iloc[shown]) if self.kept is None else self.kept[shown]
-        pixels = to_pixels(images, self.module.info.channels).to(self.module.device)
+        pixels = to_pixels(images, self.module.info.channels, self.module.device)
         pixels = F.avg_pool2d(pixels, pixels.shape[-1] // size_at(at.scale))
         return faded(pixels, doubled(F.avg_pool2d(pixels, 2)), at.fade) if at.fade < 1 else pixels
 

@@ -107,7 +107,7 @@ class VaeTask:
 
     def _pixels(self, rows: pd.DataFrame) -> torch.Tensor:
         vae = self.pipeline.vae
-        return to_pixels(self.dataset.images(rows), vae.config["in_channels"]).to(vae.device)
+        return to_pixels(self.dataset.images(rows), vae.config["in_channels"], vae.device)
 
     def _noise(self, step: int) -> torch.Tensor:
         config, seed = self.pipeline.vae.config, derive_seed(self.seed, "noise")

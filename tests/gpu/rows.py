@@ -1,6 +1,7 @@
 """G1 trains the UNet on cached latents, G3 makes the cache: the product beside what scripts do, with random weights."""
 
 import gc
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -134,10 +135,10 @@ def g3(bench: Bench) -> Iterator[Rate]:
     dataset = write_planted(bench.folder / "real", rows, size=bench.preset.image_size)
     work.mkdir()
 
-    gflop = encode_gflop(bench.preset)
+    gflop, threads, batch = encode_gflop(bench.preset), len(os.sched_getaffinity(0)), min(bench.batch, 32)
 
     def product() -> int:
-        encode_rows(base, dataset, dataset.rows, min(bench.batch, 32), work, "float16")
+        encode_rows(base, dataset, dataset.rows, batch, work, dtype="float16", threads=threads)
         return len(dataset.rows)
 
     yield bench.steady("G3", "product: Dataset to latent cache", product, gflop)

@@ -1,13 +1,16 @@
 """Training on a GPU beside the CPU, and the rows G1 and G3: `pytest -m gpu tests/gpu`, some minutes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cxr_core.data.dataset import Dataset
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.stable_diffusion import load
+from cxr_core.training.encode import encode_moments
 from tests.gan_ranks import dataset, gan_stage
 from tests.gpu.rows import Bench, g1, g3
 from tests.training import diffusion_stage, finish, finish_afresh, losses
@@ -44,6 +47,31 @@ def test_given_every_shard_in_a_new_process_losses_go_on_as_they_would(
     whole = finish(diffusion_stage(tmp_path / "whole", nano_latents, nano_base))
     again = finish_afresh(diffusion_stage(tmp_path / "again", nano_latents, nano_base))
     assert losses(again) == pytest.approx(losses(whole), rel=1e-4)
+
+
+@pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (2, "bf16"), (3, "fp32")])
+def test_given_one_rank_over_nccl_losses_are_those_of_one_process(
+    tmp_path: Path, nano_latents: Path, nano_base: Path, zero: int, precision: str
+) -> None:
+    if zero:
+        pytest.importorskip("deepspeed")
+    alone = finish(diffusion_stage(tmp_path / "alone", nano_latents, nano_base, precision=precision))
+    ranks = {"per_node": 1, "zero": zero}
+    rank = finish(diffusion_stage(tmp_path / "rank", nano_latents, nano_base, precision=precision, ranks=ranks))
+    assert losses(rank) == pytest.approx(losses(alone), rel=CLOSE[precision])
+    (measured,) = (json.loads(path.read_text()) for path in rank.glob("attempts/*/ranks/preflight.json"))
+    print(measured)
+    assert measured["transport"].startswith("nccl")
+
+
+def test_given_a_cache_of_half_precision_its_moments_are_near_those_of_the_cpu(
+    nano_latents: Path, nano_base: Path, dataset: Path
+) -> None:
+    images = Dataset.open(dataset).images(Dataset.open(dataset).rows.head(8))
+    vae = load(nano_base).vae.eval()
+    here = encode_moments(vae, images)
+    there = encode_moments(vae.to("cuda", memory_format=torch.channels_last), images, half=True)
+    assert (there - here).norm() < 5e-3 * here.norm()
 
 
 def test_given_a_pggan_its_losses_are_those_of_one_rank_and_near_those_in_half_precision(
