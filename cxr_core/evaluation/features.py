@@ -1,7 +1,5 @@
 """Feature extractors: our own judge, any vision model that transformers opens from a local folder, or Inception."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -78,7 +76,7 @@ class ModelEye:
     """A transformers model. Grey images are given as three equal uint8 channels to the folder's own image processor.
 
     Features are the pooler's output, or the CLS token's last state where the model has no pooler. A GPU multiplies in
-    TF32, as it does in convolutions anyway.
+    float16, whose numbers are as fine as its TF32 and several times as fast, and in float32 what is too large for that.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -116,7 +114,7 @@ class ModelEye:
         return _bytes(self._processor, image) if self._affine else _pixels(self._processor, image)
 
     def see(self, ready: np.ndarray) -> tuple[np.ndarray, None]:
-        return self._features(ready).float().cpu().numpy(), None
+        return self._features(ready).cpu().numpy(), None
 
     @torch.inference_mode()
     def _features(self, ready: np.ndarray) -> torch.Tensor:
@@ -124,10 +122,15 @@ class ModelEye:
         if self._affine is not None:
             factor, offset = (torch.from_numpy(part).to(pixels.device) for part in self._affine)
             pixels = torch.addcmul(offset, pixels.float(), factor)
-        with _tf32():
+        features = self._output(pixels, half=pixels.is_cuda)
+        return features if features.isfinite().all() else self._output(pixels, half=False)
+
+    def _output(self, pixels: torch.Tensor, *, half: bool) -> torch.Tensor:
+        with torch.autocast(pixels.device.type, torch.float16, enabled=half):
             found = self._model(pixels)
         self._has_pooler = self._has_pooler and getattr(found, "pooler_output", None) is not None
-        return found.pooler_output.flatten(1) if self._has_pooler else found.last_hidden_state[:, 0]
+        features = found.pooler_output.flatten(1) if self._has_pooler else found.last_hidden_state[:, 0]
+        return features.float()
 
 
 @lru_cache(maxsize=1)
@@ -185,16 +188,6 @@ def _affine(processor: Any) -> tuple[np.ndarray, np.ndarray] | None:
     if not np.allclose(np.outer(factor, grey) + offset[:, None], channels, rtol=0, atol=1e-5):
         return None
     return factor.astype(np.float32)[None, :, None, None], offset.astype(np.float32)[None, :, None, None]
-
-
-@contextmanager
-def _tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _open(folder: Path) -> tuple[Any, Any, bool]:

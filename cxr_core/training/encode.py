@@ -1,5 +1,6 @@
 """Encoding for the latent cache: images to moments by a VAE, prompts to token ids by a tokenizer."""
 
+import copy
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -17,18 +18,10 @@ from cxr_core.training.pixels import to_pixels
 
 
 @torch.no_grad()
-def encode_moments(vae: Any, images: np.ndarray, *, half: bool = False) -> torch.Tensor:
-    """Mean and log variance of the latents of uint8 (n, size, size): float32 (n, 2 * latent channels, h, w).
-
-    `half` computes in float16, whose numbers are as fine as a GPU's TF32, unless some come out too large for it.
-    """
-    pixels = to_pixels(images, vae.config["in_channels"], vae.device)
-    with torch.autocast(vae.device.type, torch.float16, enabled=half):
-        found = vae.encode(pixels).latent_dist.parameters.float()
-    if half and not found.isfinite().all():
-        return encode_moments(vae, images)
-    moments: torch.Tensor = found.cpu()
-    return moments
+def encode_moments(vae: Any, images: np.ndarray) -> torch.Tensor:
+    """Mean and log variance of the latents of uint8 (n, size, size): float32 (n, 2 * latent channels, h, w)."""
+    pixels = to_pixels(images, vae.config["in_channels"], vae.device).to(vae.dtype)
+    return vae.encode(pixels).latent_dist.parameters.float().cpu()
 
 
 def encode_rows(
@@ -36,14 +29,17 @@ def encode_rows(
 ) -> None:
     """Write `moments.npy` and `token_ids.npy` of `rows` into `work`, encoded by the diffusers folder `folder`.
 
-    `threads` threads read the images. For moments of float16 a GPU computes in float16, where it can.
+    `threads` threads read the images. For moments of float16 a GPU computes in float16, whose numbers are as fine as
+    its TF32, and in float32 those of images that are too much for that.
     """
-    vae, tokenizer = _open(folder)
-    half = dtype == "float16" and vae.device.type == "cuda"
+    vae, half, tokenizer = _open(folder)
     images, moments = in_order(dataset.image, rows.itertuples(), threads), []
     with bar("encoding", len(rows)) as progress:
         while batch := list(islice(images, batch_size)):
-            moments.append(encode_moments(vae, np.stack(batch), half=half).numpy().astype(dtype))
+            found = encode_moments(half if dtype == "float16" else vae, np.stack(batch))
+            if not found.isfinite().all():
+                found = encode_moments(vae, np.stack(batch))
+            moments.append(found.numpy().astype(dtype))
             progress.advance(len(batch))
     np.save(work / "moments.npy", np.concatenate(moments))
     token_ids = stable_diffusion.tokenize(tokenizer, rows["prompt"].tolist())
@@ -51,10 +47,14 @@ def encode_rows(
 
 
 @lru_cache(maxsize=1)
-def _open(folder: Path) -> tuple[Any, Any]:
-    """VAE and tokenizer. The rest of the model is let go: what this process does next may need the room."""
+def _open(folder: Path) -> tuple[Any, Any, Any]:
+    """VAE, the same in float16 if there is a GPU, and tokenizer.
+
+    The rest of the model is let go: what this process does next may need the room.
+    """
     pipeline = stable_diffusion.load(folder)
-    vae = pipeline.vae.eval().requires_grad_(False)
+    vae = half = pipeline.vae.eval().requires_grad_(False)
     if torch.cuda.is_available():
-        vae = vae.to("cuda", memory_format=torch.channels_last)
-    return vae, pipeline.tokenizer
+        vae = vae.to("cuda")
+        half = copy.deepcopy(vae).to(torch.float16, memory_format=torch.channels_last)
+    return vae, half, pipeline.tokenizer

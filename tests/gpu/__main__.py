@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> int:
             bench = Bench(Path(name), batch=batch, warm=asked.warm, seconds=asked.seconds)
             for rate in ROWS[row](bench):
                 print(f"{rate.line()}  {_shares(rate)}", flush=True)
-                rates.append(rate)
-    record = {"format": 1, "gpu": about.name, "torch": torch.__version__, "rates": [rate.plain() for rate in rates]}
-    asked.out.write_text(json.dumps(record, indent=1) + "\n")
+                rates.append(rate.plain())
+                record = {"format": 1, "gpu": about.name, "torch": torch.__version__, "rates": rates}
+                asked.out.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 

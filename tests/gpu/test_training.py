@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.models.checkpoints import final_checkpoint
-from cxr_core.models.stable_diffusion import load
-from cxr_core.training.encode import encode_moments
+from cxr_core.models.stable_diffusion import load, save
+from cxr_core.training.encode import encode_moments, encode_rows
 from tests.gan_ranks import dataset, gan_stage
 from tests.gpu.rows import Bench, g1, g3
 from tests.training import diffusion_stage, finish, finish_afresh, losses
@@ -25,10 +27,14 @@ CLOSE = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.02}
 
 @pytest.fixture(scope="session")
 def of_cpu(nano_latents: Path, nano_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    # accelerate asks once a process which device there is.
+    AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
         patch.setattr(torch.cuda, "is_available", lambda: False)
-        return losses(finish(diffusion_stage(tmp_path_factory.mktemp("cpu") / "stage", nano_latents, nano_base)))
+        stage = finish(diffusion_stage(tmp_path_factory.mktemp("cpu") / "stage", nano_latents, nano_base))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return losses(stage)
 
 
 @pytest.mark.parametrize("precision", list(CLOSE))
@@ -47,6 +53,19 @@ def test_given_every_shard_in_a_new_process_losses_go_on_as_they_would(
     whole = finish(diffusion_stage(tmp_path / "whole", nano_latents, nano_base))
     again = finish_afresh(diffusion_stage(tmp_path / "again", nano_latents, nano_base))
     assert losses(again) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_given_a_model_too_large_for_half_precision_the_cache_is_computed_in_full(
+    tmp_path: Path, nano_base: Path, dataset: Path
+) -> None:
+    base, work, real = tmp_path / "base", tmp_path / "work", Dataset.open(dataset)
+    pipeline = load(nano_base)
+    with torch.no_grad():
+        pipeline.vae.encoder.conv_in.weight.mul_(1e6)
+    save(pipeline, base)
+    work.mkdir()
+    encode_rows(base, real, real.rows.head(4).assign(prompt="x"), 4, work, dtype="float16", threads=2)
+    assert np.isfinite(np.load(work / "moments.npy")).all()
 
 
 @pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (2, "bf16"), (3, "fp32")])
@@ -70,7 +89,7 @@ def test_given_a_cache_of_half_precision_its_moments_are_near_those_of_the_cpu(
     images = Dataset.open(dataset).images(Dataset.open(dataset).rows.head(8))
     vae = load(nano_base).vae.eval()
     here = encode_moments(vae, images)
-    there = encode_moments(vae.to("cuda", memory_format=torch.channels_last), images, half=True)
+    there = encode_moments(vae.to("cuda", torch.float16, memory_format=torch.channels_last), images)
     assert (there - here).norm() < 5e-3 * here.norm()
 
 
