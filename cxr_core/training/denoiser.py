@@ -65,8 +65,9 @@ def make_denoiser(pipeline: Any, settings: DiffusionTrain, seed: int) -> Denoise
         attention.upcast(pipeline.unet)
     if settings.gradient_checkpointing:
         _checkpoint_gradients(pipeline)
-    if pipeline.unet.device.type == "cuda" and settings.ranks is None:
-        # As the GPU's convolutions want it; what gathers weights of several ranks lays them out itself.
+    if settings.compile and pipeline.unet.device.type == "cuda" and settings.ranks is None:
+        # As the GPU's convolutions want it. Not compiled that is slower (tests/gpu, G1): torch's group normalisation
+        # lays out anew all that it is given. What gathers weights of several ranks lays them out itself.
         pipeline.unet.to(memory_format=torch.channels_last)
     if settings.compile:
         _compile(pipeline.unet, settings.name)

@@ -56,5 +56,5 @@ def _open(folder: Path) -> tuple[Any, Any, Any]:
     vae = half = pipeline.vae.eval().requires_grad_(False)
     if torch.cuda.is_available():
         vae = vae.to("cuda")
-        half = copy.deepcopy(vae).to(torch.float16, memory_format=torch.channels_last)
+        half = copy.deepcopy(vae).half()
     return vae, half, pipeline.tokenizer
