@@ -1,6 +1,6 @@
 """Distances between two sets of features, each image with a weight: FID and KID."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -39,11 +39,11 @@ class Moments:
         """
         if not weights.all():
             features, weights = features[weights > 0], weights[weights > 0]
-        weight, blocks = float(weights.sum()), list(_blocks(len(weights)))
-        mean = np.sum([weights[rows] @ features[rows].astype(np.float64) for rows in blocks], axis=0) / weight
+        weight, parts = float(weights.sum()), list(blocks(len(weights)))
+        mean = np.sum([weights[rows] @ features[rows].astype(np.float64) for rows in parts], axis=0) / weight
         middle, roots = mean.astype(features.dtype), np.sqrt(weights).astype(np.float32)
         upper = np.zeros((features.shape[1],) * 2, order="F")
-        for rows in blocks:
+        for rows in parts:
             around = (features[rows] - middle).astype(np.float32, copy=False)
             upper += scipy.linalg.blas.ssyrk(1.0, (around * roots[rows, None]).T)
         off = mean - middle  # by rounding
@@ -107,9 +107,10 @@ def kid(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarr
     return found.reshape(x_weights.shape[:-1])
 
 
-def subset_kids(x: np.ndarray, y: np.ndarray, subsets: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """KID of subsets, given as places in x and in y: what other papers report is their mean with their deviation."""
-    return np.array([float(kid(x[a], y[b], np.ones(len(a)), np.ones(len(b)))) for a, b in subsets])
+def cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(x.y / width + 1)^3 in float64: (n, m)."""
+    base = x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1
+    return base * base * base  # much faster than a power
 
 
 def _within(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -122,12 +123,12 @@ def _within(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _across(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray) -> np.ndarray:
     """Sum of x_weights[r, i] * y_weights[r, j] * kernel(x_i, y_j) over i and j: (resamples,)."""
     total = np.zeros(len(x_weights))
-    for rows, columns in product(list(_blocks(len(x))), list(_blocks(len(y)))):
-        base = x[rows].astype(np.float64) @ y[columns].astype(np.float64).T / x.shape[1] + 1
-        kernel = base * base * base  # much faster than a power
+    for rows, columns in product(list(blocks(len(x))), list(blocks(len(y)))):
+        kernel = cubic_kernel(x[rows], y[columns])
         total += (x_weights[:, rows] * (y_weights[:, columns] @ kernel.T)).sum(axis=1)
     return total
 
 
-def _blocks(num: int) -> Iterator[slice]:
+def blocks(num: int) -> Iterator[slice]:
+    """The places of so many images, in as many at once as are computed with at once."""
     yield from (slice(start, min(start + _ROWS, num)) for start in range(0, num, _ROWS))

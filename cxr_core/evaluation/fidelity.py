@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cxr_core.data.findings import NO_FINDING, Findings
-from cxr_core.evaluation.distances import fid, kid, subset_kids
+from cxr_core.evaluation.distances import fid, kid
 from cxr_core.evaluation.featured import Featured
 from cxr_core.evaluation.fidelity_results import (
     Coverage,
@@ -25,6 +25,7 @@ from cxr_core.evaluation.fidelity_results import (
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.intervals import patient_weights
 from cxr_core.evaluation.mix import Mix, Sample, cell_names, halves
+from cxr_core.evaluation.mix_kid import kid_in_mix
 from cxr_core.evaluation.pools import has_finding
 from cxr_core.runs.progress import bar
 from cxr_core.seeds import derive_seed
@@ -72,23 +73,28 @@ class Comparer:
         x, y = a.sample, b.sample
         weights = [self._weights(side.sample, side.what) for side in (a, b)]
         kids = kid(x.features, y.features, *weights)
+        # Of the resamples only the spread is taken, so what biases their values does not matter.
+        kids[0] = kid_in_mix(x, y)
         fids = np.empty(1 + self.num_resamples)
         with bar(f"FID of {a.what} to {b.what}", len(fids)) as progress:
             for i, pair in enumerate(zip(*weights, strict=True)):
                 fids[i] = fid(x.features, y.features, *pair)
                 progress.advance()
-        return bare.model_copy(update={"fid": _interval(fids, at_least=0), "kid": _interval(kids)})
+        known = {"kid": _interval(kids)} if np.isfinite(kids[0]) else {}
+        return bare.model_copy(update={"fid": _interval(fids, at_least=0), **known})
 
-    def subsets(self, x: Sample, y: Sample) -> SubsetKid:
-        """KID of subsets in the mix of both sides."""
+    def subsets(self, x: Sample, y: Sample) -> SubsetKid | None:
+        """KID of subsets that are drawn by chance, each brought to the mix; None where none of them has any."""
         generator = np.random.default_rng(derive_seed(self.seed, "subsets"))
         size = min(_SUBSET_SIZE, len(x) // 2, len(y) // 2)
-        drawn = [
-            [generator.choice(len(side), size, replace=False, p=side.weights()) for _ in range(_NUM_SUBSETS)]
-            for side in (x, y)
-        ]
-        kids = subset_kids(x.features, y.features, zip(*drawn, strict=True))
-        return SubsetKid(mean=float(kids.mean()), deviation=float(kids.std()), num=_NUM_SUBSETS, size=size)
+        kids = np.empty(_NUM_SUBSETS)
+        for i in range(_NUM_SUBSETS):
+            a, b = (side.take(generator.choice(len(side), size, replace=False)) for side in (x, y))
+            kids[i] = kid_in_mix(a, b)
+        kids = kids[np.isfinite(kids)]
+        if not len(kids):
+            return None
+        return SubsetKid(mean=float(kids.mean()), deviation=float(kids.std()), num=len(kids), size=size)
 
     def _weights(self, sample: Sample, what: str) -> np.ndarray:
         """(1 + resamples, n): of the set itself, then of each resample of its patients or images."""

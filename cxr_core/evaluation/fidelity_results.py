@@ -78,7 +78,7 @@ class Side(Settings):
 
 
 class SubsetKid(Settings):
-    """KID of subsets drawn by chance: their deviation is of the subsets and says little of the whole."""
+    """KID of subsets drawn by chance, each brought to the mix: their deviation says little of the whole."""
 
     mean: float
     """Mean over the subsets."""

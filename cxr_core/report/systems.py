@@ -83,7 +83,7 @@ _FINDING_NOTES = (
 
 
 def _unlike(systems: Sequence[_System]) -> list[str]:
-    """What makes the rows of the table less comparable, a sentence each."""
+    """What makes the systems less comparable, a sentence each."""
     found = []
     if len(numbers := {system.metrics.synthetic.num_images for system in systems}) > 1:
         found.append(f"The sets have different sizes ({listed([count(n) for n in sorted(numbers)])} images), and FID, "
@@ -101,7 +101,7 @@ _Cell = Callable[[Metrics], str]
 
 
 def _numbers(systems: Sequence[_System]) -> Table:
-    columns = {
+    measures = {
         "images": lambda metrics: count(metrics.synthetic.num_images),
         "FID": lambda metrics: _distance(metrics, "fid", ".3g"),
         "KID": lambda metrics: _distance(metrics, "kid", ".3f"),
@@ -109,16 +109,20 @@ def _numbers(systems: Sequence[_System]) -> Table:
         "MS-SSIM": lambda metrics: alike_cell(metrics.diversity.synthetic) if metrics.diversity else _NONE,
         "copies": _copies,
     }
-    cells = [[system.name, *(cell(system.metrics) for cell in columns.values())] for system in systems]
+    real = _floor(systems[0])
+    rows = [
+        [name, floor, *(measure(system.metrics) for system in systems)]
+        for (name, measure), floor in zip(measures.items(), real, strict=True)
+    ]
     notes = (
         "FID and KID to all held-out patients: less is nearer. Precision, recall, density, coverage: more is better. "
         "MS-SSIM within a prompt: far above that of real images, the system repeats itself.",
         "Copies: share nearer to a training image than the bound that held-out patients set (pixels, aligned).",
-        "The last row is the floor: half of the held-out patients beside the other half, so at a smaller n than the "
-        "rows above; each stage’s own section compares at equal n.",
+        "Real is the floor: half of the held-out patients beside the other half, so at a smaller n than the systems; "
+        "each stage’s own section compares at equal n.",
     )
-    heads = [Column("images of"), *(Column(name, numeric=True) for name in columns)]
-    return Table("All systems against the same held-out patients.", heads, [*cells, _floor(systems[0])], notes=notes)
+    heads = [Column("measure"), *(Column(name, numeric=True) for name in _heads(systems))]
+    return Table("All systems against the same held-out patients.", heads, rows, notes=notes)
 
 
 def _distance(metrics: Metrics, name: str, form: str) -> str:
@@ -136,13 +140,14 @@ def _copies(metrics: Metrics) -> str:
 
 
 def _floor(first: _System) -> list[str]:
+    """Of real images, a cell for each measure."""
     fidelity, diversity = first.metrics.fidelity, first.metrics.diversity
     cells = [_NONE] * 3
     if fidelity:
         fid, kid = fidelity.floor.fid, fidelity.floor.kid
         cells = [count(fidelity.floor.a.num_images), *(interval_words(n, ".3g") if n else _NONE for n in (fid, kid))]
     cells += [share_cell(getattr(diversity.floor, name)) if diversity else _NONE for name in _SHARES]
-    return ["real patients", *cells, alike_cell(diversity.real) if diversity else _NONE, _NONE]
+    return [*cells, alike_cell(diversity.real) if diversity else _NONE, _NONE]
 
 
 def _by_finding(systems: Sequence[_System]) -> list[list[str]]:

@@ -38,12 +38,12 @@ def systems(tmp_path: Path, **changes: Any) -> Section:
     return found
 
 
-def test_given_two_evaluations_then_each_is_a_row_of_one_table_above_the_floor(tmp_path: Path) -> None:
+def test_given_two_evaluations_then_each_is_a_column_of_one_table_beside_the_floor(tmp_path: Path) -> None:
     numbers = next(block for block in systems(tmp_path).blocks if isinstance(block, Table))
-    assert [row[0] for row in numbers.rows] == ["gan", "diffusion", "real patients"]
-    assert [column.name for column in numbers.columns][:4] == ["images of", "images", "FID", "KID"]
-    assert numbers.rows[0][1:3] == ["640", "31.5 (29.5 to 33.5)"]
-    assert numbers.rows[2][2] == "12 (10 to 14)"
+    assert [column.name for column in numbers.columns] == ["measure", "real", "gan", "diffusion"]
+    assert [row[0] for row in numbers.rows][:3] == ["images", "FID", "KID"]
+    assert numbers.rows[0][2] == "640"
+    assert numbers.rows[1][1:3] == ["12 (10 to 14)", "31.5 (29.5 to 33.5)"]
 
 
 def test_given_a_judge_then_what_each_system_shows_of_a_finding_stands_beside_real_images(tmp_path: Path) -> None:
