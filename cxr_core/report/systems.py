@@ -144,8 +144,9 @@ def _floor(first: _System) -> list[str]:
     fidelity, diversity = first.metrics.fidelity, first.metrics.diversity
     cells = [_NONE] * 3
     if fidelity:
-        fid, kid = fidelity.floor.fid, fidelity.floor.kid
-        cells = [count(fidelity.floor.a.num_images), *(interval_words(n, ".3g") if n else _NONE for n in (fid, kid))]
+        numbers = ((fidelity.floor.fid, ".3g"), (fidelity.floor.kid, ".3f"))
+        distances = [interval_words(number, form) if number else _NONE for number, form in numbers]
+        cells = [count(fidelity.floor.a.num_images), *distances]
     cells += [share_cell(getattr(diversity.floor, name)) if diversity else _NONE for name in _SHARES]
     return [*cells, alike_cell(diversity.real) if diversity else _NONE, _NONE]
 
