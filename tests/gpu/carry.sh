@@ -2,7 +2,8 @@
 # Packs what tests/gpu need and a GPU machine without network may lack, as wheels:
 #     tests/gpu/carry.sh FOLDER [PYTHON_VERSION] [PACKAGE-THAT-IS-THERE ...]
 # of the versions that are installed here, for x86_64, without torch (which such a machine brings, 2.11 or newer) and
-# without the packages that are named. Then there, in the checkout, with Python 3.11 or 3.12:
+# without the packages that are named. DeepSpeed has no wheel; `pip wheel --no-deps deepspeed` makes one, without which
+# the tests of ZeRO are skipped. Then there, in the checkout, with Python 3.11 or 3.12:
 #     python -m pip install --no-index --no-deps FOLDER/*.whl
 #     python -m pytest -m gpu -s tests/gpu
 #     python -m tests.gpu G1
