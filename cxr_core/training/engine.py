@@ -274,7 +274,8 @@ class Engine:
                 self.ema.average[rest].copy_(tensor)
             else:
                 index, _, key = rest.partition("/")
-                # Laid out in memory as the weights are, which the fused optimizer insists on.
+                # Laid out in memory as the weights are: the fused optimizer goes through both side by side, and would
+                # pair other numbers without an error.
                 like = trained[int(index)] if tensor.shape == trained[int(index)].shape else tensor
                 moments.setdefault(int(index), {})[key] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})

@@ -236,6 +236,26 @@ def test_given_compile_the_unet_is_compiled_for_steps_alone_and_weights_keep_the
         assert compiled.validation() == plain.validation()
 
 
+def test_given_weights_channels_last_a_saved_state_goes_on_bit_for_bit(
+    tmp_path: Path, nano_latents: Path, nano_base: Path
+) -> None:
+    """As they are on a GPU where training is compiled; moments in another layout would be paired wrongly."""
+
+    def engine() -> Engine:
+        task = diffusion_task(nano_latents, nano_base)
+        task.module.unet.to(memory_format=torch.channels_last)
+        return Engine(task, task.settings)
+
+    with bar("test", 6) as progress:
+        whole = engine()
+        whole.train(3, progress)
+        whole.save(tmp_path / "state")
+        expected = [row["loss"] for row in whole.train(6, progress)]
+        again = engine()
+        again.load(tmp_path / "state")
+        assert [row["loss"] for row in again.train(6, progress)] == expected
+
+
 def test_given_no_compiler_compile_is_refused(
     nano_latents: Path, nano_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
