@@ -12,6 +12,7 @@ import torch
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.threads import in_order
+from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.runs.progress import bar
 from cxr_core.training.pixels import to_pixels
@@ -30,20 +31,34 @@ def encode_rows(
     """Write `moments.npy` and `token_ids.npy` of `rows` into `work`, encoded by the diffusers folder `folder`.
 
     `threads` threads read the images. For moments of float16 a GPU computes in float16, whose numbers are as fine as
-    its TF32, and in float32 those of images that are too much for that.
+    its TF32, and in float32 those of images that are too much for that. Raises UserError naming images whose moments
+    are not finite.
     """
     vae, half, tokenizer = _open(folder)
     images, moments = in_order(dataset.image, rows.itertuples(), threads), []
     with bar("encoding", len(rows)) as progress:
-        while batch := list(islice(images, batch_size)):
-            found = encode_moments(half if dtype == "float16" else vae, np.stack(batch))
-            if not found.isfinite().all():
-                found = encode_moments(vae, np.stack(batch))
+        for start in range(0, len(rows), batch_size):
+            batch = rows.iloc[start : start + batch_size]
+            pixels = np.stack(list(islice(images, len(batch))))
+            found = encode_moments(half if dtype == "float16" else vae, pixels)
+            if half is not vae and not found.isfinite().all():
+                found = encode_moments(vae, pixels)
             moments.append(found.numpy().astype(dtype))
+            _insist_finite(moments[-1], batch["image_id"], folder)
             progress.advance(len(batch))
     np.save(work / "moments.npy", np.concatenate(moments))
     token_ids = stable_diffusion.tokenize(tokenizer, rows["prompt"].tolist())
     np.save(work / "token_ids.npy", token_ids.numpy().astype(np.int32))
+
+
+def _insist_finite(moments: np.ndarray, image_ids: pd.Series, folder: Path) -> None:
+    bad = [name for name, each in zip(image_ids, moments, strict=True) if not np.isfinite(each).all()]
+    if bad:
+        raise UserError(
+            f"the VAE gives {len(bad)} images latents that are not finite as {moments.dtype}: {', '.join(bad[:10])}",
+            where=str(folder),
+            mend="set the latents stage's dtype: float32, or take another base",
+        )
 
 
 @lru_cache(maxsize=1)
