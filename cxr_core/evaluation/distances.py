@@ -129,6 +129,6 @@ def _across(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.n
     return total
 
 
-def blocks(num: int) -> Iterator[slice]:
-    """The places of so many images, in as many at once as are computed with at once."""
-    yield from (slice(start, min(start + _ROWS, num)) for start in range(0, num, _ROWS))
+def blocks(num: int, size: int = _ROWS) -> Iterator[slice]:
+    """The places of `num` images, `size` at a time."""
+    yield from (slice(start, min(start + size, num)) for start in range(0, num, size))

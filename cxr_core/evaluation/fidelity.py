@@ -72,9 +72,9 @@ class Comparer:
             return bare.model_copy(update={"not_computed": reason})
         x, y = a.sample, b.sample
         weights = [self._weights(side.sample, side.what) for side in (a, b)]
-        kids = kid(x.features, y.features, *weights)
         # Of the resamples only the spread is taken, so what biases their values does not matter.
-        kids[0] = kid_in_mix(x, y)
+        resampled = kid(x.features, y.features, *(each[1:] for each in weights))
+        kids = np.array([kid_in_mix(x, y), *resampled])
         fids = np.empty(1 + self.num_resamples)
         with bar(f"FID of {a.what} to {b.what}", len(fids)) as progress:
             for i, pair in enumerate(zip(*weights, strict=True)):

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from cxr_core.evaluation.distances import blocks
+
 
 def on_gpu() -> bool:
     """Whether products of features are computed there."""
@@ -34,8 +36,7 @@ class Rows:
 
     def blocks(self) -> Iterator[slice]:
         """As many images as are compared with as many others at once."""
-        step = 1024 if isinstance(self.features, np.ndarray) else 8192
-        yield from (slice(start, min(start + step, len(self))) for start in range(0, len(self), step))
+        return blocks(len(self), 1024 if isinstance(self.features, np.ndarray) else 8192)
 
     def distances(self, rows: slice, others: "Rows", columns: slice) -> "Distances":
         """Of some images to some others."""
