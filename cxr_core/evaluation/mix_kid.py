@@ -1,8 +1,9 @@
 """KID of two samples that were brought to one mix, without bias.
 
 Sum over cells c and d of share_c * share_d * <m_c, m_d>, where m_c is the difference of both sides' mean embeddings in
-cell c. Each product is estimated by means of the kernel over pairs of images, one of c and one of d: never an image
-with itself, nor two of one patient. Weights alone would not do: in a weighted mean without an image's pair with itself,
+cell c, in which each patient counts once, with the mean of his images. Each product is estimated by means of the kernel
+over pairs of patients, one in c and one in d, never one with himself. Were images counted, a patient of many would
+decide what a small cell is, on one side alone. Weights alone would not do: in a weighted mean without an image's pair with itself,
 pairs within a cell, which are the more alike, weigh less on each side than across, and KID falls below what it
 estimates by as much as a real difference may be; pairs of one patient raise it.
 """
@@ -28,12 +29,11 @@ def kid_in_mix(a: Sample, b: Sample) -> float:
 
 
 def _means(x: Sample, y: Sample, *, are_one_side: bool) -> np.ndarray:
-    """Mean kernel of all pairs of an image of a cell of `x` and one of a cell of `y`: (cells, cells), NaN of none.
+    """Mean kernel of all pairs of a group in a cell of `x` and one in a cell of `y`: (cells, cells), NaN of none.
 
-    Of one side, only of images of different groups.
+    Of one side, only of different groups.
     """
-    groups, group_of = np.unique(x.groups, return_inverse=True) if are_one_side else (np.empty(0), np.empty(0, int))
-    of_x, of_y = (_belongs(side.cells, len(side.shares)) for side in (x, y))
+    (of_x, there_x, group_of), (of_y, there_y, _) = (_belongs(side) for side in (x, y))
     sums = np.zeros((len(x.shares), len(y.shares)))
     for rows in blocks(len(x)):
         for columns in blocks(len(y)):
@@ -41,13 +41,20 @@ def _means(x: Sample, y: Sample, *, are_one_side: bool) -> np.ndarray:
             if are_one_side:
                 kernel *= group_of[rows, None] != group_of[columns]
             sums += (of_x[:, rows] @ kernel) @ of_y[:, columns].T
-    num_pairs = np.outer(*(np.bincount(side.cells, minlength=len(side.shares)) for side in (x, y))).astype(float)
+    num_pairs = np.outer(there_x.sum(axis=1), there_y.sum(axis=1))
     if are_one_side:
-        together = of_x @ _belongs(group_of, len(groups)).T
-        num_pairs -= (together @ together.T).toarray()
+        num_pairs = num_pairs - (there_x @ there_x.T).toarray()
     return np.where(num_pairs > 0, sums / np.maximum(num_pairs, 1), np.nan)
 
 
-def _belongs(which: np.ndarray, num: int) -> scipy.sparse.csr_array:
-    """1 where image j is of cell or group i: (num, images)."""
-    return scipy.sparse.csr_array((np.ones(len(which)), (which, np.arange(len(which)))), shape=(num, len(which)))
+def _belongs(side: Sample) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array, np.ndarray]:
+    """What images weigh in their cells (cells, images), which groups are in which (cells, groups), and whose images are.
+
+    A group weighs 1 in each cell that it is in.
+    """
+    groups, group_of = np.unique(side.groups, return_inverse=True)
+    num, shape = len(side), (len(side.shares), len(groups))
+    counts = scipy.sparse.csr_array((np.ones(num), (side.cells, group_of)), shape=shape)
+    shares = 1 / counts[side.cells, group_of]
+    of = scipy.sparse.csr_array((shares, (side.cells, np.arange(num))), shape=(shape[0], num))
+    return of, counts.minimum(1), group_of

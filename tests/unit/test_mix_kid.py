@@ -35,10 +35,10 @@ def test_given_two_samples_kid_equals_its_definition_pair_by_pair() -> None:
         for x, y, sign in ((a, a, 1), (b, b, 1), (a, b, -1), (b, a, -1)):
             kernel = cubic_kernel(x.features, y.features)
             pairs = [
-                kernel[i, j]
-                for i in np.flatnonzero(x.cells == c)
-                for j in np.flatnonzero(y.cells == d)
-                if x is not y or x.groups[i] != x.groups[j]
+                kernel[np.ix_((x.cells == c) & (x.groups == p), (y.cells == d) & (y.groups == q))].mean()
+                for p in np.unique(x.groups[x.cells == c])
+                for q in np.unique(y.groups[y.cells == d])
+                if x is not y or p != q
             ]
             parts.append(sign * np.mean(pairs) if pairs else np.nan)
         if np.isfinite(parts).all():
