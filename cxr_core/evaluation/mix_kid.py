@@ -3,9 +3,11 @@
 Sum over cells c and d of share_c * share_d * <m_c, m_d>, where m_c is the difference of both sides' mean embeddings in
 cell c, in which each patient counts once, with the mean of his images. Each product is estimated by means of the kernel
 over pairs of patients, one in c and one in d, never one with himself. Were images counted, a patient of many would
-decide what a small cell is, on one side alone. Weights alone would not do: in a weighted mean without an image's pair with itself,
-pairs within a cell, which are the more alike, weigh less on each side than across, and KID falls below what it
-estimates by as much as a real difference may be; pairs of one patient raise it.
+decide what a small cell is, on one side alone.
+
+Weights alone would not do: in a weighted mean without an image's pair with itself, pairs within a cell, which are the
+more alike, weigh less on each side than across, and KID falls below what it estimates by as much as a real difference
+may be; pairs of one patient raise it.
 """
 
 import numpy as np
@@ -48,7 +50,7 @@ def _means(x: Sample, y: Sample, *, are_one_side: bool) -> np.ndarray:
 
 
 def _belongs(side: Sample) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array, np.ndarray]:
-    """What images weigh in their cells (cells, images), which groups are in which (cells, groups), and whose images are.
+    """What images weigh in their cells (cells, images), which groups are in them (cells, groups), and whose images are.
 
     A group weighs 1 in each cell that it is in.
     """

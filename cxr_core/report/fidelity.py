@@ -67,8 +67,8 @@ def _table(result: FidelityResult) -> Table:
     )
     notes.append(
         "FID falls as n grows, so compare only rows of equal effective n: the second with the floor, and the last two "
-        "with each other. KID does not depend on n (it pairs no two images of one patient, and is unbiased in this mix "
-        "of labels and views); 0 is no difference, and it may fall below."
+        "with each other. KID does not depend on n (each patient counts once for the same labels and view, and never "
+        "makes a pair with himself); 0 is no difference, and it may fall below."
     )
     if subsets := result.headline.subsets:
         notes.append(

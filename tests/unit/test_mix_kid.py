@@ -74,3 +74,19 @@ def test_given_a_shift_of_one_side_kid_is_above_zero() -> None:
     a, b = sample((60, 40, 30), seed=0), sample((60, 40, 30), seed=1)
     moved = Sample(b.features + np.float32(1), b.cells, b.image_ids, b.groups, b.shares)
     assert kid_in_mix(a, moved) > 5 * abs(kid_in_mix(a, b))
+
+
+def test_given_patients_of_many_images_and_of_few_kid_of_two_halves_is_zero_on_average() -> None:
+    """Those of many are unlike the others, as patients are who come back."""
+    draw = np.random.default_rng(5)
+    sizes = np.repeat([1, 2, 12], [30, 15, 6])
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    middles = draw.normal(size=(len(sizes), WIDTH)) + np.log(sizes)[:, None]
+    features = (middles[groups] + 0.2 * draw.normal(size=(len(groups), WIDTH))).astype(np.float32)
+    names, cells = np.array([f"p{group}" for group in groups]), draw.integers(0, 2, len(groups))
+    whole = Sample(features, cells, np.arange(len(groups)), names, np.array([0.6, 0.4]))
+    found = []
+    for _ in range(300):
+        first = np.isin(groups, draw.permutation(len(sizes))[: len(sizes) // 2])
+        found.append(kid_in_mix(whole.take(np.flatnonzero(first)), whole.take(np.flatnonzero(~first))))
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
