@@ -43,6 +43,22 @@ def build(
     typer.echo(f"{image.path}\n{image.bytes:,} bytes; in the profile of a cluster: `container: {image.path}`")
 
 
+@app.command("base")
+def make_debian(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    release: Annotated[str, typer.Option(help="Release of Debian; this machine's by default.")] = "",
+    mirror: Annotated[str, typer.Option(help="URL of a mirror; what this machine is set up for by default.")] = "",
+) -> None:
+    """Make a Debian with Python in a folder, by debootstrap, as root: a base for `cxr image build`.
+
+    Example: cxr image base /images/bookworm --release bookworm
+    """
+    from containers.base import make_base
+
+    made = make_base(folder, release, mirror)
+    typer.echo(f"{made}\nnext: cxr image build --base {made}")
+
+
 @app.command("lock")
 def write_lock(target: Target = "cpu") -> None:
     """Resolve the packages of an image and write containers/TARGET.lock. pip's own settings and variables apply.

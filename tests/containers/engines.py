@@ -1,12 +1,12 @@
 """Real engines for the tests: a Debian base, an image of the project for real runs, a registry on loopback."""
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,14 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from containers.base import SBIN, make_base, recipe_sha256
 from tests.conftest import REPOSITORY
 
 CACHE = Path(os.environ.get("CXR_TEST_CACHE", "/var/cache/cxr-tests"))
-"""Keeps the Debian base between two runs of the tests."""
+"""Keeps the Debian base between two runs of the tests, by the digest of what makes it."""
 
 APPTAINER = ("apptainer", "mksquashfs", "squashfuse", "debootstrap")
 OCI = ("apptainer", "buildah", "skopeo", "docker-registry")
-
-_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 SITE_PACKAGES = Path(sys.prefix) / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
 """What the thin image expects to be bound at the same place."""
@@ -47,7 +46,7 @@ From: {base}
 
 def lacking(programs: tuple[str, ...]) -> str:
     """Why the tests cannot run here; empty if they can."""
-    path = f"{os.environ.get('PATH', os.defpath)}:{_SBIN}"
+    path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
     missing = [program for program in programs if not shutil.which(program, path=path)]
     if missing:
         return f"there is no {', '.join(missing)} on this machine (see .ci/run)"
@@ -55,34 +54,14 @@ def lacking(programs: tuple[str, ...]) -> str:
 
 
 def base() -> Path:
-    """A Debian of the release of this machine with Python, made once by debootstrap."""
-    folder = CACHE / "base"
-    if not folder.is_dir():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".base-", dir=CACHE) as name:
-            made = Path(name, "base")
-            words = ["--variant=minbase", "--include=python3,python3-pip,python3-venv,ca-certificates"]
-            command = ["debootstrap", *words, _codename(), str(made), *_mirror()]
-            environ = os.environ | {"PATH": f"{os.environ['PATH']}:{_SBIN}"}
-            subprocess.run(command, check=True, env=environ, stdout=subprocess.DEVNULL)
-            for pattern in ("dev/*", "var/cache/apt/archives/*.deb", "var/lib/apt/lists/*"):
-                for path in made.glob(pattern):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            made.chmod(0o755)
-            made.rename(folder)
+    """A Debian of the release of this machine with Python, made once by debootstrap, as `cxr image base` makes it."""
+    folder = CACHE / f"base-{recipe_sha256()[:12]}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers of the tests may want it at once
+        if not folder.is_dir():
+            make_base(folder)
     return folder
-
-
-def _codename() -> str:
-    fields = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    return fields["VERSION_CODENAME"].strip('"')
-
-
-def _mirror() -> list[str]:
-    """The mirror that this machine is set up for; debootstrap's default without."""
-    sources = Path("/etc/apt/sources.list.d/debian.sources")
-    lines = sources.read_text().splitlines() if sources.exists() else []
-    return [line.split()[1] for line in lines if line.startswith("URIs:")][:1]
 
 
 def environ(**changes: str) -> dict[str, str]:
