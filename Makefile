@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CLUSTER ?= /tmp/cxr-cluster
-# Many tests wait for a scheduler: two at once take little more of two cores than one. A file is one worker's.
+# Many tests wait for a scheduler: two at once take little more of two cores than one. A file is one worker's; the longest go first.
 WORKERS ?= 2
 TODAY := $(shell date +%Y-%m-%d)
 
@@ -24,7 +24,7 @@ demo: $(READY)  ## Phantoms to report on this machine; run it again to resume
 	$(BIN)/cxr demo
 
 test: $(READY)  ## All tests but the long proofs, with the coverage of cxr_core
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov=cxr_core --cov-report=term:skip-covered --cov-fail-under=85 --durations=20 $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov=cxr_core --cov-report=term:skip-covered --cov-fail-under=85 --durations=20 $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -5,9 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from tests import order
 from tests.pipeline import NANO, run_nano
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    order.register(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order.longest_first(items)
 
 
 def require(what: str, present: bool, reason: str) -> None:
