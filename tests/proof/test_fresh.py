@@ -97,7 +97,7 @@ def enter(system: Path, command: str, seconds: float) -> str:
     environ = kept | {"HOME": "/root", "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"}
     inside = f"cd /home/main && {command}"
     script = " && ".join([*mounts, f"exec chroot {system} /bin/sh -c {shlex.quote(inside)}"])
-    return said(["unshare", "--mount", "--pid", "--fork", "sh", "-c", script], seconds, env=environ)
+    return said(["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script], seconds, env=environ)
 
 
 def test_make_demo_ends_in_a_report_on_a_bare_debian(bare: Path) -> None:
