@@ -7,6 +7,7 @@ arXiv 2104.10326): a JSON list of objects with file_name, syms and boxes, each b
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pandas as pd
 
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.findings import Findings
-from cxr_core.data.settings import BoxFile
-from cxr_core.data.table import parse_boxes, parse_images
+from cxr_core.data.problems import decide_all, problem_frame
+from cxr_core.data.settings import BoxFile, Policies
+from cxr_core.data.table import SourceTable, parse_boxes, parse_images
 from cxr_core.errors import UserError
 
 COLUMNS = ["image_id", "finding", *"xywh"]
@@ -45,6 +47,23 @@ def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
     part = Csv(csv.path, csv.cells[kept])
     ids = parse_images(part, csv.column(*image)[kept])
     return parse_boxes(part, ids, renamed[kept], *(cell[kept] for cell in cells), findings=findings)
+
+
+def boxes_without_label(table: SourceTable, policies: Policies) -> tuple[SourceTable, pd.DataFrame]:
+    """The table without what the policy leaves out, and a problem for each box of a finding that its image's labels do
+    not have. Raises UserError for the first where the policy is fail."""
+    labels = table.boxes["image_id"].map(table.rows.set_index("image_id")["labels"])
+    bits = table.boxes["finding"].map({name: table.findings.bit(name) for name in table.findings.names})
+    differ = labels.notna() & ((labels.fillna(0).astype("int64") & bits.astype("int64")) == 0)
+    bad = table.boxes[differ]
+    said = labels[differ].astype("int64").map(table.findings.text)
+    details = [f"a box of {name}; the labels are {text}" for name, text in zip(bad["finding"], said, strict=True)]
+    found = decide_all(policies, problem_frame("box_without_label", bad["image_id"], str(table.path), details, ""))
+    if policies.box_without_label == "convert":
+        return replace(table, boxes=table.boxes[~differ]), found.assign(action="box left out")
+    if policies.box_without_label == "exclude":
+        return replace(table, rows=table.rows[~table.rows["image_id"].isin(bad["image_id"])]), found
+    return table, found
 
 
 def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:

@@ -2,19 +2,20 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 
-from cxr_core.data.boxfile import read_boxes
+from cxr_core.data.boxfile import boxes_without_label, read_boxes
 from cxr_core.data.chestxray14 import read_chestxray14
 from cxr_core.data.findings import NIH, Findings
+from cxr_core.data.folders import image_files
+from cxr_core.data.paths import spelled
 from cxr_core.data.positions.split import BoxedSplit, move_boxed
-from cxr_core.data.problems import decide_all, problem_frame
+from cxr_core.data.problems import decide_all, passed_over, problem_frame
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import ChestXray14Data, PhantomData, Policies, PreprocessStage, TableData
 from cxr_core.data.splits import carve_validation, check_disjoint, choose_patients, read_names
@@ -38,13 +39,12 @@ class SourcePlan:
 def plan_source(settings: PreprocessStage) -> SourcePlan:
     """Decide what is read. Raises UserError for every mistake in tables, lists and folders."""
     data, policies = settings.data, settings.policies
-    table = _read(data)
+    table, contradictions = boxes_without_label(_read(data), policies)
     check_disjoint(table.rows, table.path)
     rows = table.rows.assign(split=carve_validation(table.rows, settings.validation))
-    boxed = None
+    boxed, problems = None, [contradictions]
     if settings.move_boxed:
         rows["split"], boxed = move_boxed(rows, table.boxes["image_id"], settings.move_boxed)
-    problems = []
     if isinstance(data, PhantomData):
         rows["file"] = "phantom"
     else:
@@ -97,8 +97,8 @@ def _read_phantom(data: PhantomData) -> SourceTable:
     return SourceTable(Path("phantom"), NIH, rows.drop(columns="image"), kept)
 
 
-def find_images(folders: Sequence[Path]) -> dict[str, str]:
-    """Image id -> path of every PNG file below `folders`, at any depth.
+def find_images(folders: Sequence[Path], odd: list[dict[str, str]]) -> dict[str, str]:
+    """Image id -> path of every PNG file below `folders`, at any depth; what `image_files` passes over goes to `odd`.
 
     Raises UserError for a folder that is missing, unreadable (also any below it) or holds none, and for a name found
     twice, naming both.
@@ -106,12 +106,12 @@ def find_images(folders: Sequence[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for folder in folders:
         before = len(found)
-        for path in _png_files(folder):
+        for path in image_files(folder, odd):
             name = os.path.basename(path)[:-4]  # noqa: PTH119 - a hundred thousand Path objects take a second
             if name in found:
                 raise UserError(
                     f"image {name!r} is there twice",
-                    where=f"{found[name]} and {path}",
+                    where=f"{spelled(found[name])} and {spelled(path)}",
                     mend="remove one, or name folders in `images` that do not overlap",
                 )
             found[name] = path
@@ -120,45 +120,35 @@ def find_images(folders: Sequence[Path]) -> dict[str, str]:
     return found
 
 
-def _png_files(folder: Path) -> Iterable[str]:
-    if not folder.is_dir():
-        raise UserError("there is no such folder", where=str(folder), mend="correct `images` in the config")
-    for parent, folders, names in os.walk(folder.absolute(), onerror=refuse_folder, followlinks=True):
-        folders.sort()
-        yield from (f"{parent}/{name}" for name in sorted(names) if name.lower().endswith(".png"))
-
-
-def refuse_folder(error: OSError) -> NoReturn:
-    """Raise UserError naming the folder that could not be listed; without this `os.walk` passes over it."""
-    raise UserError(
-        f"this folder cannot be listed ({error.strerror})",
-        where=str(error.filename),
-        mend="check your right to read it and the state of its file system, then run again",
-    ) from error
-
-
 def _locate(
     rows: pd.DataFrame, path: Path, data: ChestXray14Data | TableData, policies: Policies
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     folders = data.images or ((data.metadata,) if isinstance(data, ChestXray14Data) else ())
-    found = find_images(folders)
+    odd: list[dict[str, str]] = []
+    found = find_images(folders, odd)
     files = rows["image_id"].map(found)
     absent = rows[files.isna()]
     if len(absent) and data.missing == "fail":
         raise UserError(
-            f"{len(absent)} of {len(rows)} rows have no image; the first is {absent['image_id'].iloc[0]!r}",
+            f"{len(absent)} of {len(rows)} rows have no image; the first is {_named(absent['image_id'].iloc[0], odd)}",
             where=f"{path}, row {absent['row'].iloc[0]}",
             mend="add the folder that holds them to `images`, or go on with what is there: `missing: subset`",
         )
     strangers = sorted(set(found) - set(rows["image_id"]))
     without_row = problem_frame(
-        "image_without_row", strangers, [found[name] for name in strangers], "no row in the table", ""
+        "image_without_row", strangers, [spelled(found[name]) for name in strangers], "no row in the table", ""
     )
     without_image = problem_frame(
         "row_without_image", absent["image_id"], _row_names(absent, path), "no image of this name", "left out"
     )
-    problems = [decide_all(policies, without_row), without_image]
-    return rows.assign(file=files)[files.notna()], problems
+    problems = [decide_all(policies, without_row), without_image, *passed_over(odd, policies)]
+    return rows.assign(file=files.dropna().map(spelled))[files.notna()], problems
+
+
+def _named(image_id: str, odd: Sequence[Mapping[str, str]]) -> str:
+    """An image id, with what stands in its place where the walk over the folders found that."""
+    instead = [f"{found['file']} is {found['detail']}" for found in odd if found["image_id"] == image_id]
+    return ": ".join((repr(image_id), *instead[:1]))
 
 
 def _row_names(rows: pd.DataFrame, path: Path) -> list[str]:
