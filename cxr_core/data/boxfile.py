@@ -18,6 +18,7 @@ from cxr_core.data.findings import Findings
 from cxr_core.data.problems import decide_all, problem_frame
 from cxr_core.data.settings import BoxFile, Policies
 from cxr_core.data.table import SourceTable, parse_boxes, parse_images
+from cxr_core.data.textfile import read_text
 from cxr_core.errors import UserError
 
 COLUMNS = ["image_id", "finding", *"xywh"]
@@ -37,7 +38,8 @@ def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
     Raises UserError for a file of no known form, for what is no box, and for a finding that is neither one of
     `findings` nor in `names` of the settings.
     """
-    csv = _of_json(file.path) if file.path.suffix.lower() == ".json" else Csv.read(file.path)
+    is_json = file.path.name.lower().endswith((".json", ".json.gz"))
+    csv = _of_json(file.path) if is_json else Csv.read(file.path)
     image, finding, *numbers = _form(csv)
     cells = [csv.column(*names) for names in numbers]
     given = (pd.concat(cells, axis=1) != "").any(axis=1)
@@ -80,12 +82,10 @@ def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:
 
 def _of_json(path: Path) -> Csv:
     """A JSON list of images with their boxes by two corners, as text cells of the plain form."""
+    text = read_text(path)
     try:
-        entries = json.loads(path.read_text("utf-8"))
-        rows = [row for entry in entries for row in _boxes_of(entry)]
-    except FileNotFoundError as error:
-        raise UserError("there is no such file", where=str(path), mend="check the path in the config") from error
-    except (OSError, ValueError, TypeError, LookupError) as error:
+        rows = [row for entry in json.loads(text) for row in _boxes_of(entry)]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise UserError(
             f"not a list of images with file_name, syms and boxes ({error!r})",
             where=str(path),

@@ -1,5 +1,6 @@
 """Paths of any bytes as text that every file format holds, and files read as regular files only."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -35,11 +36,15 @@ def read_regular(path: Path, most: int) -> bytes | None:
 
     Raises OSError, also for a pipe or a device, which might never end.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:  # noqa: PTH123 - a path would be opened, and a pipe waited for
-        about = os.fstat(handle)
-        if stat.S_ISDIR(about.st_mode):
-            raise IsADirectoryError(21, "Is a directory", str(path))
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(22, "no regular file", str(path))
-        return file.read() if about.st_size <= most else None
+    with open(path, "rb", opener=_open_regular) as file:
+        return file.read() if os.fstat(file.fileno()).st_size <= most else None
+
+
+def _open_regular(path: str, flags: int) -> int:
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    raise OSError(code, "Is a directory" if code == errno.EISDIR else "no regular file", path)
