@@ -20,6 +20,9 @@ MAX_PIXELS = 100_000_000
 """Of the square an image is padded to; more are refused before anything is decompressed. NIH's have a million, the
 largest detectors below 20."""
 
+HEADER_BYTES = 33
+"""Of a PNG's signature and its first chunk."""
+
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -106,7 +109,7 @@ def read_header(png: bytes) -> Header:
         raise UnusableImageError("truncated", "an empty file")
     if png[:8] != SIGNATURE[: len(png)]:
         raise UnusableImageError("unreadable", f"not a PNG file: {_what(png)}")
-    if len(png) < 33:
+    if len(png) < HEADER_BYTES:
         raise UnusableImageError("truncated", f"ends after {len(png)} bytes")
     length, kind, width, height, depth, colour, _, _, interlace = struct.unpack(">I4sIIBBBBB", png[8:29])
     if (length, kind) != (13, b"IHDR") or depth not in _DEPTHS.get(colour, ()) or not width or not height:
@@ -195,7 +198,9 @@ def _stored_png(png: bytes, palette: bytes, raw: bytes) -> bytes:
     parts.append(struct.pack(">I", isal_zlib.adler32(raw)))
     body = b"".join((b"IDAT", *parts))
     chunk = (struct.pack(">I", len(body) - 4), body, struct.pack(">I", isal_zlib.crc32(body)))
-    return b"".join((png[:33], palette, *chunk, struct.pack(">I", 0), b"IEND", struct.pack(">I", zlib.crc32(b"IEND"))))
+    return b"".join(
+        (png[:HEADER_BYTES], palette, *chunk, struct.pack(">I", 0), b"IEND", struct.pack(">I", zlib.crc32(b"IEND")))
+    )
 
 
 def _grey(pixels: np.ndarray, window: Window, bits: int | None) -> tuple[np.ndarray, list[Oddity]]:

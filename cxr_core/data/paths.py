@@ -40,6 +40,12 @@ def read_regular(path: Path, most: int) -> bytes | None:
         return file.read() if os.fstat(file.fileno()).st_size <= most else None
 
 
+def read_start(path: Path, num_bytes: int) -> bytes:
+    """At most the first bytes of a regular file. Raises OSError, as `read_regular`."""
+    with open(path, "rb", buffering=0, opener=_open_regular) as file:
+        return file.read(num_bytes) or b""
+
+
 def _open_regular(path: str, flags: int) -> int:
     handle = os.open(path, flags | os.O_NONBLOCK)
     mode = os.fstat(handle).st_mode

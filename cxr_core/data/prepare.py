@@ -1,7 +1,8 @@
 """One image on its way into the Dataset: read, judged, made grey, square and small, encoded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 from cxr_core.data.dataset import pixel_sha256
 from cxr_core.data.depth import Window
 from cxr_core.data.findings import NIH, Findings
-from cxr_core.data.images import Radiograph, UnusableImageError, read_radiograph
+from cxr_core.data.images import HEADER_BYTES, Radiograph, UnusableImageError, read_header, read_radiograph
 from cxr_core.data.look import oddities_of
-from cxr_core.data.paths import path_of, read_regular
+from cxr_core.data.paths import path_of, read_regular, read_start
 from cxr_core.data.png import encode_grey
 from cxr_core.data.positions.phrases import place
 from cxr_core.data.positions.regions import unit_boxes
@@ -24,6 +25,9 @@ from cxr_core.errors import UserError
 
 MAX_FILE_BYTES = 1 << 30
 """Larger files are refused unread: 100 megapixels of 16-bit colour with alpha have 0.8 GB before compression."""
+
+_NUM_CHECKED = 8
+"""Files that a plan looks at: a set of 16-bit files is of one kind, as a rule."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,27 @@ def prepare(settings: PreprocessStage, row: Mapping[str, Any]) -> Prepared:
     }
     kept = {name: value for name, value in row.items() if name not in ("file", "signs")}
     return Prepared(tuple(log.problems), kept | made, encode_grey(pixels), (width, height))
+
+
+def check_white(settings: PreprocessStage, files: Sequence[str]) -> None:
+    """Raise UserError where one of a few of the files is `unclear_white` and its policy is fail: before work starts.
+
+    A file that cannot be read is left to `prepare`.
+    """
+    if settings.policies.unclear_white != "fail" or isinstance(settings.data, PhantomData):
+        return
+    for file in files[:: max(1, len(files) // _NUM_CHECKED)]:
+        with suppress(UnusableImageError, OSError):
+            if read_header(read_start(path_of(file), HEADER_BYTES)).depth == 16:
+                _refuse_unclear(settings, file)
+
+
+def _refuse_unclear(settings: PreprocessStage, file: str) -> None:
+    png = read_regular(path_of(file), MAX_FILE_BYTES)
+    image = read_radiograph(png or b"", Window(settings.data.white, settings.data.black))
+    for kind, detail in image.oddities:
+        if kind == "unclear_white":
+            decide(settings.policies, kind, file=file, detail=detail)
 
 
 class _Log:

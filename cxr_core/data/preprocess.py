@@ -22,7 +22,7 @@ from cxr_core.data.dataset import (
     write_parquet,
 )
 from cxr_core.data.duplicates import drop_duplicates
-from cxr_core.data.prepare import findings_of, prepare
+from cxr_core.data.prepare import check_white, findings_of, prepare
 from cxr_core.data.problems import ACTIONS, decide, problem, read_problems, sum_up, write_problems
 from cxr_core.data.settings import PhantomData, PreprocessStage
 from cxr_core.data.sources import plan_source
@@ -62,6 +62,7 @@ def estimate(settings: PreprocessStage) -> Estimate:
         num_items = data.images
     else:
         plan = plan_source(settings)
+        check_white(settings, plan.rows["file"].to_list())
         num_items = len(plan.rows)
         notes = warning(plan.rows[plan.rows["split"] == "train"], plan.findings)
     num_shards = len(slices(num_items, settings.shard_size))
@@ -72,6 +73,7 @@ def estimate(settings: PreprocessStage) -> Estimate:
 def freeze(settings: PreprocessStage, work: Path) -> Draft:
     """Plan the source; write source.parquet, problems.csv and, where patients were moved, boxed.json into `work`."""
     plan = plan_source(settings)
+    check_white(settings, plan.rows["file"].to_list())
     table = pa.Table.from_pandas(plan.rows[SOURCE.names], schema=SOURCE, preserve_index=False)
     pq.write_table(table, work / "source.parquet", row_group_size=settings.shard_size, compression="zstd")
     write_problems(work / "problems.csv", sum_up(plan.problems, work))

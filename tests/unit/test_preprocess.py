@@ -1,5 +1,6 @@
 """The preprocess stage over small folders: every oddity is found, named, and treated as its policy says."""
 
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from cxr_core.data.prompts import PromptWriter
 from cxr_core.data.settings import PromptSettings
 from cxr_core.data.threads import in_order
 from cxr_core.errors import UserError
-from tests.radiographs import entry, grey, nih_stage, png, run_stage, stage, write_nih
+from tests.radiographs import chest, chunk, entry, grey, nih_stage, png, run_stage, stage, write_nih
 
 NAMES = [f"{i:08d}_000.png" for i in range(1, 9)]
 
@@ -38,7 +39,7 @@ def test_a_dataset_has_its_pixels_boxes_prompts_and_hashes(tmp_path: Path) -> No
     assert facts["digest"] == dataset.info.digest
     assert facts["splits"] == {"train": 2}
     assert facts["num_patients"] == 2
-    assert problems.empty
+    assert list(problems["kind"]) == ["mixed_sizes"]
     image = dataset.image(row)
     assert image.shape == (32, 32)
     assert np.all(image[:8] == 0)
@@ -62,7 +63,27 @@ def test_the_digest_depends_on_neither_threads_nor_shards(threads: int, shard_si
     assert facts["num_images"] == 8
 
 
-RED = np.zeros((32, 32, 3), np.uint8) + np.array([250, 90, 90], np.uint8)
+def dark(seed: int, rows: slice) -> np.ndarray:
+    """A picture of many grey levels that is nearly black in some of its rows."""
+    picture = grey(seed)
+    picture[rows] //= 8
+    return picture
+
+
+def greyish(seed: int) -> np.ndarray:
+    """A picture whose red is one level brighter."""
+    return np.dstack([grey(seed) + 1, grey(seed), grey(seed)])
+
+
+EXIF = struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x0112, 3, 1, 6, 0, 0)
+"""One entry: orientation 6, which viewers turn to the right."""
+
+
+def with_chunk(data: bytes, kind: bytes, content: bytes) -> bytes:
+    """A PNG with one more chunk behind its header."""
+    return data[:33] + chunk(kind, content) + data[33:]
+
+
 ODD = {
     "unreadable": b"Patient,Age\n",
     "truncated": png(grey(50))[:-40],
@@ -70,20 +91,26 @@ ODD = {
     "sixteen_bit": png(grey(52).astype(np.uint16) * 257),
     "rgba": png(grey(53), "RGBA"),
     "rgb": png(grey(54), "RGB"),
-    "colour": png(RED),
-    "nearly_black": png(grey(55) // 8),
-    "nearly_white": png(255 - grey(56) // 8),
+    "colour": png(greyish(51)),
+    "nearly_black": png(dark(55, slice(0, 24))),
+    "nearly_white": png(255 - dark(56, slice(8, 32))),
+    "animated": with_chunk(png(grey(57)), b"acTL", struct.pack(">II", 3, 0)),
+    "turned": with_chunk(png(grey(58)), b"eXIf", EXIF),
+    "inverted": png(255 - chest()),
+    "flat": png(np.full((32, 32), 130, np.uint8)),
+    "few_grey_levels": png(grey(59) // 16 * 16),
+    "enlarged": png(grey(60, 8, 8)),
 }
 
 
 @pytest.mark.parametrize("kind", list(ODD))
 def test_an_odd_image_is_named_and_treated_by_its_policy(kind: str, tmp_path: Path) -> None:
     folder = with_image(tmp_path / "nih", ODD[kind])
-    data = {"expect_size": 32}
-    kept_by_default = kind not in ("unreadable", "truncated", "wrong_size")
+    data = {"expect_size": None if kind == "enlarged" else 32}
+    kept_by_default = kind not in ("unreadable", "truncated", "wrong_size", "flat")
 
     _, facts, problems = run_stage(nih_stage(folder, data=data, name="default"), tmp_path)
-    assert list(problems["kind"]) == [kind]
+    assert list(problems["kind"]) == [kind, *(["mixed_sizes"] if kind == "enlarged" else [])]
     named = problems[problems["kind"] == kind].iloc[0]
     assert named["image_id"] == "00000001_000"
     assert named["file"].endswith("/images_001/images/00000001_000.png")
@@ -117,7 +144,8 @@ def test_small_images_are_counted_as_enlarged(tmp_path: Path) -> None:
 def test_a_box_that_leaves_its_image_is_cut_or_left_out(tmp_path: Path) -> None:
     name = NAMES[0]
     boxes = [f"{name},Mass,512,0,600,512", f"{name},Nodule,1024,0,10,10", f"{name},Edema,0,0,1024,1024"]
-    folder = with_image(tmp_path / "nih", png(grey(101)), boxes=boxes)
+    rows = [entry(name, "Mass|Nodule|Edema") for name in NAMES]
+    folder = write_nih(tmp_path / "nih", rows, boxes=boxes)
     stage_folder, _, problems = run_stage(nih_stage(folder), tmp_path)
     assert list(problems["action"]) == ["cut", "box left out"]
     kept = [dict(box) for box in Dataset.open(stage_folder).rows["boxes"][0]]
