@@ -25,7 +25,7 @@ _KINDS = {
 
 
 def image_files(folder: Path, odd: list[dict[str, str]]) -> Iterator[str]:
-    """Paths of the image files below `folder`, at any depth, by name; links are followed.
+    """Paths, as `spelled`, of the image files below `folder`, at any depth, by name; links are followed.
 
     What is passed over is added to `odd` as problems: `passed_over` for hidden names (`._a.png` too), folders of the
     system's and links that lead back to a folder above them; `not_a_file` for a name ending in .png that is a link to
@@ -65,7 +65,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...], odd: list[dict[str, s
             odd.append(_not_a_file(entry))
             folders += [entry.path] if _is_folder(entry) else []
         elif is_image:
-            yield entry.path
+            yield spelled(entry.path)
         elif _is_folder(entry):
             folders.append(entry.path)
     for inner in folders:
@@ -87,8 +87,9 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _not_a_file(entry: os.DirEntry[str]) -> dict[str, str]:
-    name = os.path.splitext(entry.name)[0]  # noqa: PTH122
-    return problem("not_a_file", name, spelled(entry.path), _what(entry), "")
+    path = spelled(entry.path)
+    name = os.path.basename(path)[: -len(ENDING)]  # noqa: PTH119
+    return problem("not_a_file", name, path, _what(entry), "")
 
 
 def _what(entry: os.DirEntry[str]) -> str:
@@ -97,7 +98,7 @@ def _what(entry: os.DirEntry[str]) -> str:
     except OSError as error:
         if not entry.is_symlink():
             return f"cannot be looked at ({error.strerror})"
-        return f"a link to {os.readlink(entry.path)}: {error.strerror}"  # noqa: PTH115
+        return f"a link to {spelled(os.readlink(entry.path))}: {error.strerror}"  # noqa: PTH115
 
 
 def _passed_over(path: str, why: str) -> dict[str, str]:

@@ -10,8 +10,17 @@ _SCHEME = "file://"
 
 
 def spelled(path: str) -> str:
-    """A path as text: itself, or a file: URI (RFC 8089) where it is not UTF-8 or holds control characters."""
-    return path if path.isprintable() else _SCHEME + quote_from_bytes(os.fsencode(path))
+    """A path as text: itself, or a file: URI (RFC 8089) where it is not UTF-8 or holds control characters.
+
+    Of the URI only these and `%` are escaped, so that the names of its other parts stay as they are.
+    """
+    if path.isprintable():
+        return path
+    return _SCHEME + "".join(map(_escaped, path))
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() and char != "%" else quote_from_bytes(os.fsencode(char))
 
 
 def path_of(text: str) -> Path:

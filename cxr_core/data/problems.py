@@ -26,7 +26,7 @@ SUMMED = {
 """Kinds that come by the hundred thousand, and of no image that is read: one row each, last, and a list beside."""
 
 _MENDS = {
-    "unclear_white": "say which value is white with `white` of the data: a number (4095 for 12 bits), "
+    "unclear_white": "say which value is white with `white` of the data: a number (4095 for 12 bits, 65535 for 16), "
     "`{percentile: 99.9}` or `file`",
     "turned": "say whether it is to be turned",
     "mixed_sizes": "name the right one with `expect_size` of the data",

@@ -13,7 +13,6 @@ from cxr_core.data.boxfile import boxes_without_label, read_boxes
 from cxr_core.data.chestxray14 import read_chestxray14
 from cxr_core.data.findings import NIH, Findings
 from cxr_core.data.folders import image_files
-from cxr_core.data.paths import spelled
 from cxr_core.data.positions.split import BoxedSplit, move_boxed
 from cxr_core.data.problems import decide_all, passed_over, problem_frame
 from cxr_core.data.prompts import PromptWriter, check_lengths
@@ -111,7 +110,7 @@ def find_images(folders: Sequence[Path], odd: list[dict[str, str]]) -> dict[str,
             if name in found:
                 raise UserError(
                     f"image {name!r} is there twice",
-                    where=f"{spelled(found[name])} and {spelled(path)}",
+                    where=f"{found[name]} and {path}",
                     mend="remove one, or name folders in `images` that do not overlap",
                 )
             found[name] = path
@@ -136,13 +135,13 @@ def _locate(
         )
     strangers = sorted(set(found) - set(rows["image_id"]))
     without_row = problem_frame(
-        "image_without_row", strangers, [spelled(found[name]) for name in strangers], "no row in the table", ""
+        "image_without_row", strangers, [found[name] for name in strangers], "no row in the table", ""
     )
     without_image = problem_frame(
         "row_without_image", absent["image_id"], _row_names(absent, path), "no image of this name", "left out"
     )
     problems = [decide_all(policies, without_row), without_image, *passed_over(odd, policies)]
-    return rows.assign(file=files.dropna().map(spelled))[files.notna()], problems
+    return rows.assign(file=files)[files.notna()], problems
 
 
 def _named(image_id: str, odd: Sequence[Mapping[str, str]]) -> str:
