@@ -36,8 +36,8 @@ _MENDS = {
 
 
 def problem(kind: str, image_id: str, file: str, detail: str, action: str) -> dict[str, str]:
-    """One row of problems.csv."""
-    return dict(zip(COLUMNS, (kind, image_id, file, detail, action), strict=True))
+    """One row of problems.csv, each value one line of text, whatever is in names."""
+    return dict(zip(COLUMNS, map(printable, (kind, image_id, file, detail, action)), strict=True))
 
 
 def decide(policies: Policies, kind: str, *, file: str, detail: str) -> str:
@@ -55,9 +55,10 @@ def decide(policies: Policies, kind: str, *, file: str, detail: str) -> str:
 def problem_frame(
     kind: str, image_ids: Iterable[str], files: Iterable[str] | str, details: Iterable[str] | str, action: str
 ) -> pd.DataFrame:
-    """Many problems of one kind."""
-    values = {"kind": kind, "image_id": list(image_ids), "file": files, "detail": details, "action": action}
-    return pd.DataFrame(values, columns=list(COLUMNS))
+    """Many problems of one kind, with values as `problem` makes them."""
+    columns = (image_ids, files, details)
+    ids, files, details = (printable(one) if isinstance(one, str) else list(map(printable, one)) for one in columns)
+    return pd.DataFrame({"kind": kind, "image_id": ids, "file": files, "detail": details, "action": action})
 
 
 def decide_all(policies: Policies, found: pd.DataFrame) -> pd.DataFrame:
@@ -121,6 +122,5 @@ def _ranks(found: pd.DataFrame) -> pd.Series:
 
 
 def _write(path: Path, found: pd.DataFrame) -> None:
-    """A CSV with one line a row, whatever is in file names."""
     with atomic_path(path) as temporary:
-        found.map(lambda value: printable(value) if isinstance(value, str) else value).to_csv(temporary, index=False)
+        found.to_csv(temporary, index=False)
