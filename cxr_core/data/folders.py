@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +34,12 @@ def image_files(folder: Path, odd: list[dict[str, str]]) -> Iterator[str]:
     if not folder.is_dir():
         raise UserError("there is no such folder", where=str(folder), mend="correct `images` in the config")
     yield from _walk(str(folder.absolute()), (), odd)
+
+
+def passed_over_words(odd: Sequence[Mapping[str, str]]) -> str:
+    """How many names a walk passed over, with the first: the end of a sentence; "" for none."""
+    first = f"the first is {odd[0]['file']}, {odd[0]['detail']}" if odd else ""
+    return f"; {len(odd)} names were passed over, {first}" if odd else ""
 
 
 def refuse_folder(error: OSError) -> NoReturn:

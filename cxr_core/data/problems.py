@@ -18,10 +18,10 @@ CASES = "cases"
 ACTIONS = {"exclude": "left out", "convert": "converted", "keep": "kept"}
 
 SUMMED = {
-    "box_without_row": "boxes are of images that the table does not name",
-    "image_without_row": "image files have no row in the table",
-    "passed_over": "files and folders were passed over by their names",
-    "row_without_image": "rows have no image",
+    "box_without_row": "boxes of images that the table does not name",
+    "image_without_row": "image files without a row in the table",
+    "passed_over": "files and folders passed over by their names",
+    "row_without_image": "rows without an image",
 }
 """Kinds that come by the hundred thousand, and of no image that is read: one row each, last, and a list beside."""
 
@@ -86,7 +86,7 @@ def sum_up(found: pd.DataFrame, folder: Path) -> pd.DataFrame:
         _write(folder / f"{kind}.csv", cases)
         first = cases.iloc[0]
         where = ", ".join(filter(None, (first["image_id"], first["file"])))
-        detail = f"{len(cases)} {words}; the first: {where}"
+        detail = f"{words}: {len(cases)}; the first: {where}"
         row = problem(kind, "", f"plan/{kind}.csv", detail, first["action"]) | {CASES: str(len(cases))}
         parts.append(pd.DataFrame([row]))
     return pd.concat(parts, ignore_index=True)

@@ -12,7 +12,7 @@ import pandas as pd
 from cxr_core.data.boxfile import boxes_without_label, read_boxes
 from cxr_core.data.chestxray14 import read_chestxray14
 from cxr_core.data.findings import NIH, Findings
-from cxr_core.data.folders import image_files
+from cxr_core.data.folders import image_files, passed_over_words
 from cxr_core.data.positions.split import BoxedSplit, move_boxed
 from cxr_core.data.problems import decide_all, passed_over, problem_frame
 from cxr_core.data.prompts import PromptWriter, check_lengths
@@ -104,7 +104,7 @@ def find_images(folders: Sequence[Path], odd: list[dict[str, str]]) -> dict[str,
     """
     found: dict[str, str] = {}
     for folder in folders:
-        before = len(found)
+        before, num_odd = len(found), len(odd)
         for path in image_files(folder, odd):
             name = os.path.basename(path)[:-4]  # noqa: PTH119 - a hundred thousand Path objects take a second
             if name in found:
@@ -115,7 +115,11 @@ def find_images(folders: Sequence[Path], odd: list[dict[str, str]]) -> dict[str,
                 )
             found[name] = path
         if len(found) == before:
-            raise UserError("no PNG file below this folder", where=str(folder), mend="correct `images` in the config")
+            raise UserError(
+                f"no PNG file below this folder{passed_over_words(odd[num_odd:])}",
+                where=str(folder),
+                mend="correct `images` in the config",
+            )
     return found
 
 

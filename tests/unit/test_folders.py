@@ -86,6 +86,14 @@ def test_a_row_whose_file_is_a_dangling_link_has_no_image_and_the_link_is_told(f
         plan_source(nih_stage(folder, data={"missing": "subset"}, policies={"not_a_file": "fail"}))
 
 
+def test_a_folder_of_passed_over_names_alone_is_an_error_that_says_so(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "copied").mkdir()
+    for name in NAMES:
+        (tmp_path / "copied" / f"._{name}").write_bytes(b"\0\5\26\7")
+    with pytest.raises(UserError, match=rf"no PNG file .*; 3 names were passed over, the first is .*/\._{NAMES[0]}"):
+        plan_source(nih_stage(folder, data={"images": [tmp_path / "copied"]}))
+
+
 def test_a_linked_folder_is_walked_and_a_circle_is_left(folder: Path, tmp_path: Path) -> None:
     images(folder).rename(tmp_path / "elsewhere")
     images(folder).symlink_to(tmp_path / "elsewhere")

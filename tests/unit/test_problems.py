@@ -52,7 +52,7 @@ def test_real_problems_stand_before_rows_without_an_image_in_the_file_the_page_a
     assert list(problems["cases"]) == ["1", "1", "1", "2", "1", str(ABSENT)]
 
     last = problems.iloc[-1]
-    assert "40 rows have no image; the first: absent00" in last["detail"]
+    assert "rows without an image: 40; the first: absent00" in last["detail"]
     assert f"{tmp_path}/t.csv, row 5" in last["detail"]
     listed = pd.read_csv(stage / last["file"])
     assert list(listed["image_id"]) == [f"absent{number:02d}" for number in range(ABSENT)]
