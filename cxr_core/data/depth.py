@@ -41,20 +41,25 @@ class Window:
 FULL_RANGE = Window()
 
 
-def grey_levels(pixels: np.ndarray) -> tuple[int, int]:
-    """How many of 256 levels a uint8 image has: all of them, and the commonest that hold 99.5 % of the pixels."""
-    numbers = np.sort(cv2.calcHist([pixels], [0], None, [256], [0, 256]).ravel())[::-1]
+@dataclass(frozen=True)
+class Levels:
+    """How many of 256 grey levels an image of `num_pixels` has: all, and the commonest that hold 99.5 % of them."""
+
+    every: int
+    commonest: int
+    num_pixels: int
+
+    @property
+    def are_few(self) -> bool:
+        """See `FEW_LEVELS`. An image of few pixels cannot have many: a fourth of its pixels is enough there."""
+        return self.every > 1 and self.commonest <= min(FEW_LEVELS, self.num_pixels // 4)
+
+
+def levels_of(pixels: np.ndarray) -> Levels:
+    """The grey levels of a uint8 (height, width) image."""
+    numbers = np.sort(cv2.calcHist([pixels], [0], None, [256], [0, 256]).ravel().astype(np.float64))[::-1]
     commonest = int(np.searchsorted(np.cumsum(numbers), _PLENTY * pixels.size)) + 1
-    return int((numbers > 0).sum()), commonest
-
-
-def has_few_levels(pixels: np.ndarray) -> int | None:
-    """The grey levels of a uint8 image that has few of them (see `FEW_LEVELS`); None where it has enough, or but one.
-
-    An image of few pixels cannot have many levels: a fourth of its pixels is enough there.
-    """
-    every, commonest = grey_levels(pixels)
-    return commonest if every > 1 and commonest <= min(FEW_LEVELS, pixels.size // 4) else None
+    return Levels(int((numbers > 0).sum()), commonest, pixels.size)
 
 
 def to_eight_bits(pixels: np.ndarray, window: Window, bits: int | None) -> tuple[np.ndarray, list[Oddity]]:
@@ -95,12 +100,13 @@ def _white(pixels: np.ndarray, window: Window, bits: int | None) -> tuple[int, s
 def _significant_white(pixels: np.ndarray, bits: int) -> int:
     """White of values of which `bits` bits count.
 
-    The standard wants them moved up to the full range, so that the bits below are zero (or repeat the upper ones, which
-    are zero in small values); many writers leave them where they are.
+    The standard wants them moved up to the full range, by zeros below or by scaling; many writers leave them where they
+    are. A file with one value that can be neither of the former is of the latter, whatever letters are burned in.
     """
-    top = (1 << bits) - 1
-    unmoved = int(pixels.max()) <= top and bool((pixels & ((1 << (16 - bits)) - 1)).any())
-    return top if unmoved else FULL
+    top, below = (1 << bits) - 1, 16 - bits
+    upper = pixels >> below
+    moved = (upper << below == pixels) | (abs(pixels - upper * (FULL / top)) <= 1)
+    return FULL if moved.all() else top
 
 
 def _value(pixels: np.ndarray, given: int | Percentile) -> int:
@@ -113,10 +119,8 @@ def _said(window: Window, black: int, white: int) -> str:
 
 def _unstated(grey: np.ndarray, least: int, most: int) -> str:
     """Why 65535 is not the white of a file that has these 8-bit levels under it; "" where it may be."""
-    flat = grey.reshape(len(grey), -1)
-    if most > _HALF and has_few_levels(flat) is None:
+    levels = levels_of(grey.reshape(len(grey), -1))
+    if most > _HALF and not levels.are_few:
         return ""
-    _, commonest = grey_levels(flat)
-    return (
-        f"16 bits, values {least} to {most}, no stated white: {commonest} of 256 grey levels would hold 99.5 % of them"
-    )
+    said = f"{levels.commonest} of 256 grey levels would hold 99.5 % of them"
+    return f"16 bits, values {least} to {most}, no stated white: {said}"

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from cxr_core.data.depth import Oddity, grey_levels, has_few_levels
+from cxr_core.data.depth import Oddity, levels_of
 
 NEARLY_BLACK, NEARLY_WHITE = 70, 200
 """Bounds of the mean of 0..255; of 7,483 images of ChestX-ray14 24 are darker and 3 brighter."""
@@ -36,13 +36,13 @@ _LEAST_CONTRAST = 10
 def oddities_of(pixels: np.ndarray) -> list[Oddity]:
     """Pairs (kind, detail) for uint8 (height, width) pixels; of a flat image nothing else is said."""
     height, width = pixels.shape
-    num_levels, commonest = grey_levels(pixels)
-    if num_levels == 1:
+    levels = levels_of(pixels)
+    if levels.every == 1:
         return [("flat", f"{width} x {height} pixels, all of grey {int(pixels[0, 0])}")]
     found: list[Oddity] = []
     mean, likeness = float(cv2.mean(pixels)[0]), typical_likeness(pixels)
-    if has_few_levels(pixels):
-        found.append(("few_grey_levels", f"{commonest} of 256 grey levels hold 99.5 % of the pixels"))
+    if levels.are_few:
+        found.append(("few_grey_levels", f"{levels.commonest} of 256 grey levels hold 99.5 % of the pixels"))
     if likeness < INVERTED:
         found.append(("inverted", f"correlation {likeness:.2f} with a typical radiograph"))
     if mean < NEARLY_BLACK:

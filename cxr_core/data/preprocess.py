@@ -23,7 +23,7 @@ from cxr_core.data.dataset import (
 )
 from cxr_core.data.duplicates import drop_duplicates
 from cxr_core.data.prepare import check_white, findings_of, prepare
-from cxr_core.data.problems import ACTIONS, decide, problem, read_problems, sum_up, write_problems
+from cxr_core.data.problems import ACTIONS, CASES, decide, problem, read_problems, sum_up, write_problems
 from cxr_core.data.settings import PhantomData, PreprocessStage
 from cxr_core.data.sources import plan_source
 from cxr_core.data.threads import in_order
@@ -167,17 +167,21 @@ def _size_key(width: int, height: int) -> str:
 
 
 def _mixed_sizes(settings: PreprocessStage, receipts: Sequence[Receipt]) -> list[dict[str, str]]:
-    """One problem where the image files have several sizes. Raises UserError where its policy is fail."""
+    """One problem where the image files have several sizes, for those that have not the commonest.
+
+    Raises UserError where its policy is fail.
+    """
     sizes: Counter[str] = Counter()
     for receipt in receipts:
         sizes.update({key.removeprefix(_SIZE): num for key, num in receipt.counts.items() if key.startswith(_SIZE)})
     if len(sizes) < 2:
         return []
-    commonest = ", ".join(f"{size} ({num})" for size, num in sizes.most_common(_SIZES_SAID))
+    said = ", ".join(f"{size} ({num})" for size, num in sizes.most_common(_SIZES_SAID))
     more = f" and {len(sizes) - _SIZES_SAID} more" if len(sizes) > _SIZES_SAID else ""
-    detail = f"files of {len(sizes)} sizes: {commonest}{more}"
-    policy = decide(settings.policies, "mixed_sizes", file=settings.name, detail=detail)
-    return [problem("mixed_sizes", "", "", detail, ACTIONS[policy])]
+    detail = f"files of {len(sizes)} sizes: {said}{more}"
+    policy = decide(settings.policies, "mixed_sizes", file=f"stage {settings.name}", detail=detail)
+    num_others = sizes.total() - sizes.most_common(1)[0][1]
+    return [problem("mixed_sizes", "", "", detail, ACTIONS[policy]) | {CASES: str(num_others)}]
 
 
 _SIZES_SAID = 5

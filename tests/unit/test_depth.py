@@ -87,6 +87,8 @@ def test_a_percentile_of_the_files_own_values_can_be_white_and_another_black() -
 def test_a_file_states_its_own_white_by_its_significant_bits_wherever_these_lie() -> None:
     window = Window("file")
     assert np.array_equal(read_radiograph(with_bits(png(DEEP), 12), window).pixels, scaled(DEEP, 4095))
+    lettered = np.where(np.arange(32) < 31, DEEP, 65535).astype(np.uint16)
+    assert np.array_equal(read_radiograph(with_bits(png(lettered), 12), window).pixels, scaled(lettered, 4095))
     moved, repeated = DEEP << 4, (DEEP << 4) | (DEEP >> 8)
     dark = (DEEP >> 4) << 4  # below 4096 too, but moved up: the lower bits are zero
     for deep in (moved, repeated, dark):

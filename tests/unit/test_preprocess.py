@@ -208,7 +208,7 @@ def test_several_sizes_are_said_once_with_their_numbers(tmp_path: Path) -> None:
     _, facts, problems = run_stage(nih_stage(folder, shard_size=3), tmp_path)
     (detail,) = problems.loc[problems["kind"] == "mixed_sizes", "detail"]
     assert detail == "files of 3 sizes: 32 x 32 (5), 64 x 48 (2), 40 x 40 (1)"
-    assert facts["problems"] == {"mixed_sizes": 1}
+    assert facts["problems"] == {"mixed_sizes": 3}
     with pytest.raises(UserError, match=r"files of 3 sizes.*\n.*`expect_size`"):
         run_stage(nih_stage(folder, name="failed", policies={"mixed_sizes": "fail"}), tmp_path)
 
