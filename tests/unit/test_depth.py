@@ -121,8 +121,13 @@ def test_a_set_of_12_bits_without_a_stated_white_stops_when_it_is_planned_and_th
             start()
         assert "`white`" in caught.value.mend
         assert "4095" in caught.value.mend
-    converted = nih_stage(tmp_path / "nih", name="as_before", policies={"unclear_white": "convert"})
-    assert run_stage(converted, tmp_path)[1]["problems"]["unclear_white"] == 3
+    policies = {"unclear_white": "convert"}
+    with pytest.raises(UserError, match="no image is left of 3"):  # each has 16 grey levels
+        run_stage(nih_stage(tmp_path / "nih", name="dark", policies=policies), tmp_path)
+    as_before = nih_stage(tmp_path / "nih", name="before", policies=policies | {"few_grey_levels": "keep"})
+    assert run_stage(as_before, tmp_path)[1]["problems"] == dict.fromkeys(
+        ["few_grey_levels", "nearly_black", "sixteen_bit", "unclear_white"], 3
+    )
 
 
 def test_a_set_with_a_stated_white_has_the_pixels_of_the_same_set_in_8_bits(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ ODD = {
 def test_an_odd_image_is_named_and_treated_by_its_policy(kind: str, tmp_path: Path) -> None:
     folder = with_image(tmp_path / "nih", ODD[kind])
     data = {"expect_size": None if kind == "enlarged" else 32}
-    kept_by_default = kind not in ("unreadable", "truncated", "wrong_size", "flat")
+    kept_by_default = kind not in ("unreadable", "truncated", "wrong_size", "flat", "few_grey_levels")
 
     _, facts, problems = run_stage(nih_stage(folder, data=data, name="default"), tmp_path)
     assert list(problems["kind"]) == [kind, *(["mixed_sizes"] if kind == "enlarged" else [])]
@@ -127,6 +127,10 @@ def test_an_odd_image_is_named_and_treated_by_its_policy(kind: str, tmp_path: Pa
     _, facts, problems = run_stage(nih_stage(folder, data=data, name="excluded", **policies), tmp_path)
     assert facts["num_images"] == 7
     assert problems.loc[problems["kind"] == kind, "action"].item() == "left out"
+
+    if kind in ("flat", "few_grey_levels"):
+        _, facts, _ = run_stage(nih_stage(folder, data=data, name="kept", policies={kind: "keep"}), tmp_path)
+        assert facts["num_images"] == 8
 
     with pytest.raises(UserError, match=r"00000001_000.png.*") as caught:
         run_stage(nih_stage(folder, data=data, name="failed", policies={kind: "fail"}), tmp_path)
@@ -178,6 +182,7 @@ def test_an_orientation_is_found_in_each_form_that_a_png_states_it_in(form: str)
 @pytest.mark.parametrize(
     "content", [b"", b"MM", EXIF[:-8], b"II*\0" + bytes(60), EXIF.replace(b"\x00\x06", b"\x00\x09")]
 )
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_an_orientation_that_cannot_be_read_is_none(content: bytes) -> None:
     assert read_radiograph(with_chunk(png(grey(62)), b"eXIf", content)).orientation == 1
 
