@@ -14,6 +14,7 @@ import pandas as pd
 
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.findings import Findings
+from cxr_core.data.nih_files import NIH_ALIASES
 from cxr_core.data.settings import BoxFile
 from cxr_core.data.table import parse_boxes, parse_images
 from cxr_core.errors import UserError
@@ -30,7 +31,7 @@ _FORMS: tuple[tuple[tuple[str, ...], ...], ...] = (
 
 
 def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
-    """image_id, finding, x, y, w, h of each box of one of `findings`.
+    """image_id (the image as the file names it, see `references.tidy`), finding, x, y, w, h of each box of `findings`.
 
     Raises UserError for a file of no known form, for what is no box, and for a finding that is neither one of
     `findings` nor in `names` of the settings.
@@ -40,11 +41,18 @@ def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
     cells = [csv.column(*names) for names in numbers]
     given = (pd.concat(cells, axis=1) != "").any(axis=1)
     told = pd.Series(file.finding, csv.cells.index) if file.finding else csv.column(*finding)
-    renamed = told.map(lambda name: file.names.get(name, name))
+    names = _aliases(image, findings) | file.names
+    renamed = told.map(lambda name: names.get(name, name))
     kept = given & renamed.notna()
     part = Csv(csv.path, csv.cells[kept])
     ids = parse_images(part, csv.column(*image)[kept])
     return parse_boxes(part, ids, renamed[kept], *(cell[kept] for cell in cells), findings=findings)
+
+
+def _aliases(image: tuple[str, ...], findings: Findings) -> dict[str, str]:
+    """What a file of NIH's form calls a finding, where the vocabulary has no finding of that name."""
+    is_nih = image == _FORMS[0][0]
+    return {alias: name for alias, name in NIH_ALIASES.items() if is_nih and alias not in findings.names}
 
 
 def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:

@@ -29,7 +29,7 @@ from cxr_core.data.threads import in_order
 from cxr_core.errors import UserError
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.plan import Shard, slices
-from cxr_core.runs.progress import bar
+from cxr_core.runs.progress import bar, say
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 
@@ -62,7 +62,7 @@ def estimate(settings: PreprocessStage) -> Estimate:
     else:
         plan = plan_source(settings)
         num_items = len(plan.rows)
-        notes = warning(plan.rows[plan.rows["split"] == "train"], plan.findings)
+        notes = [*plan.notes, *warning(plan.rows[plan.rows["split"] == "train"], plan.findings)]
     num_shards = len(slices(num_items, settings.shard_size))
     num_bytes = num_items * (settings.size**2 // 2 + 3000) + num_shards * 20_000
     return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes, notes, image_size=settings.size)
@@ -71,6 +71,8 @@ def estimate(settings: PreprocessStage) -> Estimate:
 def freeze(settings: PreprocessStage, work: Path) -> Draft:
     """Plan the source; write source.parquet, problems.csv and, where patients were moved, boxed.json into `work`."""
     plan = plan_source(settings)
+    for note in plan.notes:
+        say(f"{settings.name}: {note}")
     table = pa.Table.from_pandas(plan.rows[SOURCE.names], schema=SOURCE, preserve_index=False)
     pq.write_table(table, work / "source.parquet", row_group_size=settings.shard_size, compression="zstd")
     write_problems(work / "problems.csv", plan.problems)
