@@ -21,7 +21,7 @@ UNKNOWN_VIEW = "unknown"
 def parse_ages(csv: Csv, values: pd.Series) -> pd.Series:
     """Ages as DICOM and both editions of ChestX-ray14 write them ("57", "057Y", "011M", "008W", "004D") in years; where
     there is none: NaN."""
-    mend = 'write years ("57", "057Y"), months ("011M"), weeks ("008W") or days ("004D"), or nothing'
+    mend = 'write years ("57", "057Y"), months ("011M"), weeks ("008W"), days ("004D") or nothing; for ">89" write 90'
     return csv.parse(values, _age, "not an age", mend)
 
 

@@ -43,13 +43,13 @@ def read_chestxray14(data: ChestXray14Data) -> SourceTable:
         }
     )
     _check_patients(csv, patients)
-    rows["split"] = official_split(
+    rows["split"], notes = official_split(
         csv,
         rows,
         train_val=data.train_val_list or folder / "train_val_list.txt",
         test=data.test_list or folder / "test_list.txt",
     )
-    return SourceTable(csv.path, NIH, rows, _boxes(data, folder))
+    return SourceTable(csv.path, NIH, rows, _boxes(data, folder), tuple(notes))
 
 
 def _data_entry(data: ChestXray14Data, folder: Path) -> Path:

@@ -16,6 +16,7 @@ NOTHING = frozenset(["", "-", "--", "?", ".", *_WORDS])
 _NUMBER = re.compile(r"\+?\d+(\.\d*)?(e\+?\d{1,3})?", re.ASCII)
 _ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
 _BETWEEN = re.compile(r"[\s_-]+")
+_BEFORE_DIGIT = re.compile(r"(?<=[^\W\d])-(?=\d)")
 _MOST_DIGITS = 100
 """Of a number that is written out to be compared."""
 
@@ -31,7 +32,7 @@ def composed(text: str) -> str:
 
 
 def patient_key(text: str) -> str:
-    """Equal for spellings that are probably one patient: `5` and `5.0`, `4` and `0004`, `P01` and `p1`, `a b`, `a_b`.
+    """Equal for spellings that are probably one patient: `5` and `5.0`, `4` and `0004`, `P01` and `p 1`, `a b`, `a_b`.
 
     Two patients may share it, so it decides on which side of a split they are, never who they are.
     """
@@ -39,7 +40,9 @@ def patient_key(text: str) -> str:
         return text.lstrip("0") or "0"
     text = unicodedata.normalize("NFKC", text).casefold()
     text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf").strip()
-    return _digits(text) if _NUMBER.fullmatch(text) else _ZEROS.sub("", _BETWEEN.sub("-", text))
+    if _NUMBER.fullmatch(text):
+        return _digits(text)
+    return _ZEROS.sub("", _BEFORE_DIGIT.sub("", _BETWEEN.sub("-", text)))
 
 
 def _digits(text: str) -> str:

@@ -157,10 +157,6 @@ def look_up(path: Path, images: pd.DataFrame, entries: Sequence[Entry] | None = 
     return Listed(path, tuple(entries), tuple(places.tolist()), named, near)
 
 
-_MOST_NAMED = 1000
-"""Entries of a list that are named as problems, each kind; of more the number is said."""
-
-
 def entry_problems(listed: Listed) -> list[pd.DataFrame]:
     """Problems: the entries that name no image, and those that name one again."""
     nothing = [
@@ -175,12 +171,18 @@ def entry_problems(listed: Listed) -> list[pd.DataFrame]:
 
 
 def _problems(kind: str, path: Path, found: Sequence[tuple[Entry, str]]) -> pd.DataFrame:
-    named = found[:_MOST_NAMED]
-    files, details = [entry.place(path) for entry, _ in named], [detail for _, detail in named]
-    if len(found) > len(named):
-        files.append(str(path))
-        details.append(f"and {len(found) - len(named)} more")
+    files, details = [entry.place(path) for entry, _ in found], [detail for _, detail in found]
     return problem_frame(kind, [""] * len(files), files, details, "passed over")
+
+
+def unmatched_note(listed: Listed) -> list[str]:
+    """A line for people where entries of a list name no image: how many, and the first."""
+    if not (unmatched := listed.unmatched):
+        return []
+    entry, near = unmatched[0]
+    but = f" (the table has {near!r})" if near else ""
+    of = f"{len(unmatched)} of {len(listed.entries)} entries name no image of the table"
+    return [f"{listed.path.name}: {of}, the first: {entry.text!r}{but} in row {entry.row}"]
 
 
 def _match(paths: Sequence[str], images: pd.DataFrame) -> list[Match]:

@@ -6,6 +6,7 @@ Two paths are compared from their end: the file name, then its folder, and so on
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -89,6 +90,7 @@ class Tails:
         self._paths, self._enough = paths, enough
         self._named: dict[str, list[int]] = {}
         self._groups: dict[tuple[str, ...], dict[str, list[int]]] = {}
+        self._ranked: dict[tuple[str, ...], tuple[list[int], list[int]]] = {}
         for place in range(len(paths)) if places is None else places:
             self._named.setdefault(self._key(paths[place].rpartition("/")[2]), []).append(place)
 
@@ -106,12 +108,22 @@ class Tails:
                 break
             places, tail = narrower, [*tail, above[-len(tail)]]
         agreeing = len(tail) - 1 if len(places) > 1 else self._agreeing(places[0], above)
-        fitting = [place for place in places if agreeing >= min(needed, self._enough[place])]
-        if not fitting:
-            return Match(-1, agreeing, tuple(places[:2]))
-        if len(fitting) > 1 and not (same and all(same(fitting[0], other) for other in fitting[1:])):
-            return Match(-1, agreeing, tuple(fitting[:2]), ambiguous=True)
-        return Match(fitting[0], agreeing)
+        ranked, bounds = self._by_enough(tuple(tail), places)
+        num = len(ranked) if agreeing >= needed else bisect_right(bounds, agreeing)
+        if num == 0:
+            return Match(-1, agreeing, tuple(ranked[:2]))
+        if num > 1 and not (same and all(same(ranked[0], ranked[i]) for i in range(1, num))):
+            return Match(-1, agreeing, tuple(ranked[:2]), ambiguous=True)
+        return Match(ranked[0], agreeing)
+
+    def _by_enough(self, tail: tuple[str, ...], places: list[int]) -> tuple[list[int], list[int]]:
+        """Targets of a tail by how many folders are enough for them, and these numbers."""
+        if len(places) == 1:
+            return places, [self._enough[places[0]]]
+        if tail not in self._ranked:
+            ranked = sorted(places, key=lambda place: self._enough[place])
+            self._ranked[tail] = ranked, [self._enough[place] for place in ranked]
+        return self._ranked[tail]
 
     def _group(self, tail: tuple[str, ...], places: list[int]) -> dict[str, list[int]]:
         """Targets that have this tail by the folder before it."""

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -64,7 +64,7 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
     rows["prompt"] = _prompts(rows, settings, table.findings)
     rows["patient_id"] = rows.pop("spelled")
     every = pd.concat(problems, ignore_index=True)
-    return SourcePlan(rows, table.findings, every, boxed, tuple(_notes(every)))
+    return SourcePlan(rows, table.findings, every, boxed, (*table.notes, *_notes(every)))
 
 
 def _read(data: ChestXray14Data | TableData | PhantomData) -> SourceTable:
@@ -75,7 +75,7 @@ def _read(data: ChestXray14Data | TableData | PhantomData) -> SourceTable:
     for file in data.further_boxes:
         boxes.append(_with_ids(read_boxes(file, table.findings), file.path, table.rows))
     rows = table.rows.assign(signs="")
-    return SourceTable(table.path, table.findings, rows, pd.concat(boxes, ignore_index=True))
+    return replace(table, rows=rows, boxes=pd.concat(boxes, ignore_index=True))
 
 
 def _with_ids(boxes: pd.DataFrame, path: Path, rows: pd.DataFrame) -> pd.DataFrame:
@@ -256,10 +256,10 @@ def _ages(rows: pd.DataFrame, path: Path, policies: Policies) -> tuple[pd.DataFr
 
 
 _SAID = {
-    "list_entry_without_image": "entries of lists name no image",
-    "list_entry_twice": "entries of lists name an image again",
-    "similar_patients": "patients are written in several ways",
-    "other_view": "images have a view other than PA and AP",
+    "list_entry_without_image": "entries of lists that name no image",
+    "list_entry_twice": "entries of lists that name an image again",
+    "similar_patients": "patients written in several ways",
+    "other_view": "views other than PA and AP",
 }
 """Problems of tables and lists that are said at once, since they may mean that something was written otherwise."""
 
@@ -271,7 +271,7 @@ def _notes(problems: pd.DataFrame) -> list[str]:
         cases = problems[problems["kind"] == kind]
         if len(cases):
             first = cases.iloc[0]
-            lines.append(f"{len(cases)} {what} ({first['action']}), the first: {first['file']}: {first['detail']}")
+            lines.append(f"{what}: {len(cases)} ({first['action']}), the first: {first['file']}: {first['detail']}")
     return lines
 
 

@@ -5,17 +5,18 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_core.data.csvfile import Csv
-from cxr_core.data.lists import look_up, read_list
+from cxr_core.data.lists import look_up, read_list, unmatched_note
 from cxr_core.errors import UserError
 from cxr_core.seeds import unit_hash
 
 
-def official_split(csv: Csv, rows: pd.DataFrame, *, train_val: Path, test: Path) -> pd.Series:
-    """ "train" or "test" for each image (`image_id`, `reference`) by NIH's two lists.
+def official_split(csv: Csv, rows: pd.DataFrame, *, train_val: Path, test: Path) -> tuple[pd.Series, list[str]]:
+    """ "train" or "test" for each image (see `look_up`) by NIH's two lists, and lines on entries without an image.
 
     Raises UserError for an image in none or in both. One of the lists may be empty.
     """
-    in_train, in_test = (look_up(path, rows, read_list(path, may_be_empty=True)).named for path in (train_val, test))
+    lists = [look_up(path, rows, read_list(path, may_be_empty=True)) for path in (train_val, test)]
+    in_train, in_test = (listed.named for listed in lists)
     ids = rows["image_id"]
     both = ids[in_train & in_test]
     if len(both):
@@ -28,7 +29,8 @@ def official_split(csv: Csv, rows: pd.DataFrame, *, train_val: Path, test: Path)
         f"a row without a split: neither {train_val.name} nor {test.name} has it",
         "add it to one of them, or remove the row",
     )
-    return in_test.map({True: "test", False: "train"})
+    split = in_test.map({True: "test", False: "train"})
+    return split, [line for listed in lists for line in unmatched_note(listed)]
 
 
 def hashed_split(patients: pd.Series, *, test: float) -> pd.Series:

@@ -30,12 +30,14 @@ class SourceTable:
     `rows`: image_id, reference (the image's path as the table has it, see `references.tidy`), patient_id, view, age
     (years or NaN), sex, follow_up, labels (bits of `findings`), split (train, val, test; "" where the table does
     not say it), row (of the CSV, the header is row 1). `boxes`: image_id, finding and x, y, w, h.
+    `notes`: lines for people.
     """
 
     path: Path
     findings: Findings
     rows: pd.DataFrame
     boxes: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
 
 def parse_images(csv: Csv, values: pd.Series) -> pd.Series:
