@@ -76,7 +76,8 @@ def parse_labels(
 
     `aliases`: what a source calls a finding of the vocabulary.
     """
-    csv.refuse(values.map(is_nothing), values, "no label", f"write {NO_FINDING!r} where nothing was found")
+    nothing = values.map(lambda value: is_nothing(value) and value not in findings.names)
+    csv.refuse(nothing.astype(bool), values, "no label", f"write {NO_FINDING!r} where nothing was found")
     bits: dict[str, int] = {}
     for value in values.unique():
         names = [_label(name, aliases or {}) for name in value.split(separator)]
@@ -108,7 +109,7 @@ def read_table(data: TableData) -> SourceTable:
     paths = parse_images(csv, csv.column(columns.image))
     full, paths_of_all = csv, paths
     csv, paths = _one_row_an_image(csv, paths, columns)
-    ids = pd.Series(image_ids([without_ending(path) for path in paths]), paths.index, dtype=object)
+    ids = _ids(csv.column(columns.image), paths)
     boxes = _boxes(full, paths_of_all.map(dict(zip(paths, ids, strict=True))), columns, findings)
     patients = parse_patients(csv, csv.column(columns.patient))
     rows = pd.DataFrame(
@@ -126,6 +127,15 @@ def read_table(data: TableData) -> SourceTable:
         }
     )
     return SourceTable(csv.path, findings, rows.reset_index(drop=True), boxes)
+
+
+def _ids(values: pd.Series, paths: pd.Series) -> pd.Series:
+    """Image ids: of `a.dcm.png` it is `a.dcm`, of `a.dcm` (whatever ending its file has) `a`."""
+    plain = [
+        path if value.lower().endswith(".png") else without_ending(path)
+        for value, path in zip(values, paths, strict=True)
+    ]
+    return pd.Series(image_ids(plain), paths.index, dtype=object)
 
 
 def _optional(csv: Csv, name: str | None) -> pd.Series:

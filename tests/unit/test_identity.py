@@ -12,6 +12,7 @@ from cxr_core.data.identity import patient_key, similar
 from cxr_core.data.sources import SourcePlan, plan_source
 from cxr_core.data.splits import hashed_split
 from cxr_core.errors import UserError
+from tests.planted import planted_rows, write_planted
 from tests.radiographs import table_stage
 
 
@@ -76,6 +77,28 @@ def test_a_split_column_that_parts_two_spellings_is_refused_unless_they_are_diff
     assert list(plan.rows["split"]) == ["train", "test"]
     with pytest.raises(UserError, match="row 2: similar patients"):
         planned(tmp_path, ["5,PA", "5.0,PA"], policies={"similar_patients": "fail"})
+
+
+def test_a_patient_who_is_barred_from_tests_is_so_by_any_spelling(tmp_path: Path) -> None:
+    rows = [
+        row | {"patient_id": name} for row, name in zip(planted_rows(3, split="test"), ["5", "0006", "7"], strict=True)
+    ]
+    real = write_planted(tmp_path / "real", rows)
+    assert list(real.barring(frozenset({"5.0", "6"})).rows["patient_id"]) == ["7"]
+
+
+def test_boxed_patients_are_moved_with_all_their_spellings(tmp_path: Path) -> None:
+    lines = [f"{i}.png,Cat,{name},PA,test,Cat,1,2,3,4" for i, name in enumerate(["5", "5.0", *"abcdefgh"])]
+    text = "\n".join(["image,labels,patient,view,split,f,x,y,w,h", *lines]) + "\n"
+    data = {"columns": {"split": "split", "box": list("fxywh")}}
+    settings = table_stage(
+        tmp_path, text, [f"{i}.png" for i in range(10)], data=data, move_boxed={"train": 0.9, "val": 0}
+    )
+    plan = plan_source(settings)
+    moved = plan.rows[plan.rows["split"] == "train"]["patient_id"]
+    assert plan.boxed is not None
+    assert set(plan.boxed.moved) == set(moved)
+    assert {"5", "5.0"} <= set(moved) or not {"5", "5.0"} & set(moved)
 
 
 def test_a_name_in_composed_and_decomposed_letters_is_one_patient(tmp_path: Path) -> None:
