@@ -111,3 +111,16 @@ def run_stage(settings: PreprocessStage, root: Path) -> tuple[Path, dict[str, An
     plan = freeze(work)
     run_pack(work, plan, [shard.id for shard in plan.shards])
     return folder, finalize(work, plan), read_problems(folder / "problems.csv")
+
+
+def table_stage(
+    folder: Path, text: str, files: Sequence[str], *, data: Mapping[str, Any] | None = None, **settings: Any
+) -> PreprocessStage:
+    """A table of one's own in `folder`, and files of these paths below `folder`/files, each another picture."""
+    for number, name in enumerate(files):
+        path = folder / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(grey(number)))
+    (folder / "table.csv").write_text(text)
+    given = {"kind": "table", "csv": folder / "table.csv", "images": [folder / "files"], "findings": ["Cat", "Dog"]}
+    return stage(given | dict(data or {}), **settings)

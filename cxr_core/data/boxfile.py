@@ -15,6 +15,7 @@ import pandas as pd
 
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.findings import Findings
+from cxr_core.data.nih_files import NIH_ALIASES
 from cxr_core.data.problems import decide_all, problem_frame
 from cxr_core.data.settings import BoxFile, Policies
 from cxr_core.data.table import SourceTable, parse_boxes, parse_images
@@ -33,7 +34,7 @@ _FORMS: tuple[tuple[tuple[str, ...], ...], ...] = (
 
 
 def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
-    """image_id, finding, x, y, w, h of each box of one of `findings`.
+    """image_id (the image as the file names it, see `references.tidy`), finding, x, y, w, h of each box of `findings`.
 
     Raises UserError for a file of no known form, for what is no box, and for a finding that is neither one of
     `findings` nor in `names` of the settings.
@@ -44,7 +45,8 @@ def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
     cells = [csv.column(*names) for names in numbers]
     given = (pd.concat(cells, axis=1) != "").any(axis=1)
     told = pd.Series(file.finding, csv.cells.index) if file.finding else csv.column(*finding)
-    renamed = told.map(lambda name: file.names.get(name, name))
+    names = _aliases(image, findings) | file.names
+    renamed = told.map(lambda name: names.get(name, name))
     kept = given & renamed.notna()
     part = Csv(csv.path, csv.cells[kept])
     ids = parse_images(part, csv.column(*image)[kept])
@@ -66,6 +68,12 @@ def boxes_without_label(table: SourceTable, policies: Policies) -> tuple[SourceT
     if policies.box_without_label == "exclude":
         return replace(table, rows=table.rows[~table.rows["image_id"].isin(bad["image_id"])]), found
     return table, found
+
+
+def _aliases(image: tuple[str, ...], findings: Findings) -> dict[str, str]:
+    """What a file of NIH's form calls a finding, where the vocabulary has no finding of that name."""
+    is_nih = image == _FORMS[0][0]
+    return {alias: name for alias, name in NIH_ALIASES.items() if is_nih and alias not in findings.names}
 
 
 def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:

@@ -30,7 +30,7 @@ from cxr_core.data.threads import in_order
 from cxr_core.errors import UserError
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.plan import Shard, slices
-from cxr_core.runs.progress import bar
+from cxr_core.runs.progress import bar, say
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 
@@ -64,7 +64,7 @@ def estimate(settings: PreprocessStage) -> Estimate:
         plan = plan_source(settings)
         check_white(settings, plan.rows["file"].to_list())
         num_items = len(plan.rows)
-        notes = warning(plan.rows[plan.rows["split"] == "train"], plan.findings)
+        notes = [*plan.notes, *warning(plan.rows[plan.rows["split"] == "train"], plan.findings)]
     num_shards = len(slices(num_items, settings.shard_size))
     num_bytes = num_items * (settings.size**2 // 2 + 3000) + num_shards * 20_000
     return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes, notes, image_size=settings.size)
@@ -74,6 +74,8 @@ def freeze(settings: PreprocessStage, work: Path) -> Draft:
     """Plan the source; write source.parquet, problems.csv and, where patients were moved, boxed.json into `work`."""
     plan = plan_source(settings)
     check_white(settings, plan.rows["file"].to_list())
+    for note in plan.notes:
+        say(f"{settings.name}: {note}")
     table = pa.Table.from_pandas(plan.rows[SOURCE.names], schema=SOURCE, preserve_index=False)
     pq.write_table(table, work / "source.parquet", row_group_size=settings.shard_size, compression="zstd")
     write_problems(work / "problems.csv", sum_up(plan.problems, work))

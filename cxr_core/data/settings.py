@@ -5,9 +5,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from cxr_core.data.findings import NIH_FINDINGS, Findings
+from cxr_core.data.findings import NIH_FINDINGS, vocabulary
+from cxr_core.data.positions.phrases import read_two_ways
 from cxr_core.data.positions.settings import PositionWords
 from cxr_core.data.positions.split import MoveBoxed
+from cxr_core.data.words import read_as_several
 from cxr_core.settings import LocalPath, Settings, StageSettings
 
 Missing = Literal["fail", "subset"]
@@ -55,7 +57,8 @@ class ChestXray14Data(Settings):
     missing: Missing = "fail"
     """A row without an image: an error, or `subset`: go on with the images that are there."""
     exclude_lists: tuple[LocalPath, ...] = ()
-    """Text files of image names to leave out, e.g. known rotated or lateral images: pixels do not tell these."""
+    """Lists of images to leave out, e.g. known rotated or lateral ones: pixels do not tell these. Text with a name a
+    line, or CSV (see docs/tables.md)."""
     expect_size: PositiveInt | None = 1024
     """Width and height that every image file has; null: any."""
     white: White | None = None
@@ -81,17 +84,17 @@ class Columns(Settings):
     """Names of the columns of a table of one's own; null: there is no such column."""
 
     image: str = "image"
-    """File name of the image; folders in it are ignored."""
+    """File name of the image, or its path: where it has folders, the file's must agree (see docs/tables.md)."""
     patient: str = "patient"
     """Whose image it is. Splits are by patient, so every table must have it."""
     labels: str = "labels"
     """Findings joined by `label_separator`, or "No Finding"."""
     view: str | None = "view"
-    """PA or AP; empty: unknown."""
+    """PA or AP, in any case and as whole words (POSTERO_ANTERIOR); empty: unknown. Any other: see `views`."""
     age: str | None = None
-    """Years ("57", "057Y"), months ("011M") or days ("004D")."""
+    """Years ("57", "057Y"), months ("011M"), weeks ("008W") or days ("004D"); empty: unknown."""
     sex: str | None = None
-    """M or F; empty: unknown."""
+    """M, F, male or female; O, U or empty: neither, or unknown."""
     follow_up: str | None = None
     """Number of the visit."""
     split: str | None = None
@@ -116,6 +119,9 @@ class TableData(Settings):
     """The label vocabulary, in the order of its bits. "No Finding" is not one of them."""
     columns: Columns = Columns()
     """Names of the columns."""
+    views: dict[str, Literal["PA", "AP", "unknown"]] = Field(default_factory=dict)
+    """What other values of the view column mean, e.g. {AP_horizontal: AP, FRONTAL: unknown}; see policies.other_view
+    for those not named."""
     label_separator: str = Field(default="|", min_length=1)
     """What stands between two findings."""
     test: float = Field(default=0.2, ge=0, lt=1)
@@ -125,7 +131,7 @@ class TableData(Settings):
     missing: Missing = "fail"
     """A row without an image: an error, or `subset`: go on with the images that are there."""
     exclude_lists: tuple[LocalPath, ...] = ()
-    """Text files of image names to leave out."""
+    """Lists of images to leave out: text with a name a line, or CSV (see docs/tables.md)."""
     expect_size: PositiveInt | None = None
     """Width and height that every image file has; null: any."""
     white: White | None = None
@@ -137,7 +143,12 @@ class TableData(Settings):
     @field_validator("findings")
     @classmethod
     def _vocabulary(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return Findings(names).names
+        return vocabulary(names)
+
+    @model_validator(mode="after")
+    def _separable(self) -> Self:
+        vocabulary(self.findings, self.label_separator)
+        return self
 
 
 class PhantomData(Settings):
@@ -232,6 +243,23 @@ def _check_template(template: str) -> None:
         raise ValueError("template says nothing of the findings: put {findings} or {names} into it")
 
 
+def _check_phrases(findings: tuple[str, ...], prompts: PromptSettings) -> None:
+    """Raise ValueError where a prompt can be read in two ways."""
+    several = read_as_several(findings) if prompts.style == "study" else None
+    if several:
+        raise ValueError(
+            f"in `style: study` the finding {several[0]!r} reads like {' and '.join(map(repr, several[1]))}: rename it,"
+            " or take `style: clinical`"
+        )
+    positions = prompts.positions
+    two_ways = read_two_ways(findings, sizes=positions.sizes) if positions else None
+    if two_ways:
+        raise ValueError(
+            f"the finding {two_ways[0]!r} reads like a size or place of {two_ways[1]!r} in prompts with `positions`:"
+            " rename it, or turn positions (or their sizes) off"
+        )
+
+
 class Policies(Settings):
     """What each kind of oddity leads to: `fail` stops, `exclude` leaves the image out, `convert` mends it, `keep` only
     counts it. Every case is named in problems.csv."""
@@ -293,6 +321,10 @@ class Policies(Settings):
     image, see `missing`."""
     image_without_row: Literal["fail", "keep"] = "keep"
     """An image file that the table does not name; it is never used."""
+    similar_patients: Literal["fail", "convert", "keep"] = "convert"
+    """Patients whose names differ in case, zeros or form alone (`5` and `5.0`, `4` and `0004`, `P1` and `p1`):
+    converted, they count as one wherever patients are split, and a split that parts them is refused; kept, they are
+    different people."""
     impossible_age: Convert = "convert"
     """Over 120 years (ChestX-ray14 of 2017 has 411): the age is removed."""
 
@@ -325,3 +357,9 @@ class PreprocessStage(StageSettings):
     """At most so many images, whole patients by a hash of the patient (at least one patient): for quick runs."""
     shard_size: PositiveInt = 1000
     """Images per shard."""
+
+    @model_validator(mode="after")
+    def _one_prompt_a_finding(self) -> Self:
+        if isinstance(self.data, TableData):
+            _check_phrases(self.data.findings, self.prompts)
+        return self

@@ -10,8 +10,11 @@ import pytest
 import jobs.preprocess
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH
+from cxr_core.data.locate import Files, locate
+from cxr_core.data.references import image_ids, tidy, without_ending
 from cxr_core.data.settings import PreprocessStage
 from cxr_core.data.sources import plan_source
+from tests.conftest import require
 from tests.radiographs import nih_stage, run_stage
 
 ROTATED, LATERAL = "blacklist_rotated_images.csv", "blacklist_non_PA_AP_view.csv"
@@ -144,3 +147,25 @@ def test_given_the_images_at_hand_then_plan_warns_of_captions_that_few_training_
     assert told
     few, every = map(int, told.groups())
     assert every > few > every / 2
+
+
+def test_chexperts_files_of_one_name_are_each_rows_own_in_time_that_grows_with_their_number(nih_data: Path) -> None:
+    path = nih_data.parent / "other_sets" / "chexpert_train.csv.gz"
+    require("data", path.is_file(), f"no CheXpert table at {path}")
+    paths = pd.read_csv(path, usecols=["Path"], nrows=60_000)["Path"]
+    patients = paths.str.split("/").str[2]
+    rows = pd.DataFrame({"reference": paths.map(tidy), "patient_id": patients, "row": paths.index + 2})
+    files = Files()
+    for name in paths[::-1]:
+        files.add(f"/data/png/{name.partition('/')[2].removesuffix('.jpg')}.png", "/data")
+    start = time.process_time()
+    located = locate(rows, files, "train.csv")
+    other = locate(rows, Files([name.replace("patient", "case") for name in files.paths], files.below), "train.csv")
+    assert time.process_time() - start < 10  # 1 s on an idle core; a loop over files of one name takes minutes
+    ours = located.files.str.removeprefix("/data/png/").str.removesuffix(".png")
+    assert list(ours) == list(paths.str.partition("/")[2].str.removesuffix(".jpg"))
+    assert list(located.strangers) == []
+    assert other.files.isna().all()
+    ids = image_ids([without_ending(name) for name in rows["reference"]])
+    assert ids[0] == "patient00001_study1_view1_frontal"
+    assert len(set(ids)) == len(ids)
