@@ -115,9 +115,23 @@ def submit(
     root, profile = (runs / config.name).absolute(), load_profile(cluster)
     config = going_on(config, root)
     with locked_for(profile, root, resolved(config)) as run:
-        check_origin(run, config, consent)
+        if consent.inputs:
+            _refuse_while_queued(run, profile)
+        notes = check_origin(run, config, consent)
         _may_live(run, profile, auto_resume, config.stage(only).name if only else None)
-        return send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
+        sent = send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
+        return replace(sent, notes=[*notes, *sent.notes])
+
+
+def _refuse_while_queued(run: Run, profile: ClusterProfile) -> None:
+    """Stages whose jobs wait in the queue must not be set aside under them."""
+    live = live_ids(run, queued()) if profile.scheduler == "slurm" else []
+    if live:
+        raise UserError(
+            f"jobs of this run are in the queue, and --take-inputs sets aside what they work on: {', '.join(live)}",
+            where=str(run.root),
+            mend=f"`cxr cancel {run.root}` first, or wait for them",
+        )
 
 
 def resume(
@@ -151,7 +165,7 @@ def resume(
         if retry_parked:
             for stage in config.stages:
                 release(run.stage(stage.name).path)
-        check_origin(run, config, consent)
+        notes = [*notes, *check_origin(run, config, consent)]
         _may_live(run, profile, auto_resume)
         sent = send_rest(run, config, profile, name, cwd)
         return replace(sent, notes=[*notes, *sent.notes])

@@ -62,7 +62,8 @@ def _source_changes(run: Run, config: RunConfig, stage: Any) -> list[str]:
     plan = folder.plan()
     if plan is None:
         return []
-    known, done = Known.of(folder.path), is_finished(folder, plan)
+    # Where tasks run in a container, its binds may name folders that are not seen here.
+    known, done = Known.of(folder.path), is_finished(folder, plan) or image.is_seen_from_outside()
     digests, now = outside(stage, names, known, is_old=plan.is_old)
     frozen = frozen_files(folder.path, plan)
     if frozen is None:

@@ -30,7 +30,7 @@ from cxr_core.runs.stage import Context
 RECORD = "source_images.parquet"
 """In the stage's folder: path, size and time of each image and, without an image id, of the folders they lie in."""
 
-_STATED, _MOST_NAMED = 8, 5
+_STATED, _MOST_NAMED = 4, 5
 _COMPARED = ("patient_id", "split", "view", "age", "sex", "follow_up", "labels", "boxes", "prompt")
 
 
@@ -111,8 +111,8 @@ def _row_changes(old: pd.DataFrame, new: pd.DataFrame, findings: Findings) -> It
     """Rows that are there no more, are new, or say something else."""
     before, after = (frame.set_index("image_id") for frame in (old, new))
     for word, names in (
-        ("no row or image any more", before.index.difference(after.index)),
-        ("not planned before", after.index.difference(before.index)),
+        ("without a row or a file now", before.index.difference(after.index)),
+        ("not there before", after.index.difference(before.index)),
     ):
         if len(names):
             yield f"{_count(len(names), 'image')} {word}: {_listed(names)}"

@@ -160,11 +160,13 @@ def digest_of(folder: Path, known: Known) -> tuple[str, dict[str, str]]:
 
 
 def changed_files(frozen: Mapping[str, str], now: Mapping[str, str], *, is_finished: bool) -> list[str]:
-    """The files that are not as frozen, a line each. Where a finished stage's files are gone one and all, they were put
-    away, and what was made of them stands."""
-    if is_finished and frozen and all(now.get(name, GONE) == GONE for name in frozen):
-        return []
+    """The files that are not as frozen, a line each. What a finished stage was made of may be put away: files that are
+    gone with their folder, or one and all, are no change."""
     names = sorted(name for name in frozen if frozen[name] != now.get(name, GONE))
+    gone = {name for name in names if now.get(name, GONE) == GONE}
+    if is_finished:
+        away = gone if len(gone) == len(frozen) else {name for name in gone if not Path(name).parent.is_dir()}
+        names = [name for name in names if name not in away]
     return [f"{name}: {_what(frozen[name], now.get(name, GONE))}" for name in names]
 
 
