@@ -294,16 +294,16 @@ def _explain(error: ValidationError, path: Path, text: str, value: dict[str, Any
     for mistake in (each for each in error.errors() if each["loc"]):
         keys = [part for part in mistake["loc"] if part not in _TAGS]
         message = _message(mistake)
-        if mistake["type"] == "extra_forbidden":
-            message = "unknown key"
-        elif mistake["type"] == "union_tag_invalid":
+        if mistake["type"] == "union_tag_invalid":
             message = _unknown_kind(mistake)
-        elif mistake["type"] not in ("missing", "value_error"):
+        elif mistake["type"] not in ("missing", "value_error", "extra_forbidden"):
             message += f", not {mistake['input']!r}"
         yield f"{path}:{line_of(tree, keys)}: {'.'.join(_names(keys, value))}: {message}"
 
 
 def _message(mistake: Any) -> str:
+    if mistake["type"] == "extra_forbidden":
+        return "unknown key"
     return str(mistake["msg"]).removeprefix("Value error, ")
 
 

@@ -220,7 +220,7 @@ def _of_commit(commit: str) -> str:
 
 
 def _list_of(run: Path, sha256: str) -> Path:
-    return run / "code" / f"{sha256[:16]}.json"
+    return run / "_code" / f"{sha256[:16]}.json"
 
 
 def _sources(root: Path) -> Iterator[Path]:

@@ -105,8 +105,8 @@ def _changes(work: Work, plan: Plan) -> list[str]:
 
 
 def _file_changes(work: Work, plan: Plan) -> list[str]:
-    frozen = frozen_files(work.folder.path, plan)
-    return changed_files(frozen or {}, work.files, is_finished=is_finished(work.folder, plan))
+    """Files that are not as frozen. A node may not see those that only planning needs: launchers ask for them."""
+    return changed_files(frozen_files(work.folder.path, plan) or {}, work.files, is_finished=True)
 
 
 def upstream_changes(work: Work, plan: Plan) -> list[str]:
