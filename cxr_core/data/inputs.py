@@ -24,26 +24,26 @@ from cxr_core.runs.files import atomic_path
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.progress import bar
 from cxr_core.runs.run import StageFolder
-from cxr_core.runs.sources import files_below, paths_named
+from cxr_core.runs.sources import paths_named
 from cxr_core.runs.stage import Context
 
 RECORD = "source_images.parquet"
 """In the stage's folder: path, size and time of each image and, without an image id, of the folders they lie in."""
 
 _STATED, _MOST_NAMED = 4, 5
+_TABLES = (".csv", ".csv.gz", ".tsv", ".txt", ".json")
+"""Endings of files in a folder that the config names: archives of images may lie there too."""
+
 _COMPARED = ("patient_id", "split", "view", "age", "sex", "follow_up", "labels", "boxes", "prompt")
 
 
 def tables(settings: PreprocessStage) -> list[Path]:
     """All files but images that the stage reads: tables, lists, boxes, and what counts tokens."""
-    named = set(paths_named(settings)) - set(_image_folders(settings))
+    images = set(_image_folders(settings)) - {getattr(settings.data, "metadata", None)}
+    named = set(paths_named(settings)) - images
     folders = {path for path in named if path.is_dir()}
-    found = {file for folder in folders for file in files_below(folder)} | (named - folders)
-    if isinstance(settings.data, ChestXray14Data):
-        beside = settings.data.metadata.glob("*")
-        found -= set(files_below(settings.data.metadata)) if settings.data.metadata in folders else set()
-        found |= {path for path in beside if path.is_file() and not path.name.lower().endswith(".png")}
-    return sorted(found)
+    beside = (file for folder in folders for file in folder.iterdir() if file.name.lower().endswith(_TABLES))
+    return sorted({file for file in beside if file.is_file()} | (named - folders))
 
 
 def _image_folders(settings: PreprocessStage) -> tuple[Path, ...]:
@@ -86,6 +86,7 @@ def changes(context: Context, plan: Plan, changed_tables: Sequence[str], *, is_f
 def _look_closer(
     context: Context, plan: Plan, changed_tables: Sequence[str], now: pd.DataFrame, differs: pd.Series, *, anew: bool
 ) -> list[str]:
+    """By what comes of the tables (where one differs, or an image is gone or new) and of the images that differ."""
     old = pq.read_table(context.plan_folder / "source.parquet").to_pandas()
     rows = old
     if changed_tables or anew:
@@ -101,7 +102,7 @@ def _look_closer(
     asked = [
         row for row in rows.to_dict("records") if row["image_id"] in suspect or known[row["image_id"]] != row["file"]
     ]
-    lines = _image_changes(context, plan, old["image_id"], asked, known, now)
+    lines = _image_changes(context, plan, old["image_id"], asked, known)
     if not lines:
         _write(context, _seen(context.settings, rows[["image_id", "file"]]))
     return lines
@@ -126,10 +127,15 @@ def _row_changes(old: pd.DataFrame, new: pd.DataFrame, findings: Findings) -> It
 
 def _differing(before: pd.DataFrame, after: pd.DataFrame, names: pd.Index) -> list[str]:
     differs = pd.Series(False, index=names)
-    for column in (name for name in _COMPARED if name in before and name in after):
+    for column in _columns(before, after):
         pairs = zip(before.loc[names, column], after.loc[names, column], strict=True)
         differs |= pd.Series([not _same(old, new) for old, new in pairs], index=names)
     return [str(name) for name in names[differs]]
+
+
+def _columns(old: Any, new: Any) -> list[str]:
+    """What is compared of a row: another version may have other columns."""
+    return [name for name in _COMPARED if name in old and name in new]
 
 
 def _same(old: Any, new: Any) -> bool:
@@ -139,44 +145,42 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _cells(old: Any, new: Any, findings: Findings) -> Iterator[str]:
-    for column in (name for name in _COMPARED if name in old and name in new):
-        if not _same(old[column], new[column]):
-            if column == "labels":
-                yield f"labels {'|'.join(findings.decode(old[column]))} -> {'|'.join(findings.decode(new[column]))}"
-            elif column == "boxes":
-                yield (
-                    f"boxes {len(old[column])} -> {len(new[column])}"
-                    if len(old[column]) != len(new[column])
-                    else "boxes"
-                )
-            elif column != "prompt":
-                yield f"{column} {old[column]} -> {new[column]}"
+    """The cells of a row that differ, in words."""
+    spell = {
+        "labels": lambda bits: "|".join(findings.decode(bits)),
+        "boxes": lambda boxes: (
+            ", ".join(f"{box['finding']} {[box[name] for name in 'xywh']}" for box in boxes) or "none"
+        ),
+    }
+    differing = [column for column in _columns(old, new) if not _same(old[column], new[column])]
+    for column in differing:
+        if column != "prompt" or differing == ["prompt"]:  # it follows from the others
+            words = spell.get(column, str)
+            yield f"{column} {words(old[column])} -> {words(new[column])}"
 
 
 def _image_changes(
-    context: Context,
-    plan: Plan,
-    ids: pd.Series,
-    rows: Sequence[Mapping[str, Any]],
-    known: Mapping[str, str],
-    now: pd.DataFrame,
+    context: Context, plan: Plan, ids: pd.Series, rows: Sequence[Mapping[str, Any]], known: Mapping[str, str]
 ) -> list[str]:
-    """Images that are not what a shard was made of, by reading them anew."""
+    """Images that are not what a shard was made of, by reading them anew; and those to be read yet that have moved."""
     made = _made(context, plan, ids, {row["image_id"] for row in rows})
     done = [row for row in rows if row["image_id"] in made]
-    with bar("compare images", len(done)) as progress:
-        changed = []
-        for row, same in zip(
-            done, in_order(partial(_is_as_made, context.settings, made), done, context.settings.threads), strict=True
-        ):
-            changed += [] if same else [row["file"]]
-            progress.advance()
     left = [row for row in rows if row["image_id"] not in made]
+    changed = list(_not_as_made(context.settings, made, done)) if done else []
     moved = [row["file"] for row in left if known[row["image_id"]] != row["file"]]
-    if not changed and not moved:
-        return []
-    found = [(changed, "changed"), (moved, "lies elsewhere now")]
+    found = [(changed, "changed"), (moved, "moved")]
     return [f"{_count(len(names), 'image')} {word}: {_listed(names)}" for names, word in found if names]
+
+
+def _not_as_made(
+    settings: PreprocessStage, made: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    same = in_order(partial(_is_as_made, settings, made), rows, settings.threads)
+    with bar("compare images", len(rows)) as progress:
+        for row, is_same in zip(rows, same, strict=True):
+            progress.advance()
+            if not is_same:
+                yield row["file"]
 
 
 def _made(context: Context, plan: Plan, ids: pd.Series, wanted: set[str]) -> dict[str, Any]:
@@ -191,9 +195,7 @@ def _made(context: Context, plan: Plan, ids: pd.Series, wanted: set[str]) -> dic
         receipt = folder.receipt(shard.id)
         rows = pq.read_table(receipt.path(context.folder, "rows"), columns=["image_id", "source_sha256"]).to_pandas()
         found |= {name: _kinds(receipt.problems, name) for name in names}
-        found |= {
-            name: sha256 for name, sha256 in zip(rows["image_id"], rows["source_sha256"], strict=True) if name in names
-        }
+        found |= {name: sha256 for name, sha256 in rows.itertuples(index=False) if name in names}
     return found
 
 
