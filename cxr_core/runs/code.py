@@ -181,7 +181,8 @@ def _made_by(run: Path, header: Mapping[str, Any]) -> dict[str, Any]:
 
 def _another(run: Path, stage: str, made: Mapping[str, Any], here: Code) -> UserError:
     lines = [*_code_difference(run, made, here), *_library_differences(made, here)]
-    back = f"`git checkout {made['commit'].rstrip('+')[:12]}`" if made["commit"] else "the code of before"
+    commit = str(made["commit"])
+    back = f"`git checkout {commit[:12]}`" if commit and commit[-1] != "+" else "the files as they were"
     return UserError(
         f"stage {stage!r} was planned by other code or libraries:\n" + "\n".join(f"    {line}" for line in lines),
         where=str(run),
