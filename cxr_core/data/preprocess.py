@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ _BOXED = "boxed.json"
 
 
 def estimate(settings: PreprocessStage) -> Estimate:
-    """Size of the Dataset: half a byte a pixel, 3 kB of metadata an image (tar blocks of 512 bytes), 20 kB a shard."""
+    """Size of the Dataset, and what is worth saying of its captions."""
     data, notes = settings.data, list[str]()
     if isinstance(data, PhantomData) and settings.num_images is None:
         num_items = data.images
@@ -65,9 +66,14 @@ def estimate(settings: PreprocessStage) -> Estimate:
         check_white(settings, plan.rows["file"].to_list())
         num_items = len(plan.rows)
         notes = [*plan.notes, *warning(plan.rows[plan.rows["split"] == "train"], plan.findings)]
+    return replace(size_of(settings, num_items), notes=notes)
+
+
+def size_of(settings: PreprocessStage, num_items: int) -> Estimate:
+    """Of so many images: half a byte a pixel, 3 kB of metadata an image (tar blocks of 512 bytes), 20 kB a shard."""
     num_shards = len(slices(num_items, settings.shard_size))
     num_bytes = num_items * (settings.size**2 // 2 + 3000) + num_shards * 20_000
-    return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes, notes, image_size=settings.size)
+    return Estimate(num_items, num_shards, 3 * num_shards + 7, num_bytes, image_size=settings.size)
 
 
 def freeze(settings: PreprocessStage, work: Path) -> Draft:

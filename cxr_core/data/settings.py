@@ -10,7 +10,7 @@ from cxr_core.data.positions.phrases import read_two_ways
 from cxr_core.data.positions.settings import PositionWords
 from cxr_core.data.positions.split import MoveBoxed
 from cxr_core.data.words import read_as_several
-from cxr_core.settings import LocalPath, Settings, StageSettings
+from cxr_core.settings import Absent, LocalPath, Settings, StageSettings
 
 Missing = Literal["fail", "subset"]
 FailOrExclude = Literal["fail", "exclude"]
@@ -61,10 +61,10 @@ class ChestXray14Data(Settings):
     line, or CSV (see docs/tables.md)."""
     expect_size: PositiveInt | None = 1024
     """Width and height that every image file has; null: any."""
-    white: White | None = None
+    white: Annotated[White | None, Absent(None)] = None
     """The value of 16-bit files that is white: a number (4095 where 12 bits are used), `{percentile: 99.9}` of each
     file's own values, or `file`: what its sBIT chunk says. Null: 65535, and files that it does not fit are named."""
-    black: Black = 0
+    black: Annotated[Black, Absent(0)] = 0
     """The value of 16-bit files that is black: a number, or `{percentile: 0.1}` of each file's own values."""
     data_entry: LocalPath | None = None
     """The table, where it lies elsewhere or has another name than Data_Entry_2017*.csv."""
@@ -134,10 +134,10 @@ class TableData(Settings):
     """Lists of images to leave out: text with a name a line, or CSV (see docs/tables.md)."""
     expect_size: PositiveInt | None = None
     """Width and height that every image file has; null: any."""
-    white: White | None = None
+    white: Annotated[White | None, Absent(None)] = None
     """The value of 16-bit files that is white: a number (4095 where 12 bits are used), `{percentile: 99.9}` of each
     file's own values, or `file`: what its sBIT chunk says. Null: 65535, and files that it does not fit are named."""
-    black: Black = 0
+    black: Annotated[Black, Absent(0)] = 0
     """The value of 16-bit files that is black: a number, or `{percentile: 0.1}` of each file's own values."""
 
     @field_validator("findings")
@@ -274,10 +274,10 @@ class Policies(Settings):
     """Another size than `expect_size`; converted, it is resized like any other."""
     sixteen_bit: Convert = "convert"
     """16 bits a sample: `black` to `white` of the data are scaled to 0..255, without these 0..65535."""
-    unclear_white: Convert = "fail"
+    unclear_white: Annotated[Convert, Absent("convert")] = "fail"
     """A 16-bit file that its white does not fit. Without a stated `white`: no value over 32767, or at most 66 grey
     levels would be left. With one: over 5 % of the values are above it, or the file does not state its own."""
-    above_white: Convert = "convert"
+    above_white: Annotated[Convert, Absent("convert")] = "convert"
     """A 16-bit file with values above the stated `white`: they become white."""
     rgba: Convert = "convert"
     """An alpha channel: laid over black."""
@@ -285,20 +285,20 @@ class Policies(Settings):
     """Three equal channels: one is taken."""
     colour: Convert = "convert"
     """Channels that differ: luminance is taken."""
-    animated: Convert = "convert"
+    animated: Annotated[Convert, Absent("convert")] = "convert"
     """Several frames: the still image is taken."""
-    turned: ConvertOrKeep = "convert"
+    turned: Annotated[ConvertOrKeep, Absent("keep")] = "convert"
     """Its EXIF (or XMP) says that it is to be turned or mirrored: that is done, to its boxes too; kept, it stays as
     it is stored."""
-    inverted: ConvertOrKeep = "keep"
+    inverted: Annotated[ConvertOrKeep, Absent("keep")] = "keep"
     """Looks like a negative: white where radiographs are black. Converted, black and white change places."""
-    flat: Keep = "exclude"
+    flat: Annotated[Keep, Absent("keep")] = "exclude"
     """One grey value everywhere, as an image of 1 x 1 pixel has."""
-    few_grey_levels: Keep = "exclude"
+    few_grey_levels: Annotated[Keep, Absent("keep")] = "exclude"
     """At most 66 of 256 grey levels hold 99.5 % of the pixels: a mask, or an image under the wrong white."""
-    enlarged: Convert = "convert"
+    enlarged: Annotated[Convert, Absent("convert")] = "convert"
     """Smaller than `size`: enlarged by interpolation."""
-    mixed_sizes: Literal["fail", "keep"] = "keep"
+    mixed_sizes: Annotated[Literal["fail", "keep"], Absent("keep")] = "keep"
     """Image files of several sizes in one set, said once with the sizes."""
     nearly_black: Keep = "keep"
     """Mean below 70 of 255."""
@@ -306,7 +306,7 @@ class Policies(Settings):
     """Mean above 200 of 255."""
     box_outside: Convert = "convert"
     """A box that leaves its image: cut at the border, or left out if nothing remains."""
-    box_without_label: ConvertOrKeep = "keep"
+    box_without_label: Annotated[ConvertOrKeep, Absent("keep")] = "keep"
     """A box of a finding that the image's labels do not have; converted, the box is left out."""
     duplicate_pixels: Keep = "exclude"
     """Equal pixels under several names: one is kept, from the test split before val before train."""
@@ -316,7 +316,7 @@ class Policies(Settings):
     """Named in one of `exclude_lists`."""
     other_view: Keep = "exclude"
     """A view other than PA and AP, e.g. lateral; kept, its view counts as unknown."""
-    not_a_file: FailOrExclude = "exclude"
+    not_a_file: Annotated[FailOrExclude, Absent("exclude")] = "exclude"
     """A name ending in .png that is no file: a link to nothing, a folder, a pipe. Its row counts as one without an
     image, see `missing`."""
     image_without_row: Literal["fail", "keep"] = "keep"

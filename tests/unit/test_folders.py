@@ -11,6 +11,8 @@ from cxr_core.data.folders import image_files
 from cxr_core.data.paths import path_of, printable, read_regular, spelled
 from cxr_core.data.sources import plan_source
 from cxr_core.errors import UserError
+from jobs.config import load_config
+from jobs.launch import run_stages
 from tests.radiographs import entry, grey, nih_stage, png, run_stage, stage, write_nih
 
 NAMES = [f"{i:08d}_000.png" for i in range(1, 4)]
@@ -114,6 +116,21 @@ def test_a_folder_whose_name_is_not_utf_8_is_read_and_its_images_can_be_named(fo
     assert row.file == f"file:{folder}/M%FCller/{NAMES[0]}"
     assert path_of(row.file).read_bytes() == (german / NAMES[0]).read_bytes()
     assert (made / "problems.csv").read_text("utf-8").count("\n") == 2
+
+
+def test_images_below_a_folder_that_is_not_utf_8_are_watched_for_changes(folder: Path, tmp_path: Path) -> None:
+    german = Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcller"))
+    images(folder).rename(german)
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"name: odd\nstages: [{{name: real, kind: preprocess, size: 16, "
+        f"data: {{kind: chestxray14, metadata: {folder}, expect_size: null}}}}]\n"
+    )
+    for _ in range(2):
+        run_stages(load_config(str(config)), tmp_path / "runs")
+    (german / NAMES[0]).write_bytes(png(grey(77)))
+    with pytest.raises(UserError, match="1 image changed"):
+        run_stages(load_config(str(config)), tmp_path / "runs")
 
 
 HOSTILE = [b"x\xff.png", b"a\nb.png", b"t\tab.png", b'q"uo"te.png', b"com,ma.png", b"-rf.png", b"per%cent.png"]
