@@ -119,7 +119,7 @@ class TableData(Settings):
     """The label vocabulary, in the order of its bits. "No Finding" is not one of them."""
     columns: Columns = Columns()
     """Names of the columns."""
-    views: dict[str, Literal["PA", "AP", "unknown"]] = Field(default_factory=dict)
+    views: Annotated[dict[str, Literal["PA", "AP", "unknown"]], Absent({})] = Field(default_factory=dict)
     """What other values of the view column mean, e.g. {AP_horizontal: AP, FRONTAL: unknown}; see policies.other_view
     for those not named."""
     label_separator: str = Field(default="|", min_length=1)
@@ -321,7 +321,7 @@ class Policies(Settings):
     image, see `missing`."""
     image_without_row: Literal["fail", "keep"] = "keep"
     """An image file that the table does not name; it is never used."""
-    similar_patients: Literal["fail", "convert", "keep"] = "convert"
+    similar_patients: Annotated[Literal["fail", "convert", "keep"], Absent("keep")] = "convert"
     """Patients whose names differ in case, zeros or form alone (`5` and `5.0`, `4` and `0004`, `P1` and `p1`):
     converted, they count as one wherever patients are split, and a split that parts them is refused; kept, they are
     different people."""
