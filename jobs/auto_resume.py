@@ -13,8 +13,9 @@ from cxr_core.errors import UserError
 from cxr_core.runs.lives import Lives
 from cxr_core.runs.run import Run, RunHeldError
 from jobs.cli import prepare_environment
-from jobs.cluster import Sent, check_image, locked_for, send_rest, where_sent
-from jobs.config import RunConfig
+from jobs.cluster import Sent, locked_for, send_rest, where_sent
+from jobs.config import config_of, resolved
+from jobs.origin import check_origin
 from jobs.task import wait_until
 from slurm.profile import load_profile
 
@@ -36,10 +37,10 @@ def resume_itself(root: Path) -> str:
 
 def _resume(root: Path) -> str:
     opened = Run.open(root)
-    config = RunConfig.model_validate(opened.config)
+    config = config_of(opened)
     name, cwd = where_sent(opened)
     profile = load_profile(name)
-    with locked_for(profile, root, opened.config) as run:
+    with locked_for(profile, root, resolved(config)) as run:
         lives = Lives.read(root)
         if lives is None or lives.outcome:
             return "it is not wanted any more"
@@ -49,7 +50,7 @@ def _resume(root: Path) -> str:
         if not lives.num_left:
             return _end(root, lives, f"it resumed {lives.most} times, as often as it may, and is not done")
         try:
-            check_image(run, config, accepted=False)
+            check_origin(run, config)
             sent = send_rest(run, config, profile, name, cwd, lives.stage)
         except UserError as error:
             _end(root, lives, f"{error.what} (`cxr resume {root} --if-needed` goes on, by cron say)")

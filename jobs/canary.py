@@ -14,9 +14,10 @@ from cxr_core.runs.files import read_json
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, read_ledger
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
-from jobs.cluster import check_image, cluster_name, freeze_roots, launch_of, locked_for
-from jobs.config import RunConfig, resolved
+from jobs.cluster import cluster_name, freeze_roots, launch_of, locked_for
+from jobs.config import RunConfig, going_on, resolved
 from jobs.left import works_of
+from jobs.origin import NOTHING_ELSE, Consent, check_origin
 from jobs.show import print_line
 from jobs.task import REHEARSAL, wait_until
 from slurm.packs import Job, StageWork
@@ -44,7 +45,7 @@ class Canary:
 
 
 def fly(
-    config: RunConfig, runs: Path, cluster: str, only: str | None = None, *, accept_image: bool = False
+    config: RunConfig, runs: Path, cluster: str, only: str | None = None, *, consent: Consent = NOTHING_ELSE
 ) -> list[Canary]:
     """Send the canaries of a run, wait for them, and return what they measured; none where shards are done already.
 
@@ -53,8 +54,9 @@ def fly(
     """
     root, profile = (runs / config.name).absolute(), load_profile(cluster)
     is_slurm = profile.scheduler == "slurm"
+    config = going_on(config, root)
     with locked_for(profile, root, resolved(config)) as run:
-        check_image(run, config, accept_image)
+        check_origin(run, config, consent)
         read_ledger(run).check_budget(config.budget_gpu_hours)
         freeze_roots(run, config, profile)
         works = [work for work in works_of(run, config, queued() if is_slurm else {}, only) if _needs_one(work)]

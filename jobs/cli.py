@@ -40,6 +40,12 @@ AutoResume = Annotated[
 AcceptImage = Annotated[
     bool, typer.Option("--accept-image", help="Go on in another image than stages were planned in.")
 ]
+AcceptCode = Annotated[
+    bool, typer.Option("--accept-code", help="Go on with other code or libraries than stages were planned by.")
+]
+TakeInputs = Annotated[
+    bool, typer.Option("--take-inputs", help="Make what was made of inputs that have changed since again.")
+]
 
 RUNS = Path("runs")
 
@@ -99,6 +105,8 @@ def run(
         bool, typer.Option("--retry-parked", help="Try again what was parked after three failures for one cause.")
     ] = False,
     accept_image: AcceptImage = False,
+    accept_code: AcceptCode = False,
+    take_inputs: TakeInputs = False,
 ) -> None:
     """Do a run in this process, stage after stage. Run it again to go on where it was stopped.
 
@@ -106,10 +114,12 @@ def run(
     """
     from jobs.config import load_config
     from jobs.launch import run_stages
+    from jobs.origin import Consent
     from jobs.show import show_results
 
     loaded = load_config(config, overrides or ())
-    results = run_stages(loaded, runs, stage, retry_parked=retry_parked, accept_image=accept_image)
+    consent = Consent(accept_image, accept_code, take_inputs)
+    results = run_stages(loaded, runs, stage, retry_parked=retry_parked, consent=consent)
     show_results(results)
     if stage is None:
         report(runs / loaded.name)
@@ -152,6 +162,8 @@ def submit(
         bool, typer.Option("--canary", help="First try one shard on a node; its time prices the rest.")
     ] = False,
     accept_image: AcceptImage = False,
+    accept_code: AcceptCode = False,
+    take_inputs: TakeInputs = False,
 ) -> None:
     """Send a run to a cluster, all stages at once. Safe to type again: what is done or queued is not sent again.
 
@@ -159,15 +171,16 @@ def submit(
     """
     from jobs.cluster import submit as send
     from jobs.config import load_config
+    from jobs.origin import Consent
     from jobs.show import show_sent
 
-    loaded = load_config(config, overrides or ())
+    loaded, consent = load_config(config, overrides or ()), Consent(accept_image, accept_code, take_inputs)
     if canary:
         from jobs.canary import fly
         from jobs.show import show_canaries
 
-        show_canaries(fly(loaded, runs, cluster, stage, accept_image=accept_image))
-    show_sent(send(loaded, runs, cluster, stage, auto_resume=auto_resume, accept_image=accept_image))
+        show_canaries(fly(loaded, runs, cluster, stage, consent=consent))
+    show_sent(send(loaded, runs, cluster, stage, auto_resume=auto_resume, consent=consent))
 
 
 @app.command()
@@ -180,12 +193,15 @@ def resume(
     ] = False,
     auto_resume: AutoResume = None,
     accept_image: AcceptImage = False,
+    accept_code: AcceptCode = False,
+    take_inputs: TakeInputs = False,
 ) -> None:
     """Send new jobs for exactly what has no receipt.
 
     Example: cxr resume runs/nih14_sd21 --if-needed
     """
     from jobs.cluster import resume as send
+    from jobs.origin import Consent
     from jobs.show import show_sent
 
     sent = send(
@@ -194,7 +210,7 @@ def resume(
         if_needed=if_needed,
         retry_parked=retry_parked,
         auto_resume=auto_resume,
-        accept_image=accept_image,
+        consent=Consent(accept_image, accept_code, take_inputs),
     )
     show_sent(sent)
 

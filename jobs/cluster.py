@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.errors import UserError
-from cxr_core.runs import image
 from cxr_core.runs.failures import release
 from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.lives import FOLDER, Lives
 from cxr_core.runs.pack import freeze
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, submit_folders
-from jobs.config import RunConfig, inputs_of, resolved
+from jobs.config import RunConfig, config_of, going_on, inputs_of, renewed, resolved
 from jobs.container import copies, image_of, prefix, prelude, working_in_image_of
 from jobs.launch import prepare
 from jobs.left import changed, park, possible, works_of
+from jobs.origin import NOTHING_ELSE, Consent, check_origin
 from slurm.accounting import refresh
 from slurm.held import drop_held
 from slurm.packs import Job, StageWork, plan_jobs
@@ -54,6 +54,7 @@ def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None
     """The jobs of a run and their scripts, with letters for what only the scheduler knows. Sends and writes nothing."""
     profile = load_profile(cluster)
     root = (runs / config.name).absolute()
+    config = going_on(config, root)
     run = Run.open(root) if (root / "config.yaml").exists() else Run(root, resolved(config))
     works = [_as_if_frozen(work, profile) for work in works_of(run, config, {}, only)]
     works, _ = changed(run, possible(works)[0], profile, read_ledger(run))
@@ -93,18 +94,8 @@ def _last_number(folders: Path) -> int:
 @contextmanager
 def locked_for(profile: ClusterProfile, root: Path, config: Mapping[str, Any]) -> Iterator[Run]:
     """The run, under its lock; what is recorded inside names the image of the profile, in which tasks will run."""
-    with working_in_image_of(profile), Run.locked(root, config) as run:
+    with working_in_image_of(profile), Run.locked(root, config, read=renewed) as run:
         yield run
-
-
-def check_image(run: Run, config: RunConfig, accepted: bool) -> None:
-    """Raise UserError if a stage was planned in another image than this one, unless that is `accepted`."""
-    if accepted:
-        image.accept(run.root)
-    for stage in config.stages:
-        plan = run.stage(stage.name).plan()
-        if plan is not None:
-            image.check(run.root, stage.name, plan.image)
 
 
 def submit(
@@ -114,18 +105,33 @@ def submit(
     only: str | None = None,
     *,
     auto_resume: int | None = None,
-    accept_image: bool = False,
+    consent: Consent = NOTHING_ELSE,
 ) -> Sent:
     """Send the jobs of a run that are not in the queue. Safe to call again at any time, also while they run.
 
     `auto_resume`: and a last one, which resumes the run when the others have ended, so many times. Raises UserError if
-    a stage was planned in another image than the profile's, unless `accept_image`.
+    a stage was planned otherwise than it would be now, unless `consent` says that this is fine.
     """
     root, profile = (runs / config.name).absolute(), load_profile(cluster)
+    config = going_on(config, root)
     with locked_for(profile, root, resolved(config)) as run:
-        check_image(run, config, accept_image)
+        if consent.inputs:
+            _refuse_while_queued(run, profile)
+        notes = check_origin(run, config, consent)
         _may_live(run, profile, auto_resume, config.stage(only).name if only else None)
-        return send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
+        sent = send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
+        return replace(sent, notes=[*notes, *sent.notes])
+
+
+def _refuse_while_queued(run: Run, profile: ClusterProfile) -> None:
+    """Stages whose jobs wait in the queue must not be set aside under them."""
+    live = live_ids(run, queued()) if profile.scheduler == "slurm" else []
+    if live:
+        raise UserError(
+            f"jobs of this run are in the queue, and --take-inputs sets aside what they work on: {', '.join(live)}",
+            where=str(run.root),
+            mend=f"`cxr cancel {run.root}` first, or wait for them",
+        )
 
 
 def resume(
@@ -135,18 +141,18 @@ def resume(
     if_needed: bool = False,
     retry_parked: bool = False,
     auto_resume: int | None = None,
-    accept_image: bool = False,
+    consent: Consent = NOTHING_ELSE,
 ) -> Sent:
     """Send new jobs for exactly what has no receipt, to the cluster of the last submit unless another is named.
 
     Shards that are parked are left out unless `retry_parked`. Raises UserError if jobs of the run are still in the
     queue, unless `if_needed` says that this is fine, and if the run's budget is used up.
     """
-    config_of = Run.open(root.absolute())
-    config = RunConfig.model_validate(config_of.config)
-    name, cwd = where_sent(config_of, cluster)
+    opened = Run.open(root.absolute())
+    config = config_of(opened)
+    name, cwd = where_sent(opened, cluster)
     profile = load_profile(name)
-    with locked_for(profile, config_of.root, config_of.config) as run:
+    with locked_for(profile, opened.root, resolved(config)) as run:
         live, notes = _live(run) if profile.scheduler == "slurm" else ([], [])
         if live:
             if if_needed:
@@ -159,7 +165,7 @@ def resume(
         if retry_parked:
             for stage in config.stages:
                 release(run.stage(stage.name).path)
-        check_image(run, config, accept_image)
+        notes = [*notes, *check_origin(run, config, consent)]
         _may_live(run, profile, auto_resume)
         sent = send_rest(run, config, profile, name, cwd)
         return replace(sent, notes=[*notes, *sent.notes])

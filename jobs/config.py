@@ -17,7 +17,8 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import BUILT_IN
-from cxr_core.settings import Name, Settings
+from cxr_core.runs.run import Run, is_begun
+from cxr_core.settings import OF_A_RUN, Name, Settings
 from cxr_core.training.judge_settings import ClassifierTrain, LocaliserTrain
 from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import DiffusionTrain, LatentsStage, TextEncoderTrain, VaeTrain
@@ -168,6 +169,53 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError("\n  ".join((count, *lines)), mend="`cxr config schema` lists every key") from None
 
 
+def config_of(run: Run) -> RunConfig:
+    """The config of a run, whichever version wrote it: keys that it lacks mean what they meant then.
+
+    Raises UserError where this version cannot read it.
+    """
+    try:
+        return RunConfig.model_validate(run.config, context=OF_A_RUN)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, each['loc']))}: {_message(each)}" for each in error.errors()]
+        raise UserError(
+            "\n  ".join(("this version cannot read the config of this run", *lines)),
+            where=str(run.root / "config.yaml"),
+            mend="go on with the version that made it (run.json names its commit), or start one under another name",
+        ) from error
+
+
+def renewed(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that a run recorded, with the keys that were added since."""
+    return resolved(config_of(Run(Path(), run)))
+
+
+def going_on(config: RunConfig, root: Path) -> RunConfig:
+    """`config` for the run at `root`, if that was begun: a key that is new since then, and that `config` does not
+    name, has the value that means what the run did, not today's default."""
+    if not is_begun(root):
+        return config
+    run = Run.open(root)
+    value, given = resolved(config), config.model_dump(mode="json", exclude_unset=True)
+    _keep_unnamed(value, given, run.config, resolved(config_of(run)))
+    return RunConfig.model_validate(value)
+
+
+def _keep_unnamed(value: Any, given: Any, recorded: Any, meant: Any) -> None:
+    """Put `meant` into `value` for each key that is neither `given` nor `recorded`; all four are of one shape."""
+    if isinstance(value, list) and isinstance(recorded, list) and len(value) == len(recorded) == len(meant):
+        for i, each in enumerate(value):
+            _keep_unnamed(each, given[i] if isinstance(given, list) else {}, recorded[i], meant[i])
+    if not isinstance(value, dict) or not isinstance(recorded, dict) or not isinstance(meant, dict):
+        return
+    named = given if isinstance(given, dict) else {}
+    for key in value:
+        if key in recorded:
+            _keep_unnamed(value[key], named.get(key), recorded[key], meant.get(key))
+        elif key not in named and key in meant:
+            value[key] = meant[key]
+
+
 def find_config(source: str) -> Path:
     """A path as it is, or one of the ready configs by its name."""
     path = Path(source)
@@ -246,16 +294,16 @@ def _explain(error: ValidationError, path: Path, text: str, value: dict[str, Any
     for mistake in (each for each in error.errors() if each["loc"]):
         keys = [part for part in mistake["loc"] if part not in _TAGS]
         message = _message(mistake)
-        if mistake["type"] == "extra_forbidden":
-            message = "unknown key"
-        elif mistake["type"] == "union_tag_invalid":
+        if mistake["type"] == "union_tag_invalid":
             message = _unknown_kind(mistake)
-        elif mistake["type"] not in ("missing", "value_error"):
+        elif mistake["type"] not in ("missing", "value_error", "extra_forbidden"):
             message += f", not {mistake['input']!r}"
         yield f"{path}:{line_of(tree, keys)}: {'.'.join(_names(keys, value))}: {message}"
 
 
 def _message(mistake: Any) -> str:
+    if mistake["type"] == "extra_forbidden":
+        return "unknown key"
     return str(mistake["msg"]).removeprefix("Value error, ")
 
 

@@ -83,6 +83,8 @@ def check_judge(judge: Path, synthetic: "Dataset") -> None:
 
 
 def _check_patients(judges: "Dataset", gates: "Dataset", judge: Path) -> None:
+    from cxr_core.data.identity import same_patients
+
     mine, theirs = judges.of_split("train"), gates.of_split("train")
     images = set(mine["source_sha256"]) & set(theirs["source_sha256"]) - {""}
     if images:
@@ -92,9 +94,11 @@ def _check_patients(judges: "Dataset", gates: "Dataset", judge: Path) -> None:
     # Names of patients mean the same ones only within one source; phantoms of another seed are other people.
     sources = [dataset.info.about.get("source") or {} for dataset in (judges, gates)]
     if sources[0].get("kind") == sources[1].get("kind") != "phantom":
-        patients = set(mine["patient_id"]) & set(theirs["patient_id"])
-        if patients:
-            raise _no_judge(f"{len(patients)} patients that the judge learnt from taught the gate too", judge)
+        shared = mine[same_patients(mine["patient_id"], theirs["patient_id"].unique())]
+        if len(shared):
+            raise _no_judge(
+                f"{shared['patient_id'].nunique()} patients that the judge learnt from taught the gate too", judge
+            )
 
 
 def _no_judge(what: str, judge: Path) -> UserError:

@@ -1,24 +1,21 @@
 """Work on a run in this process: its stages in order, each frozen, run, finalized. What is done is not done again."""
 
+import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
-from cxr_core.models.checkpoints import BUILT_IN
-from cxr_core.runs import image
 from cxr_core.runs.failures import release
-from cxr_core.runs.files import sha256_text, walk_files
 from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import Run
-from cxr_core.runs.stage import Context, Job
-from cxr_core.seeds import derive_seed
-from jobs.config import RunConfig, flat_inputs, inputs_of, resolved
+from cxr_core.runs.sources import Known
+from jobs.config import RunConfig, flat_inputs, going_on, inputs_of, renewed, resolved
+from jobs.origin import NOTHING_ELSE, Consent, check_origin
+from jobs.outside import context_of, job_of, outside, user_path
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,8 @@ class StageResult:
     num_shards: int
     num_made: int
     seconds: float
-
-
-def job_of(stage: Any) -> Job:
-    """The module that does the work of a stage, by its kind."""
-    return import_module(f"jobs.{stage.kind}")
+    problems: Mapping[str, int] = field(default_factory=dict)
+    """Cases of each kind in the stage's problems.csv, where it makes images and was finished now."""
 
 
 def run_stages(
@@ -43,17 +37,19 @@ def run_stages(
     only: str | None = None,
     *,
     retry_parked: bool = False,
-    accept_image: bool = False,
+    consent: Consent = NOTHING_ELSE,
 ) -> list[StageResult]:
     """Do all stages that are not done (or the one named) of the run `<runs>/<name>`, under its lock.
 
-    Shards that are parked, since they failed again and again, are left out unless `retry_parked`.
-    Raises UserError if a stage was planned in another container image than this process runs in, unless `accept_image`.
+    Shards that are parked, since they failed again and again, are left out unless `retry_parked`. Raises UserError if
+    a stage was planned in another image, by other code or libraries, or of other inputs than there are now, unless
+    `consent` says that this is fine.
     """
+    config = going_on(config, runs / config.name)
     stages = [config.stage(only)] if only else config.stages
-    with Run.locked(runs / config.name, resolved(config)) as run:
-        if accept_image:
-            image.accept(run.root)
+    with Run.locked(runs / config.name, resolved(config), read=renewed) as run:
+        for note in check_origin(run, config, consent, [stage.name for stage in stages]):
+            print(note, file=sys.stderr)
         if retry_parked:
             for stage in stages:
                 release(run.stage(stage.name).path)
@@ -66,11 +62,12 @@ def prepare(run: Run, config: RunConfig, name: str) -> Work:
     folder = run.stage(name)
     folder.path.mkdir(exist_ok=True)
     names = {other.name for other in config.stages}
-    given = inputs_of(stage)
-    inputs = {role: run.root / value if value in names else user_path(value) for role, value in given.items()}
-    upstream = {role: _digest(run, value, inputs[role], names) for role, value in given.items()}
-    context = Context(stage, inputs, derive_seed(config.seed, name), folder.path)
-    return Work(folder, job_of(stage), context, upstream)
+    plan = folder.plan()
+    known = Known.of(folder.path)
+    digests, files = outside(stage, names, known, is_old=plan is not None and plan.is_old)
+    known.write()
+    upstream = {role: digests.get(role) or _digest(run, value) for role, value in inputs_of(stage).items()}
+    return Work(folder, job_of(stage), context_of(run, config, stage, names), upstream, files)
 
 
 def input_of(stage: Path, role: str) -> Path | None:
@@ -86,14 +83,7 @@ def input_of(stage: Path, role: str) -> Path | None:
     return run.root / value if value in stages else user_path(value)
 
 
-def user_path(text: str) -> Path:
-    """A folder named in `inputs`: a model of ours by its name, else relative to the working directory."""
-    return BUILT_IN.get(text) or Path(text).expanduser().absolute()
-
-
-def _digest(run: Run, name: str, path: Path, names: set[str]) -> str:
-    if name not in names:
-        return path_digest(path)
+def _digest(run: Run, name: str) -> str:
     facts = run.stage(name).facts()
     if facts is None:
         raise UserError(
@@ -104,37 +94,32 @@ def _digest(run: Run, name: str, path: Path, names: set[str]) -> str:
     return str(facts["digest"])
 
 
-def path_digest(path: Path) -> str:
-    """What stands for the content of a folder of the user's: a Dataset's digest, else the names and sizes of its files.
-
-    Weights of many gigabytes are not hashed at every start; `base_sha256` in the config locks them.
-    """
-    if (path / "dataset.json").is_file():
-        return Dataset.open(path).info.digest
-    if not path.is_dir():
-        raise UserError("no such folder", where=str(path), mend="correct `inputs` in the config")
-    return sha256_text("".join(f"{file.relative_to(path)}\0{file.stat().st_size}\n" for file in walk_files(path)))
-
-
 def _run_stage(run: Run, config: RunConfig, name: str) -> StageResult:
     start = time.monotonic()
     work = prepare(run, config, name)
     plan = freeze(work)
     todo = [shard.id for shard in plan.shards if shard.id not in work.folder.done()]
     facts = work.folder.facts()
+    problems: Mapping[str, int] = {}
     if todo or facts is None:
         if todo:
             read_ledger(run).check_budget(config.budget_gpu_hours)
             run_pack(work, plan, todo)
-        finalize(work, plan)
+        problems = finalize(work, plan).get("problems", {})
     seconds = time.monotonic() - start
-    return StageResult(work.folder.name, work.context.settings.kind, len(plan.shards), len(todo), seconds)
+    return StageResult(work.folder.name, work.context.settings.kind, len(plan.shards), len(todo), seconds, problems)
 
 
-def estimates(config: RunConfig) -> Mapping[str, Any]:
-    """Stage name -> `Estimate`, computed in order from settings alone."""
+def estimates(config: RunConfig, run: Run | None = None) -> Mapping[str, Any]:
+    """Stage name -> `Estimate`, computed in order from settings alone; of what `run` has planned, from the plan where
+    the job can, so that tables and images need not be there any more."""
     found: dict[str, Any] = {}
     for stage in config.stages:
+        planned = getattr(job_of(stage), "estimate_planned", None)
+        plan = run.stage(stage.name).plan() if run and planned else None
+        if planned and plan:
+            found[stage.name] = planned(stage, sum(shard.num_items for shard in plan.shards))
+            continue
         inputs = {role: found.get(value, user_path(value)) for role, value in inputs_of(stage).items()}
         found[stage.name] = job_of(stage).estimate(stage, inputs)
     return found

@@ -25,7 +25,7 @@ _NUM_MEASURED = 20
 
 def works_of(run: Run, config: RunConfig, queue: Mapping[str, str], only: str | None = None) -> list[StageWork]:
     """What is left to do of each stage, or of the one named, whose inputs then must be there or in the queue."""
-    sizes = estimates(config)
+    sizes = estimates(config, run)
     wanted = config.stage(only).name if only else None
     works = [_work(run, stage, sizes[stage.name], config, queue) for stage in config.stages]
     if wanted is None:

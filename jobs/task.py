@@ -108,13 +108,13 @@ def run_task(root: Path, stage: str, number: str, index: int) -> None:
     """Do what the submit says: freeze, make the shards of pack `index`, finalize."""
     from cxr_core.runs.pack import finalize, freeze, run_pack
     from cxr_core.runs.run import Run
-    from jobs.config import RunConfig, inputs_of
+    from jobs.config import config_of, inputs_of
     from jobs.launch import prepare
 
     run = Run.open(root)
     submit = Submit.read(run.stage(stage).path / "submits" / number)
     check_cpus(submit, len(os.sched_getaffinity(0)))
-    config = RunConfig.model_validate(run.config)
+    config = config_of(run)
     names = {other.name for other in config.stages}
     gate(run, [name for name in inputs_of(config.stage(stage)).values() if name in names], submit.visible_seconds)
     work = prepare(run, config, stage)

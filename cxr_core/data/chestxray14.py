@@ -8,20 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_core.data.boxfile import read_boxes
+from cxr_core.data.cells import parse_ages, parse_sex, parse_views, parse_visits
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.findings import NIH
-from cxr_core.data.nih_files import BBOX_LIST
+from cxr_core.data.identity import patient_key
+from cxr_core.data.nih_files import BBOX_LIST, NIH_ALIASES
 from cxr_core.data.settings import BoxFile, ChestXray14Data
 from cxr_core.data.splits import official_split
-from cxr_core.data.table import (
-    SourceTable,
-    parse_ages,
-    parse_images,
-    parse_labels,
-    parse_sex,
-    parse_visits,
-    refuse_duplicates,
-)
+from cxr_core.data.table import SourceTable, parse_images, parse_labels, refuse_duplicates
 from cxr_core.errors import UserError
 
 
@@ -38,29 +32,30 @@ def read_chestxray14(data: ChestXray14Data) -> SourceTable:
     rows = pd.DataFrame(
         {
             "image_id": ids,
+            "reference": ids,
             "patient_id": patients,
-            "view": csv.column("View Position"),
+            "view": parse_views(csv.column("View Position")),
             "age": parse_ages(csv, csv.column("Patient Age")),
             "sex": parse_sex(csv, csv.column("Patient Gender", "Patient Sex")),
             "follow_up": parse_visits(csv, csv.column("Follow-up #")),
-            "labels": parse_labels(csv, csv.column("Finding Labels"), NIH),
+            "labels": parse_labels(csv, csv.column("Finding Labels"), NIH, aliases=NIH_ALIASES),
             "row": csv.cells.index + 2,
         }
     )
     _check_patients(csv, patients)
-    rows["split"] = official_split(
+    rows["split"], notes = official_split(
         csv,
-        ids,
+        rows,
         train_val=data.train_val_list or folder / "train_val_list.txt",
         test=data.test_list or folder / "test_list.txt",
     )
-    return SourceTable(csv.path, NIH, rows, _boxes(data, folder))
+    return SourceTable(csv.path, NIH, rows, _boxes(data, folder), tuple(notes))
 
 
 def _data_entry(data: ChestXray14Data, folder: Path) -> Path:
     if data.data_entry is not None:
         return data.data_entry
-    found = sorted(folder.glob("Data_Entry_2017*.csv"))
+    found = sorted(path for ending in (".csv", ".csv.gz") for path in folder.glob(f"Data_Entry_2017*{ending}"))
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} tables: {', '.join(path.name for path in found)}" if found else "no Data_Entry_2017*.csv"
@@ -69,7 +64,8 @@ def _data_entry(data: ChestXray14Data, folder: Path) -> Path:
 
 def _check_patients(csv: Csv, patients: pd.Series) -> None:
     stated = csv.column("Patient ID")
-    differ = stated.str.lstrip("0") != patients.str.lstrip("0")
+    keys = {name: patient_key(name) for name in {*stated, *patients}}
+    differ = stated.map(keys) != patients.map(keys)
     csv.refuse(differ, stated, "another patient than the file name says", "correct the row")
 
 

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from cxr_core.data.findings import Findings
+from cxr_core.data.identity import same_patients
 from cxr_core.data.png import decode_grey
 from cxr_core.errors import UserError
 from cxr_core.runs.files import atomic_path, canonical_json, read_json, sha256_file, write_json
@@ -323,7 +324,8 @@ class Dataset:
         rows = table.to_pandas()
         if not self.barred:
             return rows
-        return rows[~((rows["split"] == "test") & rows["patient_id"].isin(self.barred))].reset_index(drop=True)
+        barred = same_patients(rows["patient_id"], self.barred)
+        return rows[~((rows["split"] == "test") & barred)].reset_index(drop=True)
 
     def barring(self, patients: frozenset[str]) -> "Dataset":
         """The same without the test images of some patients."""

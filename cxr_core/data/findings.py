@@ -1,8 +1,10 @@
 """Findings: the label vocabulary of a dataset, and labels as bits."""
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cxr_core.data.identity import composed
 from cxr_core.errors import UserError
 
 NO_FINDING = "No Finding"
@@ -27,9 +29,6 @@ NIH_FINDINGS: tuple[str, ...] = (
 )
 """The 14 findings of ChestX-ray14 in NIH's order (Wang et al., CVPR 2017); with `NO_FINDING` 15 classes."""
 
-NIH_ALIASES = {"Infiltrate": "Infiltration"}
-"""BBox_List_2017.csv writes "Infiltrate" for what Data_Entry calls "Infiltration"."""
-
 
 @dataclass(frozen=True)
 class Findings:
@@ -48,7 +47,6 @@ class Findings:
         """Bits of `names`; `NO_FINDING` adds none. Raises UserError for a name outside the vocabulary."""
         bits = 0
         for name in names:
-            name = NIH_ALIASES.get(name, name)
             if name == NO_FINDING:
                 continue
             if name not in self.names:
@@ -70,3 +68,42 @@ class Findings:
 
 
 NIH = Findings(NIH_FINDINGS)
+
+
+def vocabulary(names: Sequence[str], separator: str = JOIN) -> tuple[str, ...]:
+    """The names of a vocabulary of one's own, with composed letters (NFC).
+
+    Raises UserError for a name that cannot be written in a table, a request or a prompt, and for two names that read
+    alike there: `separator` stands between the findings of a table.
+    """
+    names = tuple(composed(name) for name in names)
+    for name in names:
+        signs = sorted({sign for sign in (JOIN, separator, ",", '"') if sign in name})
+        if signs or not name.isprintable() or name != " ".join(name.split()) or not name:
+            odd = f"holds {' '.join(map(repr, signs))}" if signs else "is empty or holds odd blanks or signs"
+            raise UserError(f"the finding {name!r} {odd}", mend="write it in letters, e.g. Pleural Effusion")
+    _refuse_alike((*names, NO_FINDING))
+    return Findings(names).names
+
+
+def is_no_finding(name: str) -> bool:
+    """Whether a label says that there is no finding, in any case: "No Finding", "no_finding"."""
+    return _read_as(name) == _read_as(NO_FINDING)
+
+
+def _refuse_alike(names: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if _read_as(name) in seen:
+            raise UserError(
+                f"the findings {seen[_read_as(name)]!r} and {name!r} read alike in prompts",
+                mend=f"{NO_FINDING} is what an image without findings has by itself: leave it out"
+                if is_no_finding(name)
+                else "give them one name, in the table too, or two that differ in more than case, blanks and _",
+            )
+        seen[_read_as(name)] = name
+
+
+def _read_as(name: str) -> str:
+    """A finding as CLIP's tokenizer reads it in a prompt of ours."""
+    return " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").casefold().split())

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from cxr_core.data.findings import JOIN, NIH_ALIASES
+from cxr_core.data.findings import JOIN
 
 DATA_ENTRY_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -10,6 +10,8 @@ DATA_ENTRY_HEADER = (
 )
 """Of Data_Entry_2017.csv. Some columns have commas in their names, so that these are two each."""
 BBOX_LIST, BBOX_HEADER = "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+NIH_ALIASES = {"Infiltrate": "Infiltration"}
+"""BBox_List_2017.csv writes "Infiltrate" for what Data_Entry calls "Infiltration"."""
 _BOX_NAMES = {name: alias for alias, name in NIH_ALIASES.items()}
 
 

@@ -67,11 +67,11 @@ class PromptWriter:
         if not self.settings.findings:
             return []
         sides = self.settings.positions.sides if self.settings.positions else "patient"
-        return [text for name in names for text in phrases(name, placed, sides)]
+        return [text for name in names for text in phrases(name, placed, sides, self.findings.names)]
 
     def _template(self, names: tuple[str, ...], view: str, age: int | None, sex: str) -> str:
         return str(self.settings.template).format(
-            findings=", ".join(map(plain_words, names)),
+            findings=", ".join(plain_words(name, self.findings.names) for name in names),
             names=", ".join(names),
             view=view or UNKNOWN,
             age=UNKNOWN if age is None else age,

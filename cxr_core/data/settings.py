@@ -5,15 +5,29 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from cxr_core.data.findings import NIH_FINDINGS, Findings
+from cxr_core.data.findings import NIH_FINDINGS, vocabulary
+from cxr_core.data.positions.phrases import read_two_ways
 from cxr_core.data.positions.settings import PositionWords
 from cxr_core.data.positions.split import MoveBoxed
-from cxr_core.settings import LocalPath, Settings, StageSettings
+from cxr_core.data.words import read_as_several
+from cxr_core.settings import Absent, LocalPath, Settings, StageSettings
 
 Missing = Literal["fail", "subset"]
 FailOrExclude = Literal["fail", "exclude"]
 Convert = Literal["fail", "exclude", "convert"]
 Keep = Literal["fail", "exclude", "keep"]
+ConvertOrKeep = Literal["fail", "exclude", "convert", "keep"]
+
+
+class Percentile(Settings):
+    """A value of each file by the share of its values that are not larger."""
+
+    percentile: float = Field(ge=0, le=100)
+    """0 is the smallest value of the file, 100 the largest."""
+
+
+White = Annotated[int, Field(strict=True, ge=1, le=65535)] | Literal["file"] | Percentile
+Black = Annotated[int, Field(strict=True, ge=0, le=65534)] | Percentile
 
 
 class BoxFile(Settings):
@@ -43,9 +57,15 @@ class ChestXray14Data(Settings):
     missing: Missing = "fail"
     """A row without an image: an error, or `subset`: go on with the images that are there."""
     exclude_lists: tuple[LocalPath, ...] = ()
-    """Text files of image names to leave out, e.g. known rotated or lateral images: pixels do not tell these."""
+    """Lists of images to leave out, e.g. known rotated or lateral ones: pixels do not tell these. Text with a name a
+    line, or CSV (see docs/tables.md)."""
     expect_size: PositiveInt | None = 1024
     """Width and height that every image file has; null: any."""
+    white: Annotated[White | None, Absent(None)] = None
+    """The value of 16-bit files that is white: a number (4095 where 12 bits are used), `{percentile: 99.9}` of each
+    file's own values, or `file`: what its sBIT chunk says. Null: 65535, and files that it does not fit are named."""
+    black: Annotated[Black, Absent(0)] = 0
+    """The value of 16-bit files that is black: a number, or `{percentile: 0.1}` of each file's own values."""
     data_entry: LocalPath | None = None
     """The table, where it lies elsewhere or has another name than Data_Entry_2017*.csv."""
     train_val_list: LocalPath | None = None
@@ -64,17 +84,17 @@ class Columns(Settings):
     """Names of the columns of a table of one's own; null: there is no such column."""
 
     image: str = "image"
-    """File name of the image; folders in it are ignored."""
+    """File name of the image, or its path: where it has folders, the file's must agree (see docs/tables.md)."""
     patient: str = "patient"
     """Whose image it is. Splits are by patient, so every table must have it."""
     labels: str = "labels"
     """Findings joined by `label_separator`, or "No Finding"."""
     view: str | None = "view"
-    """PA or AP; empty: unknown."""
+    """PA or AP, in any case and as whole words (POSTERO_ANTERIOR); empty: unknown. Any other: see `views`."""
     age: str | None = None
-    """Years ("57", "057Y"), months ("011M") or days ("004D")."""
+    """Years ("57", "057Y"), months ("011M"), weeks ("008W") or days ("004D"); empty: unknown."""
     sex: str | None = None
-    """M or F; empty: unknown."""
+    """M, F, male or female; O, U or empty: neither, or unknown."""
     follow_up: str | None = None
     """Number of the visit."""
     split: str | None = None
@@ -99,6 +119,9 @@ class TableData(Settings):
     """The label vocabulary, in the order of its bits. "No Finding" is not one of them."""
     columns: Columns = Columns()
     """Names of the columns."""
+    views: Annotated[dict[str, Literal["PA", "AP", "unknown"]], Absent({})] = Field(default_factory=dict)
+    """What other values of the view column mean, e.g. {AP_horizontal: AP, FRONTAL: unknown}; see policies.other_view
+    for those not named."""
     label_separator: str = Field(default="|", min_length=1)
     """What stands between two findings."""
     test: float = Field(default=0.2, ge=0, lt=1)
@@ -108,14 +131,24 @@ class TableData(Settings):
     missing: Missing = "fail"
     """A row without an image: an error, or `subset`: go on with the images that are there."""
     exclude_lists: tuple[LocalPath, ...] = ()
-    """Text files of image names to leave out."""
+    """Lists of images to leave out: text with a name a line, or CSV (see docs/tables.md)."""
     expect_size: PositiveInt | None = None
     """Width and height that every image file has; null: any."""
+    white: Annotated[White | None, Absent(None)] = None
+    """The value of 16-bit files that is white: a number (4095 where 12 bits are used), `{percentile: 99.9}` of each
+    file's own values, or `file`: what its sBIT chunk says. Null: 65535, and files that it does not fit are named."""
+    black: Annotated[Black, Absent(0)] = 0
+    """The value of 16-bit files that is black: a number, or `{percentile: 0.1}` of each file's own values."""
 
     @field_validator("findings")
     @classmethod
     def _vocabulary(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return Findings(names).names
+        return vocabulary(names)
+
+    @model_validator(mode="after")
+    def _separable(self) -> Self:
+        vocabulary(self.findings, self.label_separator)
+        return self
 
 
 class PhantomData(Settings):
@@ -140,6 +173,8 @@ class PhantomData(Settings):
     exclude_lists: ClassVar[tuple[LocalPath, ...]] = ()
     further_boxes: ClassVar[tuple[BoxFile, ...]] = ()
     expect_size: ClassVar[int | None] = None
+    white: ClassVar[None] = None
+    black: ClassVar[int] = 0
 
     @field_validator("findings")
     @classmethod
@@ -208,6 +243,23 @@ def _check_template(template: str) -> None:
         raise ValueError("template says nothing of the findings: put {findings} or {names} into it")
 
 
+def _check_phrases(findings: tuple[str, ...], prompts: PromptSettings) -> None:
+    """Raise ValueError where a prompt can be read in two ways."""
+    several = read_as_several(findings) if prompts.style == "study" else None
+    if several:
+        raise ValueError(
+            f"in `style: study` the finding {several[0]!r} reads like {' and '.join(map(repr, several[1]))}: rename it,"
+            " or take `style: clinical`"
+        )
+    positions = prompts.positions
+    two_ways = read_two_ways(findings, sizes=positions.sizes) if positions else None
+    if two_ways:
+        raise ValueError(
+            f"the finding {two_ways[0]!r} reads like a size or place of {two_ways[1]!r} in prompts with `positions`:"
+            " rename it, or turn positions (or their sizes) off"
+        )
+
+
 class Policies(Settings):
     """What each kind of oddity leads to: `fail` stops, `exclude` leaves the image out, `convert` mends it, `keep` only
     counts it. Every case is named in problems.csv."""
@@ -221,19 +273,41 @@ class Policies(Settings):
     wrong_size: Convert = "exclude"
     """Another size than `expect_size`; converted, it is resized like any other."""
     sixteen_bit: Convert = "convert"
-    """16 bits a sample: 0..65535 is scaled to 0..255."""
+    """16 bits a sample: `black` to `white` of the data are scaled to 0..255, without these 0..65535."""
+    unclear_white: Annotated[Convert, Absent("convert")] = "fail"
+    """A 16-bit file that its white does not fit. Without a stated `white`: no value over 32767, or at most 66 grey
+    levels would be left. With one: over 5 % of the values are above it, or the file does not state its own."""
+    above_white: Annotated[Convert, Absent("convert")] = "convert"
+    """A 16-bit file with values above the stated `white`: they become white."""
     rgba: Convert = "convert"
     """An alpha channel: laid over black."""
     rgb: Convert = "convert"
     """Three equal channels: one is taken."""
     colour: Convert = "convert"
     """Channels that differ: luminance is taken."""
+    animated: Annotated[Convert, Absent("convert")] = "convert"
+    """Several frames: the still image is taken."""
+    turned: Annotated[ConvertOrKeep, Absent("keep")] = "convert"
+    """Its EXIF (or XMP) says that it is to be turned or mirrored: that is done, to its boxes too; kept, it stays as
+    it is stored."""
+    inverted: Annotated[ConvertOrKeep, Absent("keep")] = "keep"
+    """Looks like a negative: white where radiographs are black. Converted, black and white change places."""
+    flat: Annotated[Keep, Absent("keep")] = "exclude"
+    """One grey value everywhere, as an image of 1 x 1 pixel has."""
+    few_grey_levels: Annotated[Keep, Absent("keep")] = "exclude"
+    """At most 66 of 256 grey levels hold 99.5 % of the pixels: a mask, or an image under the wrong white."""
+    enlarged: Annotated[Convert, Absent("convert")] = "convert"
+    """Smaller than `size`: enlarged by interpolation."""
+    mixed_sizes: Annotated[Literal["fail", "keep"], Absent("keep")] = "keep"
+    """Image files of several sizes in one set, said once with the sizes."""
     nearly_black: Keep = "keep"
     """Mean below 70 of 255."""
     nearly_white: Keep = "keep"
     """Mean above 200 of 255."""
     box_outside: Convert = "convert"
     """A box that leaves its image: cut at the border, or left out if nothing remains."""
+    box_without_label: Annotated[ConvertOrKeep, Absent("keep")] = "keep"
+    """A box of a finding that the image's labels do not have; converted, the box is left out."""
     duplicate_pixels: Keep = "exclude"
     """Equal pixels under several names: one is kept, from the test split before val before train."""
     contradicting_duplicates: Keep = "exclude"
@@ -242,8 +316,15 @@ class Policies(Settings):
     """Named in one of `exclude_lists`."""
     other_view: Keep = "exclude"
     """A view other than PA and AP, e.g. lateral; kept, its view counts as unknown."""
+    not_a_file: Annotated[FailOrExclude, Absent("exclude")] = "exclude"
+    """A name ending in .png that is no file: a link to nothing, a folder, a pipe. Its row counts as one without an
+    image, see `missing`."""
     image_without_row: Literal["fail", "keep"] = "keep"
     """An image file that the table does not name; it is never used."""
+    similar_patients: Annotated[Literal["fail", "convert", "keep"], Absent("keep")] = "convert"
+    """Patients whose names differ in case, zeros or form alone (`5` and `5.0`, `4` and `0004`, `P1` and `p1`):
+    converted, they count as one wherever patients are split, and a split that parts them is refused; kept, they are
+    different people."""
     impossible_age: Convert = "convert"
     """Over 120 years (ChestX-ray14 of 2017 has 411): the age is removed."""
 
@@ -276,3 +357,9 @@ class PreprocessStage(StageSettings):
     """At most so many images, whole patients by a hash of the patient (at least one patient): for quick runs."""
     shard_size: PositiveInt = 1000
     """Images per shard."""
+
+    @model_validator(mode="after")
+    def _one_prompt_a_finding(self) -> Self:
+        if isinstance(self.data, TableData):
+            _check_phrases(self.data.findings, self.prompts)
+        return self

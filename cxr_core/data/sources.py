@@ -2,22 +2,25 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 
-from cxr_core.data.boxfile import read_boxes
+from cxr_core.data.boxfile import boxes_without_label, read_boxes
 from cxr_core.data.chestxray14 import read_chestxray14
 from cxr_core.data.findings import NIH, Findings
+from cxr_core.data.folders import image_files, passed_over_words
+from cxr_core.data.identity import persons, similar
+from cxr_core.data.lists import Entry, entry_problems, look_up
+from cxr_core.data.locate import Files, Located, locate
 from cxr_core.data.positions.split import BoxedSplit, move_boxed
-from cxr_core.data.problems import decide_all, problem_frame
+from cxr_core.data.problems import decide_all, passed_over, problem_frame
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import ChestXray14Data, PhantomData, Policies, PreprocessStage, TableData
-from cxr_core.data.splits import carve_validation, check_disjoint, choose_patients, read_names
+from cxr_core.data.splits import carve_validation, check_disjoint, choose_patients, hashed_split
 from cxr_core.data.table import SourceTable, read_table
 from cxr_core.errors import UserError
 
@@ -27,24 +30,22 @@ MAX_AGE = 120
 @dataclass(frozen=True)
 class SourcePlan:
     """`rows`: one for each image to be read, sorted by image id (columns of `preprocess.SOURCE`); `problems` so far;
-    `boxed` says who was moved out of test, where that was asked for."""
+    `boxed` says who was moved out of test, where that was asked for; `notes` are for people."""
 
     rows: pd.DataFrame
     findings: Findings
     problems: pd.DataFrame
     boxed: BoxedSplit | None = None
+    notes: tuple[str, ...] = ()
 
 
 def plan_source(settings: PreprocessStage) -> SourcePlan:
     """Decide what is read. Raises UserError for every mistake in tables, lists and folders."""
     data, policies = settings.data, settings.policies
-    table = _read(data)
-    check_disjoint(table.rows, table.path)
-    rows = table.rows.assign(split=carve_validation(table.rows, settings.validation))
-    boxed = None
-    if settings.move_boxed:
-        rows["split"], boxed = move_boxed(rows, table.boxes["image_id"], settings.move_boxed)
-    problems = []
+    table, contradictions = boxes_without_label(_read(data), policies)
+    rows, alike = _one_person(table.rows, table.path, policies)
+    problems = [contradictions, alike]
+    rows, boxed = _split(rows, table, settings)
     if isinstance(data, PhantomData):
         rows["file"] = "phantom"
     else:
@@ -61,16 +62,55 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
     problems.append(_boxes_without_row(table))
     rows["boxes"] = _boxes_of(rows["image_id"], table)
     rows["prompt"] = _prompts(rows, settings, table.findings)
-    return SourcePlan(rows, table.findings, pd.concat(problems, ignore_index=True), boxed)
+    rows["patient_id"] = rows.pop("spelled")
+    every = pd.concat(problems, ignore_index=True)
+    return SourcePlan(rows, table.findings, every, boxed, (*table.notes, *_notes(every)))
 
 
 def _read(data: ChestXray14Data | TableData | PhantomData) -> SourceTable:
     if isinstance(data, PhantomData):
         return _read_phantom(data)
     table = read_table(data) if isinstance(data, TableData) else read_chestxray14(data)
-    further = [read_boxes(file, table.findings) for file in data.further_boxes]
-    boxes = pd.concat([table.boxes, *further], ignore_index=True) if further else table.boxes
-    return SourceTable(table.path, table.findings, table.rows.assign(signs=""), boxes)
+    boxes = [_with_ids(table.boxes, table.path, table.rows)]
+    for file in data.further_boxes:
+        boxes.append(_with_ids(read_boxes(file, table.findings), file.path, table.rows))
+    rows = table.rows.assign(signs="")
+    return replace(table, rows=rows, boxes=pd.concat(boxes, ignore_index=True))
+
+
+def _with_ids(boxes: pd.DataFrame, path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Boxes whose `image_id` is how their file names the image, with that of the table in its place, if it has one."""
+    named = boxes["image_id"].unique().tolist()
+    places = look_up(path, rows, [Entry(name) for name in named]).places
+    ids = {name: rows["image_id"].iloc[place] for name, place in zip(named, places, strict=True) if place >= 0}
+    return boxes.assign(image_id=boxes["image_id"].map(lambda name: ids.get(name, name)))
+
+
+def _one_person(rows: pd.DataFrame, path: Path, policies: Policies) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows in which spellings of what is probably one patient are one `patient_id`, beside `spelled`, as given."""
+    groups = similar(rows["patient_id"])
+    first = rows.drop_duplicates("patient_id").set_index("patient_id").loc[[names[0] for names in groups]]
+    details = [f"patients {' and '.join(map(repr, names))} are probably one" for names in groups]
+    found = problem_frame("similar_patients", first["image_id"], _row_names(first, path), details, "")
+    found = decide_all(policies, found)
+    if policies.similar_patients == "convert":
+        return rows.assign(spelled=rows["patient_id"], patient_id=persons(rows["patient_id"], groups)), found.assign(
+            action="one patient to every split"
+        )
+    return rows.assign(spelled=rows["patient_id"]), found
+
+
+def _split(rows: pd.DataFrame, table: SourceTable, settings: PreprocessStage) -> tuple[pd.DataFrame, BoxedSplit | None]:
+    """The rows, each in train, val or test. Raises UserError for a patient in two of them."""
+    if isinstance(settings.data, TableData) and settings.data.columns.split is None:
+        rows = rows.assign(split=hashed_split(rows["patient_id"], test=settings.data.test))
+    check_disjoint(rows, table.path)
+    rows = rows.assign(split=carve_validation(rows, settings.validation))
+    if settings.move_boxed is None:
+        return rows, None
+    split, boxed = move_boxed(rows, table.boxes["image_id"], settings.move_boxed)
+    moved = rows.loc[rows["patient_id"].isin(boxed.moved), "spelled"].unique()
+    return rows.assign(split=split), boxed.model_copy(update={"moved": tuple(sorted(moved))})
 
 
 def _read_phantom(data: PhantomData) -> SourceTable:
@@ -91,74 +131,81 @@ def _read_phantom(data: PhantomData) -> SourceTable:
         age=rows["age"].astype("float64"),
         signs=[json.dumps(signs) for signs in rows["signs"]],
         row=rows.index + 2,
+        reference=rows["image_id"],
     )
     columns = ["image_id", "finding", *"xywh"]
     kept = pd.DataFrame([box for box in boxes if box["image_id"] in boxed], columns=columns)
     return SourceTable(Path("phantom"), NIH, rows.drop(columns="image"), kept)
 
 
-def find_images(folders: Sequence[Path]) -> dict[str, str]:
-    """Image id -> path of every PNG file below `folders`, at any depth.
+def find_images(folders: Sequence[Path], odd: list[dict[str, str]]) -> Files:
+    """Every PNG file below `folders`, at any depth; what `image_files` passes over goes to `odd`.
 
-    Raises UserError for a folder that is missing, unreadable (also any below it) or holds none, and for a name found
-    twice, naming both.
+    Raises UserError for a folder that is missing, unreadable (also any below it) or holds none.
     """
-    found: dict[str, str] = {}
+    found = Files()
     for folder in folders:
-        before = len(found)
-        for path in _png_files(folder):
-            name = os.path.basename(path)[:-4]  # noqa: PTH119 - a hundred thousand Path objects take a second
-            if name in found:
-                raise UserError(
-                    f"image {name!r} is there twice",
-                    where=f"{found[name]} and {path}",
-                    mend="remove one, or name folders in `images` that do not overlap",
-                )
-            found[name] = path
-        if len(found) == before:
-            raise UserError("no PNG file below this folder", where=str(folder), mend="correct `images` in the config")
+        before, num_odd = len(found.paths), len(odd)
+        for path in image_files(folder, odd):
+            found.add(path, str(folder.absolute()))
+        if len(found.paths) == before:
+            raise UserError(
+                f"no PNG file below this folder{passed_over_words(odd[num_odd:])}",
+                where=str(folder),
+                mend="correct `images` in the config",
+            )
     return found
-
-
-def _png_files(folder: Path) -> Iterable[str]:
-    if not folder.is_dir():
-        raise UserError("there is no such folder", where=str(folder), mend="correct `images` in the config")
-    for parent, folders, names in os.walk(folder.absolute(), onerror=refuse_folder, followlinks=True):
-        folders.sort()
-        yield from (f"{parent}/{name}" for name in sorted(names) if name.lower().endswith(".png"))
-
-
-def refuse_folder(error: OSError) -> NoReturn:
-    """Raise UserError naming the folder that could not be listed; without this `os.walk` passes over it."""
-    raise UserError(
-        f"this folder cannot be listed ({error.strerror})",
-        where=str(error.filename),
-        mend="check your right to read it and the state of its file system, then run again",
-    ) from error
 
 
 def _locate(
     rows: pd.DataFrame, path: Path, data: ChestXray14Data | TableData, policies: Policies
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     folders = data.images or ((data.metadata,) if isinstance(data, ChestXray14Data) else ())
-    found = find_images(folders)
-    files = rows["image_id"].map(found)
-    absent = rows[files.isna()]
+    odd: list[dict[str, str]] = []
+    located = locate(rows, find_images(folders, odd), str(path))
+    absent = rows[located.files.isna()]
     if len(absent) and data.missing == "fail":
-        raise UserError(
-            f"{len(absent)} of {len(rows)} rows have no image; the first is {absent['image_id'].iloc[0]!r}",
-            where=f"{path}, row {absent['row'].iloc[0]}",
-            mend="add the folder that holds them to `images`, or go on with what is there: `missing: subset`",
-        )
-    strangers = sorted(set(found) - set(rows["image_id"]))
-    without_row = problem_frame(
-        "image_without_row", strangers, [found[name] for name in strangers], "no row in the table", ""
-    )
+        raise _without_image(rows, absent, located, odd, path)
+    strangers = sorted(located.strangers, key=_name)
+    without_row = problem_frame("image_without_row", map(_name, strangers), strangers, "no row in the table", "")
+    details = [_contradicting(located.near.get(index)) for index in absent.index]
     without_image = problem_frame(
-        "row_without_image", absent["image_id"], _row_names(absent, path), "no image of this name", "left out"
+        "row_without_image", absent["image_id"], _row_names(absent, path), details, "left out"
     )
-    problems = [decide_all(policies, without_row), without_image]
-    return rows.assign(file=files)[files.notna()], problems
+    problems = [decide_all(policies, without_row), without_image, *passed_over(odd, policies)]
+    return rows.assign(file=located.files)[located.files.notna()], problems
+
+
+def _name(path: str) -> str:
+    return os.path.basename(path)[:-4]  # noqa: PTH119 - a hundred thousand Path objects take a second
+
+
+def _contradicting(near: str | None) -> str:
+    return f"no image of this name in these folders, only {near}" if near else "no image of this name"
+
+
+def _without_image(
+    rows: pd.DataFrame, absent: pd.DataFrame, located: Located, odd: Sequence[Mapping[str, str]], path: Path
+) -> UserError:
+    """Of rows whose file has another place than the table says, the first is named; else the first of all."""
+    contradicted = absent[absent.index.isin(located.near)]
+    first = (contradicted if len(contradicted) else absent).iloc[0]
+    what = f"{len(absent)} of {len(rows)} rows have no image; the first is {_named(first['reference'], odd)}"
+    mend = "add the folder that holds them to `images`, or go on with what is there: `missing: subset`"
+    if len(contradicted):
+        what = (
+            f"{len(absent)} of {len(rows)} rows have no image; for {len(contradicted)} a file of this name lies in "
+            f"other folders: {first['reference']!r}, but {located.near[contradicted.index[0]]}"
+        )
+        mend = "if these are the images, name the folder from which on the table's paths are true in `images`; " + mend
+    return UserError(what, where=f"{path}, row {first['row']}", mend=mend)
+
+
+def _named(reference: str, odd: Sequence[Mapping[str, str]]) -> str:
+    """How a table names an image, with what stands in its place where the walk over the folders found that."""
+    name = os.path.basename(reference).removesuffix(".png")  # noqa: PTH119
+    instead = [f"{found['file']} is {found['detail']}" for found in odd if found["image_id"] == name]
+    return ": ".join((repr(reference), *instead[:1]))
 
 
 def _row_names(rows: pd.DataFrame, path: Path) -> list[str]:
@@ -168,21 +215,22 @@ def _row_names(rows: pd.DataFrame, path: Path) -> list[str]:
 def _leave_out_listed(
     rows: pd.DataFrame, table: SourceTable, lists: Sequence[Path], policies: Policies
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    problems, listed = [], pd.Series(False, index=rows.index)
+    problems, out = [], pd.Series(False, index=rows.index)
     for path in lists:
-        names = read_names(path)
-        if not names.isin(table.rows["image_id"]).any():
+        listed = look_up(path, table.rows)
+        if not listed.named.any():
             raise UserError(
-                f"none of its {len(names)} names is in {table.path.name}; the first is {names[0]!r}",
+                f"none of its {len(listed.entries)} entries is an image of {table.path.name}; the first is "
+                f"{listed.entries[0].text!r}",
                 where=str(path),
-                mend="give one file name a line, or remove it from `exclude_lists`",
+                mend="give one file name a line, or a CSV with a column `image`, or remove it from `exclude_lists`",
             )
-        here = rows["image_id"].isin(names)
-        listed |= here
+        here = listed.named[rows.index]
+        out |= here
         hit = rows[here]
         found = problem_frame("listed", hit["image_id"], hit["file"].to_list(), f"named in {path.name}", "")
-        problems.append(decide_all(policies, found))
-    return (rows if policies.listed == "keep" else rows[~listed]), problems
+        problems += [decide_all(policies, found), *entry_problems(listed)]
+    return (rows if policies.listed == "keep" else rows[~out]), problems
 
 
 def _views(rows: pd.DataFrame, path: Path, policies: Policies) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
@@ -202,6 +250,26 @@ def _ages(rows: pd.DataFrame, path: Path, policies: Policies) -> tuple[pd.DataFr
     converted = policies.impossible_age == "convert"
     rows = rows.assign(age=rows["age"].mask(impossible, np.nan)) if converted else rows[~impossible]
     return rows, [decide_all(policies, found)]
+
+
+_SAID = {
+    "list_entry_without_image": "entries of lists that name no image",
+    "list_entry_twice": "entries of lists that name an image again",
+    "similar_patients": "patients written in several ways",
+    "other_view": "views other than PA and AP",
+}
+"""Problems of tables and lists that are said at once, since they may mean that something was written otherwise."""
+
+
+def _notes(problems: pd.DataFrame) -> list[str]:
+    """A line for each kind in `_SAID` that occurs, with its first case."""
+    lines = []
+    for kind, what in _SAID.items():
+        cases = problems[problems["kind"] == kind]
+        if len(cases):
+            first = cases.iloc[0]
+            lines.append(f"{what}: {len(cases)} ({first['action']}), the first: {first['file']}: {first['detail']}")
+    return lines
 
 
 def _boxes_without_row(table: SourceTable) -> pd.DataFrame:

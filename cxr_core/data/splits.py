@@ -5,41 +5,32 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_core.data.csvfile import Csv
+from cxr_core.data.lists import look_up, read_list, unmatched_note
 from cxr_core.errors import UserError
 from cxr_core.seeds import unit_hash
 
 
-def read_names(path: Path) -> pd.Series:
-    """Image ids of a text file with one file name a line. Raises UserError where it is missing or empty."""
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise UserError("there is no such list", where=str(path), mend="check the path in the config") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"not a readable list ({error})", where=str(path)) from error
-    names = pd.Series([line.strip() for line in lines], dtype=object)
-    names = names[names != ""].str.replace(r"\.png$", "", regex=True, case=False)
-    if names.empty:
-        raise UserError("the list is empty", where=str(path))
-    return names.reset_index(drop=True)
+def official_split(csv: Csv, rows: pd.DataFrame, *, train_val: Path, test: Path) -> tuple[pd.Series, list[str]]:
+    """ "train" or "test" for each image (see `look_up`) by NIH's two lists, and lines on entries without an image.
 
-
-def official_split(csv: Csv, ids: pd.Series, *, train_val: Path, test: Path) -> pd.Series:
-    """ "train" or "test" for each image by NIH's two lists. Raises UserError for an image in none or in both."""
-    train_names, test_names = set(read_names(train_val)), set(read_names(test))
-    both = sorted(train_names & test_names)
-    if both:
+    Raises UserError for an image in none or in both. One of the lists may be empty.
+    """
+    lists = [look_up(path, rows, read_list(path, may_be_empty=True)) for path in (train_val, test)]
+    in_train, in_test = (listed.named for listed in lists)
+    ids = rows["image_id"]
+    both = ids[in_train & in_test]
+    if len(both):
         raise UserError(
-            f"image {both[0]!r} is in both lists", where=f"{train_val} and {test}", mend="remove it from one"
+            f"image {min(both)!r} is in both lists", where=f"{train_val} and {test}", mend="remove it from one"
         )
-    is_test = ids.isin(test_names)
     csv.refuse(
-        ~(is_test | ids.isin(train_names)),
+        ~(in_test | in_train),
         ids,
         f"a row without a split: neither {train_val.name} nor {test.name} has it",
         "add it to one of them, or remove the row",
     )
-    return is_test.map({True: "test", False: "train"})
+    split = in_test.map({True: "test", False: "train"})
+    return split, [line for listed in lists for line in unmatched_note(listed)]
 
 
 def hashed_split(patients: pd.Series, *, test: float) -> pd.Series:
@@ -59,18 +50,26 @@ def carve_validation(rows: pd.DataFrame, share: float) -> pd.Series:
 
 
 def check_disjoint(rows: pd.DataFrame, path: Path) -> None:
-    """Raise UserError for a patient with images in two splits, naming one image of each."""
+    """Raise UserError for a patient with images in two splits, naming one image of each.
+
+    `spelled`, if the rows have it, is how the table writes each patient.
+    """
     num_splits = rows.groupby("patient_id", sort=False)["split"].nunique()
     shared = num_splits[num_splits > 1].index
     if len(shared):
         images = rows[rows["patient_id"] == shared[0]].drop_duplicates("split")
+        spelled = images.get("spelled", images["patient_id"])
         said = ", ".join(
-            f"{image} in {split}" for image, split in zip(images["image_id"], images["split"], strict=True)
+            f"{image} in {split}" + (f" (patient {name!r})" if spelled.nunique() > 1 else "")
+            for image, split, name in zip(images["image_id"], images["split"], spelled, strict=True)
         )
+        mend = "put all images of a patient into one split"
+        if spelled.nunique() > 1:
+            mend += "; if these are different people, say `policies: {similar_patients: keep}`"
         raise UserError(
             f"patient {shared[0]!r} is in two splits: {said} ({len(shared)} such patients)",
             where=str(path),
-            mend="put all images of a patient into one split",
+            mend=mend,
         )
 
 

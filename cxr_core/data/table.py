@@ -1,45 +1,58 @@
 """Tables of radiographs, a row an image: the cells of any table put into one form, and tables of one's own."""
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from cxr_core.data.cells import parse_ages, parse_sex, parse_views, parse_visits
 from cxr_core.data.csvfile import Csv, row_number
-from cxr_core.data.findings import NO_FINDING, Findings
+from cxr_core.data.findings import NO_FINDING, Findings, is_no_finding
+from cxr_core.data.identity import composed, is_nothing, one_spelling
+from cxr_core.data.references import image_ids, tidy, without_ending
 from cxr_core.data.settings import Columns, TableData
-from cxr_core.data.splits import hashed_split
 from cxr_core.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
-_AGE = re.compile(r"(\d+(?:\.\d+)?)([YMD]?)")
-_UNITS = {"": 1.0, "Y": 1.0, "M": 12.0, "D": 365.25}
-_IMAGE_ID = re.compile(r"[^/\\\x00-\x1f]{1,251}")
-"""A file name holds 255 bytes, with its ending."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MOST_BYTES = 251
+"""Of an image id: a file name holds 255 bytes, with its ending."""
 
 
 @dataclass(frozen=True)
 class SourceTable:
     """A table of radiographs as given, before any image is looked for.
 
-    `rows`: image_id (file name without ending), patient_id, view, age (years or NaN), sex, follow_up, labels (bits of
-    `findings`), split (train, val, test), row (of the CSV, the header is row 1). `boxes`: image_id, finding and
-    x, y, w, h.
+    `rows`: image_id, reference (the image's path as the table has it, see `references.tidy`), patient_id, view, age
+    (years or NaN), sex, follow_up, labels (bits of `findings`), split (train, val, test; "" where the table does
+    not say it), row (of the CSV, the header is row 1). `boxes`: image_id, finding and x, y, w, h.
+    `notes`: lines for people.
     """
 
     path: Path
     findings: Findings
     rows: pd.DataFrame
     boxes: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
 
 def parse_images(csv: Csv, values: pd.Series) -> pd.Series:
-    """File names to image ids: without folders and without .png; each once."""
-    ids = values.str.replace(r"^.*[/\\]", "", regex=True).str.replace(r"\.png$", "", regex=True, case=False)
-    csv.refuse(~ids.str.fullmatch(_IMAGE_ID), values, "not a file name", "give the name of a PNG file, e.g. a.png")
-    return ids
+    """Paths of images as they are compared: see `references.tidy`."""
+    paths = pd.Series([tidy(value) for value in values], values.index, dtype=object)
+    good = [_names_image(value, path) for value, path in zip(values, paths, strict=True)]
+    csv.refuse(~pd.Series(good, values.index, dtype=bool), values, "not a file name", "give an image's, e.g. a.png")
+    return paths
+
+
+def _names_image(value: str, path: str) -> bool:
+    if is_nothing(value) or value.endswith(("/", "\\")):
+        return False
+    name = path.rpartition("/")[2]
+    return name[:1] not in ("", ".") and not _CONTROL.search(name) and len(os.fsencode(name)) <= _MOST_BYTES
 
 
 def refuse_duplicates(csv: Csv, ids: pd.Series) -> None:
@@ -48,19 +61,26 @@ def refuse_duplicates(csv: Csv, ids: pd.Series) -> None:
     if again.any():
         name = ids[again].iloc[0]
         first, second = ids.index[ids == name].to_list()[:2]
+        more = f" ({int(again.sum()) - 1} more such rows)" if again.sum() > 1 else ""
         raise UserError(
-            f"image {name!r} has two rows: {row_number(first)} and {row_number(second)}",
+            f"image {name!r} has two rows: {row_number(first)} and {row_number(second)}{more}",
             where=str(csv.path),
-            mend="remove one of them",
+            mend="keep one row an image; where two images have one file name, write their folders too",
         )
 
 
-def parse_labels(csv: Csv, values: pd.Series, findings: Findings, separator: str = "|") -> pd.Series:
-    """Findings joined by `separator` to bits. Raises UserError for an unknown one, an empty cell, a contradiction."""
-    csv.refuse(values == "", values, "no label", f"write {NO_FINDING!r} where nothing was found")
+def parse_labels(
+    csv: Csv, values: pd.Series, findings: Findings, separator: str = "|", aliases: Mapping[str, str] | None = None
+) -> pd.Series:
+    """Findings joined by `separator` to bits. Raises UserError for an unknown one, an empty cell, a contradiction.
+
+    `aliases`: what a source calls a finding of the vocabulary.
+    """
+    nothing = values.map(lambda value: is_nothing(value) and value not in findings.names)
+    csv.refuse(nothing.astype(bool), values, "no label", f"write {NO_FINDING!r} where nothing was found")
     bits: dict[str, int] = {}
     for value in values.unique():
-        names = [name.strip() for name in value.split(separator)]
+        names = [_label(name, aliases or {}) for name in value.split(separator)]
         try:
             bits[value] = findings.encode(names)
         except UserError as error:
@@ -70,52 +90,52 @@ def parse_labels(csv: Csv, values: pd.Series, findings: Findings, separator: str
     return values.map(bits).astype("int64")
 
 
-def parse_ages(csv: Csv, values: pd.Series) -> pd.Series:
-    """Ages of both editions of ChestX-ray14 ("57", "057Y", "011M", "004D") in years; empty: NaN."""
-    return csv.parse(values, _age, "not an age", 'write years ("57", "057Y"), months ("011M") or days ("004D")')
+def _label(text: str, aliases: Mapping[str, str]) -> str:
+    name = composed(text.strip())
+    return NO_FINDING if is_no_finding(name) else aliases.get(name, name)
 
 
-def _age(text: str) -> float | None:
-    match = _AGE.fullmatch(text.upper())
-    if match is None:
-        return None if text else float("nan")
-    return float(match[1]) / _UNITS[match[2]]
-
-
-def parse_sex(csv: Csv, values: pd.Series) -> pd.Series:
-    csv.refuse(~values.isin(["M", "F", ""]), values, "not a sex", "write M, F or nothing")
-    return values
-
-
-def parse_visits(csv: Csv, values: pd.Series) -> pd.Series:
-    """Numbers of visits."""
-    csv.refuse(~values.str.fullmatch(r"\d{1,9}"), values, "not the number of a visit", "write 0, 1, 2 ...")
-    return values.astype("int64")
+def parse_patients(csv: Csv, values: pd.Series) -> pd.Series:
+    """Names of patients. Raises UserError for a row without one."""
+    mend = "splits are by patient: every row needs one"
+    csv.refuse(values.map(is_nothing), values, "no patient", mend)
+    return one_spelling(values)
 
 
 def read_table(data: TableData) -> SourceTable:
     """A table of one's own. Raises UserError for the first mistake in it."""
     csv, columns, findings = Csv.read(data.csv), data.columns, Findings(data.findings)
     csv.refuse_empty()
-    ids = parse_images(csv, csv.column(columns.image))
-    boxes = _boxes(csv, ids, columns, findings)
-    csv, ids = _one_row_an_image(csv, ids, columns)
-    patients = csv.column(columns.patient)
-    csv.refuse(patients == "", patients, "no patient", "splits are by patient: every row needs one")
+    paths = parse_images(csv, csv.column(columns.image))
+    full, paths_of_all = csv, paths
+    csv, paths = _one_row_an_image(csv, paths, columns)
+    ids = _ids(csv.column(columns.image), paths)
+    boxes = _boxes(full, paths_of_all.map(dict(zip(paths, ids, strict=True))), columns, findings)
+    patients = parse_patients(csv, csv.column(columns.patient))
     rows = pd.DataFrame(
         {
             "image_id": ids,
+            "reference": paths,
             "patient_id": patients,
-            "view": _optional(csv, columns.view),
+            "view": parse_views(_optional(csv, columns.view), data.views),
             "age": parse_ages(csv, _optional(csv, columns.age)),
             "sex": parse_sex(csv, _optional(csv, columns.sex)),
             "follow_up": parse_visits(csv, csv.column(columns.follow_up)) if columns.follow_up else 0,
             "labels": parse_labels(csv, csv.column(columns.labels), findings, data.label_separator),
-            "split": _split(csv, columns.split) if columns.split else hashed_split(patients, test=data.test),
+            "split": _split(csv, columns.split) if columns.split else "",
             "row": csv.cells.index + 2,
         }
     )
     return SourceTable(csv.path, findings, rows.reset_index(drop=True), boxes)
+
+
+def _ids(values: pd.Series, paths: pd.Series) -> pd.Series:
+    """Image ids: of `a.dcm.png` it is `a.dcm`, of `a.dcm` (whatever ending its file has) `a`."""
+    plain = [
+        path if value.lower().endswith(".png") else without_ending(path)
+        for value, path in zip(values, paths, strict=True)
+    ]
+    return pd.Series(image_ids(plain), paths.index, dtype=object)
 
 
 def _optional(csv: Csv, name: str | None) -> pd.Series:
@@ -132,7 +152,7 @@ def _split(csv: Csv, name: str) -> pd.Series:
 def _boxes(csv: Csv, ids: pd.Series, columns: Columns, findings: Findings) -> pd.DataFrame:
     if columns.box is None:
         return parse_boxes(csv, ids.iloc[:0], *(ids.iloc[:0],) * 5, findings=findings)
-    cells = [csv.column(name) for name in columns.box]
+    cells = [csv.column(name).mask(lambda cell: cell.map(is_nothing), "") for name in columns.box]
     given = (pd.concat(cells, axis=1) != "").any(axis=1)
     return parse_boxes(Csv(csv.path, csv.cells[given]), ids[given], *(cell[given] for cell in cells), findings=findings)
 
@@ -140,7 +160,8 @@ def _boxes(csv: Csv, ids: pd.Series, columns: Columns, findings: Findings) -> pd
 def parse_boxes(csv: Csv, ids: pd.Series, *cells: pd.Series, findings: Findings) -> pd.DataFrame:
     """Boxes from their columns finding, x, y, w, h. Raises UserError for what is no number or has no area."""
     names, *numbers = cells
-    known = csv.parse(names, lambda name: _finding(name, findings), "a box of an unknown finding", "see the findings")
+    mend = f"known are: {', '.join(findings.names)}"
+    known = csv.parse(names, lambda name: _finding(name, findings), "a box of an unknown finding", mend)
     values = {}
     for name, cell in zip("xywh", numbers, strict=True):
         values[name] = pd.to_numeric(cell, errors="coerce").astype("float64")
@@ -150,19 +171,17 @@ def parse_boxes(csv: Csv, ids: pd.Series, *cells: pd.Series, findings: Findings)
 
 
 def _finding(name: str, findings: Findings) -> str | None:
-    try:
-        return findings.decode(findings.bit(name))[0] if findings.bit(name) else None
-    except UserError:
-        return None
+    name = composed(name)
+    return name if name in findings.names else None
 
 
-def _one_row_an_image(csv: Csv, ids: pd.Series, columns: Columns) -> tuple[Csv, pd.Series]:
+def _one_row_an_image(csv: Csv, paths: pd.Series, columns: Columns) -> tuple[Csv, pd.Series]:
     """Rows that differ only in their box are one image."""
     if columns.box is None:
-        refuse_duplicates(csv, ids)
-        return csv, ids
+        refuse_duplicates(csv, paths.map(without_ending))
+        return csv, paths
     cells = csv.cells.drop(columns=list(columns.box)).drop_duplicates()
-    csv = Csv(csv.path, cells)
-    again = ids[cells.index].duplicated()
-    csv.refuse(again, ids[cells.index], "an image whose rows differ in more than the box", "make them agree")
-    return csv, ids[cells.index]
+    csv, paths = Csv(csv.path, cells), paths[cells.index]
+    again = paths.map(without_ending).duplicated()
+    csv.refuse(again, paths, "an image whose rows differ in more than the box", "make them agree")
+    return csv, paths

@@ -1,5 +1,7 @@
 """Every word that a prompt of ours can hold: the vocabulary on which the tiny text encoder's tokenizer is trained."""
 
+from collections.abc import Mapping, Sequence
+
 from cxr_core.data.findings import NIH_FINDINGS, NO_FINDING
 
 STUDY_PREFIX = "ChestXRay"
@@ -67,9 +69,40 @@ def study_words(finding: str) -> str:
     return finding.replace("_", " ")
 
 
-def plain_words(finding: str) -> str:
-    """A finding in plain words: `Effusion` is "pleural effusion", `Pleural_Thickening` is "pleural thickening"."""
-    return PLAIN_WORDS.get(finding, finding.replace("_", " ").lower())
+def plain_words(finding: str, findings: Sequence[str] = ()) -> str:
+    """A finding in plain words: `Effusion` is "pleural effusion", `Pleural_Thickening` is "pleural thickening".
+
+    Where another of `findings`, the vocabulary, is called so already, it keeps its own name: `Effusion` beside
+    `Pleural Effusion` is "effusion".
+    """
+    own, longer = _small(finding), PLAIN_WORDS.get(finding)
+    return own if longer is None or any(_small(other) == longer for other in findings) else longer
+
+
+def read_as_several(findings: Sequence[str]) -> tuple[str, list[str]] | None:
+    """A finding whose words, in the study's captions, are those of others in a row: "Mass lesion" beside "Mass" and
+    "lesion"; None: there is none."""
+    words = {study_words(name).casefold(): name for name in findings}
+    for name in findings:
+        others = _split(
+            study_words(name).casefold().split(), {text: words[text] for text in words if words[text] != name}
+        )
+        if others:
+            return name, others
+    return None
+
+
+def _split(parts: Sequence[str], words: Mapping[str, str]) -> list[str]:
+    """The findings of which `parts` are the words, one after another; none: they are no such row."""
+    for end in range(1, len(parts) + 1):
+        first = words.get(" ".join(parts[:end]))
+        if first and (end == len(parts) or (rest := _split(parts[end:], words))):
+            return [first] if end == len(parts) else [first, *rest]
+    return []
+
+
+def _small(finding: str) -> str:
+    return finding.replace("_", " ").lower()
 
 
 def prompt_words() -> tuple[str, ...]:

@@ -5,44 +5,65 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_core.data.csvfile import Csv, row_number
-from cxr_core.data.findings import JOIN, Findings
+from cxr_core.data.findings import JOIN, NO_FINDING, Findings, is_no_finding
+from cxr_core.data.identity import composed
+from cxr_core.data.lists import image_column, look_up_ids
+from cxr_core.data.references import tidy
 from cxr_core.data.table import refuse_duplicates
 from cxr_core.errors import UserError
 
+_LABELS = ("findings", "labels", "Finding Labels")
+
 
 def read_adjudicated(path: Path, vocabulary: Findings) -> pd.Series:
-    """Labels (bits of `vocabulary`) by image id, of a CSV with the columns image_id and findings ("Edema|Effusion").
+    """Labels (bits of `vocabulary`) by image, as the file names it, of a CSV of images and findings ("Edema|Effusion").
 
     Raises UserError naming the file, and the row where one is at fault.
     """
     csv = Csv.read(path)
-    ids, findings = csv.column("image_id"), csv.column("findings")
-    refuse_duplicates(csv, ids)
+    names, findings = image_column(csv), csv.column(*_LABELS)
+    refuse_duplicates(csv, names.map(tidy))
     bits = [
-        _bits(text, vocabulary, f"{path}, row {row_number(index)} (image {image_id!r})")
-        for index, image_id, text in zip(ids.index, ids, findings, strict=True)
+        _bits(text, vocabulary, f"{path}, row {row_number(index)} (image {name!r})")
+        for index, name, text in zip(names.index, names, findings, strict=True)
     ]
-    return pd.Series(bits, ids, dtype=int)
+    return pd.Series(bits, names, dtype=int)
 
 
 def _bits(text: str, vocabulary: Findings, where: str) -> int:
+    names = [composed(name.strip()) for name in text.split(JOIN) if name.strip()]
     try:
-        return vocabulary.encode(filter(None, map(str.strip, text.split(JOIN))))
+        return vocabulary.encode(NO_FINDING if is_no_finding(name) else name for name in names)
     except UserError as error:
         raise UserError(error.what, where=where, mend=error.mend) from None
 
 
 def labelled(path: Path, vocabulary: Findings, image_ids: pd.Series) -> pd.Series:
-    """The labels of `read_adjudicated` for those of the images that have any.
+    """The labels of `read_adjudicated` for those of the images that have any, by image id.
 
-    Raises UserError, besides, where it names none of them.
+    Images are named by their ids, or as the table that the Dataset was made of names them. Raises UserError, besides,
+    where two rows name one image, or none names any.
     """
-    labels = read_adjudicated(path, vocabulary)
-    known = labels[labels.index.isin(image_ids)]
+    labels, ids = read_adjudicated(path, vocabulary), image_ids.tolist()
+    places = pd.Series(look_up_ids(labels.index.tolist(), ids), labels.index)
+    known = places[places >= 0]
     if known.empty:
         raise UserError(
             f"none of its {len(labels)} images is a test image",
             where=str(path),
-            mend=f"write image ids as the Dataset does, e.g. {image_ids.iloc[0]!r}",
+            mend=f"write image ids as the Dataset does, e.g. {ids[0]!r}",
         )
-    return known
+    if known.duplicated().any():
+        one, other = known.index[known == known[known.duplicated()].iloc[0]][:2]
+        what = f"{one!r} and {other!r} are one image, {ids[known[one]]!r}"
+        raise UserError(what, where=str(path), mend="keep the row whose labels hold")
+    return pd.Series(labels[known.index].to_numpy(), [ids[place] for place in known], dtype=int)
+
+
+def strangers(path: Path, vocabulary: Findings, image_ids: pd.Series) -> list[str]:
+    """A line for people where some rows name no image of a whole Dataset."""
+    names = read_adjudicated(path, vocabulary).index.tolist()
+    places = look_up_ids(names, image_ids.tolist())
+    unmatched = [name for name, place in zip(names, places, strict=True) if place < 0]
+    named = ", ".join(map(repr, unmatched[:5])) + (" ..." if len(unmatched) > 5 else "")
+    return [f"{path}: {len(unmatched)} rows name no image of the Dataset: {named}"] if unmatched else []

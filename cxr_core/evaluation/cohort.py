@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
+from cxr_core.data.identity import same_patients
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import Arm
 from cxr_core.evaluation.pools import Pool, hashed_pool, listed_pool
@@ -95,7 +96,7 @@ def _as_written(entry: Utility, real: Dataset, synthetic: Dataset) -> Cohort:
 
 def _training_list(real: Dataset) -> pd.DataFrame:
     """The official one: who was moved into it for a bounding box is not of it."""
-    return real.rows[(real.rows["split"] != "test") & ~real.rows["patient_id"].isin(real.barred)]
+    return real.rows[(real.rows["split"] != "test") & ~same_patients(real.rows["patient_id"], real.barred)]
 
 
 def _cohort(entry: Utility, pools: Mapping[str, Pool], test: pd.DataFrame, missing: list[str], *, train: str) -> Cohort:

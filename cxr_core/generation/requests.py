@@ -92,12 +92,19 @@ def _lacking(fill: int, train: pd.DataFrame, findings: Findings, where: str) -> 
     real = {name: int((train["labels"] & findings.bit(name) != 0).sum()) for name in findings.names}
     lacking = [(name, fill - num) for name, num in real.items() if 0 < num < fill]
     if not lacking:
-        raise UserError(
-            f"nothing to fill: each finding has {fill} real training images or none",
-            where=where,
-            mend=f"set fill above {min(filter(None, real.values()), default=0)}, or use counts",
-        )
+        what, mend = _nothing_lacks(fill, [num for num in real.values() if num])
+        raise UserError(what, where=where, mend=mend)
     return lacking
+
+
+def _nothing_lacks(fill: int, real: Sequence[int]) -> tuple[str, str]:
+    """What is wrong where no finding has fewer than `fill` real training images, and the way out."""
+    if not real:
+        return "nothing to fill: no real training image has a finding", "use counts, with view PA or AP"
+    least, most = min(real), max(real)
+    several = f"{least} to {most}" if most > least else str(least)
+    what = f"nothing to fill up to {fill}: the findings that occur have {several} real training images each"
+    return what, f"set fill above {least}, or use counts"
 
 
 def _rare(wanted: RareCaptions, train: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -260,7 +267,7 @@ def describe(cells: pd.DataFrame, findings: Findings, *, most: int = 12) -> list
     """The exact distribution in lines for people, the largest first: `100 Edema (AP 85, PA 15)`."""
     views: dict[str, dict[str, int]] = {}
     for labels, view, num, placed in cells.itertuples(index=False):
-        somewhere = {one.finding: phrase(one, "patient") for one in placed}
+        somewhere = {one.finding: phrase(one, "patient", findings.names) for one in placed}
         named = JOIN.join(somewhere.get(name, name) for name in findings.decode(labels))
         views.setdefault(named, {})[view or "unknown view"] = num
     ranked = sorted(views.items(), key=lambda item: -sum(item[1].values()))

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.lists import possible_ids
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import FromBank, GenerateStage, Guidance, NamedRequest, Request, Scheduler, Steps
 from cxr_core.models.training_data import TrainingData
@@ -165,10 +166,11 @@ def barred_patients(synthetic: Dataset) -> frozenset[str]:
 def position(dataset: Dataset, image_id: str) -> int:
     """Row of a synthetic image in the index. Raises UserError as `series_of`."""
     ids = dataset.rows["image_id"]
-    found = np.flatnonzero(ids == image_id)
-    if not len(found):
+    found = (np.flatnonzero(ids == name) for name in possible_ids(image_id))
+    place = next((int(places[0]) for places in found if len(places)), -1)
+    if place < 0:
         mend = f"it has {ids.iloc[0]} to {ids.iloc[-1]}" if len(ids) else "it is empty"
         raise UserError(f"no image {image_id!r}", where=str(dataset.folder), mend=mend)
-    if not dataset.rows["generation"].iloc[found[0]]:
+    if not dataset.rows["generation"].iloc[place]:
         raise UserError(f"image {image_id!r} is a real one", where=str(dataset.folder), mend="name a synthetic Dataset")
-    return int(found[0])
+    return place

@@ -1,10 +1,12 @@
 """What the run cost and what made it: time, throughput, versions, machine, config, and the terms used."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from cxr_core.report.blocks import Block, Code, Column, Details, Facts, Section, Table, Text
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, duration, listed
+from cxr_core.runs import code
 
 GLOSSARY = (
     ("finding", "What a radiograph's label says is to be seen, e.g. Effusion. “No Finding”: none of the vocabulary."),
@@ -102,8 +104,33 @@ def provenance_section(run: RunView) -> Section:
         )
     else:
         blocks.append(Text("No stage is finished, so there are no digests yet.", "absent"))
+    made = [[stage.name, sha256[:12], str(num)] for stage in run.stages for sha256, num in _codes(stage).items()]
+    accepted = code.accepted(run.root)
+    if len({sha256 for _, sha256, _ in made}) > 1 or accepted:
+        blocks += _mixed(made, accepted)
     blocks.append(Details("The config, fully resolved", [Code(run.config_text)]))
     return Section("provenance", "Provenance", blocks)
+
+
+def _codes(stage: StageView) -> dict[str, int]:
+    """Code (sha256) -> shards that it made; "not recorded" for those of versions that did not say."""
+    return dict(Counter(receipt.code or "not recorded" for receipt in stage.receipts))
+
+
+def _mixed(made: list[list[str]], accepted: list[dict[str, object]]) -> Iterator[Block]:
+    """A run of several codes: which made what, and who let it go on."""
+    heads = [Column("stage"), Column("code (sha256)"), Column("shards", numeric=True)]
+    yield Table("More than one version of the code made this run.", heads, made)
+    heads = [Column("when"), Column("by"), Column("code (sha256)"), Column("commit"), Column("image (sha256)")]
+    rows = [
+        [str(each.get("time", "")), str(each.get("by", "")), *(str(each.get(key) or "–")[:12] for key in _OF_CODE)]
+        for each in accepted
+    ]
+    if rows:
+        yield Table("Accepted with --accept-code.", heads, rows)
+
+
+_OF_CODE = ("code", "commit", "image")
 
 
 def _digests(name: str, facts: Mapping[str, object]) -> list[list[str]]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from cxr_core.errors import UserError
@@ -10,10 +11,18 @@ from cxr_core.runs.files import write_atomic
 
 VARIABLE = "CXR_IMAGE_SHA256"
 
+_OUTSIDE: ContextVar[bool] = ContextVar("outside", default=False)
+"""Whether this process only works for an image, as a launcher does, and is not in it."""
+
 
 def image() -> str:
     """sha256 of the image that this process runs in; empty outside of one."""
     return os.environ.get(VARIABLE, "")
+
+
+def is_seen_from_outside() -> bool:
+    """Whether this process works for an image in which it does not run: what is installed in there it cannot tell."""
+    return _OUTSIDE.get()
 
 
 @contextmanager
@@ -21,9 +30,11 @@ def working_in(sha256: str) -> Iterator[None]:
     """Work for the image `sha256`, though this process is not in it: a launcher's view."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = sha256
+    token = _OUTSIDE.set(True)
     try:
         yield
     finally:
+        _OUTSIDE.reset(token)
         if before is None:
             del os.environ[VARIABLE]
         else:
@@ -32,7 +43,7 @@ def working_in(sha256: str) -> Iterator[None]:
 
 def accept(run: Path) -> None:
     """Let the run at `run` go on in this image, whatever its stages were planned in."""
-    known = _accepted(run)
+    known = accepted(run)
     if image() not in known:
         write_atomic(_path(run), "".join(f"{each or '-'}\n" for each in [*known, image()]))
 
@@ -40,7 +51,7 @@ def accept(run: Path) -> None:
 def check(run: Path, stage: str, planned: str) -> None:
     """Raise UserError if a stage was planned in another image than this one, and nobody said that this is fine."""
     now = image()
-    if now == planned or now in _accepted(run):
+    if now == planned or now in accepted(run):
         return
     raise UserError(
         f"stage {stage!r} was planned in {_spell(planned)}, and this is {_spell(now)}",
@@ -53,7 +64,8 @@ def _path(run: Path) -> Path:
     return run / "accepted_images"
 
 
-def _accepted(run: Path) -> list[str]:
+def accepted(run: Path) -> list[str]:
+    """Images that somebody accepted for a run; "" stands for none."""
     path = _path(run)
     lines = path.read_text().splitlines() if path.exists() else []
     return ["" if line == "-" else line for line in lines]

@@ -6,14 +6,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import cxr_core
 from cxr_core.errors import UserError
-from cxr_core.runs import image
+from cxr_core.runs import code, image
 from cxr_core.runs.attempt import Attempt, Purpose, is_alive
 from cxr_core.runs.commit import commit, place, prune, sweep
 from cxr_core.runs.failures import (
@@ -30,12 +29,14 @@ from cxr_core.runs.failures import (
     told,
 )
 from cxr_core.runs.files import fsync_dir, fsync_tree, remove, sha256_file, walk_files, write_json
-from cxr_core.runs.plan import Plan, Shard, fingerprint
+from cxr_core.runs.plan import Plan, Shard, fingerprint, listed
 from cxr_core.runs.progress import bar
 from cxr_core.runs.provenance import now
 from cxr_core.runs.receipt import Data, Receipt, broken_links
 from cxr_core.runs.run import StageFolder
-from cxr_core.runs.stage import Context, Job, Output
+from cxr_core.runs.sources import changed_files, frozen_files
+from cxr_core.runs.stage import Context, Draft, Job, Output
+from cxr_core.settings import OF_A_RUN, without_added
 
 _NO_ROOM = 1 << 20
 """Bytes of a file system below which it counts as full."""
@@ -43,27 +44,35 @@ _NO_ROOM = 1 << 20
 
 @dataclass(frozen=True)
 class Work:
-    """One stage ready to be worked on: its folder, its job, what it is a function of, and its inputs' digests."""
+    """One stage ready to be worked on: its folder, its job, what it is a function of, its inputs' digests, and the
+    sha256 of each file outside of the run that it reads."""
 
     folder: StageFolder
     job: Job
     context: Context
     upstream: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def freeze(work: Work) -> Plan:
-    """The frozen plan of a stage; frozen now if it was not. Raises UserError if inputs or image changed since."""
+    """The frozen plan of a stage; frozen now if it was not. Raises UserError if inputs, image, code or libraries are
+    others than when it, or an earlier stage, was planned."""
     plan = work.folder.plan()
+    run = work.folder.path.parent
     if plan is None:
+        code.check(run)
         return _freeze_now(work)
-    image.check(work.folder.path.parent, work.folder.name, plan.image)
-    if plan.fingerprint != _fingerprint(work, plan.shards, plan.files, plan.image):
+    image.check(run, work.folder.name, plan.image)
+    if not is_finished(work.folder, plan):
+        code.check(run)
+    changes = _changes(work, plan)
+    if changes:
         raise UserError(
-            "the plan was frozen for other inputs or settings than there are now",
+            "the plan was frozen for other inputs or settings than there are now:\n"
+            + "\n".join(f"    {line}" for line in changes),
             where=str(work.folder.plan_path),
-            mend="an input was remade, or this is another version of the program: "
-            "start a run under another name, or remove this stage's folder; "
-            f"where an input changed, `cxr verify {work.folder.path.parent} --repair` sets this stage aside",
+            mend="put back what it was made of, start a run under another name, or make this stage and what follows "
+            "from it again: --take-inputs (what was made before goes to quarantine/)",
         )
     damaged = [name for name, sha256 in plan.files.items() if not _is(work.context.plan_folder / name, sha256)]
     if damaged:
@@ -73,6 +82,56 @@ def freeze(work: Work) -> Plan:
             mend="remove this stage's folder and run again",
         )
     return plan
+
+
+def is_finished(folder: StageFolder, plan: Plan) -> bool:
+    """Whether nothing is left to make of a stage."""
+    return folder.facts() is not None and {shard.id for shard in plan.shards} <= folder.done()
+
+
+def _changes(work: Work, plan: Plan) -> list[str]:
+    """What a plan was frozen for and is otherwise now, a line each."""
+    if plan.is_old:
+        same = plan.fingerprint == _old_fingerprint(work, plan)
+        lines = [] if same else upstream_changes(work, plan) or ["settings, seed or shards"]
+        return [*lines, *_file_changes(work, plan)]
+    settings, before = _settings(work), _settings_of(work, plan)
+    keys = sorted(key for key in {*settings, *before} if settings.get(key) != before.get(key))
+    lines = [f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in keys]
+    if plan.parts["seed"] != work.context.seed:
+        lines.append(f"seed: {plan.parts['seed']} -> {work.context.seed}")
+    lines += [*upstream_changes(work, plan), *_file_changes(work, plan)]
+    return lines if plan.sealed() == plan.fingerprint else [*lines, "plan.jsonl was edited or is damaged"]
+
+
+def _file_changes(work: Work, plan: Plan) -> list[str]:
+    """Files that are not as frozen. A node may not see those that only planning needs: launchers ask for them."""
+    return changed_files(frozen_files(work.folder.path, plan) or {}, work.files, is_finished=True)
+
+
+def upstream_changes(work: Work, plan: Plan) -> list[str]:
+    """The inputs that have another digest now than when the stage was planned, a line each."""
+    old, new = plan.upstream, work.upstream
+    roles = sorted(role for role in {*old, *new} if old.get(role) != new.get(role))
+    return [f"input {role}: {_digest(old.get(role))} -> {_digest(new.get(role))}" for role in roles]
+
+
+def _digest(sha256: str | None) -> str:
+    return f"digest {sha256[:12]}" if sha256 else "none"
+
+
+def _settings(work: Work) -> dict[str, Any]:
+    return dict(work.context.settings.model_dump(mode="json", exclude={"ranks"}))
+
+
+def _settings_of(work: Work, plan: Plan) -> dict[str, Any]:
+    """The settings that a plan was frozen for, with the keys that came later as they were then."""
+    given = plan.parts["settings"]
+    try:
+        settings = type(work.context.settings).model_validate(given, context=OF_A_RUN)
+        return dict(settings.model_dump(mode="json", exclude={"ranks"}))
+    except ValueError:
+        return dict(given)  # another form of settings: the difference is shown
 
 
 def _is(path: Path, sha256: str) -> bool:
@@ -93,25 +152,51 @@ def _freeze_now(work: Work) -> Plan:
         remove(temporary)
         raise
     fsync_dir(work.folder.path)
-    files = {path.relative_to(final).as_posix(): sha256_file(path) for path in walk_files(final)}
-    shards = tuple(draft.shards)
-    now_in = image.image()
-    sealed = _fingerprint(work, shards, files, now_in)
-    upstream = dict(work.upstream)
-    plan = Plan(work.folder.name, shards, sealed, chain=draft.chain, files=files, upstream=upstream, image=now_in)
+    plan = _sealed(work, draft)
+    getattr(work.job, "frozen", _nothing)(work.context)
     plan.write(work.folder.plan_path)
     return plan
 
 
-def _fingerprint(work: Work, shards: Iterable[Shard], files: Mapping[str, str], image: str) -> str:
+def _nothing(context: Context) -> None:
+    """A job has nothing to write down of what it read."""
+
+
+def _sealed(work: Work, draft: Draft) -> Plan:
+    """The plan of a draft whose side files lie in place, with all that it was frozen for."""
+    folder, here = work.context.plan_folder, code.Code.here()
+    here.record(work.folder.path.parent)
+    plan = Plan(
+        work.folder.name,
+        tuple(draft.shards),
+        "",
+        chain=draft.chain,
+        files={path.relative_to(folder).as_posix(): sha256_file(path) for path in walk_files(folder)},
+        upstream=dict(work.upstream),
+        image=image.image(),
+        parts={
+            "settings": _settings(work),
+            "seed": work.context.seed,
+            "code": here.sha256,
+            "commit": here.commit,
+            "libraries": dict(here.libraries),
+            "files": dict(work.files),
+        },
+    )
+    return replace(plan, fingerprint=plan.sealed())
+
+
+def _old_fingerprint(work: Work, plan: Plan) -> str:
+    """What the fingerprint of a plan of before `parts` would be for the settings and inputs of now."""
+    settings = without_added(work.context.settings, _settings(work))
     return fingerprint(
-        version=cxr_core.__version__,
-        image=image,
-        settings=work.context.settings.model_dump(mode="json", exclude={"ranks"}),
+        version="0.1.0",
+        image=plan.image,
+        settings=settings,
         seed=work.context.seed,
         upstream=dict(work.upstream),
-        files=dict(files),
-        shards=[[shard.id, shard.start, shard.stop, dict(shard.extra)] for shard in shards],
+        files=dict(plan.files),
+        shards=listed(plan.shards),
     )
 
 
@@ -216,6 +301,7 @@ def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
         ended=now(),
         continues=_continued(work, shard),
         image=image.image(),
+        code=code.Code.here().sha256,
     )
     attempt.beat({}, force=True)  # placing may have taken long, and a silent attempt counts as dead
     result = commit(work.folder.path, receipt, is_alive=lambda other: is_alive(work.folder.path, other))
@@ -307,6 +393,7 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
         "num_shards": len(receipts),
         "seconds": {"shards": _seconds(receipts), "finalize": round(time.monotonic() - start, 3)},
         "swept": swept,
+        "code": sorted({receipt.code for receipt in receipts if receipt.code}),
         **facts,
     }
     write_json(work.folder.path / "stage.json", record)

@@ -1,7 +1,7 @@
 """Plans: the frozen list of a stage's shards, and the fingerprint of all that their contents depend on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ class Plan:
 
     `chain` says that shard k needs shard k-1 (training). `files` are the side files of the plan (in `<stage>/plan/`)
     with their sha256, `upstream` maps the role of each input to its digest,
-    `image` is the sha256 of the image it was frozen in.
-    The fingerprint covers settings, seed, upstream digests, image, side files and shards.
+    `image` is the sha256 of the image it was frozen in, and `parts` is what else it was frozen for: settings, seed,
+    code (sha256), libraries (versions), files outside of the run (path -> sha256), and beside these the commit.
+    The fingerprint covers all of it but the commit, and the shards.
     """
 
     stage: str
@@ -48,7 +49,25 @@ class Plan:
     files: Mapping[str, str] = field(default_factory=dict)
     upstream: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
+    parts: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the plan was frozen before plans said by which code they were made: it has no `parts`."""
+        return not self.parts
+
+    def sealed(self) -> str:
+        """The fingerprint that follows from what stands in the plan; of an old plan, which says too little, its own."""
+        if self.is_old:
+            return self.fingerprint
+        return fingerprint(
+            **{name: value for name, value in self.parts.items() if name != "commit"},
+            image=self.image,
+            upstream=dict(self.upstream),
+            side_files=dict(self.files),
+            shards=listed(self.shards),
+        )
 
     def write(self, path: Path) -> None:
         header = {name: value for name, value in asdict(self).items() if name != "shards"}
@@ -83,6 +102,11 @@ def slices(num_items: int, shard_size: int, *, prefix: str = "") -> tuple[Shard,
     """Contiguous shards of at most `shard_size` items, with ids that sort: `00000`, `00001` ..."""
     starts = range(0, num_items, shard_size)
     return tuple(Shard(f"{prefix}{i:05d}", a, min(a + shard_size, num_items)) for i, a in enumerate(starts))
+
+
+def listed(shards: Iterable[Shard]) -> list[list[Any]]:
+    """Shards as fingerprints cover them."""
+    return [[shard.id, shard.start, shard.stop, dict(shard.extra)] for shard in shards]
 
 
 def fingerprint(**parts: Any) -> str:

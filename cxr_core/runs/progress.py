@@ -24,6 +24,13 @@ class Bar(Protocol):
         """`num` more of the total are done; `values` (a loss, a rate) are shown beside it."""
 
 
+def say(line: str) -> None:
+    """A line for people, on the screen or in the log."""
+    # Whoever reads it may be gone, as where a node lost its daemons: no reason to fail a shard.
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def bar(label: str, total: int) -> Iterator[Bar]:
     """Report the progress of `total` things. A bar if stderr is a terminal, else a line every ten seconds."""
@@ -67,10 +74,7 @@ class _Lines(_Counter):
         now = time.monotonic()
         if now - self._last >= _LOG_EVERY:
             rate = self.done / (now - self._start)
-            # Whoever reads the log may be gone, as where a node lost its daemons: no reason to fail a shard.
-            with suppress(OSError):
-                line = f"{self.label}: {self.done}/{self.total} ({rate:.1f}/s) {text}".rstrip()
-                print(line, file=sys.stderr, flush=True)
+            say(f"{self.label}: {self.done}/{self.total} ({rate:.1f}/s) {text}".rstrip())
             self._last = now
 
 

@@ -2,29 +2,19 @@
 
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import cxr_core
+from cxr_core.runs.code import Code, git
 from cxr_core.runs.files import canonical_json, sha256_text
-from cxr_core.runs.image import image
+from cxr_core.runs.image import image, is_seen_from_outside
 
-PACKAGES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "deepspeed",
-    "numpy",
-    "pandas",
-    "opencv-python-headless",
-)
+_FOLDER = Path(cxr_core.__file__).resolve().parents[1]
+"""Of the code: a checkout, or where packages are installed."""
 
 
 def now() -> str:
@@ -33,9 +23,15 @@ def now() -> str:
 
 
 def code() -> dict[str, str]:
-    """Which code runs: version, commit of the checkout if it is one, sha256 of the container image if it is in one."""
-    commit = _git("rev-parse", "HEAD") or os.environ.get("CXR_GIT_SHA", "")
-    return {"version": cxr_core.__version__, "commit": commit, "image": image()}
+    """Which code runs: version, commit of the checkout if it is one, sha256 of its files, sha256 of the container image
+    if it is in one."""
+    commit = git(_FOLDER, "rev-parse", "HEAD") or os.environ.get("CXR_GIT_SHA", "")
+    return {"version": cxr_core.__version__, "commit": commit, "sha256": _sha256(), "image": image()}
+
+
+def _sha256() -> str:
+    """Of the code of this process; "" where it works for an image whose code it cannot see."""
+    return "" if is_seen_from_outside() else Code.here().sha256
 
 
 def provenance(root: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,28 +41,13 @@ def provenance(root: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "created": now(),
         "config_sha256": sha256_text(canonical_json(dict(config))),
         "seed": config.get("seed"),
-        "git": {"commit": code()["commit"], "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))},
+        "git": {
+            "commit": code()["commit"],
+            "dirty": bool(git(_FOLDER, "status", "--porcelain", "--untracked-files=no")),
+        },
+        "code_sha256": code()["sha256"],
         "image": code()["image"],
-        "versions": {"cxr": cxr_core.__version__, "python": platform.python_version(), **_versions()},
+        "versions": {"cxr": cxr_core.__version__, **Code.here().libraries, "python": platform.python_version()},
         "platform": platform.platform(),
         "command": " ".join(Path(word).name if i == 0 else word for i, word in enumerate(sys.argv)),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _git(*words: str) -> str:
-    """What git says of the code's checkout; empty where the code is not in one, or a node has no git."""
-    folder = Path(cxr_core.__file__).resolve().parents[1]
-    if not (folder / ".git").exists() or shutil.which("git") is None:
-        return ""
-    command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

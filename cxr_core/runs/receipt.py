@@ -23,7 +23,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one shard made, who made it and how long it took (`seconds` by part of the work), in which image.
+    """What one shard made, who made it and how long it took (`seconds` by part of the work), in which image, and by
+    which code (sha256; "" where it was not recorded yet).
 
     `continues` is the digest of the shard before it in a chain (training), which it went on from.
     """
@@ -41,6 +42,7 @@ class Receipt:
     ended: str = ""
     continues: str = ""
     image: str = ""
+    code: str = ""
     format: int = FORMAT
 
     def to_json(self) -> str:

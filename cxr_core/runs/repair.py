@@ -7,8 +7,10 @@ from pathlib import Path
 
 from cxr_core.errors import UserError
 from cxr_core.runs.files import fsync_dir, write_json
+from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.provenance import now
+from cxr_core.runs.run import StageFolder
 from cxr_core.runs.verify import Finding, StageCheck
 
 STATE = "state"
@@ -43,6 +45,22 @@ def repair_run(checks: Sequence[StageCheck]) -> list[Repair]:
     for check in damaged:
         _refuse_while_at_work(check)
     return [_repair_stage(check) for check in damaged]
+
+
+def set_aside(folders: Sequence[StageFolder], why: str) -> dict[str, Path]:
+    """Set whole stages aside, to be made again. Returns stage -> quarantine. The caller holds the run.
+
+    Raises UserError, before anything is moved, if an attempt is at work in one of them.
+    """
+    checks = [
+        StageCheck(
+            folder,
+            attempts=tuple(read_attempts(folder.path)),
+            findings=(Finding(folder.name, "made of other inputs", folder.plan_path, why),),
+        )
+        for folder in folders
+    ]
+    return {done.stage: done.quarantine for done in repair_run(checks)}
 
 
 def _refuse_while_at_work(check: StageCheck) -> None:

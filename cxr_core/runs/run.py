@@ -4,7 +4,7 @@ import difflib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from cxr_core.runs.provenance import provenance
 from cxr_core.runs.receipt import Receipt
 
 FORMAT = 1
+
+Reader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class RunHeldError(UserError):
@@ -97,14 +99,15 @@ class Run:
 
     @classmethod
     @contextmanager
-    def locked(cls, root: Path, config: Mapping[str, Any]) -> Iterator["Run"]:
+    def locked(cls, root: Path, config: Mapping[str, Any], *, read: Reader = dict) -> Iterator["Run"]:
         """Hold the run at `root` for one launcher; it is created if it is not there.
 
+        `read` brings a config that an older version wrote into the form of now, with the keys that came later.
         Raises UserError if another launcher holds it, or if it was made with another config (showing the difference).
         A config with which nothing was planned yet is replaced: a first try that failed does not burn the name.
         """
         with _lock(root):
-            yield cls._create_or_open(root, config)
+            yield cls._create_or_open(root, config, read)
 
     @classmethod
     @contextmanager
@@ -115,9 +118,9 @@ class Run:
             yield cls.open(root)
 
     @classmethod
-    def _create_or_open(cls, root: Path, config: Mapping[str, Any]) -> "Run":
-        if (root / "config.yaml").exists() and any(root.glob("*/plan.jsonl")):
-            run = cls.open(root)
+    def _create_or_open(cls, root: Path, config: Mapping[str, Any], read: Reader) -> "Run":
+        if is_begun(root):
+            run = cls(root, read(cls.open(root).config))
             run._refuse_another(config)
             if dump_config(run.config) != dump_config(config):
                 write_atomic(root / "config.yaml", dump_config(config))
@@ -136,8 +139,15 @@ class Run:
             raise UserError(
                 "this run was made with another config:\n" + "\n".join(f"    {line}" for line in lines),
                 where=str(self.root),
-                mend="give the changed config another `name:`, or run the old one",
+                mend="give the changed config another `name:`, or go on with the run's own: "
+                f"`cxr run {self.root / 'config.yaml'} --runs {self.root.parent}`. A key that is not in your "
+                "config has another default now than when the run was made",
             )
+
+
+def is_begun(root: Path) -> bool:
+    """Whether a run is there of which something was planned."""
+    return (root / "config.yaml").exists() and any(root.glob("*/plan.jsonl"))
 
 
 def _of_content(config: Mapping[str, Any]) -> dict[str, Any]:

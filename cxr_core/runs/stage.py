@@ -77,7 +77,12 @@ class Estimate:
 
 
 class Job(Protocol):
-    """What a stage's module offers."""
+    """What a stage's module offers.
+
+    One that reads much outside of the run may have four more: `sources(settings)`, its files in place of all that
+    settings name; `frozen(context)`, called when its plan was just frozen; `source_changes(context, plan, files,
+    is_finished=)`, a closer look at what came of changed files; and `estimate_planned(settings, num_items)`.
+    """
 
     def estimate(self, settings: Any, inputs: Mapping[str, Estimate | Path]) -> Estimate:
         """The size of the work, from settings and the estimates of earlier stages (or paths given by the user)."""

@@ -120,6 +120,8 @@ def _is_whole(data: Data) -> bool:
 
 
 def _side_files(folder: StageFolder, plan: Plan) -> Iterator[Finding]:
+    if plan.sealed() != plan.fingerprint:
+        yield Finding(folder.name, "damaged plan", folder.plan_path, "its fingerprint is not that of what stands in it")
     for name, sha256 in plan.files.items():
         path = folder.path / "plan" / name
         if not path.is_file() or sha256_file(path) != sha256:

@@ -41,9 +41,10 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
 
 def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> Sequence[Shard]:
     """Choose the images of every arm; one shard per classifier."""
-    from cxr_core.evaluation.adjudicated import labelled
+    from cxr_core.evaluation.adjudicated import labelled, strangers
     from cxr_core.evaluation.benefit.cohort import choose_benefit, write_benefit
     from cxr_core.evaluation.cohort import check_findings
+    from cxr_core.runs.progress import say
 
     entries, real, synthetic = context.settings.benefit, datasets["real"], datasets["synthetic"]
     named = [name for entry in entries for name in entry.findings]
@@ -51,6 +52,8 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     for entry in entries:
         if entry.adjudicated:  # hours of training must not end at a table that cannot be read
             labelled(entry.adjudicated, real.findings, real.of_split(entry.split)["image_id"])
+            for line in strangers(entry.adjudicated, real.findings, real.rows["image_id"]):
+                say(line)
     cohorts = [choose_benefit(entry, real, synthetic, context.seed) for entry in entries]
     write_benefit(work, cohorts)
     return classifier_shards("benefit", [_experiment(*each) for each in zip(entries, cohorts, strict=True)])

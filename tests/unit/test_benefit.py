@@ -224,7 +224,7 @@ def test_given_a_table_of_adjudicated_labels_then_it_is_read_and_its_mistakes_ar
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_adjudicated(path, NIH)
-    path.write_text("image_id,findings\na.png,Edema\n")
+    path.write_text("image_id,findings\nb.png,Edema\n")
     with pytest.raises(UserError, match="none of its 1 images is a test image"):
         labelled(path, NIH, pd.Series(["a"]))
 

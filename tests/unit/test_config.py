@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from cxr_core.errors import UserError
-from jobs.config import RunConfig, load_config, resolved
+from cxr_core.runs.plan import Plan
+from cxr_core.runs.run import Run
+from jobs.config import RunConfig, _keep_unnamed, config_of, going_on, load_config, renewed, resolved
 from tests.conftest import REPOSITORY
 
 READY = sorted(path.stem for path in (REPOSITORY / "jobs" / "configs").glob("*.yaml"))
@@ -126,3 +128,42 @@ def test_the_schema_describes_every_key() -> None:
     for name, definition in schema["$defs"].items():
         for key, value in definition.get("properties", {}).items():
             assert "description" in value or "$ref" in value or "const" in value, f"{name}.{key} has no description"
+
+
+def test_given_a_run_without_a_newer_key_then_what_the_config_does_not_name_is_as_the_run_did() -> None:
+    value = {"size": 512, "white": 4095, "stages": [{"name": "a", "white": 4095}, {"name": "b", "deep": {"white": 1}}]}
+    recorded = {"size": 256, "stages": [{"name": "a"}, {"name": "b", "deep": {}}]}
+    meant = {"size": 256, "white": None, "stages": [{"name": "a", "white": None}, {"name": "b", "deep": {"white": 0}}]}
+    given = {"stages": [{"name": "a", "white": 4095}, {"name": "b"}]}
+    _keep_unnamed(value, given, recorded, meant)
+    assert value["size"] == 512, "a default that changed is a difference, which is shown"
+    assert value["white"] is None
+    assert [stage.get("white") for stage in value["stages"]] == [4095, None], "what is named is asked for"
+    assert value["stages"][1]["deep"]["white"] == 0
+
+
+def test_given_a_default_that_has_changed_then_the_run_is_refused_with_both_and_its_own_config_goes_on(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "name: first\nstages: [{name: real, kind: preprocess, data: {kind: phantom, images: 5, size: 32}}]\n"
+    )
+    root = tmp_path / "first"
+    with Run.locked(root, resolved(load_config(str(path)))) as run:
+        (root / "real").mkdir()
+        Plan("real", (), "f").write(run.stage("real").plan_path)
+    recorded = root / "config.yaml"
+    recorded.write_text(recorded.read_text().replace("shard_size: 1000", "shard_size: 2000"))
+    config = going_on(load_config(str(path)), root)
+    refused = pytest.raises(UserError, match=r"-.*shard_size: 2000\n.*\+.*shard_size: 1000(.|\n)*first/config\.yaml")
+    with refused, Run.locked(root, resolved(config), read=renewed):
+        pass
+    with Run.locked(root, resolved(load_config(str(recorded))), read=renewed) as run:
+        assert run.config["stages"][0]["shard_size"] == 2000
+
+
+def test_given_a_key_that_this_version_does_not_know_then_the_run_says_so_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: a\nlater: 1\nstages: [{name: real, kind: preprocess}]\n")
+    with pytest.raises(UserError, match=r"later: unknown key(.|\n)*go on with the version that made it"):
+        config_of(Run.open(tmp_path))

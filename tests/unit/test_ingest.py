@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from cxr_core.data.findings import NIH
+from cxr_core.data.folders import refuse_folder
 from cxr_core.data.settings import PreprocessStage
-from cxr_core.data.sources import SourcePlan, plan_source, refuse_folder
+from cxr_core.data.sources import SourcePlan, plan_source
 from cxr_core.errors import UserError
 from tests.radiographs import HEADERS, entry, grey, nih_stage, png, stage, write_nih
 
@@ -225,7 +226,7 @@ def test_listed_images_are_left_out_and_named_with_their_list(tmp_path: Path) ->
     assert list(listed["detail"]) == ["named in rotated.txt"]
     assert len(plan_source(nih_stage(folder, data=lists, policies={"listed": "keep"})).rows) == 3
     (folder / "rotated.txt").write_text("wrong.png\n")
-    assert "none of its 1 names is in Data_Entry_2017_v2020.csv" in refused(nih_stage(folder, data=lists))
+    assert "none of its 1 entries is an image of Data_Entry_2017_v2020.csv" in refused(nih_stage(folder, data=lists))
 
 
 def test_a_lateral_view_is_left_out_or_kept_as_unknown(tmp_path: Path) -> None:
@@ -352,5 +353,5 @@ def test_rows_of_one_image_that_differ_in_more_than_the_box_are_refused(tmp_path
 
 
 def test_a_vocabulary_with_no_finding_in_it_is_refused_with_the_config() -> None:
-    with pytest.raises(ValidationError, match="different names other than 'No Finding'"):
+    with pytest.raises(ValidationError, match="No Finding is what an image without findings has"):
         stage({"kind": "table", "csv": "a.csv", "images": ["."], "findings": ["Cat", "No Finding"]})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_core.data.splits import carve_validation, check_disjoint, choose_patients, hashed_split, read_names
+from cxr_core.data.splits import carve_validation, check_disjoint, choose_patients, hashed_split
 from cxr_core.errors import UserError
 
 PATIENTS = st.lists(st.text("abc0123456789", min_size=1, max_size=4), min_size=1, max_size=60)
@@ -76,21 +76,3 @@ def test_choosing_takes_whole_patients_and_never_more_images_unless_one_patient_
     assert len(chosen) <= num_images or len(taken) == 1
     assert set(taken.index) <= set(choose_patients(rows, num_images + 1)["patient_id"])
     assert choose_patients(rows, None) is rows
-
-
-def test_a_list_is_read_whatever_its_ends_of_lines(tmp_path: Path) -> None:
-    path = tmp_path / "list.txt"
-    path.write_bytes(b"\xef\xbb\xbfa.png\r\n\r\n b.PNG \nc")
-    assert list(read_names(path)) == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [(None, "no such list"), (b"\n", "is empty"), (b"\xff\xfe\x80", "not a readable")]
-)
-def test_a_list_that_is_none_is_named(content: bytes | None, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "list.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as caught:
-        read_names(path)
-    assert str(path) in str(caught.value)

@@ -54,16 +54,16 @@ def region_words(region: Region, sides: str) -> str:
     return region.words.format(side=side) + (_OF_IMAGE if sides == "image" else "")
 
 
-def phrase(placed: Placed, sides: str) -> str:
-    """ "large mass in the upper left"; without region and size the finding's plain words."""
+def phrase(placed: Placed, sides: str, findings: Sequence[str] = ()) -> str:
+    """ "large mass in the upper left"; without region and size the finding's plain words among those of `findings`."""
     where = f"in {region_words(placed.region, sides)}" if placed.region else ""
-    return " ".join(filter(None, (placed.size, plain_words(placed.finding), where)))
+    return " ".join(filter(None, (placed.size, plain_words(placed.finding, findings), where)))
 
 
-def phrases(finding: str, placed: Iterable[Placed], sides: str) -> list[str]:
+def phrases(finding: str, placed: Iterable[Placed], sides: str, findings: Sequence[str] = ()) -> list[str]:
     """All that is said of one finding, each once: where it is placed, or its name alone."""
     of_finding = [one for one in placed if one.finding == finding]
-    return list(dict.fromkeys(phrase(one, sides) for one in of_finding or [Placed(finding)]))
+    return list(dict.fromkeys(phrase(one, sides, findings) for one in of_finding or [Placed(finding)]))
 
 
 def shorter(placed: Sequence[Placed]) -> Iterator[tuple[Placed, ...]]:
@@ -77,31 +77,41 @@ def shorter(placed: Sequence[Placed]) -> Iterator[tuple[Placed, ...]]:
 def parse(prompt: str, findings: Sequence[str]) -> tuple[Placed, ...]:
     """What a prompt in our words says of `findings` and their places, in its order. Other words are passed over."""
     names = _names(tuple(findings))
-    matches = (_compiled(tuple(names)).fullmatch(part) for part in prompt.split(_PARTS))
+    matches = (_match(tuple(names), part) for part in prompt.split(_PARTS))
     return tuple(_placed(match, names) for match in matches if match)
 
 
 def asked(text: str, findings: Sequence[str]) -> Placed | None:
     """A finding by its name in a Dataset, with its place in our words: "Mass in the upper left"; None: it is none."""
     names = {name: name for name in findings}
-    match = _compiled(tuple(names)).fullmatch(text)
+    match = _match(tuple(names), text)
     return _placed(match, names) if match else None
 
 
 def unplaced(prompt: str, findings: Sequence[str]) -> str:
     """The prompt without places and sizes, each finding named once: what an image without boxes would be told as."""
     names = _names(tuple(findings))
-    pattern, parts = _compiled(tuple(names)), []
+    parts = []
     for part in prompt.split(_PARTS):
-        match = pattern.fullmatch(part)
-        parts.append(plain_words(names[match["finding"]]) if match else part)
+        match = _match(tuple(names), part)
+        parts.append(match["finding"] if match else part)
     return _PARTS.join(dict.fromkeys(parts))
+
+
+def read_two_ways(findings: Sequence[str], *, sizes: bool) -> tuple[str, str] | None:
+    """A finding whose name alone says another one's size or place, and that one: "small nodule" beside "nodule", where
+    prompts say `sizes`; None: no name does."""
+    for name in findings:
+        one = asked(plain_words(name, findings), [plain_words(other, findings) for other in findings if other != name])
+        if one and (one.region or (one.size and sizes)):
+            return name, one.finding
+    return None
 
 
 @cache
 def _names(findings: tuple[str, ...]) -> dict[str, str]:
     """Finding by its plain words."""
-    return {plain_words(name): name for name in findings}
+    return {plain_words(name, findings): name for name in findings}
 
 
 @cache
@@ -110,11 +120,18 @@ def _regions() -> dict[str, Region]:
     return {region_words(region, sides): region for sides in ("patient", "image") for region in (*GRID, *ZONES)}
 
 
+def _match(names: tuple[str, ...], text: str) -> re.Match[str] | None:
+    """A phrase about one of the findings that are called so. "small nodule" is a finding where there is one called so,
+    and else a nodule's size."""
+    plain, sized = _compiled(names)
+    return plain.fullmatch(text) or sized.fullmatch(text)
+
+
 @cache
-def _compiled(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Of a phrase about one of the findings that are called so."""
+def _compiled(names: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
     sizes, called, regions = (_any_of(words) for words in (SIZES, names, _regions()))
-    return re.compile(f"(?:(?P<size>{sizes}) )?(?P<finding>{called})(?: in (?P<region>{regions}))?")
+    rest = f"(?P<finding>{called})(?: in (?P<region>{regions}))?"
+    return re.compile(f"(?P<size>){rest}"), re.compile(f"(?P<size>{sizes}) {rest}")
 
 
 def _any_of(words: Iterable[str]) -> str:

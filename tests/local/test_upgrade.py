@@ -1,0 +1,83 @@
+"""Runs that an older version made: read, checked, reported, exported and finished by the code of today."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cxr_core.data.dataset import Dataset
+from cxr_core.runs.run import Run
+from jobs.config import RunConfig
+from tests.pipeline import cxr
+
+OLD = Path(__file__).parents[1] / "fixtures" / "cfcd391"
+
+
+@pytest.fixture(scope="module")
+def old_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `runs/small`, a whole run of cfcd391, and `half/small`, the same killed in `diffusion`."""
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(OLD / "runs.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def digests(root: Path) -> dict[str, str]:
+    run = Run.open(root)
+    facts = {stage["name"]: run.stage(stage["name"]).facts() for stage in run.config["stages"]}
+    return {name: found["digest"] for name, found in facts.items() if found}
+
+
+def test_given_a_whole_run_of_before_then_it_is_shown_checked_reported_and_nothing_is_made_again(
+    old_runs: Path,
+) -> None:
+    root = old_runs / "runs" / "small"
+    for words in (("status", root), ("verify", root), ("report", root)):
+        done = cxr(*words)
+        assert done.returncode == 0, done.stderr
+    again = cxr("run", OLD / "small.yaml", "--runs", root.parent)
+    assert again.returncode == 0, again.stderr
+    assert "all 14 shards of 6 stages were there" in again.stdout
+    assert digests(root) == json.loads((OLD / "digests.json").read_text())
+
+
+@pytest.mark.parametrize(("stage", "form"), [("real", "imagefolder"), ("synthetic", "nih")])
+def test_given_a_dataset_of_before_then_it_is_whole_and_can_be_exported(
+    old_runs: Path, tmp_path: Path, stage: str, form: str
+) -> None:
+    folder = old_runs / "runs" / "small" / stage
+    assert list(Dataset.open(folder).verify()) == []
+    done = cxr("data", "export", folder, tmp_path / "out", "--as", form)
+    assert done.returncode == 0, done.stderr
+
+
+def test_given_a_killed_run_of_before_then_it_goes_on_to_the_same_digests_once_the_code_is_accepted(
+    old_runs: Path,
+) -> None:
+    root = old_runs / "half" / "small"
+    words = ("run", OLD / "small.yaml", "--runs", root.parent)
+    refused = cxr(*words)
+    assert refused.returncode == 2
+    for word in ("stage 'diffusion'", "not recorded (commit cfcd3919777c)", "--accept-code"):
+        assert word in refused.stderr
+    done = cxr(*words, "--accept-code")
+    assert done.returncode == 0, done.stderr
+    assert digests(root) == json.loads((OLD / "digests.json").read_text())
+    diffusion = Run.open(root).stage("diffusion")
+    assert [bool(receipt.code) for receipt in diffusion.receipts()] == [False, True, True]
+    assert "Accepted with --accept-code" in (root / "report.html").read_text()
+    assert cxr("verify", root).returncode == 0
+
+
+def test_given_a_key_that_is_new_since_then_it_says_what_a_run_without_it_did() -> None:
+    schema = RunConfig.model_json_schema()
+    now: dict[str, Any] = {**schema["$defs"], "RunConfig": schema}
+    before = json.loads((OLD / "keys.json").read_text())
+    for name, keys in before.items():
+        fields = now.get(name, {}).get("properties", {})
+        lost = set(keys) - set(fields) if name in now else set()
+        assert not lost, f"{name} has lost {lost}: a run that has it could not go on"
+        silent = sorted(key for key in set(fields) - set(keys) if "absent" not in fields[key])
+        assert not silent, f"{name}: {silent} are new; mark them with Absent(VALUE), see docs/upgrading.md"
