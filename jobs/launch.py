@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class StageResult:
     num_shards: int
     num_made: int
     seconds: float
+    problems: Mapping[str, int] = field(default_factory=dict)
+    """Cases of each kind in the stage's problems.csv, where it makes images and was finished now."""
 
 
 def job_of(stage: Any) -> Job:
@@ -122,13 +124,14 @@ def _run_stage(run: Run, config: RunConfig, name: str) -> StageResult:
     plan = freeze(work)
     todo = [shard.id for shard in plan.shards if shard.id not in work.folder.done()]
     facts = work.folder.facts()
+    problems: Mapping[str, int] = {}
     if todo or facts is None:
         if todo:
             read_ledger(run).check_budget(config.budget_gpu_hours)
             run_pack(work, plan, todo)
-        finalize(work, plan)
+        problems = finalize(work, plan).get("problems", {})
     seconds = time.monotonic() - start
-    return StageResult(work.folder.name, work.context.settings.kind, len(plan.shards), len(todo), seconds)
+    return StageResult(work.folder.name, work.context.settings.kind, len(plan.shards), len(todo), seconds, problems)
 
 
 def estimates(config: RunConfig) -> Mapping[str, Any]:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def show_results(results: Sequence[Any]) -> None:
-    """One line a stage: how many shards were made now and how long that took; "done" where nothing was left."""
+    """One line a stage: how many shards were made now and how long that took; "done" where nothing was left.
+
+    Below, for a stage that met problems: how many of each kind, what left something out first.
+    """
     if not any(result.num_made for result in results):
         print_line(
             f"done: all {sum(result.num_shards for result in results)} shards of {len(results)} stages were there"
@@ -36,6 +39,10 @@ def show_results(results: Sequence[Any]) -> None:
     ]
     total = sum(result.seconds for result in results)
     _table(["stage", "kind", "shards", "made now", "time"], [*rows, ("all", "", "", "", f"{total:.1f} s")], right=2)
+    for result in results:
+        if result.problems:
+            kinds = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in result.problems.items())
+            print_line(f"{result.name}: {kinds}; all are named in {result.name}/problems.csv")
 
 
 def show_estimates(config: Any, estimates: Mapping[str, Any]) -> None:

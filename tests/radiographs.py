@@ -36,6 +36,15 @@ def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
     return out.getvalue()
 
 
+def deep_png(colour: int, values: np.ndarray) -> bytes:
+    """A 16-bit PNG of colour type `colour` from uint16 (height, width, channels), which Pillow does not write."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -43,6 +52,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def grey(seed: int, width: int = 32, height: int = 32) -> np.ndarray:
     """Any picture: another one for another seed, neither dark nor bright."""
     return np.random.default_rng(seed).integers(60, 190, (height, width), dtype=np.uint8)
+
+
+def chest(size: int = 32) -> np.ndarray:
+    """A drawing with the light of a frontal radiograph: dark corners and lungs, bright spine and abdomen."""
+    y, x = np.mgrid[0 : 1 : size * 1j, 0 : 1 : size * 1j]
+    lungs = np.exp(-(((abs(x - 0.5) - 0.2) / 0.1) ** 2) - ((y - 0.4) / 0.25) ** 2)
+    body = 150 * (abs(x - 0.5) < 0.45) * (0.3 + 0.6 * y) + 60 * np.exp(-(((x - 0.5) / 0.07) ** 2))
+    return (body * (1 - 0.6 * lungs) + 40 + 10 * np.sin(37 * x * y)).clip(0, 255).astype(np.uint8)
 
 
 def entry(name: str, labels: str = "No Finding", *, age: str = "57", sex: str = "M", view: str = "PA") -> str:

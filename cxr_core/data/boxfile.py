@@ -7,6 +7,7 @@ arXiv 2104.10326): a JSON list of objects with file_name, syms and boxes, each b
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pandas as pd
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.findings import Findings
 from cxr_core.data.nih_files import NIH_ALIASES
-from cxr_core.data.settings import BoxFile
-from cxr_core.data.table import parse_boxes, parse_images
+from cxr_core.data.problems import decide_all, problem_frame
+from cxr_core.data.settings import BoxFile, Policies
+from cxr_core.data.table import SourceTable, parse_boxes, parse_images
+from cxr_core.data.textfile import read_text
 from cxr_core.errors import UserError
 
 COLUMNS = ["image_id", "finding", *"xywh"]
@@ -36,7 +39,8 @@ def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
     Raises UserError for a file of no known form, for what is no box, and for a finding that is neither one of
     `findings` nor in `names` of the settings.
     """
-    csv = _of_json(file.path) if file.path.suffix.lower() == ".json" else Csv.read(file.path)
+    is_json = file.path.name.lower().endswith((".json", ".json.gz"))
+    csv = _of_json(file.path) if is_json else Csv.read(file.path)
     image, finding, *numbers = _form(csv)
     cells = [csv.column(*names) for names in numbers]
     given = (pd.concat(cells, axis=1) != "").any(axis=1)
@@ -55,6 +59,23 @@ def _aliases(image: tuple[str, ...], findings: Findings) -> dict[str, str]:
     return {alias: name for alias, name in NIH_ALIASES.items() if is_nih and alias not in findings.names}
 
 
+def boxes_without_label(table: SourceTable, policies: Policies) -> tuple[SourceTable, pd.DataFrame]:
+    """The table without what the policy leaves out, and a problem for each box of a finding that its image's labels do
+    not have. Raises UserError for the first where the policy is fail."""
+    labels = table.boxes["image_id"].map(table.rows.set_index("image_id")["labels"])
+    bits = table.boxes["finding"].map({name: table.findings.bit(name) for name in table.findings.names})
+    differ = labels.notna() & ((labels.fillna(0).astype("int64") & bits.astype("int64")) == 0)
+    bad = table.boxes[differ]
+    said = labels[differ].astype("int64").map(table.findings.text)
+    details = [f"a box of {name}; the labels are {text}" for name, text in zip(bad["finding"], said, strict=True)]
+    found = decide_all(policies, problem_frame("box_without_label", bad["image_id"], str(table.path), details, ""))
+    if policies.box_without_label == "convert":
+        return replace(table, boxes=table.boxes[~differ]), found.assign(action="box left out")
+    if policies.box_without_label == "exclude":
+        return replace(table, rows=table.rows[~table.rows["image_id"].isin(bad["image_id"])]), found
+    return table, found
+
+
 def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:
     for form in _FORMS:
         if any(name in csv.cells.columns for name in form[0]):
@@ -69,12 +90,10 @@ def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:
 
 def _of_json(path: Path) -> Csv:
     """A JSON list of images with their boxes by two corners, as text cells of the plain form."""
+    text = read_text(path)
     try:
-        entries = json.loads(path.read_text("utf-8"))
-        rows = [row for entry in entries for row in _boxes_of(entry)]
-    except FileNotFoundError as error:
-        raise UserError("there is no such file", where=str(path), mend="check the path in the config") from error
-    except (OSError, ValueError, TypeError, LookupError) as error:
+        rows = [row for entry in json.loads(text) for row in _boxes_of(entry)]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise UserError(
             f"not a list of images with file_name, syms and boxes ({error!r})",
             where=str(path),

@@ -55,7 +55,7 @@ def read_chestxray14(data: ChestXray14Data) -> SourceTable:
 def _data_entry(data: ChestXray14Data, folder: Path) -> Path:
     if data.data_entry is not None:
         return data.data_entry
-    found = sorted(folder.glob("Data_Entry_2017*.csv"))
+    found = sorted(path for ending in (".csv", ".csv.gz") for path in folder.glob(f"Data_Entry_2017*{ending}"))
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} tables: {', '.join(path.name for path in found)}" if found else "no Data_Entry_2017*.csv"

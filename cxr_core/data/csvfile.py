@@ -1,15 +1,21 @@
 """CSV files read strictly: every mistake is named with its file, its row and its value."""
 
 import csv
-from collections.abc import Callable, Mapping
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from cxr_core.data.textfile import read_text
 from cxr_core.errors import UserError
 
 _SAVE_AGAIN = "save the table as a CSV with commas in UTF-8"
+_SEPARATORS = ",\t;"
+_EXCELS_HINT = re.compile(r"sep=(.)[,;\t]*", re.IGNORECASE)
+"""A first line by which Excel is told the separator."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +27,14 @@ class Csv:
 
     @classmethod
     def read(cls, path: Path) -> "Csv":
-        """Read a CSV, passing over empty lines. Raises UserError where it is missing, ragged, empty or no text."""
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = {number: row for number, row in enumerate(csv.reader(file, strict=True), 1) if row}
-        except FileNotFoundError as error:
-            raise UserError("there is no such file", where=str(path), mend="check the path in the config") from error
-        except (csv.Error, ValueError, OSError) as error:
-            raise UserError(f"not a readable CSV ({error})", where=str(path), mend=_SAVE_AGAIN) from error
+        """Read a CSV, passing over empty lines; where the header has more tabs or semicolons, these separate.
+
+        Raises UserError where it is missing, ragged, empty or no text.
+        """
+        rows = {number: row for number, row in _records(path, read_text(path)) if row}
         if not rows:
             raise UserError("not a readable CSV (it is empty)", where=str(path), mend=_SAVE_AGAIN)
-        header = rows.pop(min(rows))
+        header = [name.strip() for name in rows.pop(min(rows))]
         num_named = max((i for i, name in enumerate(header, 1) if name), default=0)
         _refuse_ragged(path, rows, num_named, len(header))
         cells = [row[:num_named] for row in rows.values()]
@@ -78,6 +81,36 @@ class Csv:
         bad = [value for value, result in parsed.items() if result is None]
         self.refuse(values.isin(bad), values, what, mend)
         return values.map(parsed)
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each row. Raises UserError, naming the row, for quotes that do not fit."""
+    lines = list(io.StringIO(text, newline=""))
+    hint = _EXCELS_HINT.fullmatch(lines[0].strip()) if lines else None
+    lines = ["\n", *lines[1:]] if hint else lines
+    reader = csv.reader(lines, delimiter=hint[1] if hint else _separator(lines), strict=True)
+    number, line = 0, 0
+    while True:
+        number, line = number + 1, reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            lines_read = f"lines {line} to {reader.line_num}" if reader.line_num > line else f"line {line}"
+            raise UserError(
+                f"not a readable CSV ({error}; {lines_read} of the file)",
+                where=f"{path}, row {number}",
+                mend='close each quote that opens a cell, and double those inside it: "so ""called"" cells"',
+            ) from error
+        yield number, row
+
+
+def _separator(lines: list[str]) -> str:
+    """What separates the cells of the header: a comma, unless there are more tabs or semicolons."""
+    header = next((line for line in lines if line.strip()), "")
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(_SEPARATORS, key=bare.count)
 
 
 def _refuse_ragged(path: Path, rows: Mapping[int, list[str]], num_named: int, num_cells: int) -> None:

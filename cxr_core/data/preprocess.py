@@ -1,6 +1,7 @@
 """The work of the preprocess stage: radiographs of any source to a Dataset of grey squares of one size."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,8 @@ from cxr_core.data.dataset import (
     write_parquet,
 )
 from cxr_core.data.duplicates import drop_duplicates
-from cxr_core.data.prepare import findings_of, prepare
-from cxr_core.data.problems import read_problems, write_problems
+from cxr_core.data.prepare import check_white, findings_of, prepare
+from cxr_core.data.problems import ACTIONS, CASES, decide, problem, read_problems, sum_up, write_problems
 from cxr_core.data.settings import PhantomData, PreprocessStage
 from cxr_core.data.sources import plan_source
 from cxr_core.data.threads import in_order
@@ -61,6 +62,7 @@ def estimate(settings: PreprocessStage) -> Estimate:
         num_items = data.images
     else:
         plan = plan_source(settings)
+        check_white(settings, plan.rows["file"].to_list())
         num_items = len(plan.rows)
         notes = [*plan.notes, *warning(plan.rows[plan.rows["split"] == "train"], plan.findings)]
     num_shards = len(slices(num_items, settings.shard_size))
@@ -73,9 +75,10 @@ def freeze(settings: PreprocessStage, work: Path) -> Draft:
     plan = plan_source(settings)
     for note in plan.notes:
         say(f"{settings.name}: {note}")
+    check_white(settings, plan.rows["file"].to_list())
     table = pa.Table.from_pandas(plan.rows[SOURCE.names], schema=SOURCE, preserve_index=False)
     pq.write_table(table, work / "source.parquet", row_group_size=settings.shard_size, compression="zstd")
-    write_problems(work / "problems.csv", plan.problems)
+    write_problems(work / "problems.csv", sum_up(plan.problems, work))
     if plan.boxed:
         write_json(work / _BOXED, plan.boxed.model_dump(mode="json"))
     return Draft(slices(len(plan.rows), settings.shard_size))
@@ -88,7 +91,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     source = pq.ParquetFile(context.plan_folder / "source.parquet")
     rows = source.read_row_group(shard.start // settings.shard_size).to_pylist()
     problems: list[dict[str, str]] = []
-    num_enlarged = 0
+    sizes: Counter[str] = Counter()
     cv2.setNumThreads(1)  # the pool below is what uses the threads
     with (
         ShardWriter(work / "images.tar", findings_of(settings)) as writer,
@@ -96,13 +99,14 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     ):
         for prepared in in_order(partial(prepare, settings), rows, settings.threads):
             problems += prepared.problems
-            num_enlarged += prepared.enlarged
             if prepared.row is not None:
                 writer.add(prepared.png, prepared.row)
+                sizes[_size_key(*prepared.source_size)] += 1
             progress.advance()
     table = writer.rows()
     write_parquet(work / "rows.parquet", table)
-    counts = {"images": len(table), "left_out": len(rows) - len(table), "enlarged": num_enlarged}
+    num_enlarged = sum(found["kind"] == "enlarged" and found["action"] != "left out" for found in problems)
+    counts = {"images": len(table), "left_out": len(rows) - len(table), "enlarged": num_enlarged, **sizes}
     return Output(
         paths={"tar": work / "images.tar", "rows": work / "rows.parquet"},
         digest=dataset_digest(table.to_pandas()),
@@ -122,7 +126,8 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
     )
     planned = read_problems(context.plan_folder / "problems.csv")
     of_shards = (found for receipt in receipts for found in receipt.problems)
-    num_problems = write_problems(context.folder / "problems.csv", planned, of_shards, duplicates)
+    sizes = _mixed_sizes(settings, receipts)
+    num_problems = write_problems(context.folder / "problems.csv", planned, of_shards, duplicates, sizes)
     if rows.empty:
         raise UserError(
             f"no image is left of {len(files)}; problems: {num_problems}",
@@ -153,3 +158,32 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
         "splits": splits,
         "problems": num_problems,
     }
+
+
+_SIZE = "file size "
+
+
+def _size_key(width: int, height: int) -> str:
+    """Under what a receipt counts the image files of one size."""
+    return f"{_SIZE}{width} x {height}"
+
+
+def _mixed_sizes(settings: PreprocessStage, receipts: Sequence[Receipt]) -> list[dict[str, str]]:
+    """One problem where the image files have several sizes, for those that have not the commonest.
+
+    Raises UserError where its policy is fail.
+    """
+    sizes: Counter[str] = Counter()
+    for receipt in receipts:
+        sizes.update({key.removeprefix(_SIZE): num for key, num in receipt.counts.items() if key.startswith(_SIZE)})
+    if len(sizes) < 2:
+        return []
+    said = ", ".join(f"{size} ({num})" for size, num in sizes.most_common(_SIZES_SAID))
+    more = f" and {len(sizes) - _SIZES_SAID} more" if len(sizes) > _SIZES_SAID else ""
+    detail = f"files of {len(sizes)} sizes: {said}{more}"
+    policy = decide(settings.policies, "mixed_sizes", file=f"stage {settings.name}", detail=detail)
+    num_others = sizes.total() - sizes.most_common(1)[0][1]
+    return [problem("mixed_sizes", "", "", detail, ACTIONS[policy]) | {CASES: str(num_others)}]
+
+
+_SIZES_SAID = 5

@@ -16,6 +16,18 @@ Missing = Literal["fail", "subset"]
 FailOrExclude = Literal["fail", "exclude"]
 Convert = Literal["fail", "exclude", "convert"]
 Keep = Literal["fail", "exclude", "keep"]
+ConvertOrKeep = Literal["fail", "exclude", "convert", "keep"]
+
+
+class Percentile(Settings):
+    """A value of each file by the share of its values that are not larger."""
+
+    percentile: float = Field(ge=0, le=100)
+    """0 is the smallest value of the file, 100 the largest."""
+
+
+White = Annotated[int, Field(strict=True, ge=1, le=65535)] | Literal["file"] | Percentile
+Black = Annotated[int, Field(strict=True, ge=0, le=65534)] | Percentile
 
 
 class BoxFile(Settings):
@@ -49,6 +61,11 @@ class ChestXray14Data(Settings):
     line, or CSV (see docs/tables.md)."""
     expect_size: PositiveInt | None = 1024
     """Width and height that every image file has; null: any."""
+    white: White | None = None
+    """The value of 16-bit files that is white: a number (4095 where 12 bits are used), `{percentile: 99.9}` of each
+    file's own values, or `file`: what its sBIT chunk says. Null: 65535, and files that it does not fit are named."""
+    black: Black = 0
+    """The value of 16-bit files that is black: a number, or `{percentile: 0.1}` of each file's own values."""
     data_entry: LocalPath | None = None
     """The table, where it lies elsewhere or has another name than Data_Entry_2017*.csv."""
     train_val_list: LocalPath | None = None
@@ -117,6 +134,11 @@ class TableData(Settings):
     """Lists of images to leave out: text with a name a line, or CSV (see docs/tables.md)."""
     expect_size: PositiveInt | None = None
     """Width and height that every image file has; null: any."""
+    white: White | None = None
+    """The value of 16-bit files that is white: a number (4095 where 12 bits are used), `{percentile: 99.9}` of each
+    file's own values, or `file`: what its sBIT chunk says. Null: 65535, and files that it does not fit are named."""
+    black: Black = 0
+    """The value of 16-bit files that is black: a number, or `{percentile: 0.1}` of each file's own values."""
 
     @field_validator("findings")
     @classmethod
@@ -151,6 +173,8 @@ class PhantomData(Settings):
     exclude_lists: ClassVar[tuple[LocalPath, ...]] = ()
     further_boxes: ClassVar[tuple[BoxFile, ...]] = ()
     expect_size: ClassVar[int | None] = None
+    white: ClassVar[None] = None
+    black: ClassVar[int] = 0
 
     @field_validator("findings")
     @classmethod
@@ -249,19 +273,41 @@ class Policies(Settings):
     wrong_size: Convert = "exclude"
     """Another size than `expect_size`; converted, it is resized like any other."""
     sixteen_bit: Convert = "convert"
-    """16 bits a sample: 0..65535 is scaled to 0..255."""
+    """16 bits a sample: `black` to `white` of the data are scaled to 0..255, without these 0..65535."""
+    unclear_white: Convert = "fail"
+    """A 16-bit file that its white does not fit. Without a stated `white`: no value over 32767, or at most 66 grey
+    levels would be left. With one: over 5 % of the values are above it, or the file does not state its own."""
+    above_white: Convert = "convert"
+    """A 16-bit file with values above the stated `white`: they become white."""
     rgba: Convert = "convert"
     """An alpha channel: laid over black."""
     rgb: Convert = "convert"
     """Three equal channels: one is taken."""
     colour: Convert = "convert"
     """Channels that differ: luminance is taken."""
+    animated: Convert = "convert"
+    """Several frames: the still image is taken."""
+    turned: ConvertOrKeep = "convert"
+    """Its EXIF (or XMP) says that it is to be turned or mirrored: that is done, to its boxes too; kept, it stays as
+    it is stored."""
+    inverted: ConvertOrKeep = "keep"
+    """Looks like a negative: white where radiographs are black. Converted, black and white change places."""
+    flat: Keep = "exclude"
+    """One grey value everywhere, as an image of 1 x 1 pixel has."""
+    few_grey_levels: Keep = "exclude"
+    """At most 66 of 256 grey levels hold 99.5 % of the pixels: a mask, or an image under the wrong white."""
+    enlarged: Convert = "convert"
+    """Smaller than `size`: enlarged by interpolation."""
+    mixed_sizes: Literal["fail", "keep"] = "keep"
+    """Image files of several sizes in one set, said once with the sizes."""
     nearly_black: Keep = "keep"
     """Mean below 70 of 255."""
     nearly_white: Keep = "keep"
     """Mean above 200 of 255."""
     box_outside: Convert = "convert"
     """A box that leaves its image: cut at the border, or left out if nothing remains."""
+    box_without_label: ConvertOrKeep = "keep"
+    """A box of a finding that the image's labels do not have; converted, the box is left out."""
     duplicate_pixels: Keep = "exclude"
     """Equal pixels under several names: one is kept, from the test split before val before train."""
     contradicting_duplicates: Keep = "exclude"
@@ -270,6 +316,9 @@ class Policies(Settings):
     """Named in one of `exclude_lists`."""
     other_view: Keep = "exclude"
     """A view other than PA and AP, e.g. lateral; kept, its view counts as unknown."""
+    not_a_file: FailOrExclude = "exclude"
+    """A name ending in .png that is no file: a link to nothing, a folder, a pipe. Its row counts as one without an
+    image, see `missing`."""
     image_without_row: Literal["fail", "keep"] = "keep"
     """An image file that the table does not name; it is never used."""
     similar_patients: Literal["fail", "convert", "keep"] = "convert"

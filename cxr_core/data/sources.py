@@ -2,22 +2,22 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 
-from cxr_core.data.boxfile import read_boxes
+from cxr_core.data.boxfile import boxes_without_label, read_boxes
 from cxr_core.data.chestxray14 import read_chestxray14
 from cxr_core.data.findings import NIH, Findings
+from cxr_core.data.folders import image_files, passed_over_words
 from cxr_core.data.identity import persons, similar
 from cxr_core.data.lists import Entry, entry_problems, look_up
 from cxr_core.data.locate import Files, Located, locate
 from cxr_core.data.positions.split import BoxedSplit, move_boxed
-from cxr_core.data.problems import decide_all, problem_frame
+from cxr_core.data.problems import decide_all, passed_over, problem_frame
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import ChestXray14Data, PhantomData, Policies, PreprocessStage, TableData
 from cxr_core.data.splits import carve_validation, check_disjoint, choose_patients, hashed_split
@@ -42,9 +42,9 @@ class SourcePlan:
 def plan_source(settings: PreprocessStage) -> SourcePlan:
     """Decide what is read. Raises UserError for every mistake in tables, lists and folders."""
     data, policies = settings.data, settings.policies
-    table = _read(data)
+    table, contradictions = boxes_without_label(_read(data), policies)
     rows, alike = _one_person(table.rows, table.path, policies)
-    problems = [alike]
+    problems = [contradictions, alike]
     rows, boxed = _split(rows, table, settings)
     if isinstance(data, PhantomData):
         rows["file"] = "phantom"
@@ -138,53 +138,41 @@ def _read_phantom(data: PhantomData) -> SourceTable:
     return SourceTable(Path("phantom"), NIH, rows.drop(columns="image"), kept)
 
 
-def find_images(folders: Sequence[Path]) -> Files:
-    """Every PNG file below `folders`, at any depth.
+def find_images(folders: Sequence[Path], odd: list[dict[str, str]]) -> Files:
+    """Every PNG file below `folders`, at any depth; what `image_files` passes over goes to `odd`.
 
     Raises UserError for a folder that is missing, unreadable (also any below it) or holds none.
     """
     found = Files()
     for folder in folders:
-        before = len(found.paths)
-        for path in _png_files(folder):
+        before, num_odd = len(found.paths), len(odd)
+        for path in image_files(folder, odd):
             found.add(path, str(folder.absolute()))
         if len(found.paths) == before:
-            raise UserError("no PNG file below this folder", where=str(folder), mend="correct `images` in the config")
+            raise UserError(
+                f"no PNG file below this folder{passed_over_words(odd[num_odd:])}",
+                where=str(folder),
+                mend="correct `images` in the config",
+            )
     return found
-
-
-def _png_files(folder: Path) -> Iterable[str]:
-    if not folder.is_dir():
-        raise UserError("there is no such folder", where=str(folder), mend="correct `images` in the config")
-    for parent, folders, names in os.walk(folder.absolute(), onerror=refuse_folder, followlinks=True):
-        folders.sort()
-        yield from (f"{parent}/{name}" for name in sorted(names) if name.lower().endswith(".png"))
-
-
-def refuse_folder(error: OSError) -> NoReturn:
-    """Raise UserError naming the folder that could not be listed; without this `os.walk` passes over it."""
-    raise UserError(
-        f"this folder cannot be listed ({error.strerror})",
-        where=str(error.filename),
-        mend="check your right to read it and the state of its file system, then run again",
-    ) from error
 
 
 def _locate(
     rows: pd.DataFrame, path: Path, data: ChestXray14Data | TableData, policies: Policies
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     folders = data.images or ((data.metadata,) if isinstance(data, ChestXray14Data) else ())
-    located = locate(rows, find_images(folders), str(path))
+    odd: list[dict[str, str]] = []
+    located = locate(rows, find_images(folders, odd), str(path))
     absent = rows[located.files.isna()]
     if len(absent) and data.missing == "fail":
-        raise _without_image(rows, absent, located, path)
+        raise _without_image(rows, absent, located, odd, path)
     strangers = sorted(located.strangers, key=_name)
     without_row = problem_frame("image_without_row", map(_name, strangers), strangers, "no row in the table", "")
     details = [_contradicting(located.near.get(index)) for index in absent.index]
     without_image = problem_frame(
         "row_without_image", absent["image_id"], _row_names(absent, path), details, "left out"
     )
-    problems = [decide_all(policies, without_row), without_image]
+    problems = [decide_all(policies, without_row), without_image, *passed_over(odd, policies)]
     return rows.assign(file=located.files)[located.files.notna()], problems
 
 
@@ -196,11 +184,13 @@ def _contradicting(near: str | None) -> str:
     return f"no image of this name in these folders, only {near}" if near else "no image of this name"
 
 
-def _without_image(rows: pd.DataFrame, absent: pd.DataFrame, located: Located, path: Path) -> UserError:
+def _without_image(
+    rows: pd.DataFrame, absent: pd.DataFrame, located: Located, odd: Sequence[Mapping[str, str]], path: Path
+) -> UserError:
     """Of rows whose file has another place than the table says, the first is named; else the first of all."""
     contradicted = absent[absent.index.isin(located.near)]
     first = (contradicted if len(contradicted) else absent).iloc[0]
-    what = f"{len(absent)} of {len(rows)} rows have no image; the first is {first['reference']!r}"
+    what = f"{len(absent)} of {len(rows)} rows have no image; the first is {_named(first['reference'], odd)}"
     mend = "add the folder that holds them to `images`, or go on with what is there: `missing: subset`"
     if len(contradicted):
         what = (
@@ -209,6 +199,13 @@ def _without_image(rows: pd.DataFrame, absent: pd.DataFrame, located: Located, p
         )
         mend = "if these are the images, name the folder from which on the table's paths are true in `images`; " + mend
     return UserError(what, where=f"{path}, row {first['row']}", mend=mend)
+
+
+def _named(reference: str, odd: Sequence[Mapping[str, str]]) -> str:
+    """An image, with what stands in its place where the walk over the folders found that."""
+    name = reference.rpartition("/")[2]
+    instead = [f"{found['file']} is {found['detail']}" for found in odd if found["image_id"] == name]
+    return ": ".join((repr(reference), *instead[:1]))
 
 
 def _row_names(rows: pd.DataFrame, path: Path) -> list[str]:

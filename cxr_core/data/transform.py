@@ -11,6 +11,37 @@ Box = Mapping[str, Any]
 """finding; x, y (upper left corner), w, h in pixels."""
 
 
+_TURNS = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+"""EXIF's orientation: whether rows and columns change places, and then left and right, top and bottom."""
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored (height, width) pixels as a viewer shows them that heeds EXIF's orientation (CIPA DC-008, tag 274)."""
+    swap, mirror, flip = _TURNS[orientation]
+    pixels = pixels.T if swap else pixels
+    pixels = pixels[:, ::-1] if mirror else pixels
+    return np.ascontiguousarray(pixels[::-1] if flip else pixels)
+
+
+def upright_box(box: Box, orientation: int, width: int, height: int) -> dict[str, Any]:
+    """A box in stored pixels (of width x height) in the frame of `upright`."""
+    swap, mirror, flip = _TURNS[orientation]
+    x, y, w, h = (box[name] for name in ("yxhw" if swap else "xywh"))
+    width, height = (height, width) if swap else (width, height)
+    x = width - x - w if mirror else x
+    y = height - y - h if flip else y
+    return dict(box) | {"x": x, "y": y, "w": w, "h": h}
+
+
 @dataclass(frozen=True)
 class Square:
     """A width x height image padded with black to a centred square, then resized to size x size pixels."""

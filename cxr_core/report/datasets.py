@@ -8,6 +8,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
+from cxr_core.data.problems import count_cases
 from cxr_core.generation.series import MadeSeries, made_series
 from cxr_core.report.blocks import (
     Block,
@@ -228,16 +229,19 @@ def _histogram(real: StageView, like: Sequence[StageView]) -> Charts:
 
 
 def _problems(name: str, table: pd.DataFrame) -> Iterator[Block]:
-    groups = [(str(kind), rows) for kind, rows in table.groupby("kind", sort=True)]
-    lines = [[plain(kind), count(len(rows)), listed(sorted(rows["action"].unique()))] for kind, rows in groups]
+    cases = count_cases(table)
+    groups = [(str(kind), rows) for kind, rows in table.groupby("kind", sort=False)]
+    lines = [[plain(kind), count(cases[kind]), listed(sorted(rows["action"].unique()))] for kind, rows in groups]
     columns = [Column("kind"), Column("cases", numeric=True), Column("what was done")]
-    yield Table(f"{several(len(table), 'problem')} met by stage “{name}”, by kind.", columns, lines)
+    yield Table(f"{several(sum(cases.values()), 'problem')} met by stage “{name}”, by kind.", columns, lines)
     for kind, rows in groups:
         shown = rows.head(EXAMPLES_PER_KIND)
         columns = [Column("image"), Column("file"), Column("detail"), Column("done")]
         cells = shown[["image_id", "file", "detail", "action"]].to_numpy().tolist()
         caption = f"The first {len(shown)} of {several(len(rows), 'case')}; all are in {name}/problems.csv."
-        yield Details(f"{plain(kind)}: {several(len(rows), 'case')}", [Table(caption, columns, cells)])
+        if cases[kind] > len(rows):
+            caption = f"{several(cases[kind], 'case')} in one line; each is in the list that it names, below {name}/."
+        yield Details(f"{plain(kind)}: {several(cases[kind], 'case')}", [Table(caption, columns, cells)])
 
 
 def _examples(origin: str, dataset: Dataset) -> Gallery:

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from cxr_core.data import problems
 from cxr_core.data.dataset import Dataset
-from cxr_core.data.problems import COLUMNS
 from cxr_core.errors import UserError
 from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.receipt import Receipt
@@ -180,10 +180,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def read_problems(path: Path) -> pd.DataFrame:
     """The rows of a problems.csv as texts. Raises UserError if a column is missing."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = problems.read_problems(path)
     except ValueError as error:
         raise UserError(f"cannot be read as CSV ({error})", where=str(path), mend="run its stage again") from error
-    missing = [name for name in COLUMNS if name not in table]
+    missing = [name for name in problems.COLUMNS if name not in table]
     if missing:
         raise UserError(f"lacks the columns {', '.join(missing)}", where=str(path), mend="run its stage again")
     return table

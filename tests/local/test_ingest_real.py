@@ -73,7 +73,11 @@ def test_untouched_originals(nih_data: Path, tmp_path: Path) -> None:
     assert len(named(problems, "rgba")) == 7
     assert {"00019534_000", "00010384_034"} <= named(problems, "nearly_black")
     assert {"00001739_000", "00002022_000"} <= named(problems, "nearly_white")
-    assert len(named(problems, "row_without_image")) == 112_120 - 147
+    assert named(problems, "inverted") == {"00017999_000"}
+    assert not named(problems, "few_grey_levels")
+    assert facts["problems"]["row_without_image"] == 112_120 - 147
+    assert problems["kind"].iloc[-1] == "row_without_image"
+    assert len(problems) < 150 + num_listed
     dataset = Dataset.open(folder)
     assert list(dataset.verify()) == []
     assert (dataset.rows["boxes"].str.len() > 0).sum() == 41
@@ -90,6 +94,10 @@ def test_a_resized_copy_of_two_thousand_patients(nih_data: Path, tmp_path: Path)
     assert len(named(problems, "duplicate_pixels")) == 1
     lists = listed(nih_data, ROTATED, "images_128") | listed(nih_data, LATERAL, "images_128")
     assert named(problems, "listed") == lists
+    # One negative, and one that lies on its side, two with wide white borders: what docs/images.md says.
+    assert named(problems, "inverted") - lists <= {"00002300_026", "00002376_002", "00002180_000", "00003122_004"}
+    assert "00002300_026" in named(problems, "inverted")
+    assert not named(problems, "few_grey_levels") | named(problems, "flat") | named(problems, "turned")
     assert facts["num_images"] == 7498 - len(lists) - 3
     assert facts["splits"]["test"] == 1343
     assert sum(facts["splits"].values()) == facts["num_images"]

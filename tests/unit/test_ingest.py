@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from cxr_core.data.findings import NIH
+from cxr_core.data.folders import refuse_folder
 from cxr_core.data.settings import PreprocessStage
-from cxr_core.data.sources import SourcePlan, plan_source, refuse_folder
+from cxr_core.data.sources import SourcePlan, plan_source
 from cxr_core.errors import UserError
 from tests.radiographs import HEADERS, entry, grey, nih_stage, png, stage, write_nih
 
