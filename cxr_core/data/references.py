@@ -17,6 +17,7 @@ ENDING = r"\.(?:png|jpe?g|dcm|dicom|tiff?|bmp|gif|webp|jp2|j2k)"
 """Of an image file; a table may write another one than the file at hand has, or none."""
 
 _ENDING = re.compile(ENDING + "$", re.IGNORECASE)
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\s<>:\"|?*]")
 _NAME_BYTES = 200
 """Of an id made from a path: a file name holds 255 bytes, with its ending and what an export puts around it."""
 
@@ -187,7 +188,7 @@ def image_ids(paths: Sequence[str]) -> list[str]:
     if len(set(names)) == len(names):
         return names
     shared = num_shared(paths)
-    joined = ["_".join(path.split("/")[shared:]).lstrip(".") for path in paths]
+    joined = [_UNSAFE.sub("_", "_".join(path.split("/")[shared:])).lstrip(".") for path in paths]
     times = Counter(joined)
     return [
         _with_digest(name, path) if times[name] > 1 or len(name.encode()) > _NAME_BYTES else name
