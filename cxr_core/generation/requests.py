@@ -92,19 +92,12 @@ def _lacking(fill: int, train: pd.DataFrame, findings: Findings, where: str) -> 
     real = {name: int((train["labels"] & findings.bit(name) != 0).sum()) for name in findings.names}
     lacking = [(name, fill - num) for name, num in real.items() if 0 < num < fill]
     if not lacking:
-        what, mend = _nothing_lacks(fill, [num for num in real.values() if num])
-        raise UserError(what, where=where, mend=mend)
+        raise UserError(
+            f"nothing to fill: each finding has {fill} real training images or none",
+            where=where,
+            mend=f"set fill above {min(filter(None, real.values()), default=0)}, or use counts",
+        )
     return lacking
-
-
-def _nothing_lacks(fill: int, real: Sequence[int]) -> tuple[str, str]:
-    """What is wrong where no finding has fewer than `fill` real training images, and the way out."""
-    if not real:
-        return "nothing to fill: no real training image has a finding", "use counts, with view PA or AP"
-    least, most = min(real), max(real)
-    several = f"{least} to {most}" if most > least else str(least)
-    what = f"nothing to fill up to {fill}: the findings that occur have {several} real training images each"
-    return what, f"set fill above {least}, or use counts"
 
 
 def _rare(wanted: RareCaptions, train: pd.DataFrame, where: str) -> pd.DataFrame:

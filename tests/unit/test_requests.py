@@ -121,7 +121,7 @@ def test_given_fill_each_finding_gets_what_its_real_training_images_lack() -> No
         (Request(counts={"Edma": 3}), "unknown finding 'Edma'"),
         (Request(counts={"Hernia": 3}), "nothing to be like: no real training image has 'Hernia'"),
         (Request(counts={"Edema|No Finding": 3}), "contradicts itself"),
-        (Request(fill=1), "nothing to fill up to 1: the findings that occur have"),
+        (Request(fill=1), "nothing to fill: each finding has 1 real training images or none"),
         (Request(counts={"Edema|Effusion": 3, "Effusion|Edema": 2}), "are the same images"),
     ],
 )
