@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-_SCHEME = "file://"
+_SCHEME = "file:"
 
 
 def spelled(path: str) -> str:
