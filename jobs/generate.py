@@ -39,6 +39,7 @@ from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_js
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.settings import without_paths
 
 _BYTES_A_PIXEL = 0.5
 """Of a lossless grey PNG of a radiograph, with its caption: an image whose size is not known yet counts as 512 px."""
@@ -115,7 +116,7 @@ def freeze(context: Context, work: Path) -> Draft:
     unseen = [_unseen(one.training_data, table, real.findings) for one, table in zip(made, cells, strict=True)]
     facts = {
         "findings": real.findings.names,
-        "prompts": prompts.model_dump(mode="json"),
+        "prompts": without_paths(prompts),
         "like": real.info.digest,
         "source": real.info.about.get("source", {}).get("kind"),
         "series": [one.model_dump(mode="json") for one in made],

@@ -5,7 +5,6 @@ Real and synthetic data have this one form, so every stage takes either. Images 
 
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -62,7 +61,7 @@ _DIGESTED = ["image_id", "pixel_sha256", "labels", "boxes", "prompt", "seed"]
 _ROW_GROUP = 1 << 16
 """Rows of the index that are written, and later read, at once."""
 
-_CAPTION = ("image_id", "patient_id", "split", "view", "labels", "boxes", "prompt", "seed")
+_CAPTION = ("image_id", "patient_id", "split", "view", "labels", "prompt", "seed", "generation")
 
 
 class ShardInfo(TypedDict):
@@ -112,10 +111,7 @@ class ShardWriter:
         """Append one image. `row` holds the columns of `SCHEMA` except shard, offset and length."""
         key = member_key(row["image_id"])
         offset = self._add_member(f"{key}.png", png)
-        caption = {name: row[name] for name in _CAPTION} | {"findings": self.findings.decode(row["labels"])}
-        if row["generation"]:
-            caption["synthetic"] = json.loads(row["generation"])
-        self._add_member(f"{key}.json", canonical_json(caption).encode())
+        self._add_member(f"{key}.json", canonical_json(caption(row, self.findings)).encode())
         self._rows.append(dict(row) | {"shard": self.path.name, "offset": offset, "length": len(png)})
 
     def rows(self) -> pa.Table:
@@ -129,9 +125,32 @@ class ShardWriter:
         return self._tar.offset - tarfile.BLOCKSIZE * -(-len(data) // tarfile.BLOCKSIZE)
 
 
+def caption(row: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
+    """What the JSON beside an image's PNG in a tar says of it.
+
+    Boxes and the record of generation are texts (JSON): readers take the types of all images from the first few, and
+    these may have no box, or other keys.
+    """
+    return {name: row[name] for name in _CAPTION} | {
+        "boxes": boxes_text(row["boxes"]),
+        "findings": findings.decode(row["labels"]),
+        "synthetic": bool(row["generation"]),
+    }
+
+
+def boxes_text(boxes: Iterable[Mapping[str, Any]]) -> str:
+    """Boxes as JSON, `[{"finding":"Mass","h":12.0,"w":10.0,"x":4.0,"y":6.0}]`; pixels of the stored image."""
+    return canonical_json([{name: box[name] for name in ("finding", *"xywh")} for box in boxes])
+
+
 def member_key(image_id: str) -> str:
-    """The member name of an image without its ending; WebDataset cuts names at the first dot, so dots are escaped."""
-    return image_id.replace("%", "%25").replace(".", "%2E")
+    """The member name of an image without its ending.
+
+    WebDataset cuts names at the first dot, so dots are escaped; `datasets` passes over names that begin with two
+    underscores, so the first of these is escaped too.
+    """
+    key = image_id.replace("%", "%25").replace(".", "%2E")
+    return f"%5F{key[1:]}" if key.startswith("__") else key
 
 
 def pixel_sha256(pixels: np.ndarray) -> str:
@@ -152,7 +171,7 @@ class DatasetDigest:
         """Take in further rows; their ids are above all before."""
         for image_id, pixels, labels, boxes, prompt, seed in rows[_DIGESTED].itertuples(index=False):
             assert image_id >= self._last, f"{image_id} after {self._last}"
-            plain = [{name: box[name] for name in ("finding", "x", "y", "w", "h")} for box in boxes]
+            plain = [{name: box[name] for name in ("finding", *"xywh")} for box in boxes]
             value = [image_id, pixels, int(labels), plain, prompt, None if pd.isna(seed) else int(seed)]
             self._digest.update(canonical_json(value).encode() + b"\n")
             self._last = image_id

@@ -9,8 +9,11 @@ from cxr_core.errors import UserError
 from cxr_core.seeds import unit_hash
 
 
-def read_names(path: Path) -> pd.Series:
-    """Image ids of a text file with one file name a line. Raises UserError where it is missing or empty."""
+def read_names(path: Path, *, may_be_empty: bool = False) -> pd.Series:
+    """Image ids of a text file with one file name a line.
+
+    Raises UserError where it is missing, or where it is empty and may not be.
+    """
     try:
         lines = path.read_text("utf-8-sig").split("\n")
     except FileNotFoundError as error:
@@ -19,14 +22,17 @@ def read_names(path: Path) -> pd.Series:
         raise UserError(f"not a readable list ({error})", where=str(path)) from error
     names = pd.Series([line.strip() for line in lines], dtype=object)
     names = names[names != ""].str.replace(r"\.png$", "", regex=True, case=False)
-    if names.empty:
+    if names.empty and not may_be_empty:
         raise UserError("the list is empty", where=str(path))
     return names.reset_index(drop=True)
 
 
 def official_split(csv: Csv, ids: pd.Series, *, train_val: Path, test: Path) -> pd.Series:
-    """ "train" or "test" for each image by NIH's two lists. Raises UserError for an image in none or in both."""
-    train_names, test_names = set(read_names(train_val)), set(read_names(test))
+    """ "train" or "test" for each image by NIH's two lists. Raises UserError for an image in none or in both.
+
+    One of them may be empty: a synthetic Dataset in NIH's layout has no test images.
+    """
+    train_names, test_names = (set(read_names(path, may_be_empty=True)) for path in (train_val, test))
     both = sorted(train_names & test_names)
     if both:
         raise UserError(
