@@ -52,7 +52,7 @@ def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> 
     like = inputs["like"]
     series = all_series(settings, lambda role: _steps(inputs[role]))
     if isinstance(like, Path):
-        real = Dataset.open(like)
+        real = Dataset.open(like).given_as("like")
         numbers, notes = _exactly(settings, series, inputs, real)
         num_bytes, num_like = sum(shard["bytes"] for shard in real.info.shards), real.info.num_images
     else:
@@ -101,7 +101,7 @@ def _exactly(
 def freeze(context: Context, work: Path) -> Draft:
     """Write requests.parquet (a row an image), model.json (what every shard needs to know) and a gate's bounds."""
     settings: GenerateStage = context.settings
-    real = Dataset.open(context.inputs["like"])
+    real = Dataset.open(context.inputs["like"]).given_as("like")
     prompts = _prompt_settings(real)
     writer = PromptWriter(prompts, real.findings)
     series = all_series(settings, lambda role: kept_steps(context.inputs[role]))

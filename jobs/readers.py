@@ -27,7 +27,8 @@ def make(
     from cxr_core.evaluation.readers.make import make_test
 
     made = _synthetic(source, synthetic)
-    page, key = make_test(Dataset.open(real or _real(made)), Dataset.open(made), out, num, seed)
+    drawn = Dataset.open(made).given_as("synthetic")
+    page, key = make_test(Dataset.open(real or _real(made)).given_as("real"), drawn, out, num, seed)
     typer.echo(f"{page}: {2 * num} images; it needs no server and no network. Send this file to the readers")
     typer.echo(f"{key}: the key. Keep it from the readers")
 

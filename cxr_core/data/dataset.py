@@ -324,6 +324,21 @@ class Dataset:
             )
         return cls(folder, info)
 
+    def given_as(self, role: str) -> "Dataset":
+        """Itself, if it fits the role: `synthetic` (or `synthetic.1` ...), or any other, which is of real images.
+
+        Raises UserError where it does not: numbers of a real Dataset would be told of a model.
+        """
+        wants_synthetic = role.partition(".")[0] == "synthetic"
+        if self.info.synthetic == wants_synthetic:
+            return self
+        kind, stage = ("synthetic", "generate") if wants_synthetic else ("real", "preprocess")
+        raise UserError(
+            f"given as `{role}`, but its images are {'synthetic' if self.info.synthetic else 'real'}",
+            where=str(self.folder),
+            mend=f"give a Dataset of {kind} images there, as a {stage} stage makes it",
+        )
+
     @cached_property
     def findings(self) -> Findings:
         return Findings(self.info.findings)

@@ -11,6 +11,7 @@ import pandas as pd
 from cxr_core.data.csvfile import Csv, row_number
 from cxr_core.errors import UserError
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.intervals import not_degenerate, percentiles
 from cxr_core.evaluation.readers.agreement import cohen_kappa, fleiss_kappa, share
 from cxr_core.evaluation.readers.taxonomy import ERRORS, FORMAT
 from cxr_core.runs.files import read_json
@@ -127,6 +128,10 @@ def _read_key(path: Path) -> dict[str, Any]:
 def _read(path: Path, test: str, truth: pd.Series) -> pd.DataFrame:
     """One file's answers: reader, item, said (True: synthetic), errors (a list of codes)."""
     csv = Csv.read(path)
+    if csv.cells.empty:
+        raise UserError(
+            "it has a header and no answer", where=str(path), mend="leave it out, or ask its reader for the answers"
+        )
     table = pd.DataFrame({name: csv.column(name) for name in COLUMNS})
     for index, row in zip(table.index, table.to_dict("records"), strict=True):
         if wrong := _mistake(row, test, truth):
@@ -168,9 +173,10 @@ def _mean_accuracy(said: pd.DataFrame, truth: pd.Series, seed: int) -> Interval:
     counts = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), _NUM_RESAMPLES).T
     whole = np.concatenate([np.ones((num, 1)), counts], axis=1)
     with np.errstate(invalid="ignore"):
-        means = np.nanmean(right @ whole / (answered @ whole), axis=0)
-    low, high = np.nanpercentile(means[1:], (2.5, 97.5))
-    return Interval(value=float(means[0]), low=float(low), high=float(high))
+        shares = right @ whole / (answered @ whole)
+    # A resample without an image that a reader answered says nothing of him, and one without any nothing at all.
+    means = np.nanmean(shares[:, ~np.isnan(shares).all(axis=0)], axis=0)
+    return not_degenerate(percentiles(float(means[0]), means[1:]), int(answered.any(axis=0).sum()))
 
 
 def _pair(said: pd.DataFrame, one: str, other: str) -> Pair:
