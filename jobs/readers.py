@@ -61,8 +61,11 @@ def _synthetic(source: Path, stage: str | None) -> Path:
         return source
     run = Run.open(source)
     names = [entry["name"] for entry in run.config["stages"] if entry["kind"] == "generate"]
-    if stage is None and len(names) != 1:
-        raise UserError(f"{len(names)} generate stages", where=str(source), mend=f"--synthetic {'|'.join(names)}")
+    if not names:
+        raise UserError("it has no generate stage", where=str(source), mend="give a run that has one, or a Dataset")
+    if stage not in names and (stage or len(names) > 1):
+        what = f"no generate stage {stage!r}" if stage else f"{len(names)} generate stages"
+        raise UserError(what, where=str(source), mend=f"--synthetic {'|'.join(names)}")
     return run.root / (stage or names[0])
 
 

@@ -27,7 +27,10 @@ class Csv:
                 rows = {number: row for number, row in enumerate(csv.reader(file, strict=True), 1) if row}
         except FileNotFoundError as error:
             raise UserError("there is no such file", where=str(path), mend="check the path in the config") from error
-        except (csv.Error, ValueError, OSError) as error:
+        except OSError as error:
+            mend = "give a file that you have the right to read"
+            raise UserError(f"not a readable CSV ({error.strerror})", where=str(path), mend=mend) from error
+        except (csv.Error, ValueError) as error:
             raise UserError(f"not a readable CSV ({error})", where=str(path), mend=_SAVE_AGAIN) from error
         if not rows:
             raise UserError("not a readable CSV (it is empty)", where=str(path), mend=_SAVE_AGAIN)

@@ -317,10 +317,12 @@ class Dataset:
             first = error.errors()[0]
             raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise _damaged(path, repr(error)) from error
+            raise _damaged(path, repr(error), error) from error
         if info is None:
             raise UserError(
-                f"format {number!r}, but this version reads {FORMAT}", where=str(path), mend="make the dataset again"
+                f"format {number!r}, but this version reads {FORMAT}",
+                where=str(path),
+                mend="read it with the version that wrote it, or make the dataset again",
             )
         return cls(folder, info)
 
@@ -350,7 +352,7 @@ class Dataset:
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, str(error)) from error
+            raise _damaged(path, str(error), error) from error
         lacking = [name for name in SCHEMA.names if name not in table.column_names]
         if lacking:
             raise _damaged(path, f"no column {', '.join(lacking)}")
@@ -378,7 +380,7 @@ class Dataset:
                 tar.seek(row.offset)
                 png = tar.read(row.length)
         except OSError as error:
-            raise _damaged(path, f"image {row.image_id!r} cannot be read: {error.strerror}") from error
+            raise _damaged(path, f"image {row.image_id!r} cannot be read: {error.strerror}", error) from error
         if len(png) != row.length:
             raise _damaged(path, f"ends before image {row.image_id!r} does")
         return png
@@ -429,5 +431,7 @@ class Dataset:
             yield f"{shard['name']}: cannot be read: {error.strerror}"
 
 
-def _damaged(path: Path, detail: str) -> UserError:
+def _damaged(path: Path, detail: str, cause: Exception | None = None) -> UserError:
+    if isinstance(cause, PermissionError):
+        return UserError(f"not readable ({detail})", where=str(path), mend="ask its owner for the right to read it")
     return UserError(f"damaged ({detail})", where=str(path), mend="put the file back from a copy, or make it again")

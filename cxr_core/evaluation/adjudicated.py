@@ -41,8 +41,9 @@ def labelled(path: Path, vocabulary: Findings, image_ids: pd.Series) -> pd.Serie
     known = labels[labels.index.isin(image_ids)]
     if known.empty:
         raise UserError(
-            f"none of its {len(labels)} images is a test image",
+            f"none of its {len(labels)} images is a test image, such as {image_ids.iloc[0]!r}; the first is "
+            f"{labels.index[0]!r}",
             where=str(path),
-            mend=f"write image ids as the Dataset does, e.g. {image_ids.iloc[0]!r}",
+            mend="write image ids as the Dataset does, and label images that are tested on",
         )
     return known

@@ -22,6 +22,7 @@ COLUMNS = ["test", "reader", "item", "answer", "errors"]
 """Of a CSV of answers; `errors` are codes of `ERRORS` joined by "|"."""
 
 _NUM_RESAMPLES = 2000
+_AS_WRITTEN = "give the CSV as the page of this test wrote it"
 
 
 class Reader(Settings):
@@ -91,12 +92,10 @@ def score_answers(key_path: Path, answers: Sequence[Path]) -> ReaderScores:
     """
     key = _read_key(key_path)
     truth = pd.Series({entry["item"]: entry["source"] == "synthetic" for entry in key["items"]})
-    table = pd.concat([_read(path, key["test"], truth) for path in answers], ignore_index=True)
+    files = [_read(path, key["test"], truth).assign(file=str(path)) for path in answers]
+    table = pd.concat(files, ignore_index=True)
     if (twice := table.duplicated(["reader", "item"])).any():
-        reader, item = table.loc[twice, ["reader", "item"]].iloc[0]
-        raise UserError(
-            f"reader {reader!r} answered image {item} twice", where="the answers", mend="keep one file each"
-        )
+        raise _answered_twice(table, *table.loc[twice, ["reader", "item"]].iloc[0])
     said = table.pivot(index="reader", columns="item", values="said").reindex(columns=truth.index)
     everyone = said.loc[:, said.notna().all()].to_numpy(bool)
     return ReaderScores(
@@ -109,6 +108,14 @@ def score_answers(key_path: Path, answers: Sequence[Path]) -> ReaderScores:
         num_all_answered=everyone.shape[1],
         errors=tuple(_error(code, table, truth) for code in ERRORS),
     )
+
+
+def _answered_twice(table: pd.DataFrame, reader: str, item: int) -> UserError:
+    files = table.loc[(table["reader"] == reader) & (table["item"] == item), "file"].unique()
+    mend = "keep one of these rows"
+    if len(files) > 1:
+        mend = "give one of these files, if one reader sent both; else give each reader a name of his own in it"
+    return UserError(f"reader {reader!r} answered image {item} twice", where=" and ".join(files), mend=mend)
 
 
 def _read_key(path: Path) -> dict[str, Any]:
@@ -136,7 +143,9 @@ def _read(path: Path, test: str, truth: pd.Series) -> pd.DataFrame:
     for index, row in zip(table.index, table.to_dict("records"), strict=True):
         if wrong := _mistake(row, test, truth):
             where = f"{path}, row {row_number(index)}"
-            raise UserError(wrong, where=where, mend="give the CSV as the page of this test wrote it")
+            is_other = row["test"] != test
+            mend = "give the key of that test, or leave the file out" if is_other else _AS_WRITTEN
+            raise UserError(wrong, where=where, mend=mend)
     items, said = table["item"].astype(int), table["answer"] == "synthetic"
     errors = [[code for code in text.split("|") if code] for text in table["errors"]]
     return pd.DataFrame({"reader": table["reader"], "item": items, "said": said, "errors": errors})
