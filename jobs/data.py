@@ -16,6 +16,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DATASET", help="A Dataset folde
 
 class Form(StrEnum):
     imagefolder = "imagefolder"
+    webdataset = "webdataset"
     nih = "nih"
     dicom = "dicom"
 
@@ -63,7 +64,8 @@ def export(
     form: Annotated[
         Form,
         typer.Option(
-            "--as", help="imagefolder: Hugging Face's; nih: that of ChestX-ray14; dicom: Secondary Capture objects."
+            "--as",
+            help="imagefolder, webdataset: Hugging Face's; nih: ChestX-ray14's; dicom: Secondary Capture objects.",
         ),
     ] = Form.imagefolder,
 ) -> None:

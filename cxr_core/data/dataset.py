@@ -61,7 +61,7 @@ _DIGESTED = ["image_id", "pixel_sha256", "labels", "boxes", "prompt", "seed"]
 _ROW_GROUP = 1 << 16
 """Rows of the index that are written, and later read, at once."""
 
-_CAPTION = ("image_id", "patient_id", "split", "view", "labels", "prompt", "seed", "generation")
+_CAPTION = ("image_id", "patient_id", "split", "view", "labels", "prompt", "generation")
 
 
 class ShardInfo(TypedDict):
@@ -132,6 +132,7 @@ def caption(row: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
     these may have no box, or other keys.
     """
     return {name: row[name] for name in _CAPTION} | {
+        "seed": None if pd.isna(row["seed"]) else int(row["seed"]),
         "boxes": boxes_text(row["boxes"]),
         "findings": findings.decode(row["labels"]),
         "synthetic": bool(row["generation"]),

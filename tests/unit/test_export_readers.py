@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,27 @@ def test_given_boxes_after_many_images_without_one_then_shards_are_read_with_equ
         assert json.loads(one["boxes"]) == [dict(box) for box in row.boxes]
         assert (one["patient_id"], one["labels"], one["view"]) == (row.patient_id, row.labels, row.view)
         assert tuple(one["findings"]) == NIH.decode(row.labels)
+
+
+def test_given_shards_by_split_then_they_hold_what_the_index_does_and_no_left_out_duplicate(
+    odd: Dataset, hub: Any, tmp_path: Path
+) -> None:
+    left_out = odd.barring(frozenset(odd.of_split("test")["patient_id"]))
+    assert len(left_out.rows) == len(odd.rows) - 1
+    export(left_out, tmp_path / "fewer", "webdataset")
+    assert sorted(path.name for path in (tmp_path / "fewer").glob("*.tar")) == [
+        "train-00000.tar",
+        "validation-00000.tar",
+    ]
+    export(odd, tmp_path / "out", "webdataset")
+    read = hub("webdataset", data_dir=str(tmp_path / "out"))
+    assert {name: len(part) for name, part in read.items()} == {
+        "train": len(odd.of_split("train")),
+        "validation": 1,
+        "test": 1,
+    }
+    assert read["train"].features == read["validation"].features == read["test"].features
+    check_images(odd, {one["json"]["image_id"]: one for part in read.values() for one in part}, "png")
 
 
 def test_given_records_of_generation_that_differ_then_shards_are_read_with_equal_values(
@@ -186,7 +208,7 @@ def test_given_more_images_of_a_patient_than_nihs_names_count_then_he_is_named(t
         export_as_nih(tmp_path, rows, size=16)
 
 
-@pytest.mark.parametrize("form", ["imagefolder", "nih", "dicom", "browse"])
+@pytest.mark.parametrize("form", ["imagefolder", "webdataset", "nih", "dicom", "browse"])
 def test_given_a_dataset_of_an_older_version_then_no_exported_byte_names_a_path_of_its_machine(
     form: str, tmp_path: Path
 ) -> None:
@@ -212,3 +234,17 @@ def test_given_a_dataset_of_an_older_version_then_no_exported_byte_names_a_path_
         assert len(files) > 1
         found = [(path.name, word) for path in files for word in secret if word.encode() in path.read_bytes()]
         assert not found
+
+
+def test_the_pages_example_opens_an_export(
+    odd: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Any
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "datasets.md"
+    example = re.search(r"```python\n(from datasets.*?)```", page.read_text(), re.DOTALL)
+    assert example
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    export(odd, Path("out"), "imagefolder")
+    found: dict[str, Any] = {}
+    exec(example[1], found)
+    assert found["one"]["image_id"] == odd.of_split("train")["image_id"].iloc[0]
