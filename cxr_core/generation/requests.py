@@ -1,6 +1,6 @@
 """From a request to the exact list of images: allocated without chance, shuffled once, seeded each."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,12 +92,21 @@ def _lacking(fill: int, train: pd.DataFrame, findings: Findings, where: str) -> 
     real = {name: int((train["labels"] & findings.bit(name) != 0).sum()) for name in findings.names}
     lacking = [(name, fill - num) for name, num in real.items() if 0 < num < fill]
     if not lacking:
-        raise UserError(
-            f"nothing to fill: each finding has {fill} real training images or none",
-            where=where,
-            mend=f"set fill above {min(filter(None, real.values()), default=0)}, or use counts",
-        )
+        raise _nothing_to_fill(fill, {name: num for name, num in real.items() if num}, where)
     return lacking
+
+
+def _nothing_to_fill(fill: int, real: Mapping[str, int], where: str) -> UserError:
+    """`real` has the findings that some real training image has, with their number."""
+    if not real:
+        what = "nothing to fill: no real training image has any finding"
+        return UserError(what, where=where, mend="ask with counts, and set request.view to PA or AP")
+    rarest = min(real, key=real.__getitem__)
+    return UserError(
+        f"nothing to fill up to {fill}: the rarest finding, {rarest}, has {real[rarest]} real training images",
+        where=where,
+        mend=f"set fill above {real[rarest]}, or use counts",
+    )
 
 
 def _rare(wanted: RareCaptions, train: pd.DataFrame, where: str) -> pd.DataFrame:
