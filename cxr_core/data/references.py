@@ -102,20 +102,26 @@ class Tails:
         places = self._named.get(name)
         if places is None:
             return Match(-1)
-        tail = [name]
-        while len(places) > 1 and len(tail) <= len(above):
-            narrower = self._group(tuple(tail), places).get(above[-len(tail)])
-            if narrower is None:
-                break
-            places, tail = narrower, [*tail, above[-len(tail)]]
+        places, tail = self._narrowed(places, name, above)
         agreeing = len(tail) - 1 if len(places) > 1 else self._agreeing(places[0], above)
-        ranked, bounds = self._by_enough(tuple(tail), places)
+        ranked, bounds = self._by_enough(tail, places)
         num = len(ranked) if agreeing >= needed else bisect_right(bounds, agreeing)
         if num == 0:
             return Match(-1, agreeing, tuple(ranked[:2]))
         if num > 1 and not (same and all(same(ranked[0], ranked[i]) for i in range(1, num))):
             return Match(-1, agreeing, tuple(ranked[:2]), ambiguous=True)
         return Match(ranked[0], agreeing)
+
+    def _narrowed(self, places: list[int], name: str, above: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+        """Of targets of one file name those that share most folders, and the tail that they share."""
+        tail: tuple[str, ...] = (name,)
+        while len(places) > 1 and len(tail) <= len(above):
+            folder = above[-len(tail)]
+            narrower = self._group(tail, places).get(folder)
+            if narrower is None:
+                break
+            places, tail = narrower, (*tail, folder)
+        return places, tail
 
     def _by_enough(self, tail: tuple[str, ...], places: list[int]) -> tuple[list[int], list[int]]:
         """Targets of a tail by how many folders are enough for them, and these numbers."""
