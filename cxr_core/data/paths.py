@@ -23,9 +23,14 @@ def _escaped(char: str) -> str:
     return char if char.isprintable() and char != "%" else quote_from_bytes(os.fsencode(char))
 
 
+def unspelled(text: str) -> str:
+    """The path that `spelled` wrote, as the functions of `os` take it."""
+    return os.fsdecode(unquote_to_bytes(text[len(_SCHEME) :])) if text.startswith(_SCHEME) else text
+
+
 def path_of(text: str) -> Path:
     """The path that `spelled` wrote."""
-    return Path(os.fsdecode(unquote_to_bytes(text[len(_SCHEME) :])) if text.startswith(_SCHEME) else text)
+    return Path(unspelled(text))
 
 
 def printable(text: str) -> str:
