@@ -338,7 +338,7 @@ class Dataset:
             return self
         kind, stage = ("synthetic", "generate") if wants_synthetic else ("real", "preprocess")
         raise UserError(
-            f"given as `{role}`, but its images are {'synthetic' if self.info.synthetic else 'real'}",
+            f"is a {'synthetic' if self.info.synthetic else 'real'} Dataset, but is given as `{role}`",
             where=str(self.folder),
             mend=f"give a Dataset of {kind} images there, as a {stage} stage makes it",
         )

@@ -135,6 +135,6 @@ def test_given_a_dataset_in_the_role_of_the_other_kind_then_it_is_refused(tmp_pa
     assert real.given_as("real") is real
     assert made.given_as("synthetic.1") is made
     for dataset, role in ((real, "synthetic"), (real, "synthetic.1"), (made, "real"), (made, "like")):
-        with pytest.raises(UserError, match=f"given as `{role}`") as caught:
+        with pytest.raises(UserError, match=f"Dataset, but is given as `{role}`") as caught:
             dataset.given_as(role)
         assert caught.value.where == str(dataset.folder)

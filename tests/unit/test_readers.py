@@ -208,8 +208,8 @@ def test_given_a_dataset_in_the_role_of_the_other_kind_then_no_test_is_made(
 ) -> None:
     real, made = (str(dataset.folder) for dataset in datasets)
     for source, beside, message in (
-        (real, made, f"{real}: given as `synthetic`, but its images are real"),
-        (made, made, f"{made}: given as `real`, but its images are synthetic"),
+        (real, made, f"{real}: is a real Dataset, but is given as `synthetic`"),
+        (made, made, f"{made}: is a synthetic Dataset, but is given as `real`"),
     ):
         with pytest.raises(UserError) as caught:
             make(Path(source), tmp_path / "test.html", Path(beside), num=5)
