@@ -1,6 +1,7 @@
 """The one exception a user is meant to see."""
 
 import errno
+import os
 
 
 class UserError(ValueError):
@@ -23,15 +24,27 @@ _FULL = (
 _MENDS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
-    errno.EROFS: "The file system is read-only: choose another folder with --runs DIR",
-    errno.EACCES: "You may not write there: choose another folder with --runs DIR, or ask for the right",
-    errno.EPERM: "You may not do this there: choose another folder with --runs DIR, or ask for the right",
-    errno.ENAMETOOLONG: "Shorten the name of the run or of the folder",
+    errno.EROFS: "The file system is read-only: choose a folder on another one (a run's with --runs DIR)",
+    errno.EACCES: "You may not read or write it: ask for the right, or choose another place (a run's with --runs DIR)",
+    errno.EPERM: "You may not do this there: ask for the right, or choose another place (a run's with --runs DIR)",
     errno.EMFILE: "Raise the limit of open files: ulimit -n 4096",
 }
 
 
 def explain_os_error(error: OSError) -> str | None:
     """What to do about a refusal of the operating system that a user can mend; None for any other."""
-    mend = _MENDS.get(error.errno or 0)
+    mend = _shorter(str(error.filename)) if error.errno == errno.ENAMETOOLONG else _MENDS.get(error.errno or 0)
     return str(UserError(str(error.strerror), where=str(error.filename or ""), mend=mend)) if mend else None
+
+
+_LONGEST_NAME = 255
+"""Bytes of a file name; a path may have 4,096."""
+
+
+def _shorter(path: str) -> str:
+    """Which part of a path is too long, if one is."""
+    longest = max(path.split("/"), key=lambda name: len(os.fsencode(name)))
+    size = len(os.fsencode(longest))
+    if size > _LONGEST_NAME:
+        return f"Shorten {longest[:30]!r}...: a name may have {_LONGEST_NAME} bytes, and this has {size}"
+    return "Choose a folder with a shorter path: no name in it is too long, but all of them together are"

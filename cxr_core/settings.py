@@ -87,3 +87,16 @@ def check_whole_batches(shard_size: int, batch_size: int) -> None:
     if shard_size % batch_size:
         near = max(1, round(shard_size / batch_size)) * batch_size
         raise ValueError(f"shard_size {shard_size} is no multiple of batch_size {batch_size}: take {near}")
+
+
+def without_paths(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON without paths: what others may read, since a path names a machine and its users."""
+    return dict(_bare(settings.model_dump()))
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _bare(one) for key, one in value.items() if not isinstance(one, Path)}
+    if isinstance(value, list | tuple):
+        return [_bare(one) for one in value if not isinstance(one, Path)]
+    return value

@@ -16,6 +16,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DATASET", help="A Dataset folde
 
 class Form(StrEnum):
     imagefolder = "imagefolder"
+    webdataset = "webdataset"
     nih = "nih"
     dicom = "dicom"
 
@@ -50,7 +51,7 @@ def verify(path: Folder) -> None:
         raise UserError(
             f"{wrong} things are not as recorded (listed above)",
             where=str(path),
-            mend="remove the receipts of the shards named and run again",
+            mend=_mend_of_damage(path),
         )
     info = dataset.info
     typer.echo(f"{path}: {info.num_images} images in {len(info.shards)} shards are as recorded, digest {info.digest}")
@@ -63,7 +64,8 @@ def export(
     form: Annotated[
         Form,
         typer.Option(
-            "--as", help="imagefolder: Hugging Face's; nih: that of ChestX-ray14; dicom: Secondary Capture objects."
+            "--as",
+            help="imagefolder, webdataset: Hugging Face's; nih: ChestX-ray14's; dicom: Secondary Capture objects.",
         ),
     ] = Form.imagefolder,
 ) -> None:
@@ -132,6 +134,13 @@ def regenerate(
         )
     else:
         typer.echo(f"{image_id}: the same, bit for bit")
+
+
+def _mend_of_damage(path: Path) -> str:
+    run = path.absolute().parent
+    if (run / "config.yaml").is_file():
+        return f"`cxr verify {run} --repair` sets the damage aside; then run again"
+    return "it lies in no run that could make it again: copy it anew from where it was made"
 
 
 def _model_of(dataset: "Dataset", image_id: str) -> Path:

@@ -40,7 +40,8 @@ _NUM_OWN_FILES = 6
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
-    """All parts together."""
+    """All parts together. Raises UserError for a Dataset in a role that it does not fit."""
+    _check_roles(inputs)
     parts = [part.estimate(settings, inputs) for part in _parts(settings).values()]
     return Estimate(
         sum(part.num_items for part in parts),
@@ -98,9 +99,18 @@ def _datasets(context: Context) -> dict[str, Any]:
     from cxr_core.generation.series import barred_patients
 
     roles = [role for role in context.inputs if role.partition(".")[0] in ("real", "synthetic")]
-    datasets = {role: Dataset.open(context.inputs[role]) for role in roles}
+    datasets = {role: Dataset.open(context.inputs[role]).given_as(role) for role in roles}
     barred = [barred_patients(dataset) for role, dataset in datasets.items() if role != "real"]
     return datasets | {"real": datasets["real"].barring(frozenset().union(*barred))}
+
+
+def _check_roles(inputs: Mapping[str, Estimate | Path]) -> None:
+    """Of Datasets that are there already; those of earlier stages are what their stage makes."""
+    from cxr_core.data.dataset import Dataset
+
+    for role, given in inputs.items():
+        if role.partition(".")[0] in ("real", "synthetic") and isinstance(given, Path):
+            Dataset.open(given).given_as(role)
 
 
 def _compared(datasets: Sequence[Any]) -> Any:

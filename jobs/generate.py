@@ -39,6 +39,7 @@ from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_js
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.settings import without_paths
 
 _BYTES_A_PIXEL = 0.5
 """Of a lossless grey PNG of a radiograph, with its caption: an image whose size is not known yet counts as 512 px."""
@@ -51,7 +52,7 @@ def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> 
     like = inputs["like"]
     series = all_series(settings, lambda role: _steps(inputs[role]))
     if isinstance(like, Path):
-        real = Dataset.open(like)
+        real = Dataset.open(like).given_as("like")
         numbers, notes = _exactly(settings, series, inputs, real)
         num_bytes, num_like = sum(shard["bytes"] for shard in real.info.shards), real.info.num_images
     else:
@@ -100,7 +101,7 @@ def _exactly(
 def freeze(context: Context, work: Path) -> Draft:
     """Write requests.parquet (a row an image), model.json (what every shard needs to know) and a gate's bounds."""
     settings: GenerateStage = context.settings
-    real = Dataset.open(context.inputs["like"])
+    real = Dataset.open(context.inputs["like"]).given_as("like")
     prompts = _prompt_settings(real)
     writer = PromptWriter(prompts, real.findings)
     series = all_series(settings, lambda role: kept_steps(context.inputs[role]))
@@ -115,7 +116,7 @@ def freeze(context: Context, work: Path) -> Draft:
     unseen = [_unseen(one.training_data, table, real.findings) for one, table in zip(made, cells, strict=True)]
     facts = {
         "findings": real.findings.names,
-        "prompts": prompts.model_dump(mode="json"),
+        "prompts": without_paths(prompts),
         "like": real.info.digest,
         "source": real.info.about.get("source", {}).get("kind"),
         "series": [one.model_dump(mode="json") for one in made],

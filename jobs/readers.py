@@ -27,7 +27,8 @@ def make(
     from cxr_core.evaluation.readers.make import make_test
 
     made = _synthetic(source, synthetic)
-    page, key = make_test(Dataset.open(real or _real(made)), Dataset.open(made), out, num, seed)
+    drawn = Dataset.open(made).given_as("synthetic")
+    page, key = make_test(Dataset.open(real or _real(made)).given_as("real"), drawn, out, num, seed)
     typer.echo(f"{page}: {2 * num} images; it needs no server and no network. Send this file to the readers")
     typer.echo(f"{key}: the key. Keep it from the readers")
 
@@ -60,8 +61,11 @@ def _synthetic(source: Path, stage: str | None) -> Path:
         return source
     run = Run.open(source)
     names = [entry["name"] for entry in run.config["stages"] if entry["kind"] == "generate"]
-    if stage is None and len(names) != 1:
-        raise UserError(f"{len(names)} generate stages", where=str(source), mend=f"--synthetic {'|'.join(names)}")
+    if not names:
+        raise UserError("it has no generate stage", where=str(source), mend="give a run that has one, or a Dataset")
+    if stage not in names and (stage or len(names) > 1):
+        what = f"no generate stage {stage!r}" if stage else f"{len(names)} generate stages"
+        raise UserError(what, where=str(source), mend=f"--synthetic {'|'.join(names)}")
     return run.root / (stage or names[0])
 
 

@@ -283,20 +283,21 @@ def show_readers(found: "ReaderScores") -> None:
     mean = _share(found.mean_accuracy)
     print_line(f"all {len(rows)}: mean accuracy {mean}, over images; 0.50 is guessing. In brackets: 95 %")
     for pair in found.pairs:
-        print_line(f"Cohen's kappa, {' and '.join(pair.readers)}: {_kappa(pair.kappa)} ({pair.num_images} images)")
+        print_line(f"Cohen's kappa, {' and '.join(pair.readers)}: {_kappa(pair.kappa, pair.num_images)}")
     if len(rows) > 1:
-        print_line(f"Fleiss' kappa, all: {_kappa(found.fleiss_kappa)} ({found.num_all_answered} images)")
+        print_line(f"Fleiss' kappa, all: {_kappa(found.fleiss_kappa, found.num_all_answered)}")
     named = [(one.error, str(one.synthetic), str(one.real)) for one in found.errors if one.synthetic or one.real]
     if named:
         _table(["error named", "on synthetic", "on real"], named, right=1)
 
 
 def _share(value: "Interval | None") -> str:
-    return f"{value.value:.2f} ({value.low:.2f}-{value.high:.2f})" if value else "-"
+    return f"{value.value:.2f} ({value.low:.2f}-{value.high:.2f})" if value else "n = 0"
 
 
-def _kappa(value: float | None) -> str:
-    return "not computed: chance alone agrees" if value is None else f"{value:.2f}"
+def _kappa(value: float | None, num: int) -> str:
+    reason = "chance alone agrees" if num else "n = 0"
+    return f"not computed: {reason} ({num} images)" if value is None else f"{value:.2f} ({num} images)"
 
 
 def human_bytes(number: float) -> str:

@@ -345,7 +345,11 @@ def _check_localiser(settings: LocaliserTrain, inputs: Mapping[str, Path]) -> li
 def _check_splits(settings: TrainSettings, splits: pd.Series, where: str) -> None:
     found = set(splits)
     if "train" not in found:
-        raise UserError("no image is in the split train", where=where, mend="there is nothing to train on")
+        raise UserError(
+            "no image is in the split train",
+            where=where,
+            mend="give a Dataset of a preprocess stage, some of whose patients are of train",
+        )
     if settings.validation_images and "val" not in found:
         raise UserError(
             "no image is in the split val, on which the validation loss is measured",

@@ -53,6 +53,12 @@ def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
     return parse_boxes(part, ids, renamed[kept], *(cell[kept] for cell in cells), findings=findings)
 
 
+def _aliases(image: tuple[str, ...], findings: Findings) -> dict[str, str]:
+    """What a file of NIH's form calls a finding, where the vocabulary has no finding of that name."""
+    is_nih = image == _FORMS[0][0]
+    return {alias: name for alias, name in NIH_ALIASES.items() if is_nih and alias not in findings.names}
+
+
 def boxes_without_label(table: SourceTable, policies: Policies) -> tuple[SourceTable, pd.DataFrame]:
     """The table without what the policy leaves out, and a problem for each box of a finding that its image's labels do
     not have. Raises UserError for the first where the policy is fail."""
@@ -68,12 +74,6 @@ def boxes_without_label(table: SourceTable, policies: Policies) -> tuple[SourceT
     if policies.box_without_label == "exclude":
         return replace(table, rows=table.rows[~table.rows["image_id"].isin(bad["image_id"])]), found
     return table, found
-
-
-def _aliases(image: tuple[str, ...], findings: Findings) -> dict[str, str]:
-    """What a file of NIH's form calls a finding, where the vocabulary has no finding of that name."""
-    is_nih = image == _FORMS[0][0]
-    return {alias: name for alias, name in NIH_ALIASES.items() if is_nih and alias not in findings.names}
 
 
 def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:

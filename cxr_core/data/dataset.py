@@ -5,7 +5,6 @@ Real and synthetic data have this one form, so every stage takes either. Images 
 
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -63,7 +62,7 @@ _DIGESTED = ["image_id", "pixel_sha256", "labels", "boxes", "prompt", "seed"]
 _ROW_GROUP = 1 << 16
 """Rows of the index that are written, and later read, at once."""
 
-_CAPTION = ("image_id", "patient_id", "split", "view", "labels", "boxes", "prompt", "seed")
+_CAPTION = ("image_id", "patient_id", "split", "view", "labels", "prompt", "generation")
 
 
 class ShardInfo(TypedDict):
@@ -113,10 +112,7 @@ class ShardWriter:
         """Append one image. `row` holds the columns of `SCHEMA` except shard, offset and length."""
         key = member_key(row["image_id"])
         offset = self._add_member(f"{key}.png", png)
-        caption = {name: row[name] for name in _CAPTION} | {"findings": self.findings.decode(row["labels"])}
-        if row["generation"]:
-            caption["synthetic"] = json.loads(row["generation"])
-        self._add_member(f"{key}.json", canonical_json(caption).encode())
+        self._add_member(f"{key}.json", canonical_json(caption(row, self.findings)).encode())
         self._rows.append(dict(row) | {"shard": self.path.name, "offset": offset, "length": len(png)})
 
     def rows(self) -> pa.Table:
@@ -130,9 +126,33 @@ class ShardWriter:
         return self._tar.offset - tarfile.BLOCKSIZE * -(-len(data) // tarfile.BLOCKSIZE)
 
 
+def caption(row: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
+    """What the JSON beside an image's PNG in a tar says of it.
+
+    Boxes and the record of generation are texts (JSON): readers take the types of all images from the first few, and
+    these may have no box, or other keys.
+    """
+    return {name: row[name] for name in _CAPTION} | {
+        "seed": None if pd.isna(row["seed"]) else int(row["seed"]),
+        "boxes": boxes_text(row["boxes"]),
+        "findings": findings.decode(row["labels"]),
+        "synthetic": bool(row["generation"]),
+    }
+
+
+def boxes_text(boxes: Iterable[Mapping[str, Any]]) -> str:
+    """Boxes as JSON, `[{"finding":"Mass","h":12.0,"w":10.0,"x":4.0,"y":6.0}]`; pixels of the stored image."""
+    return canonical_json([{name: box[name] for name in ("finding", *"xywh")} for box in boxes])
+
+
 def member_key(image_id: str) -> str:
-    """The member name of an image without its ending; WebDataset cuts names at the first dot, so dots are escaped."""
-    return image_id.replace("%", "%25").replace(".", "%2E")
+    """The member name of an image without its ending.
+
+    WebDataset cuts names at the first dot, so dots are escaped; `datasets` passes over names that begin with two
+    underscores, so the first of these is escaped too.
+    """
+    key = image_id.replace("%", "%25").replace(".", "%2E")
+    return f"%5F{key[1:]}" if key.startswith("__") else key
 
 
 def pixel_sha256(pixels: np.ndarray) -> str:
@@ -153,7 +173,7 @@ class DatasetDigest:
         """Take in further rows; their ids are above all before."""
         for image_id, pixels, labels, boxes, prompt, seed in rows[_DIGESTED].itertuples(index=False):
             assert image_id >= self._last, f"{image_id} after {self._last}"
-            plain = [{name: box[name] for name in ("finding", "x", "y", "w", "h")} for box in boxes]
+            plain = [{name: box[name] for name in ("finding", *"xywh")} for box in boxes]
             value = [image_id, pixels, int(labels), plain, prompt, None if pd.isna(seed) else int(seed)]
             self._digest.update(canonical_json(value).encode() + b"\n")
             self._last = image_id
@@ -299,12 +319,29 @@ class Dataset:
             first = error.errors()[0]
             raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise _damaged(path, repr(error)) from error
+            raise _damaged(path, repr(error), error) from error
         if info is None:
             raise UserError(
-                f"format {number!r}, but this version reads {FORMAT}", where=str(path), mend="make the dataset again"
+                f"format {number!r}, but this version reads {FORMAT}",
+                where=str(path),
+                mend="read it with the version that wrote it, or make the dataset again",
             )
         return cls(folder, info)
+
+    def given_as(self, role: str) -> "Dataset":
+        """Itself, if it fits the role: `synthetic` (or `synthetic.1` ...), or any other, which is of real images.
+
+        Raises UserError where it does not: numbers of a real Dataset would be told of a model.
+        """
+        wants_synthetic = role.partition(".")[0] == "synthetic"
+        if self.info.synthetic == wants_synthetic:
+            return self
+        kind, stage = ("synthetic", "generate") if wants_synthetic else ("real", "preprocess")
+        raise UserError(
+            f"is a {'synthetic' if self.info.synthetic else 'real'} Dataset, but is given as `{role}`",
+            where=str(self.folder),
+            mend=f"give a Dataset of {kind} images there, as a {stage} stage makes it",
+        )
 
     @cached_property
     def findings(self) -> Findings:
@@ -317,7 +354,7 @@ class Dataset:
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, str(error)) from error
+            raise _damaged(path, str(error), error) from error
         lacking = [name for name in SCHEMA.names if name not in table.column_names]
         if lacking:
             raise _damaged(path, f"no column {', '.join(lacking)}")
@@ -346,7 +383,7 @@ class Dataset:
                 tar.seek(row.offset)
                 png = tar.read(row.length)
         except OSError as error:
-            raise _damaged(path, f"image {row.image_id!r} cannot be read: {error.strerror}") from error
+            raise _damaged(path, f"image {row.image_id!r} cannot be read: {error.strerror}", error) from error
         if len(png) != row.length:
             raise _damaged(path, f"ends before image {row.image_id!r} does")
         return png
@@ -397,5 +434,7 @@ class Dataset:
             yield f"{shard['name']}: cannot be read: {error.strerror}"
 
 
-def _damaged(path: Path, detail: str) -> UserError:
+def _damaged(path: Path, detail: str, cause: Exception | None = None) -> UserError:
+    if isinstance(cause, PermissionError):
+        return UserError(f"not readable ({detail})", where=str(path), mend="ask its owner for the right to read it")
     return UserError(f"damaged ({detail})", where=str(path), mend="put the file back from a copy, or make it again")

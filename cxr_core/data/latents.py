@@ -160,4 +160,6 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"damaged or missing ({what})", where=str(path), mend="remove the latents stage's folder and run")
+    return UserError(
+        f"damaged or missing ({what})", where=str(path), mend="remove the latents stage's folder and run again"
+    )

@@ -4,9 +4,7 @@ A list is text with one image a line, or a CSV. Folders, endings and further col
 """
 
 import csv
-import gzip
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +17,13 @@ import pandas as pd
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.problems import problem_frame
 from cxr_core.data.references import ENDING, Match, match_all, num_common, num_needed, tidy, without_ending
+from cxr_core.data.textfile import read_text
 from cxr_core.errors import UserError
 
 _PATHS = ("path", "image_path", "image", "image_id", "image index", "imageid", "filename", "file_name", "file")
 COLUMNS = (*_PATHS, "dicom_id", "img", "name", "id")
 """Names, in any case, by which a header says which column holds the images; the first that is there is taken."""
 
-_GZIP = b"\x1f\x8b"
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _AFTER_NAME = re.compile(rf"(.*?{ENDING})\s+\S.*", re.IGNORECASE)
 """A name and, after a blank, more columns, as in `00000001_000.png 0 1 0`."""
@@ -45,9 +43,9 @@ class Entry(NamedTuple):
 def read_list(path: Path, *, may_be_empty: bool = False) -> list[Entry]:
     """The entries of a list, in its order. Empty lines and lines that begin with # are passed over.
 
-    Raises UserError where the list is missing, no text in UTF-8 (or gzip of it), or empty against will.
+    Raises UserError where the list is no readable text (see `read_text`), or empty against will.
     """
-    lines = {number: line.strip() for number, line in enumerate(_NEWLINE.split(_text(path)), 1)}
+    lines = {number: line.strip() for number, line in enumerate(_NEWLINE.split(read_text(path)), 1)}
     lines = {number: line for number, line in lines.items() if line and not line.startswith("#")}
     if not lines:
         if may_be_empty:
@@ -59,17 +57,6 @@ def read_list(path: Path, *, may_be_empty: bool = False) -> list[Entry]:
     if column is not None:
         del rows[min(rows)]
     return [Entry(_alone(row[column or 0]), number) for number, row in rows.items() if len(row) > (column or 0)]
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError("there is no such list", where=str(path), mend="check the path in the config") from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        mend = "save it as text in UTF-8, one image a line"
-        raise UserError(f"not a readable list ({error})", where=str(path), mend=mend) from error
 
 
 def _delimiter(lines: Iterable[str]) -> str:

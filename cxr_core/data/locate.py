@@ -3,10 +3,10 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
+from cxr_core.data.paths import path_of
 from cxr_core.data.references import Match, match_all, num_common, num_needed, tidy
 from cxr_core.errors import UserError
 
@@ -21,12 +21,13 @@ class Files:
     def add(self, path: str, root: str) -> None:
         """Add a file that lies somewhere below the folder `root`."""
         self.paths.append(path)
-        self.below.append(path.count("/") - root.rstrip("/").count("/") - 1)
+        plain = path if path.startswith(root) else str(path_of(path))
+        self.below.append(plain.count("/") - root.rstrip("/").count("/") - 1)
 
     def same(self, one: int, other: int) -> bool:
         """Whether two paths lead to one file, by links or because folders overlap."""
         try:
-            return self.paths[one] == self.paths[other] or Path(self.paths[one]).samefile(self.paths[other])
+            return self.paths[one] == self.paths[other] or path_of(self.paths[one]).samefile(path_of(self.paths[other]))
         except OSError:
             return False
 

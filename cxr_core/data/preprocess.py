@@ -34,6 +34,7 @@ from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.progress import bar, say
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.settings import without_paths
 
 SOURCE = pa.schema(
     [
@@ -147,8 +148,9 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
         findings=findings_of(settings),
         size=settings.size,
         about={
-            "source": settings.data.model_dump(mode="json"),
-            "prompts": settings.prompts.model_dump(mode="json"),
+            # Paths are in the run's config: dataset.json goes to others.
+            "source": without_paths(settings.data),
+            "prompts": without_paths(settings.prompts),
             "problems": num_problems,
             "left_out": sorted(set(written["image_id"]) - set(rows["image_id"])),
             "boxed_split": read_json(boxed) if (boxed := context.plan_folder / _BOXED).is_file() else None,

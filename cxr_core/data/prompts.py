@@ -118,7 +118,7 @@ def check_lengths(prompts: dict[str, str], tokenizer: Path | None) -> None:
         raise UserError(
             f"a prompt has {num} tokens, CLIP reads {MAX_TOKENS}: {text!r}",
             where=f"image {prompts[text]}",
-            mend="shorten the template, or turn age, sex or view off",
+            mend="let `prompts` say less: a shorter template, no age, sex or view, or fewer findings of shorter names",
         )
 
 

@@ -17,6 +17,7 @@ ENDING = r"\.(?:png|jpe?g|dcm|dicom|tiff?|bmp|gif|webp|jp2|j2k)"
 """Of an image file; a table may write another one than the file at hand has, or none."""
 
 _ENDING = re.compile(ENDING + "$", re.IGNORECASE)
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\s<>:\"|?*]")
 _NAME_BYTES = 200
 """Of an id made from a path: a file name holds 255 bytes, with its ending and what an export puts around it."""
 
@@ -101,20 +102,26 @@ class Tails:
         places = self._named.get(name)
         if places is None:
             return Match(-1)
-        tail = [name]
-        while len(places) > 1 and len(tail) <= len(above):
-            narrower = self._group(tuple(tail), places).get(above[-len(tail)])
-            if narrower is None:
-                break
-            places, tail = narrower, [*tail, above[-len(tail)]]
+        places, tail = self._narrowed(places, name, above)
         agreeing = len(tail) - 1 if len(places) > 1 else self._agreeing(places[0], above)
-        ranked, bounds = self._by_enough(tuple(tail), places)
+        ranked, bounds = self._by_enough(tail, places)
         num = len(ranked) if agreeing >= needed else bisect_right(bounds, agreeing)
         if num == 0:
             return Match(-1, agreeing, tuple(ranked[:2]))
         if num > 1 and not (same and all(same(ranked[0], ranked[i]) for i in range(1, num))):
             return Match(-1, agreeing, tuple(ranked[:2]), ambiguous=True)
         return Match(ranked[0], agreeing)
+
+    def _narrowed(self, places: list[int], name: str, above: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+        """Of targets of one file name those that share most folders, and the tail that they share."""
+        tail: tuple[str, ...] = (name,)
+        while len(places) > 1 and len(tail) <= len(above):
+            folder = above[-len(tail)]
+            narrower = self._group(tail, places).get(folder)
+            if narrower is None:
+                break
+            places, tail = narrower, (*tail, folder)
+        return places, tail
 
     def _by_enough(self, tail: tuple[str, ...], places: list[int]) -> tuple[list[int], list[int]]:
         """Targets of a tail by how many folders are enough for them, and these numbers."""
@@ -187,7 +194,7 @@ def image_ids(paths: Sequence[str]) -> list[str]:
     if len(set(names)) == len(names):
         return names
     shared = num_shared(paths)
-    joined = ["_".join(path.split("/")[shared:]).lstrip(".") for path in paths]
+    joined = [_UNSAFE.sub("_", "_".join(path.split("/")[shared:])).lstrip(".") for path in paths]
     times = Counter(joined)
     return [
         _with_digest(name, path) if times[name] > 1 or len(name.encode()) > _NAME_BYTES else name

@@ -13,14 +13,13 @@ from cxr_core.data.boxfile import boxes_without_label, read_boxes
 from cxr_core.data.chestxray14 import read_chestxray14
 from cxr_core.data.findings import NIH, Findings
 from cxr_core.data.folders import image_files, passed_over_words
-from cxr_core.data.identity import persons, similar
 from cxr_core.data.lists import Entry, entry_problems, look_up
 from cxr_core.data.locate import Files, Located, locate
-from cxr_core.data.positions.split import BoxedSplit, move_boxed
+from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.data.problems import decide_all, passed_over, problem_frame
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import ChestXray14Data, PhantomData, Policies, PreprocessStage, TableData
-from cxr_core.data.splits import carve_validation, check_disjoint, choose_patients, hashed_split
+from cxr_core.data.splits import choose_patients, one_person, split_patients
 from cxr_core.data.table import SourceTable, read_table
 from cxr_core.errors import UserError
 
@@ -43,9 +42,9 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
     """Decide what is read. Raises UserError for every mistake in tables, lists and folders."""
     data, policies = settings.data, settings.policies
     table, contradictions = boxes_without_label(_read(data), policies)
-    rows, alike = _one_person(table.rows, table.path, policies)
+    rows, alike = one_person(table.rows, table.path, policies)
     problems = [contradictions, alike]
-    rows, boxed = _split(rows, table, settings)
+    rows, boxed = split_patients(rows, table.boxes, table.path, settings)
     if isinstance(data, PhantomData):
         rows["file"] = "phantom"
     else:
@@ -84,33 +83,6 @@ def _with_ids(boxes: pd.DataFrame, path: Path, rows: pd.DataFrame) -> pd.DataFra
     places = look_up(path, rows, [Entry(name) for name in named]).places
     ids = {name: rows["image_id"].iloc[place] for name, place in zip(named, places, strict=True) if place >= 0}
     return boxes.assign(image_id=boxes["image_id"].map(lambda name: ids.get(name, name)))
-
-
-def _one_person(rows: pd.DataFrame, path: Path, policies: Policies) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows in which spellings of what is probably one patient are one `patient_id`, beside `spelled`, as given."""
-    groups = similar(rows["patient_id"])
-    first = rows.drop_duplicates("patient_id").set_index("patient_id").loc[[names[0] for names in groups]]
-    details = [f"patients {' and '.join(map(repr, names))} are probably one" for names in groups]
-    found = problem_frame("similar_patients", first["image_id"], _row_names(first, path), details, "")
-    found = decide_all(policies, found)
-    if policies.similar_patients == "convert":
-        return rows.assign(spelled=rows["patient_id"], patient_id=persons(rows["patient_id"], groups)), found.assign(
-            action="one patient to every split"
-        )
-    return rows.assign(spelled=rows["patient_id"]), found
-
-
-def _split(rows: pd.DataFrame, table: SourceTable, settings: PreprocessStage) -> tuple[pd.DataFrame, BoxedSplit | None]:
-    """The rows, each in train, val or test. Raises UserError for a patient in two of them."""
-    if isinstance(settings.data, TableData) and settings.data.columns.split is None:
-        rows = rows.assign(split=hashed_split(rows["patient_id"], test=settings.data.test))
-    check_disjoint(rows, table.path)
-    rows = rows.assign(split=carve_validation(rows, settings.validation))
-    if settings.move_boxed is None:
-        return rows, None
-    split, boxed = move_boxed(rows, table.boxes["image_id"], settings.move_boxed)
-    moved = rows.loc[rows["patient_id"].isin(boxed.moved), "spelled"].unique()
-    return rows.assign(split=split), boxed.model_copy(update={"moved": tuple(sorted(moved))})
 
 
 def _read_phantom(data: PhantomData) -> SourceTable:
@@ -202,8 +174,8 @@ def _without_image(
 
 
 def _named(reference: str, odd: Sequence[Mapping[str, str]]) -> str:
-    """How a table names an image, with what stands in its place where the walk over the folders found that."""
-    name = os.path.basename(reference).removesuffix(".png")  # noqa: PTH119
+    """An image, with what stands in its place where the walk over the folders found that."""
+    name = reference.rpartition("/")[2]
     instead = [f"{found['file']} is {found['detail']}" for found in odd if found["image_id"] == name]
     return ": ".join((repr(reference), *instead[:1]))
 

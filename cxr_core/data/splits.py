@@ -5,7 +5,11 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_core.data.csvfile import Csv
+from cxr_core.data.identity import persons, similar
 from cxr_core.data.lists import look_up, read_list, unmatched_note
+from cxr_core.data.positions.split import BoxedSplit, move_boxed
+from cxr_core.data.problems import decide_all, problem_frame
+from cxr_core.data.settings import Policies, PreprocessStage, TableData
 from cxr_core.errors import UserError
 from cxr_core.seeds import unit_hash
 
@@ -31,6 +35,38 @@ def official_split(csv: Csv, rows: pd.DataFrame, *, train_val: Path, test: Path)
     )
     split = in_test.map({True: "test", False: "train"})
     return split, [line for listed in lists for line in unmatched_note(listed)]
+
+
+def one_person(rows: pd.DataFrame, path: Path, policies: Policies) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows in which spellings of what is probably one patient are one `patient_id`, beside `spelled`, as given; and a
+    problem for each such patient. Raises UserError where the policy is fail."""
+    groups = similar(rows["patient_id"])
+    first = rows.drop_duplicates("patient_id").set_index("patient_id").loc[[names[0] for names in groups]]
+    details = [f"patients {' and '.join(map(repr, names))} are probably one" for names in groups]
+    found = problem_frame(
+        "similar_patients", first["image_id"], [f"{path}, row {row}" for row in first["row"]], details, ""
+    )
+    found = decide_all(policies, found)
+    if policies.similar_patients == "convert":
+        return rows.assign(spelled=rows["patient_id"], patient_id=persons(rows["patient_id"], groups)), found.assign(
+            action="one patient to every split"
+        )
+    return rows.assign(spelled=rows["patient_id"]), found
+
+
+def split_patients(
+    rows: pd.DataFrame, boxes: pd.DataFrame, path: Path, settings: PreprocessStage
+) -> tuple[pd.DataFrame, BoxedSplit | None]:
+    """The rows, each in train, val or test, and who was moved. Raises UserError for a patient in two splits."""
+    if isinstance(settings.data, TableData) and settings.data.columns.split is None:
+        rows = rows.assign(split=hashed_split(rows["patient_id"], test=settings.data.test))
+    check_disjoint(rows, path)
+    rows = rows.assign(split=carve_validation(rows, settings.validation))
+    if settings.move_boxed is None:
+        return rows, None
+    split, boxed = move_boxed(rows, boxes["image_id"], settings.move_boxed)
+    moved = rows.loc[rows["patient_id"].isin(boxed.moved), "spelled"].unique()
+    return rows.assign(split=split), boxed.model_copy(update={"moved": tuple(sorted(moved))})
 
 
 def hashed_split(patients: pd.Series, *, test: float) -> pd.Series:

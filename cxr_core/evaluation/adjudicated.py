@@ -49,9 +49,10 @@ def labelled(path: Path, vocabulary: Findings, image_ids: pd.Series) -> pd.Serie
     known = places[places >= 0]
     if known.empty:
         raise UserError(
-            f"none of its {len(labels)} images is a test image",
+            f"none of its {len(labels)} images is a test image, such as {image_ids.iloc[0]!r}; the first is "
+            f"{labels.index[0]!r}",
             where=str(path),
-            mend=f"write image ids as the Dataset does, e.g. {ids[0]!r}",
+            mend="write image ids as the Dataset does, and label images that are tested on",
         )
     if known.duplicated().any():
         one, other = known.index[known == known[known.duplicated()].iloc[0]][:2]

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import scipy.linalg
+from scipy.linalg import blas
 
 _ROWS = 2048
 """Images that are computed with at once: a kernel of this many by as many is the largest that KID makes."""
@@ -30,22 +31,23 @@ class Moments:
     scatter: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, weights: np.ndarray) -> "Moments":
+    def of(cls, features: np.ndarray, weights: np.ndarray, *, exact: bool = False) -> "Moments":
         """Of features (n, width) with weights (n,) >= 0, not all 0. Images of weight 0 cost nothing.
 
-        Products are computed in float32, a block of images at a time and around the mean of all, and summed in float64.
-        That moves FID by 1e-6 of itself at most; where features hardly vary in most directions, by 2e-5, which is no
-        more than a root of the product of covariances in float64 does.
+        Products are computed a block of images at a time and around the mean of all, in float32 unless `exact`, which
+        takes twice as long. Float32 moves FID by 1e-6 of itself, but by 5e-4 where one side has collapsed to a few
+        directions: FID takes roots of what rounding leaves in all others.
         """
         if not weights.all():
             features, weights = features[weights > 0], weights[weights > 0]
         weight, parts = float(weights.sum()), list(blocks(len(weights)))
         mean = np.sum([weights[rows] @ features[rows].astype(np.float64) for rows in parts], axis=0) / weight
-        middle, roots = mean.astype(features.dtype), np.sqrt(weights).astype(np.float32)
+        precision, product = (np.float64, blas.dsyrk) if exact else (np.float32, blas.ssyrk)
+        middle, roots = mean.astype(precision), np.sqrt(weights).astype(precision)
         upper = np.zeros((features.shape[1],) * 2, order="F")
         for rows in parts:
-            around = (features[rows] - middle).astype(np.float32, copy=False)
-            upper += scipy.linalg.blas.ssyrk(1.0, (around * roots[rows, None]).T)
+            around = features[rows].astype(precision, copy=False) - middle
+            upper += product(1.0, (around * roots[rows, None]).T)
         off = mean - middle  # by rounding
         scatter = upper + np.triu(upper, 1).T - weight * np.outer(off, off)
         return cls(weight, float((weights**2).sum()), mean, scatter)
@@ -74,7 +76,8 @@ def frechet(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np
     of A B; no root of a matrix is taken.
     """
     root = np.sqrt(np.clip(_eigenvalues(cov_a, cov_b), 0, None)).sum()
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root)
+    found = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * root
+    return max(0.0, float(found))  # rounding makes two equal sets -1e-12
 
 
 def _eigenvalues(cov_a: np.ndarray, cov_b: np.ndarray) -> np.ndarray:
@@ -90,9 +93,15 @@ def _eigenvalues(cov_a: np.ndarray, cov_b: np.ndarray) -> np.ndarray:
         return np.asarray(scipy.linalg.eigvalsh(factor.T @ cov_a @ factor))
 
 
-def fid(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray) -> float:
-    """Frechet distance of the Gaussians fitted to features x (n, width) and y (m, width). Biased upwards, as 1/n."""
-    a, b = Moments.of(x, x_weights), Moments.of(y, y_weights)
+def fid(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray, *, rough: bool = False) -> float:
+    """Frechet distance of the Gaussians fitted to features x (n, width) and y (m, width). Biased upwards, as 1/n.
+
+    Right to 2e-5 of itself, also where a side has collapsed; if `rough`, only where none has (see `Moments.of`). NaN
+    where the weights leave a side a single image, which has no covariance.
+    """
+    if min(np.count_nonzero(x_weights), np.count_nonzero(y_weights)) < 2:
+        return float("nan")
+    a, b = (Moments.of(*side, exact=not rough) for side in ((x, x_weights), (y, y_weights)))
     return frechet(a.mean, a.covariance, b.mean, b.covariance)
 
 
@@ -100,7 +109,8 @@ def kid(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarr
     """Unbiased squared maximum mean discrepancy of x (n, width) and y (m, width); it may be below 0.
 
     Binkowski et al. 2018, arXiv 1801.01401: the kernel (x.y / width + 1)^3, an image never paired with itself. Weights
-    are (..., n) and (..., m), resamples first; each kernel is computed once for all of them. Returns shape (...).
+    are (..., n) and (..., m), resamples first; each kernel is computed once for all of them. Returns shape (...), NaN
+    where a side has a single image.
     """
     a, b = (np.atleast_2d(w) / w.sum(axis=-1, keepdims=True) for w in (x_weights, y_weights))
     found = _within(x, a) + _within(y, b) - 2 * _across(x, y, a, b)
@@ -114,10 +124,12 @@ def cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _within(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean kernel over pairs of different images."""
+    """Mean kernel over pairs of different images; NaN where a single image has all the weight."""
     squares = (x.astype(np.float64) ** 2).sum(axis=1)
     itself = weights**2 @ (squares / x.shape[1] + 1) ** 3
-    return (_across(x, x, weights, weights) - itself) / (1 - (weights**2).sum(axis=1))
+    pairs = 1 - (weights**2).sum(axis=1)
+    found = _across(x, x, weights, weights) - itself
+    return np.divide(found, pairs, out=np.full_like(found, np.nan), where=pairs > 1e-12)
 
 
 def _across(x: np.ndarray, y: np.ndarray, x_weights: np.ndarray, y_weights: np.ndarray) -> np.ndarray:

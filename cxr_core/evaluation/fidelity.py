@@ -35,6 +35,8 @@ _NEEDED = 2
 """Effective images that are needed, in feature widths: with fewer a covariance says more of the sample than of it."""
 _NUM_SUBSETS, _SUBSET_SIZE = 100, 1000
 """Subsets for KID's deviation, and images of each side in one at most, as torchmetrics has them."""
+_LACKING = 0.05
+"""Part of the resamples that may have a single image, at most."""
 _NAMED = 8
 """Cells left out that are named; the others are counted."""
 
@@ -78,8 +80,10 @@ class Comparer:
         fids = np.empty(1 + self.num_resamples)
         with bar(f"FID of {a.what} to {b.what}", len(fids)) as progress:
             for i, pair in enumerate(zip(*weights, strict=True)):
-                fids[i] = fid(x.features, y.features, *pair)
+                fids[i] = fid(x.features, y.features, *pair, rough=i > 0)
                 progress.advance()
+        if reason := _too_few_resamples(fids[1:], a, b):
+            return bare.model_copy(update={"not_computed": reason})
         known = {"kid": _interval(kids)} if np.isfinite(kids[0]) else {}
         return bare.model_copy(update={"fid": _interval(fids, at_least=0), **known})
 
@@ -226,23 +230,34 @@ def _some(drawn: Party, like: Party, seed: int) -> Party:
 
 def _too_few(side: Party) -> str | None:
     width = side.sample.features.shape[1]
-    if side.sample.effective >= _NEEDED * width:
-        return None
     kind = side.what if side.what.endswith("images") else f"images of {side.what}"
+    num_groups = len(np.unique(side.sample.groups))
+    if side.sample.effective >= _NEEDED * width:
+        # Resamples of one patient are all alike, and would say that chance plays no part.
+        return None if num_groups > 1 else f"n = 1 patient ({kind}), 2 are needed to tell what chance does"
     return (
         f"n = {int(side.sample.effective)} effective {kind}, {_NEEDED * width} are needed "
         f"({_NEEDED} x {width} features)"
     )
 
 
+def _too_few_resamples(fids: np.ndarray, a: Party, b: Party) -> str | None:
+    """Why resamples do not tell an interval: patients are so few that many of them are of one image."""
+    lacking = int(np.isnan(fids).sum())
+    if lacking <= _LACKING * len(fids):
+        return None
+    num, what = min((len(np.unique(side.sample.groups)), side.what) for side in (a, b) if side.is_real)
+    return f"n = {num} patients of {what}: {lacking} of {len(fids)} resamples of them have a single image"
+
+
 def _interval(values: np.ndarray, at_least: float = -np.inf) -> Interval:
-    """The first value, with the spread of the others around their mean.
+    """The first value, with the spread of the others around their mean; a few of these may be NaN.
 
     A resample repeats images, which biases FID as a smaller n does; that shift is no part of the interval. Where two
     sets hardly differ, resamples spread more than KID itself does (nearly twice as much, seen on gaussians), as those
     of a degenerate U-statistic do: its interval is then too wide rather than too narrow.
     """
-    value, drawn = float(values[0]), values[1:]
+    value, drawn = float(values[0]), values[1:][np.isfinite(values[1:])]
     low, high = value + np.percentile(drawn, (2.5, 97.5)) - drawn.mean()
     return Interval(value=value, low=max(float(low), at_least), high=float(high))
 

@@ -1,12 +1,12 @@
 """Accuracy and AUROC on weighted images, and bootstrap intervals that resample patients and training seeds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from cxr_core.evaluation.metrics import Interval, Scores
 from cxr_core.seeds import derive_seed
@@ -14,6 +14,8 @@ from cxr_core.seeds import derive_seed
 NUM_RESAMPLES = 1000
 _AT_ONCE = 100
 """Resamples computed together at most."""
+_Z2 = norm.ppf(0.975) ** 2
+_ROUNDING = 1e-9
 _BLOCK = 2_000_000
 """Resamples computed together times images, at most: bounds memory where there are many images."""
 
@@ -98,12 +100,42 @@ class Contrast:
             return won / 2 / (gained.sum(axis=0) * passed[-1])
 
 
+def unseen(num: float) -> float:
+    """The largest share of patients that may be unlike `num` patients who are all alike: 0.56 of 3, 0.04 of 100.
+
+    Wilson's upper bound of none of `num` at 95 % (Wilson 1927, J. Am. Stat. Assoc. 22:209), z^2 / (num + z^2).
+    """
+    return float(_Z2 / (num + _Z2))
+
+
+def not_degenerate(found: Interval, num: float, least: float = 0.0, most: float = 1.0) -> Interval:
+    """`found`, or a wider interval where all resamples gave one value: of `num` patients who are all alike, as when
+    each answer is right, resamples are alike too, and would prove that all patients are so.
+
+    For numbers that no patient moves by more than his share; they lie between `least` and `most`.
+    """
+    if found.high - found.low > _ROUNDING:
+        return found
+    wide = unseen(num)
+    return Interval(value=found.value, low=max(least, found.value - wide), high=min(most, found.value + wide))
+
+
+def at_its_bound(found: Interval, num: float) -> Interval:
+    """`not_degenerate` for 0 and 1 alone: an AUROC of 0.5 that never varies is exact, its scores are all equal."""
+    return found if _ROUNDING < found.value < 1 - _ROUNDING else not_degenerate(found, num)
+
+
+def _as_it_is(found: Interval, num: float) -> Interval:
+    return found
+
+
 def auroc_intervals(contrasts: Sequence[Contrast], groups: np.ndarray, seed: int, num: int) -> list[Interval]:
     """AUROC of each contrast with its 95 % percentile interval over resamples of whole groups, the same for all.
 
     A resample without one of the classes has no AUROC: it counts as 0 for the lower bound and as 1 for the upper, so
-    that a finding of very few patients gets a wide interval and not, by chance, a narrow one. Every contrast must hold
-    both classes.
+    that a finding of very few patients gets a wide interval and not, by chance, a narrow one. Where all images with
+    something score above all without, the interval is that of as many patients as the rarer class has. Every contrast
+    must hold both classes.
     """
     values: list[list[np.ndarray]] = [[] for _ in contrasts]
     if contrasts:
@@ -111,13 +143,21 @@ def auroc_intervals(contrasts: Sequence[Contrast], groups: np.ndarray, seed: int
             counts = np.ascontiguousarray(block.T)
             for computed, contrast in zip(values, contrasts, strict=True):
                 computed.append(contrast.aurocs(counts))
-    return [_percentile_interval(np.concatenate(computed)) for computed in values]
+    found = (_percentile_interval(np.concatenate(computed)) for computed in values)
+    return [_separated(one, contrast, groups) for one, contrast in zip(found, contrasts, strict=True)]
+
+
+def _separated(found: Interval, contrast: Contrast, groups: np.ndarray) -> Interval:
+    counted = contrast.weights > 0
+    num = min(len(np.unique(groups[counted & (contrast.labels == label)])) for label in (True, False))
+    return at_its_bound(found, num)
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int, num: int) -> Interval:
-    """The mean of n `values` with its 95 % percentile interval over resamples of whole `groups`."""
+    """The mean of n `values` in 0..1 with its 95 % percentile interval over resamples of whole `groups`."""
     drawn = [block @ values / block.sum(axis=1) for block in resamples(groups, seed, num)]
-    return _percentile_interval(np.concatenate([[values.mean()], *drawn]))
+    found = _percentile_interval(np.concatenate([[values.mean()], *drawn]))
+    return not_degenerate(found, len(np.unique(groups)))
 
 
 def _percentile_interval(values: np.ndarray) -> Interval:
@@ -128,7 +168,7 @@ def _percentile_interval(values: np.ndarray) -> Interval:
 
 
 def percentiles(value: float, drawn: np.ndarray) -> Interval:
-    """A number with the 2.5th and 97.5th percentile of what was drawn."""
+    """A number with the 2.5th and 97.5th percentile of what was drawn; NaN is passed over, but not all may be NaN."""
     low, high = np.nanpercentile(drawn, (2.5, 97.5))
     return Interval(value=value, low=float(low), high=float(high))
 
@@ -167,21 +207,25 @@ class Bootstrap:
 
     def __init__(self, labels: np.ndarray, patients: np.ndarray, num_seeds: int, seed: int) -> None:
         self.labels = labels
+        of_class = [len(np.unique(patients[labels == label])) for label in np.unique(labels)]
+        self._nums = len(np.unique(patients)), min(of_class)  # behind accuracy and AUROC
         self._weights = patient_weights(patients, seed)
         generator = np.random.default_rng(derive_seed(seed, "training seeds"))
         self._seeds = generator.integers(num_seeds, size=(NUM_RESAMPLES, num_seeds))
 
     def one(self, scores: np.ndarray) -> Scores:
         """Of one classifier, or of a rule: the intervals are over patients."""
-        return self._scores(self._values([scores]), np.zeros((NUM_RESAMPLES, 1), int))
+        return self._scores(self._values([scores]), np.zeros((NUM_RESAMPLES, 1), int), at_its_bound)
 
     def mean(self, scores: Sequence[np.ndarray]) -> Scores:
         """The mean over training seeds: the intervals are over seeds and patients."""
-        return self._scores(self._values(scores), self._seeds)
+        return self._scores(self._values(scores), self._seeds, at_its_bound)
 
     def difference(self, scores: Sequence[np.ndarray], base: Sequence[np.ndarray]) -> Scores:
-        """The mean of `scores` minus that of `base`, paired by seed and patient."""
-        return self._scores(self._values(scores) - self._values(base), self._seeds)
+        """The mean of `scores` minus that of `base`, paired by seed and patient; exactly 0 where they are the same."""
+        change = self._values(scores) - self._values(base)
+        are_same = np.array_equal(scores, base)
+        return self._scores(change, self._seeds, _as_it_is if are_same else partial(not_degenerate, least=-1.0))
 
     def _values(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         """(metric, seed, 1 + NUM_RESAMPLES): on all test images, then on each resample."""
@@ -194,13 +238,12 @@ class Bootstrap:
             ]
         )
 
-    def _scores(self, values: np.ndarray, seeds: np.ndarray) -> Scores:
+    def _scores(self, values: np.ndarray, seeds: np.ndarray, checked: Callable[[Interval, float], Interval]) -> Scores:
         resamples = np.arange(NUM_RESAMPLES)[:, None]
         intervals = []
-        for metric in values:
+        for metric, num in zip(values, self._nums, strict=True):
             drawn = metric[seeds, 1 + resamples].mean(axis=1)
-            low, high = np.nanpercentile(drawn, (2.5, 97.5))
-            intervals.append(Interval(value=float(metric[:, 0].mean()), low=float(low), high=float(high)))
+            intervals.append(checked(percentiles(float(metric[:, 0].mean()), drawn), num))
         return Scores(accuracy=intervals[0], auroc=intervals[1])
 
 

@@ -57,19 +57,19 @@ def _contents(dataset: Dataset) -> Iterator[str]:
         if has.any():
             views = rows.loc[has, "view"]
             yield f"| {name} | {int(has.sum()):,} | {int((views == 'PA').sum()):,} | {int((views == 'AP').sum()):,} |"
-    yield ""
+    yield from ("", f"Labels are of {', '.join(dataset.findings.names)}; of no other finding do they say anything.", "")
 
 
 def _made(dataset: Dataset) -> Iterator[str]:
     about, info = dataset.info.about, dataset.info
     yield from ("## What made it", "", f"- cxr-suite {cxr_core.__version__}; digest of the Dataset `{info.digest}`")
     if not info.synthetic:
-        yield from (f"- source: {_spelt(about['source'])}", "") if "source" in about else ("",)
+        yield from (f"- source: {_source(about['source'])}", "") if "source" in about else ("",)
         return
     for series in made_series(dataset):
         yield from _series(series)
     yield f"- sampled in {about['dtype']}, {about['batch_size']} at once; each image's seed is in the table"
-    yield f"- prompts: {_spelt(about['prompts'])}"
+    yield f"- prompts: {_spelt({name: value for name, value in about['prompts'].items() if name != 'tokenizer'})}"
     yield from _gate(about)
     yield from (f"- {name}: the model never saw an image with it" for name in about.get("unseen", ()))
     yield ""
@@ -96,6 +96,12 @@ def _gate(about: Mapping[str, Any]) -> Iterator[str]:
     yield f"- passed by finding: {', '.join(shares)}"
     reasons = [f"{kind} {num:,}" for kind, num in accepted.reasons.items()]
     yield f"- rejected draws by reason: {', '.join(reasons) or 'none'}"
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    """Its kind, and of phantoms which. Datasets of older versions hold paths too, which are nobody else's business."""
+    names = ("kind", "images", "seed", "size") if source["kind"] == "phantom" else ("kind",)
+    return _spelt({name: source.get(name) for name in names})
 
 
 def _spelt(values: Mapping[str, Any]) -> str:

@@ -9,10 +9,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 import cxr_core
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
-from cxr_core.export.layout import FILES_A_FOLDER, plain_columns
+from cxr_core.export.layout import FILES_A_FOLDER, file_stem, typed_table
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LEAF = uuid.UUID("8b2c7c3e-5d0f-5b0e-9c77-3f2c1f4f9a61")
@@ -28,9 +30,12 @@ class Dicom:
                 mend="take --as imagefolder or --as nih",
             )
         self.dataset = dataset
+        self._paths: list[str] = []
 
     def path(self, number: int, row: Any) -> str:
-        return f"{number // FILES_A_FOLDER:03d}/{row.image_id}.dcm"
+        path = f"{number // FILES_A_FOLDER:03d}/{file_stem(row.image_id)}.dcm"
+        self._paths.append(path)
+        return path
 
     def content(self, row: Any) -> bytes:
         from pydicom import dcmwrite
@@ -40,7 +45,7 @@ class Dicom:
         return file.getvalue()
 
     def finish(self, folder: Path) -> None:
-        plain_columns(self.dataset).to_csv(folder / "metadata.csv", index=False)
+        pq.write_table(typed_table(self.dataset, self._paths), folder / "metadata.parquet")
 
     def uid(self, kind: str, image_id: str = "") -> str:
         return f"2.25.{uuid.uuid5(_LEAF, f'{self.dataset.info.digest}/{kind}/{image_id}').int}"

@@ -40,6 +40,6 @@ def write_file(path: Path, content: bytes) -> None:
     if path.exists() and path.stat().st_size == len(content):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_suffix(".tmp")  # no longer a name than the file's own
     temporary.write_bytes(content)
     temporary.rename(path)

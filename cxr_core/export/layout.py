@@ -1,14 +1,41 @@
 """What a form of export decides: where an image's file lies, what is in it, and the tables beside the files."""
 
+import hashlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import pandas as pd
+import pyarrow as pa
 
-from cxr_core.data.dataset import Dataset
+from cxr_core.data.dataset import Dataset, boxes_text
 
 FILES_A_FOLDER = 10_000
 """More files in one folder make file systems of clusters slow; NIH's own folders hold about as many."""
+
+_PLAIN = re.compile(r"(?!__)\w[\w .,()+=@-]*")
+_MOST_BYTES = 200
+"""Of a name without its ending; a file system takes 255, and a file that is being written has a longer name."""
+
+_COLUMNS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("labels", pa.string()),  # `Effusion|Mass`
+        ("patient_id", pa.string()),  # "" for a synthetic image
+        ("split", pa.string()),
+        ("view", pa.string()),  # "" when unknown
+        ("age", pa.float64()),  # years; null when unknown
+        ("sex", pa.string()),
+        ("follow_up", pa.int64()),
+        ("boxes", pa.string()),  # JSON, see `boxes_text`
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),  # null for a real image
+        ("generation", pa.string()),
+        ("synthetic", pa.bool_()),
+    ]
+)
+_TAKEN = {*_COLUMNS.names, "file_name", "image"}
+"""Names that a finding's column cannot have: ours, and those that `datasets` gives a meaning."""
 
 
 class Layout(Protocol):
@@ -24,13 +51,34 @@ class Layout(Protocol):
         """Write the tables beside the files."""
 
 
-def plain_columns(dataset: Dataset) -> pd.DataFrame:
-    """The index as plain columns for a CSV file: labels as `Effusion|Mass`, a column of 0 and 1 for each finding, and
-    whether the images are synthetic."""
+def file_stem(image_id: str) -> str:
+    """A file name without ending that every reader opens: the id itself, or a hash of one that is long or odd.
+
+    Odd are ids that begin with a dot or with two underscores, which `datasets` passes over, and ids with signs that it
+    takes for patterns. The tables say which file is which image.
+    """
+    if _PLAIN.fullmatch(image_id) and len(image_id.encode()) <= _MOST_BYTES:
+        return image_id
+    return f"id-{hashlib.sha256(image_id.encode()).hexdigest()[:32]}"
+
+
+def typed_table(dataset: Dataset, file_names: Sequence[str]) -> pa.Table:
+    """A row an image, in the index's order: its file, what the index says, and a column of 0 and 1 for each finding.
+
+    Every column has one type, whatever is in it: identities are texts, and one that is empty is not of type null. A
+    finding that is called like another column has " (finding)" after its name.
+    """
     rows = dataset.rows
-    plain = rows[["image_id", "patient_id", "split", "view", "age", "sex", "prompt", "seed", "generation"]].copy()
-    plain.insert(1, "labels", [dataset.findings.text(bits) for bits in rows["labels"]])
-    plain["seed"] = plain["seed"].astype("Int64")
-    plain["synthetic"] = dataset.info.synthetic
-    matrix = dataset.label_matrix(rows).astype(int)
-    return pd.concat([plain, pd.DataFrame(matrix, columns=list(dataset.findings.names), index=rows.index)], axis=1)
+    values = {
+        **{name: rows[name] for name in _COLUMNS.names if name in rows},
+        "labels": [dataset.findings.text(bits) for bits in rows["labels"]],
+        "boxes": [boxes_text(boxes) for boxes in rows["boxes"]],
+        "synthetic": [dataset.info.synthetic] * len(rows),
+    }
+    columns = [pa.array(values[field.name], field.type, from_pandas=True) for field in _COLUMNS]
+    matrix = dataset.label_matrix(rows).astype("int64")
+    findings = [f"{name} (finding)" if name in _TAKEN else name for name in dataset.findings.names]
+    return pa.table(
+        [pa.array(file_names, pa.string()), *columns, *map(pa.array, matrix.T)],
+        names=["file_name", *_COLUMNS.names, *findings],
+    )

@@ -11,9 +11,13 @@ from cxr_core.export.folder import new_folder, write_file
 from cxr_core.export.imagefolder import ImageFolder
 from cxr_core.export.layout import Layout
 from cxr_core.export.nih import NihLayout
+from cxr_core.export.tars import write_tars
 from cxr_core.runs.progress import bar
 
 LAYOUTS: Mapping[str, Callable[[Dataset], Layout]] = {"imagefolder": ImageFolder, "nih": NihLayout, "dicom": Dicom}
+
+TARS = "webdataset"
+"""The form that has no file for each image."""
 
 _THREADS = 8
 """Files are small, and a file system of a cluster answers many at once."""
@@ -22,12 +26,16 @@ _THREADS = 8
 def export(dataset: Dataset, out: Path, form: str) -> None:
     """Write all images of a Dataset, their tables and a card to the new folder `out`.
 
-    Raises UserError where `out` exists, where another export was begun in its place, or for real images as DICOM.
+    `form` is one of `LAYOUTS`, or `TARS`. Raises UserError where `out` exists, where another export was begun in its
+    place, or for what a form cannot hold: real images as DICOM, and see `NihLayout`.
     """
-    layout = LAYOUTS[form](dataset)
+    layout = LAYOUTS[form](dataset) if form != TARS else None
     with new_folder(out, {"dataset": dataset.info.digest, "form": form}) as part:
-        _write_files(dataset, layout, part)
-        layout.finish(part)
+        if layout:
+            _write_files(dataset, layout, part)
+            layout.finish(part)
+        else:
+            write_tars(dataset, part)
         (part / "README.md").write_text(card(dataset))
 
 

@@ -1,6 +1,6 @@
 """From a request to the exact list of images: allocated without chance, shuffled once, seeded each."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,19 +92,21 @@ def _lacking(fill: int, train: pd.DataFrame, findings: Findings, where: str) -> 
     real = {name: int((train["labels"] & findings.bit(name) != 0).sum()) for name in findings.names}
     lacking = [(name, fill - num) for name, num in real.items() if 0 < num < fill]
     if not lacking:
-        what, mend = _nothing_lacks(fill, [num for num in real.values() if num])
-        raise UserError(what, where=where, mend=mend)
+        raise _nothing_to_fill(fill, {name: num for name, num in real.items() if num}, where)
     return lacking
 
 
-def _nothing_lacks(fill: int, real: Sequence[int]) -> tuple[str, str]:
-    """What is wrong where no finding has fewer than `fill` real training images, and the way out."""
+def _nothing_to_fill(fill: int, real: Mapping[str, int], where: str) -> UserError:
+    """`real` has the findings that some real training image has, with their number."""
     if not real:
-        return "nothing to fill: no real training image has a finding", "use counts, with view PA or AP"
-    least, most = min(real), max(real)
-    several = f"{least} to {most}" if most > least else str(least)
-    what = f"nothing to fill up to {fill}: the findings that occur have {several} real training images each"
-    return what, f"set fill above {least}, or use counts"
+        what = "nothing to fill: no real training image has any finding"
+        return UserError(what, where=where, mend="ask with counts, and set request.view to PA or AP")
+    rarest = min(real, key=real.__getitem__)
+    return UserError(
+        f"nothing to fill up to {fill}: the rarest finding, {rarest}, has {real[rarest]} real training images",
+        where=where,
+        mend=f"set fill above {real[rarest]}, or use counts",
+    )
 
 
 def _rare(wanted: RareCaptions, train: pd.DataFrame, where: str) -> pd.DataFrame:

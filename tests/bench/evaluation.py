@@ -66,7 +66,7 @@ def _frechet(row_id: str, what: str, goals: tuple[float, float], *, cached: bool
         return run
 
     def check() -> None:
-        assert np.isclose(found["product"], fid(real, synthetic, ones, ones), rtol=1e-9)
+        assert np.isclose(found["product"], fid(real, synthetic, ones, ones, rough=True), rtol=1e-9)
         for name, value in found.items():
             assert np.isclose(value, found["product"], rtol=1e-6), f"{name}: {value}, not {found['product']}"
 

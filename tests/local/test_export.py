@@ -1,5 +1,6 @@
 """`cxr data export`, read by programs that are not ours, and `cxr data regenerate`."""
 
+import getpass
 import shutil
 import subprocess
 from pathlib import Path
@@ -60,13 +61,26 @@ def test_an_image_folder_is_read_by_hugging_faces_datasets(
 def test_real_images_keep_their_splits_in_an_image_folder(real: Dataset, tmp_path: Path) -> None:
     export(real, tmp_path / "out", "imagefolder")
     for split, folder in (("train", "train"), ("val", "validation"), ("test", "test")):
-        table = pd.read_csv(tmp_path / "out" / folder / "metadata.csv", dtype={"patient_id": str})
+        table = pd.read_parquet(tmp_path / "out" / folder / "metadata.parquet")
         rows = real.of_split(split)
         assert list(table["image_id"]) == list(rows["image_id"])
         assert list(table["patient_id"]) == list(rows["patient_id"])
         for name, row in zip(table["file_name"], rows.itertuples(), strict=True):
             assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / folder / name)), real.image(row))
     assert "Procedural phantoms" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "nih"])
+def test_no_exported_byte_names_the_run_the_home_or_the_user(
+    form: str, synthetic: Dataset, real: Dataset, tmp_path: Path
+) -> None:
+    secret = [str(synthetic.folder.parent), str(Path.home()), f"/{getpass.getuser()}/"]
+    for dataset in (synthetic, real):
+        out = tmp_path / dataset.folder.name
+        export(dataset, out, form)
+        files = [dataset.folder / "dataset.json", *(path for path in out.rglob("*") if path.is_file())]
+        found = [(path.name, word) for path in files for word in secret if word.encode() in path.read_bytes()]
+        assert not found
 
 
 def test_nihs_layout_is_read_by_pandas_and_pillow_and_by_our_own_reader(

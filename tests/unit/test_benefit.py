@@ -73,6 +73,8 @@ def test_given_a_mean_two_spreads_from_zero_then_p_is_the_normal_one() -> None:
     values = np.concatenate([[2.0], drawn])[None]
     assert Seeds(1, 4000, seed=1).p_value(values) == pytest.approx(2 * norm.sf(2 / drawn.std()))
     assert Seeds(1, 10, seed=1).p_value(np.zeros((1, 11))) == 1.0
+    # Resamples that are all alike prove nothing of three patients.
+    assert Seeds(1, 10, seed=1).p_value(np.full((1, 11), 0.3), num_patients=3) > 0.2
 
 
 def test_given_p_values_then_holms_are_those_worked_out_by_hand() -> None:

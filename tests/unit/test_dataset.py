@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cxr_core.data.dataset import Dataset, member_key
 from cxr_core.errors import UserError
 from jobs.cli import app
+from jobs.data import verify
 from tests.planted import planted_image, planted_row, planted_rows, write_planted
 
 UID = ("1.2.826.0.1.3680043.8." + "498.1234567890." * 7)[:120]
@@ -114,3 +115,26 @@ def test_given_a_short_shard_then_its_images_are_named(tmp_path: Path) -> None:
     shard, image = dataset.verify()
     assert "with another sha256 than recorded" in shard
     assert image == "train-00001 in shards/00000.tar: damaged (ends before image 'train-00001' does)"
+
+
+def test_given_damage_outside_a_run_then_no_command_of_a_run_is_named(tmp_path: Path) -> None:
+    dataset = write_planted(tmp_path / "real", planted_rows(2))
+    (dataset.folder / "shards" / "00000.tar").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        verify(dataset.folder)
+    assert "copy it anew" in caught.value.mend
+    (tmp_path / "config.yaml").write_text("name: x")
+    with pytest.raises(UserError) as caught:
+        verify(dataset.folder)
+    assert caught.value.mend.startswith(f"`cxr verify {tmp_path} --repair`")
+
+
+def test_given_a_dataset_in_the_role_of_the_other_kind_then_it_is_refused(tmp_path: Path) -> None:
+    real = write_planted(tmp_path / "real", planted_rows(2))
+    made = write_planted(tmp_path / "made", planted_rows(2), synthetic=True)
+    assert real.given_as("real") is real
+    assert made.given_as("synthetic.1") is made
+    for dataset, role in ((real, "synthetic"), (real, "synthetic.1"), (made, "real"), (made, "like")):
+        with pytest.raises(UserError, match=f"Dataset, but is given as `{role}`") as caught:
+            dataset.given_as(role)
+        assert caught.value.where == str(dataset.folder)

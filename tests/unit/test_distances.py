@@ -238,3 +238,28 @@ def test_given_features_that_hardly_vary_in_most_directions_fid_is_that_of_singu
     roots = np.linalg.svd(around[0] @ around[1].T, compute_uv=False).sum()
     exact = np.square(apart).sum() + (sum(np.square(side).sum() for side in around) - 2 * roots) / (num - 1)
     assert fid(x, y, np.ones(num), np.ones(num)) == pytest.approx(exact, rel=2e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 10])
+@pytest.mark.parametrize("collapsed", ["one", "both"])
+def test_given_sets_that_collapsed_to_few_directions_fid_is_that_of_singular_values(rank: int, collapsed: str) -> None:
+    def drawn(rank: int, seed: int) -> np.ndarray:
+        random = np.random.default_rng(seed)
+        turned = random.standard_normal((max(rank, 1), 128)) * (rank > 0)
+        return (random.standard_normal((600, max(rank, 1))) @ turned + seed).astype(np.float32)
+
+    x, y = drawn(rank, 1), drawn(rank if collapsed == "both" else 128, 2)
+    around = [side.astype(np.float64) - side.mean(axis=0, dtype=np.float64) for side in (x, y)]
+    apart = x.mean(axis=0, dtype=np.float64) - y.mean(axis=0, dtype=np.float64)
+    roots = np.linalg.svd(around[0] @ around[1].T, compute_uv=False).sum()
+    exact = np.square(apart).sum() + (sum(np.square(side).sum() for side in around) - 2 * roots) / 599
+    ones = np.ones(600)
+    assert fid(x, y, ones, ones) == pytest.approx(exact, rel=2e-6)
+    assert fid(y, x, ones, ones) == pytest.approx(exact, rel=2e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_given_weight_on_a_single_image_there_is_no_distance() -> None:
+    x, ones, single = gaussian(6), np.ones(6), np.eye(6)[0]
+    assert np.isnan(fid(x, x, single, ones))
+    assert np.isnan(kid(x, x, np.stack([single, ones]), np.stack([ones, ones]))).tolist() == [True, False]

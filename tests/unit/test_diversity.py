@@ -9,7 +9,7 @@ import torch
 from prdc import compute_prdc
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from cxr_core.evaluation.diversity.alike import cell_groups, prompt_groups
+from cxr_core.evaluation.diversity.alike import cell_groups, measure_alike, prompt_groups
 from cxr_core.evaluation.diversity.msssim import _SHARES, ms_ssim, scales_of
 from cxr_core.evaluation.diversity.prdc import _with_halves, prdc, prdc_of_halves
 from cxr_core.evaluation.diversity.settings import Diversity
@@ -154,3 +154,11 @@ def test_given_too_few_images_there_is_no_share_but_the_reason() -> None:
     found = spread([gaussian(12), gaussian(12)], Diversity(), seed=1)
     assert found.recall is None
     assert found.not_computed == "n = 12, 50 are needed (10 x k)"
+
+
+def test_given_groups_that_are_all_alike_then_ms_ssim_is_not_told_without_an_interval() -> None:
+    table = pd.DataFrame({"group": list("abcdef"), "labels": 0, "ms_ssim": 1.0})
+    found = measure_alike(table, 200, seed=1).ms_ssim
+    assert found is not None
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(6 / (6 + 1.96**2), abs=1e-3)

@@ -100,8 +100,12 @@ def test_given_a_good_judge_and_an_obedient_generator_then_the_findings_are_ther
         assert contrast.real is not None
         assert contrast.auroc.value > 0.99
         assert contrast.real.high < 0.99
-        assert (contrast.exaggerated, contrast.overlap) == (True, False)
-        assert contrast.verdict == "exaggerated: clearer than in real images (intervals do not overlap)"
+        # All are told apart; of the 48 with Edema in PA that proves no more than 0.93, which real images may have.
+        overlap, fewer = within == "PA", min(contrast.num_with, contrast.num_without)
+        assert contrast.auroc.low == pytest.approx(fewer / (fewer + 1.96**2), abs=1e-4)
+        assert (contrast.exaggerated, contrast.overlap) == (True, overlap)
+        words = "overlap" if overlap else "do not overlap"
+        assert contrast.verdict == f"exaggerated: clearer than in real images (intervals {words})"
 
 
 def test_given_findings_as_clear_as_in_life_then_they_are_not_told_from_real_ones(

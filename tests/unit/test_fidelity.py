@@ -1,5 +1,7 @@
 """The comparisons of fidelity on features with a known answer."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -173,3 +175,53 @@ def test_given_a_distance_the_deviation_of_subsets_stands_beside_the_interval_of
     assert distance.kid is not None
     assert (distance.subsets.num, distance.subsets.size) == (100, 200)
     assert distance.subsets.mean == pytest.approx(distance.kid.value, abs=4 * distance.subsets.deviation)
+
+
+def of_patients(sizes: list[int], split: str, seed: int) -> Featured:
+    """Images of one cell, so many of each patient."""
+    some = images(sum(sizes), split, seed=seed, edema=0, only=("PA",))
+    return Featured(
+        some.rows.assign(patient_id=np.repeat([f"{split}{i}" for i in range(len(sizes))], sizes)), some.features
+    )
+
+
+ONE_CELL = images(200, "synthetic", seed=9, edema=0, only=("PA",))
+
+
+def measured(held_out: Featured, train: Featured, synthetic: Featured = ONE_CELL, num: int = 1000) -> FidelityResult:
+    result = measure(joined(held_out, train), synthetic, MODEL, (64, 32), NIH, num_resamples=num, seed=7)
+    json.dumps(result.model_dump(mode="json"), allow_nan=False)
+    return result
+
+
+@pytest.mark.filterwarnings("error")
+def test_given_four_patients_of_whom_one_has_a_single_image_then_the_distance_has_an_interval() -> None:
+    result = measured(of_patients([50, 50, 50, 1], "test", 1), of_patients([50] * 6, "train", 2))
+    assert result.headline.fid is not None
+    assert result.headline.kid is not None
+    assert result.headline.fid.low <= result.headline.fid.value <= result.headline.fid.high
+    # The halves have two patients each; of one half, a quarter of the resamples has a single image.
+    assert str(result.floor.not_computed).startswith("n = 2 patients of one half of the held-out patients: ")
+
+
+@pytest.mark.filterwarnings("error")
+def test_given_one_held_out_patient_then_no_interval_pretends_that_chance_plays_no_part() -> None:
+    result = measured(of_patients([60], "test", 1), of_patients([50] * 6, "train", 2), num=50)
+    assert result.headline.fid is None
+    assert str(result.headline.not_computed).startswith("n = 1 patient (held-out images)")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("num", [0, 1, 2])
+@pytest.mark.parametrize("side", ["synthetic", "test", "train"])
+def test_given_no_image_or_one_or_two_of_a_side_then_reasons_stand_where_numbers_would(side: str, num: int) -> None:
+    sides = {
+        "test": of_patients([1] * 60, "test", 1),
+        "train": of_patients([1] * 60, "train", 2),
+        "synthetic": ONE_CELL,
+    }
+    sides[side] = sides[side].where(np.arange(len(sides[side].rows)) < num)
+    result = measured(sides["test"], sides["train"], sides["synthetic"], num=20)
+    assert result.to_train.fid is None
+    assert str(result.to_train.not_computed).startswith(("n = ", "no combination"))
+    assert result.alarm is None

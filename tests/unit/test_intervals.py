@@ -13,6 +13,8 @@ from cxr_core.evaluation.intervals import (
     Contrast,
     accuracy,
     auroc,
+    auroc_intervals,
+    mean_interval,
     patient_weights,
     resamples,
     shuffled_intervals,
@@ -121,3 +123,39 @@ def test_given_shuffled_labels_then_what_the_strata_tell_stays_and_the_rest_is_a
     assert shuffled[0].value == pytest.approx(by_view, abs=0.01)
     assert shuffled[1].value == pytest.approx(0.5, abs=0.01)
     assert shuffled[1].low < 0.5 < shuffled[1].high
+
+
+def wilson_low(num: int) -> float:
+    """Wilson's lower bound of all of `num`."""
+    return num / (num + 1.959964**2)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 50])
+def test_given_patients_who_are_all_alike_then_the_interval_of_a_mean_is_wilsons_of_so_many(num: int) -> None:
+    whose = np.arange(num).repeat(4)  # images of one patient are no more witnesses than one is
+    for value, low, high in ((1.0, wilson_low(num), 1.0), (0.0, 0.0, 1 - wilson_low(num))):
+        found = mean_interval(np.full(4 * num, value), whose, 3, 200)
+        assert (found.value, found.low, found.high) == pytest.approx((value, low, high))
+
+
+def test_given_scores_that_tell_all_apart_then_the_interval_is_that_of_the_rarer_class() -> None:
+    labels = np.arange(40) < 8
+    for scores, value in ((labels.astype(float), 1.0), (1.0 - labels, 0.0)):
+        contrast = Contrast(scores, labels, np.ones(40))
+        (found,) = auroc_intervals([contrast], np.arange(40) // 2, 1, 200)
+        wide = 1 - wilson_low(4)  # 8 images of 4 patients
+        bounds = (1 - wide, 1) if value else (0, wide)
+        assert (found.value, found.low, found.high) == pytest.approx((value, *bounds))
+    (equal,) = auroc_intervals([Contrast(np.full(40, 0.3), labels, np.ones(40))], np.arange(40), 1, 200)
+    assert (equal.value, equal.low, equal.high) == (0.5, 0.5, 0.5)
+
+
+def test_given_a_perfect_classifier_then_its_intervals_and_its_lead_leave_room_for_chance() -> None:
+    labels = np.arange(20) % 2
+    of = Bootstrap(labels, np.arange(20), num_seeds=2, seed=1)
+    right, also_right = labels * 0.8 + 0.1, labels * 0.6 + 0.2
+    found = of.mean([right, also_right])
+    assert (found.accuracy.low, found.accuracy.high) == pytest.approx((wilson_low(20), 1))
+    assert (found.auroc.low, found.auroc.high) == pytest.approx((wilson_low(10), 1))
+    lead = of.difference([right, right], [also_right, also_right])
+    assert (lead.accuracy.low, lead.accuracy.value) == pytest.approx((wilson_low(20) - 1, 0))

@@ -41,11 +41,11 @@ def test_every_form_of_a_list_names_the_same(name: str, content: bytes, tmp_path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such list"),
+        (None, "there is no such"),
         (b"\n# nothing\n", "is empty"),
-        (b"\xff\xfea\x00", "not a readable"),
+        (b"a.png\n\x80\x81", "not a readable"),
         (b'a.png\n"b.png\n', "list.csv, row 2: not a readable list"),
-        (gzip.compress(b"a.png\n")[:-6], "not a readable"),
+        (gzip.compress(b"a.png\n")[:-6], "end-of-stream"),
     ],
 )
 def test_a_list_that_is_none_is_named(content: bytes | None, message: str, tmp_path: Path) -> None:

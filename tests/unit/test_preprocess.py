@@ -1,5 +1,6 @@
 """The preprocess stage over small folders: every oddity is found, named, and treated as its policy says."""
 
+import getpass
 import io
 import struct
 import time
@@ -56,6 +57,18 @@ def test_a_dataset_has_its_pixels_boxes_prompts_and_hashes(tmp_path: Path) -> No
     assert row.prompt == "frontal chest x-ray, AP view, mass"
     writer = PromptWriter(PromptSettings.model_validate(dataset.info.about["prompts"]), dataset.findings)
     assert writer(row.labels, row.view) == row.prompt
+
+
+def test_a_dataset_names_no_path_of_the_machine_that_made_it(tmp_path: Path) -> None:
+    folder = write_nih(tmp_path / "nih", [entry(name) for name in NAMES], boxes=["00000001_000.png,Mass,1,1,9,9"])
+    listed = tmp_path / "listed.txt"
+    listed.write_text(NAMES[0])
+    data = {"exclude_lists": [listed], "further_boxes": [{"path": folder / "BBox_List_2017.csv"}]}
+    made, _, _ = run_stage(nih_stage(folder, data=data), tmp_path)
+    about = Dataset.open(made).info.about
+    assert (about["source"]["kind"], about["source"]["exclude_lists"]) == ("chestxray14", [])
+    told = (made / "dataset.json").read_text()
+    assert not [word for word in (str(tmp_path), str(Path.home()), getpass.getuser()) if f"{word}/" in told]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

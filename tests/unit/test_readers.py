@@ -15,6 +15,8 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.readers.agreement import cohen_kappa, fleiss_kappa, share
 from cxr_core.evaluation.readers.make import make_test
 from cxr_core.evaluation.readers.score import score_answers
+from jobs.readers import make
+from jobs.show import show_readers
 from tests.pipeline import cxr
 from tests.planted import planted_rows, write_planted
 
@@ -129,6 +131,90 @@ def test_given_answers_then_each_reader_is_scored_and_agreement_and_errors_are_t
     assert "bob" in done.stdout
     assert "0.80 (0.58-0.92)" in done.stdout
     assert "Fleiss' kappa" in done.stdout
+
+
+def some_answers(key_path: Path, folder: Path, num: int) -> Path:
+    """The first `num` answers of a reader who is always right."""
+    (path,) = answers(key_path, folder, {"ann": set()})
+    path.write_text("\n".join(path.read_text().splitlines()[: 1 + num]))
+    return path
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+@pytest.mark.filterwarnings("error")
+def test_given_a_few_answers_that_are_all_right_then_the_mean_has_wilsons_interval_too(
+    reading: tuple[Path, Path], tmp_path: Path, num: int
+) -> None:
+    found = score_answers(reading[1], [some_answers(reading[1], tmp_path, num)])
+    wilson = share(num, num)
+    assert found.readers[0].accuracy == wilson
+    assert wilson is not None
+    assert dict(found.mean_accuracy) == pytest.approx(dict(wilson))
+    assert wilson.low == pytest.approx(num / (num + 1.96**2), abs=1e-4)
+
+
+def test_given_a_header_alone_then_the_file_is_named_and_no_nan_is_printed(
+    reading: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="a header and no answer") as caught:
+        score_answers(reading[1], [some_answers(reading[1], tmp_path, 0)])
+    assert caught.value.where == str(tmp_path / "ann.csv")
+    assert "leave it out" in caught.value.mend
+
+
+def test_given_two_files_of_one_name_then_the_remedy_is_another_than_for_one_file_with_a_row_twice(
+    reading: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (path,) = answers(reading[1], tmp_path, {"ann": set()})
+    other = tmp_path / "other.csv"
+    other.write_text(path.read_text())
+    with pytest.raises(UserError, match=r"reader 'ann' answered image \d+ twice") as caught:
+        score_answers(reading[1], [path, other])
+    assert caught.value.where == f"{path} and {other}"
+    assert "a name of his own" in caught.value.mend
+    path.write_text("\n".join([*path.read_text().splitlines(), path.read_text().splitlines()[1]]))
+    with pytest.raises(UserError) as caught:
+        score_answers(reading[1], [path])
+    assert (caught.value.where, caught.value.mend) == (str(path), "keep one of these rows")
+
+
+def test_given_answers_to_another_test_then_the_other_key_is_asked_for(
+    reading: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (path,) = answers(reading[1], tmp_path, {"ann": set()})
+    test = json.loads(reading[1].read_text())["test"]
+    path.write_text(path.read_text().replace(test, "0" * 12))
+    with pytest.raises(UserError, match=f"the key is of '{test}'") as caught:
+        score_answers(reading[1], [path])
+    assert "key of that test" in caught.value.mend
+
+
+def test_given_readers_without_an_image_in_common_then_agreement_is_not_computed_of_none(
+    reading: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ann, bob = answers(reading[1], tmp_path, {"ann": set(), "bob": set()})
+    ann.write_text("\n".join(ann.read_text().splitlines()[:3]))
+    bob.write_text("\n".join(np.delete(bob.read_text().splitlines(), slice(1, 5)).tolist()))
+    found = score_answers(reading[1], [ann, bob])
+    json.loads(found.model_dump_json())
+    show_readers(found)
+    told = capsys.readouterr().out
+    assert told.count("not computed: n = 0 (0 images)") == 2
+    assert "nan" not in told
+
+
+def test_given_a_dataset_in_the_role_of_the_other_kind_then_no_test_is_made(
+    datasets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    real, made = (str(dataset.folder) for dataset in datasets)
+    for source, beside, message in (
+        (real, made, f"{real}: is a real Dataset, but is given as `synthetic`"),
+        (made, made, f"{made}: is a synthetic Dataset, but is given as `real`"),
+    ):
+        with pytest.raises(UserError) as caught:
+            make(Path(source), tmp_path / "test.html", Path(beside), num=5)
+        assert str(caught.value).startswith(message)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

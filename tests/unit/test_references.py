@@ -158,3 +158,4 @@ def test_ids_are_names_of_files_each_once_and_those_of_before_where_names_differ
     assert len(set(ids)) == len(ids)
     assert max(len(name.encode()) for name in ids) <= 251
     assert not any("/" in name for name in ids)
+    assert image_ids(["C:/.p 1/a", "D:/p\n2/a"]) == ["C__.p_1_a", "D__p_2_a"]

@@ -121,7 +121,7 @@ def test_given_fill_each_finding_gets_what_its_real_training_images_lack() -> No
         (Request(counts={"Edma": 3}), "unknown finding 'Edma'"),
         (Request(counts={"Hernia": 3}), "nothing to be like: no real training image has 'Hernia'"),
         (Request(counts={"Edema|No Finding": 3}), "contradicts itself"),
-        (Request(fill=1), "nothing to fill up to 1: the findings that occur have"),
+        (Request(fill=1), "nothing to fill up to 1: the rarest finding, "),
         (Request(counts={"Edema|Effusion": 3, "Effusion|Edema": 2}), "are the same images"),
     ],
 )
@@ -130,6 +130,18 @@ def test_given_an_impossible_request_the_message_says_where_and_what_to_do(reque
         allocate(request_, real_rows(), NIH, where="stage 'synthetic', request")
     assert str(caught.value).startswith("stage 'synthetic', request: ")
     assert caught.value.mend
+
+
+def test_given_findings_that_have_enough_then_fill_names_the_rarest_and_the_number_to_exceed() -> None:
+    rows = real_rows()
+    rows = rows.assign(labels=[NIH.bit("Edema")] * 35 + [NIH.bit("Mass")] * (len(rows) - 35), split="train")
+    with pytest.raises(UserError) as caught:
+        allocate(Request(fill=30), rows, NIH)
+    assert "Mass, has 31 real training images" in caught.value.what
+    assert "above 31" in caught.value.mend
+    with pytest.raises(UserError, match="no real training image has any finding") as caught:
+        allocate(Request(fill=30), rows.assign(labels=0), NIH)
+    assert "counts" in caught.value.mend
 
 
 PLACED = {"Edema in the upper left": 20, "Edema in the upper right of the image": 20, "Edema": 20}

@@ -159,3 +159,20 @@ def test_a_full_disk_is_explained_and_a_defect_of_ours_is_not() -> None:
     assert "/data/x: No space left on device" in text
     assert "run the same command again" in text
     assert explain_os_error(OSError(9, "Bad file descriptor")) is None
+
+
+def test_a_name_that_is_too_long_is_named_and_no_other_is_blamed(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        (tmp_path / ("ü" * 130 + ".png")).write_bytes(b"")
+    text = str(explain_os_error(caught.value))
+    assert "'üüü" in text
+    assert "255 bytes, and this has 264" in text
+    with pytest.raises(OSError) as caught:
+        Path(f"{tmp_path}{'/folder' * 700}").stat()
+    text = str(explain_os_error(caught.value))
+    assert "shorter path" in text
+
+
+def test_a_file_that_may_not_be_read_is_not_called_one_that_may_not_be_written() -> None:
+    text = str(explain_os_error(PermissionError(13, "Permission denied", "/data/x.png")))
+    assert "may not read or write" in text

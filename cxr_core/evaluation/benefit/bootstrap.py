@@ -7,9 +7,11 @@ import numpy as np
 from scipy.stats import norm
 
 from cxr_core.evaluation.interval import Interval
-from cxr_core.evaluation.intervals import Contrast, percentiles, resamples
+from cxr_core.evaluation.intervals import Contrast, percentiles, resamples, unseen
 from cxr_core.evaluation.matched import HeldOutImages
 from cxr_core.seeds import derive_seed
+
+_ROUNDING = 1e-9
 
 
 def resampled_aurocs(
@@ -31,7 +33,14 @@ def resampled_aurocs(
         for arm, given in contrasts.items():
             found[arm].append(np.array([[each.aurocs(counts) for each in one] for one in given]))
     whole = {arm: np.concatenate(parts, axis=2) for arm, parts in found.items()}
-    return {arm: np.concatenate([v, np.nanmean(v, axis=1, keepdims=True)], axis=1) for arm, v in whole.items()}
+    return {arm: np.concatenate([v, _mean_known(v)], axis=1) for arm, v in whole.items()}
+
+
+def _mean_known(values: np.ndarray) -> np.ndarray:
+    """The mean along the second axis of what is not NaN, which keeps its axis; NaN of none."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis=1, keepdims=True) / known.sum(axis=1, keepdims=True)
 
 
 class Seeds:
@@ -55,14 +64,17 @@ class Seeds:
         """The mean with its 95 % percentile interval."""
         return percentiles(*self.mean(values))
 
-    def p_value(self, values: np.ndarray) -> float:
+    def p_value(self, values: np.ndarray, num_patients: int = 0) -> float:
         """Two-sided p of the mean being 0, from the resamples' standard deviation and the normal distribution.
 
-        Not from their ranks: 1,000 resamples tell no p below 0.002, which many comparisons need.
+        Not from their ranks: 1,000 resamples tell no p below 0.002, which many comparisons need. Resamples that do not
+        vary tell none at all: the deviation is then what `num_patients` patients who are all alike leave open.
         """
         value, drawn = self.mean(values)
         spread = float(np.nanstd(drawn))
-        return float(2 * norm.sf(abs(value) / spread)) if spread > 0 else float(value == 0)
+        if spread < _ROUNDING:
+            spread = unseen(num_patients) / norm.ppf(0.975)
+        return float(2 * norm.sf(abs(value) / spread))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -26,7 +26,7 @@ from cxr_core.evaluation.benefit.results import (
 from cxr_core.evaluation.benefit.settings import MACRO, REAL, Benefit, Primary
 from cxr_core.evaluation.groups import groups
 from cxr_core.evaluation.interval import Interval
-from cxr_core.evaluation.intervals import Contrast, auroc_intervals, view_rule
+from cxr_core.evaluation.intervals import Contrast, at_its_bound, auroc_intervals, not_degenerate, view_rule
 from cxr_core.evaluation.matched import HeldOutImages
 from cxr_core.evaluation.trial import too_few
 from cxr_core.seeds import derive_seed
@@ -185,11 +185,23 @@ class _Tables:
     def seeds(self) -> Seeds:
         return Seeds(len(self.entry.seeds), self.entry.num_resamples, self.seed)
 
+    @cached_property
+    def _num_rarer(self) -> dict[str, int]:
+        """Patients of the rarer class of each of `names`; of the mean the fewest."""
+        nums = {self.entry.findings[i]: self._patients_of_rarer(i) for i in self.computed}
+        return nums | {MACRO: min(nums.values(), default=0)}
+
+    def _patients_of_rarer(self, i: int) -> int:
+        counted = self.test.weights[:, i] > 0
+        sides = (self.test.patients[counted & (self.test.labels[:, i] == label)] for label in (True, False))
+        return min(len(np.unique(side)) for side in sides)
+
     def _aurocs(self) -> Iterator[ArmAuroc]:
         for arm, values in self.values.items():
             for name, each in zip(self.names, values.swapaxes(0, 1), strict=True):
                 seeds = tuple(each[:, 0].tolist())
-                yield ArmAuroc(arm=arm, finding=name, auroc=self.seeds.interval(each), seeds=seeds)
+                auroc = at_its_bound(self.seeds.interval(each), self._num_rarer[name])
+                yield ArmAuroc(arm=arm, finding=name, auroc=auroc, seeds=seeds)
 
     def _comparisons(self) -> tuple[Comparison | None, list[Comparison]]:
         """The primary one, and every other of an arm with `real`, corrected for being many."""
@@ -214,12 +226,19 @@ class _Tables:
     def _compared(self, wanted: Primary) -> Comparison:
         at = self.names.index(wanted.finding)
         change = self.values[wanted.arm][:, at] - self.values[wanted.against][:, at]
+        num = self._num_rarer[wanted.finding]
         return Comparison(
             **wanted.model_dump(),
-            difference=self.seeds.interval(change),
-            p=self.seeds.p_value(change),
+            difference=self._change(change, wanted.arm, wanted.against, num),
+            p=self.seeds.p_value(change, num),
             p_holm=None,
         )
+
+    def _change(self, values: np.ndarray, arm: str, against: str, num: int) -> Interval:
+        """The interval of a difference of two arms; exactly 0 where their scores are the same."""
+        drawn = self.seeds.interval(values)
+        are_same = np.array_equal(self.scores[arm], self.scores[against])
+        return drawn if are_same else not_degenerate(drawn, num, least=-1.0)
 
     def _exchange(self) -> Iterator[ExchangeRate]:
         if not self.entry.curve:
@@ -252,9 +271,10 @@ class _Tables:
             yield GroupAuroc(**known, **copied, **numbers)
 
     def _group_numbers(self, finding: str) -> dict[str, Any]:
-        at, wanted = self.names.index(finding), self.entry.primary
+        at, wanted, num = self.names.index(finding), self.entry.primary, self._num_rarer[finding]
         found = {arm: values[:, at] for arm, values in self.values.items()}
         change = None
         if wanted and {wanted.arm, wanted.against} <= found.keys():
-            change = self.seeds.interval(found[wanted.arm] - found[wanted.against])
-        return {"aurocs": {arm: self.seeds.interval(each) for arm, each in found.items()}, "difference": change}
+            change = self._change(found[wanted.arm] - found[wanted.against], wanted.arm, wanted.against, num)
+        aurocs = {arm: at_its_bound(self.seeds.interval(each), num) for arm, each in found.items()}
+        return {"aurocs": aurocs, "difference": change}

@@ -15,7 +15,7 @@ from cxr_core.evaluation.calibration.results import (
 )
 from cxr_core.evaluation.groups import groups
 from cxr_core.evaluation.interval import Interval
-from cxr_core.evaluation.intervals import Contrast, auroc_intervals, percentiles, resamples
+from cxr_core.evaluation.intervals import Contrast, auroc_intervals, not_degenerate, percentiles, resamples
 from cxr_core.evaluation.matched import HeldOutImages
 from cxr_core.evaluation.metrics import FaithfulnessResult
 from cxr_core.evaluation.settings import Faithfulness
@@ -80,13 +80,13 @@ def calibration(images: Judged, finding: str, whose: np.ndarray, num: int, seed:
     num_with, num_without = images.count(finding, POOLED)
     drawn = np.concatenate([_errors(score, having, bins, counts) for counts in resamples(whose, seed, num)], axis=1)
     brier, ece = _errors(score, having, bins, np.ones((1, len(score))))[:, 0]
-    inside = [bins == i for i in np.unique(bins)]
+    inside, num_groups = [bins == i for i in np.unique(bins)], len(np.unique(whose))
     return Calibration(
         num_with=num_with,
         num_without=num_without,
         auroc=auroc_intervals([Contrast(score, having, np.ones(len(score)))], whose, seed, num)[0],
-        brier=percentiles(float(brier), drawn[0]),
-        ece=percentiles(float(ece), drawn[1]),
+        brier=not_degenerate(percentiles(float(brier), drawn[0]), num_groups),
+        ece=not_degenerate(percentiles(float(ece), drawn[1]), num_groups),
         ece_floor=_floor(score, bins, seed),
         bins=tuple(
             Bin(num_images=int(i.sum()), score=float(score[i].mean()), share=float(having[i].mean())) for i in inside

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.evaluation.diversity.msssim import ms_ssim, scales_of
 from cxr_core.evaluation.diversity.results import Alike
-from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.intervals import not_degenerate, percentiles
 from cxr_core.evaluation.mix import CELL
 from cxr_core.evaluation.pools import in_hash_order
 from cxr_core.evaluation.utility import load_images
@@ -89,6 +89,5 @@ def measure_alike(table: pd.DataFrame, num_resamples: int, seed: int) -> Alike:
         return Alike(num_groups=len(values), not_computed=reason)
     generator = np.random.default_rng(derive_seed(seed, "alike"))
     drawn = values[generator.integers(len(values), size=(num_resamples, len(values)))].mean(axis=1)
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    interval = Interval(value=float(values.mean()), low=float(low), high=float(high))
+    interval = not_degenerate(percentiles(float(values.mean()), drawn), len(values))
     return Alike(num_groups=len(values), ms_ssim=interval)

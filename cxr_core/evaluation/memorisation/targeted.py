@@ -10,6 +10,7 @@ import pandas as pd
 
 from cxr_core.data.captions import CAPTION, matched
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.intervals import not_degenerate, percentiles
 from cxr_core.evaluation.memorisation.copies import align, relief
 from cxr_core.evaluation.memorisation.results import Nearness, TargetedResult
 from cxr_core.evaluation.memorisation.search import Seen
@@ -82,5 +83,4 @@ def _mean(values: np.ndarray, seed: int) -> Interval:
     """The mean with its 95 % percentile interval over resamples of the values."""
     draw = np.random.default_rng(derive_seed(seed, "rare captions"))
     means = values[draw.integers(len(values), size=(_NUM_RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return Interval(value=float(values.mean()), low=float(low), high=float(high))
+    return not_degenerate(percentiles(float(values.mean()), means), len(values), least=-1.0)

@@ -11,6 +11,7 @@ import pandas as pd
 from cxr_core.data.csvfile import Csv, row_number
 from cxr_core.errors import UserError
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.intervals import not_degenerate, percentiles
 from cxr_core.evaluation.readers.agreement import cohen_kappa, fleiss_kappa, share
 from cxr_core.evaluation.readers.taxonomy import ERRORS, FORMAT
 from cxr_core.runs.files import read_json
@@ -21,6 +22,7 @@ COLUMNS = ["test", "reader", "item", "answer", "errors"]
 """Of a CSV of answers; `errors` are codes of `ERRORS` joined by "|"."""
 
 _NUM_RESAMPLES = 2000
+_AS_WRITTEN = "give the CSV as the page of this test wrote it"
 
 
 class Reader(Settings):
@@ -90,12 +92,10 @@ def score_answers(key_path: Path, answers: Sequence[Path]) -> ReaderScores:
     """
     key = _read_key(key_path)
     truth = pd.Series({entry["item"]: entry["source"] == "synthetic" for entry in key["items"]})
-    table = pd.concat([_read(path, key["test"], truth) for path in answers], ignore_index=True)
+    files = [_read(path, key["test"], truth).assign(file=str(path)) for path in answers]
+    table = pd.concat(files, ignore_index=True)
     if (twice := table.duplicated(["reader", "item"])).any():
-        reader, item = table.loc[twice, ["reader", "item"]].iloc[0]
-        raise UserError(
-            f"reader {reader!r} answered image {item} twice", where="the answers", mend="keep one file each"
-        )
+        raise _answered_twice(table, *table.loc[twice, ["reader", "item"]].iloc[0])
     said = table.pivot(index="reader", columns="item", values="said").reindex(columns=truth.index)
     everyone = said.loc[:, said.notna().all()].to_numpy(bool)
     return ReaderScores(
@@ -108,6 +108,14 @@ def score_answers(key_path: Path, answers: Sequence[Path]) -> ReaderScores:
         num_all_answered=everyone.shape[1],
         errors=tuple(_error(code, table, truth) for code in ERRORS),
     )
+
+
+def _answered_twice(table: pd.DataFrame, reader: str, item: int) -> UserError:
+    files = table.loc[(table["reader"] == reader) & (table["item"] == item), "file"].unique()
+    mend = "keep one of these rows"
+    if len(files) > 1:
+        mend = "give one of these files, if one reader sent both; else give each reader a name of his own in it"
+    return UserError(f"reader {reader!r} answered image {item} twice", where=" and ".join(files), mend=mend)
 
 
 def _read_key(path: Path) -> dict[str, Any]:
@@ -127,11 +135,17 @@ def _read_key(path: Path) -> dict[str, Any]:
 def _read(path: Path, test: str, truth: pd.Series) -> pd.DataFrame:
     """One file's answers: reader, item, said (True: synthetic), errors (a list of codes)."""
     csv = Csv.read(path)
+    if csv.cells.empty:
+        raise UserError(
+            "it has a header and no answer", where=str(path), mend="leave it out, or ask its reader for the answers"
+        )
     table = pd.DataFrame({name: csv.column(name) for name in COLUMNS})
     for index, row in zip(table.index, table.to_dict("records"), strict=True):
         if wrong := _mistake(row, test, truth):
             where = f"{path}, row {row_number(index)}"
-            raise UserError(wrong, where=where, mend="give the CSV as the page of this test wrote it")
+            is_other = row["test"] != test
+            mend = "give the key of that test, or leave the file out" if is_other else _AS_WRITTEN
+            raise UserError(wrong, where=where, mend=mend)
     items, said = table["item"].astype(int), table["answer"] == "synthetic"
     errors = [[code for code in text.split("|") if code] for text in table["errors"]]
     return pd.DataFrame({"reader": table["reader"], "item": items, "said": said, "errors": errors})
@@ -168,9 +182,10 @@ def _mean_accuracy(said: pd.DataFrame, truth: pd.Series, seed: int) -> Interval:
     counts = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), _NUM_RESAMPLES).T
     whole = np.concatenate([np.ones((num, 1)), counts], axis=1)
     with np.errstate(invalid="ignore"):
-        means = np.nanmean(right @ whole / (answered @ whole), axis=0)
-    low, high = np.nanpercentile(means[1:], (2.5, 97.5))
-    return Interval(value=float(means[0]), low=float(low), high=float(high))
+        shares = right @ whole / (answered @ whole)
+    # A resample without an image that a reader answered says nothing of him, and one without any nothing at all.
+    means = np.nanmean(shares[:, ~np.isnan(shares).all(axis=0)], axis=0)
+    return not_degenerate(percentiles(float(means[0]), means[1:]), int(answered.any(axis=0).sum()))
 
 
 def _pair(said: pd.DataFrame, one: str, other: str) -> Pair:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 import pandas as pd
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.errors import UserError
 from cxr_core.evaluation.sweep.results import Point
 from cxr_core.generation.series import made_series
 
@@ -32,9 +31,7 @@ def rows_of(dataset: Dataset, point: Point) -> pd.DataFrame:
 
 
 def _of_dataset(dataset: Dataset, last_step: LastStep, first: int) -> Iterator[Point]:
-    if not dataset.info.synthetic:
-        raise UserError("is a real Dataset", where=str(dataset.folder), mend="name generate stages in inputs.synthetic")
-    known = {one.name: one for one in made_series(dataset)}
+    known = {one.name: one for one in made_series(dataset.given_as(SYNTHETIC))}
     numbers = dataset.rows["request"].value_counts()
     names = [*(name for name in known if name in numbers), *sorted(set(numbers.index) - set(known))]
     for i, name in enumerate(names):
