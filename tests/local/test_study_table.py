@@ -26,7 +26,8 @@ def dataset_of(folder: Path, rows: pd.DataFrame) -> Dataset:
     folder.mkdir()
     absent = {name: None for name in SCHEMA.names if name not in rows}
     rows = rows.assign(**absent | {"prompt": "", "pixel_sha256": "", "boxes": [[]] * len(rows)})
-    write_index(folder, rows[SCHEMA.names], [], findings=NIH, size=512, about={})
+    synthetic = bool((rows["split"] == "synthetic").all())
+    write_index(folder, rows[SCHEMA.names], [], findings=NIH, size=512, synthetic=synthetic, about={})
     return Dataset.open(folder)
 
 
