@@ -14,7 +14,7 @@ from cxr_core.runs.files import read_json
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, read_ledger
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
-from jobs.cluster import cluster_name, freeze_roots, launch_of, locked_for
+from jobs.cluster import cluster_name, freeze_roots, launch_of, locked_for, queue_of
 from jobs.config import RunConfig, going_on, resolved
 from jobs.left import works_of
 from jobs.origin import NOTHING_ELSE, Consent, check_origin
@@ -22,7 +22,7 @@ from jobs.show import print_line
 from jobs.task import REHEARSAL, wait_until
 from slurm.packs import Job, StageWork
 from slurm.profile import ClusterProfile, load_profile
-from slurm.queue import queued, state_of
+from slurm.queue import state_of
 from slurm.submit import do_here, send
 
 _PENDING = 3600.0
@@ -59,7 +59,8 @@ def fly(
         check_origin(run, config, consent)
         read_ledger(run).check_budget(config.budget_gpu_hours)
         freeze_roots(run, config, profile)
-        works = [work for work in works_of(run, config, queued() if is_slurm else {}, only) if _needs_one(work)]
+        queue = queue_of(run, profile) if is_slurm else {}
+        works = [work for work in works_of(run, config, queue, only) if _needs_one(work)]
         flying = {job_id: work for work in works for job_id in work.jobs}
         launch = launch_of(run, profile, cluster_name(cluster), Path.cwd())
         jobs = [Job(work, ("canary",), packs=[list(work.todo or ())[:1]]) for work in works if not work.jobs]

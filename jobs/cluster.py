@@ -21,11 +21,13 @@ from jobs.launch import prepare
 from jobs.left import changed, park, possible, works_of
 from jobs.origin import NOTHING_ELSE, Consent, check_origin
 from slurm.accounting import refresh
+from slurm.grammar import cluster_of, number_of
 from slurm.held import drop_held
+from slurm.notes import notes_on
 from slurm.packs import Job, StageWork, plan_jobs
 from slurm.profile import ClusterProfile, load_profile
 from slurm.queue import cancel, num_queued, queued
-from slurm.submit import Launch, code_folder, do_here, live_jobs, record, script_text, send
+from slurm.submit import Launch, clusters_of, code_folder, do_here, live_jobs, record, script_text, send
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Preview:
     profile: ClusterProfile
     image: str = ""
     """What bringing the container's image to the nodes costs, in words."""
+    notes: Sequence[str] = ()
+    """What in the profile may mean another thing than was meant."""
 
 
 def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None) -> Preview:
@@ -60,9 +64,8 @@ def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None
     works, _ = changed(run, possible(works)[0], profile, read_ledger(run))
     jobs = plan_jobs(works, profile)
     launch = launch_of(run, profile, cluster, Path.cwd())
-    return Preview(
-        works, jobs, [_preview_script(launch, jobs, i) for i in range(len(jobs))], profile, _copies(profile, jobs)
-    )
+    scripts = [_preview_script(launch, jobs, i) for i in range(len(jobs))]
+    return Preview(works, jobs, scripts, profile, _copies(profile, jobs), list(map(str, notes_on(profile))))
 
 
 def _copies(profile: ClusterProfile, jobs: Sequence[Job]) -> str:
@@ -153,7 +156,7 @@ def resume(
     name, cwd = where_sent(opened, cluster)
     profile = load_profile(name)
     with locked_for(profile, opened.root, resolved(config)) as run:
-        live, notes = _live(run) if profile.scheduler == "slurm" else ([], [])
+        live, notes = _live(run, profile) if profile.scheduler == "slurm" else ([], [])
         if live:
             if if_needed:
                 return Sent((), live, notes)
@@ -171,12 +174,32 @@ def resume(
         return replace(sent, notes=[*notes, *sent.notes])
 
 
-def _live(run: Run) -> tuple[list[str], list[str]]:
+def queue_of(run: Run, profile: ClusterProfile | None) -> dict[str, str]:
+    """Job name -> job id of what is in the queues to which jobs of a run were sent, and in that of the profile."""
+    return queued(clusters_of(run) | ({profile.clusters or ""} if profile else set()))
+
+
+def _live(run: Run, profile: ClusterProfile) -> tuple[list[str], list[str]]:
     """Jobs of a run that are in the queue and will end, and what was said of those that were cancelled for they never
     would."""
-    live = live_ids(run, queued())
+    live = live_ids(run, queue_of(run, profile))
     notes = drop_held(run, live)
-    return live_ids(run, queued()) if notes else live, notes
+    return live_ids(run, queue_of(run, profile)) if notes else live, notes
+
+
+def _check_reach(live: Sequence[str], profile: ClusterProfile) -> None:
+    """Raise UserError if what is sent now would wait for jobs of another cluster, whose end it would never see."""
+    others = [job for job in live if cluster_of(job) != (profile.clusters or "")]
+    if others:
+        where = cluster_of(others[0])
+        raise UserError(
+            f"jobs of this run are in the queue of {f'cluster {where}' if where else 'the cluster of this machine'}: "
+            f"{', '.join(others)}",
+            where=f"profile {profile.name!r} with clusters: {profile.clusters or '(not set)'}",
+            mend=f"set `clusters: {where}` in the profile, wait for them, or cancel them first"
+            if where
+            else "wait for them, or cancel them first",
+        )
 
 
 def _may_live(run: Run, profile: ClusterProfile, most: int | None, stage: str | None = None) -> None:
@@ -193,10 +216,19 @@ def _may_live(run: Run, profile: ClusterProfile, most: int | None, stage: str | 
 def cancel_run(root: Path) -> list[str]:
     """Cancel the jobs of a run that are in the queue and return their ids."""
     run = Run.open(root.absolute())
-    live = live_ids(run, queued())
+    live = live_ids(run, queue_of(run, _profile_of(run)))
     if live:
         cancel(live)
     return live
+
+
+def _profile_of(run: Run) -> ClusterProfile | None:
+    """The profile of the last submit. What was sent can be cancelled without it: each record says where it went, but
+    those of older versions."""
+    try:
+        return load_profile(where_sent(run)[0])
+    except UserError:
+        return None
 
 
 def send_rest(
@@ -209,24 +241,25 @@ def send_rest(
     notes = park(run)
     ledger = read_ledger(run)
     ledger.check_budget(config.budget_gpu_hours)
-    queue = queued() if is_slurm else {}
+    queue = queue_of(run, profile) if is_slurm else {}
+    live = live_ids(run, queue)
+    _check_reach(live, profile)
     freeze_roots(run, config, profile)
     works, hopeless = possible(works_of(run, config, queue, only))
     works, changes = changed(run, works, profile, ledger)
-    jobs = plan_jobs(works, profile, num_queued=num_queued() if is_slurm else 0)
+    jobs = plan_jobs(works, profile, num_queued=num_queued(profile.clusters) if is_slurm else 0)
     launch = launch_of(run, profile, cluster, cwd)
-    live = live_ids(run, queue)
     if not is_slurm:
         do_here(launch, jobs)
         return Sent([(job, "here") for job in jobs], live, [*notes, *hopeless])
     jobs += _tail(run, jobs, live, queue)
-    return Sent(send(launch, jobs), live, [*notes, *hopeless, *changes])
+    return Sent(send(launch, jobs), live, [*map(str, notes_on(profile)), *notes, *hopeless, *changes])
 
 
 def _tail(run: Run, jobs: Sequence[Job], live: Sequence[str], queue: Mapping[str, str]) -> list[Job]:
     """The job that resumes the run when all its other jobs have ended; none if it is in the queue, or is not wanted."""
     lives = Lives.read(run.root)
-    waiting = set(live_jobs(run, FOLDER, queue)) - {_asking()}
+    waiting = [job for job in live_jobs(run, FOLDER, queue) if not _is_asking(job)]
     if lives is None or lives.outcome or waiting or not (jobs or live):
         return []
     nothing = StageWork(FOLDER, "control", threads=1, num_items=0, num_shards=0)
@@ -273,9 +306,10 @@ def live_ids(run: Run, queue: Mapping[str, str]) -> list[str]:
     """Jobs of a run that are in the queue: the one that resumes it first, so that it is cancelled before the others
     set it free. A job that asks is not among them."""
     names = [FOLDER, *(stage["name"] for stage in run.config["stages"])]
-    return [job for name in names for job in live_jobs(run, name, queue) if job != _asking()]
+    return [job for name in names for job in live_jobs(run, name, queue) if not _is_asking(job)]
 
 
-def _asking() -> str:
-    """The job in which we are; empty on a login node."""
-    return os.environ.get("SLURM_ARRAY_JOB_ID", "")
+def _is_asking(job: str) -> bool:
+    """Whether it is the job in which we are."""
+    is_there = cluster_of(job) in ("", os.environ.get("SLURM_CLUSTER_NAME"))
+    return is_there and number_of(job) == os.environ.get("SLURM_ARRAY_JOB_ID")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from itertools import takewhile
 from typing import Any
 
@@ -15,8 +16,8 @@ from jobs.config import RunConfig, inputs_of
 from jobs.launch import estimates
 from slurm.changes import bad_nodes, excluding, raised, raised_for_control
 from slurm.packs import StageWork
-from slurm.profile import ClusterProfile, Resources
-from slurm.queue import num_nodes
+from slurm.profile import ClusterProfile
+from slurm.queue import usable_nodes
 from slurm.submit import live_jobs
 
 _NUM_MEASURED = 20
@@ -116,32 +117,32 @@ def changed(
     run: Run, works: Sequence[StageWork], profile: ClusterProfile, ledger: Ledger
 ) -> tuple[list[StageWork], list[str]]:
     """The same with more memory or time where shards were out of it, and without nodes that failed; and why."""
-    nodes, lines = _nodes_to_avoid(profile, ledger)
-    found = []
+    bad = bad_nodes(ledger.attempts) if profile.scheduler == "slurm" else {}
+    to_avoid = cache(partial(_nodes_to_avoid, bad, profile.clusters))
+    found: list[StageWork] = []
+    lines: list[str] = []
+    left_out: set[str] = set()
     for work in works:
         resources, control, folder = profile.resources(work.kind), profile.resources("control"), run.stage(work.name)
         asked = raised(folder, resources, ledger.of(work.name).attempts, folder.done())
         beside = raised_for_control(folder, control)
-        found.append(
-            replace(
-                work,
-                changes={**asked.values, **_without(nodes, resources)},
-                control_changes={**beside.values, **_without(nodes, control)},
-            )
-        )
+        changes, control_changes = dict(asked.values), dict(beside.values)
+        for values, wanted in ((changes, resources), (control_changes, control)):
+            nodes = to_avoid(wanted.partition, wanted.exclude)
+            values |= {"exclude": excluding(wanted, nodes)} if nodes else {}
+            left_out |= set(nodes)
+        found.append(replace(work, changes=changes, control_changes=control_changes))
         lines += [*asked.reasons, *beside.reasons] if not work.finished else []
-    return found, lines
+    return found, [*(f"node {name} is left out: {bad[name]}" for name in bad if name in left_out), *lines]
 
 
-def _without(nodes: Sequence[str], resources: Resources) -> dict[str, str]:
-    return {"exclude": excluding(resources, nodes)} if nodes else {}
-
-
-def _nodes_to_avoid(profile: ClusterProfile, ledger: Ledger) -> tuple[list[str], list[str]]:
-    """At most half of the nodes are left out: a run must not exclude itself from the cluster."""
-    bad = bad_nodes(ledger.attempts)
-    if not bad or profile.scheduler != "slurm":
-        return [], []
-    most = num_nodes(profile.partition) // 2
-    chosen = list(bad)[-most:] if most else []
-    return chosen, [f"node {name} is left out: {bad[name]}" for name in chosen]
+def _nodes_to_avoid(
+    bad: Mapping[str, str], cluster: str | None, partition: str | None, exclude: str | None
+) -> list[str]:
+    """Of the nodes where a task may run, at most half are left out, the latest: a run must not exclude itself from the
+    cluster. A node that the cluster does not have would be refused."""
+    if not bad:
+        return []
+    usable = usable_nodes(partition, exclude, cluster)
+    chosen = [name for name in bad if name in usable]
+    return chosen[max(0, len(chosen) - len(usable) // 2) :]

@@ -77,13 +77,24 @@ def show_jobs(preview: Any) -> None:
     guessed = [row["stage"] for row in rows if not row["measured"] and row["tasks"]]
     if guessed:
         print_line(f"hours are guessed from seconds_per_item of the profile, not measured, for: {', '.join(guessed)}")
-    if preview.image:
-        print_line(preview.image)
+    for line in (_limits(preview), *preview.notes, *filter(None, [preview.image])):
+        print_line(line)
     for number, (job, text) in enumerate(zip(preview.jobs, preview.scripts, strict=True), 1):
         waits = ", ".join(f"JOB{each + 1}" if isinstance(each, int) else each for each in job.after)
         what = f"{job.work.name}: {' + '.join(job.does)}, {job.num_tasks} tasks"
         print_line(f"\n=== JOB{number} {what}" + (f", after {waits}" if waits else ""))
         print_line(text.rstrip())
+
+
+def _limits(preview: Any) -> str:
+    """The time limits that the jobs ask for, in words: what a profile says is easily read as another thing."""
+    from slurm.grammar import time_in_words
+
+    found: dict[str, list[str]] = {}
+    for job in preview.jobs:
+        names = found.setdefault(time_in_words(job.resources(preview.profile).time), [])
+        names += [job.kind] if job.kind not in names else []
+    return "time limits: " + ", ".join(f"{limit} ({', '.join(kinds)})" for limit, kinds in found.items())
 
 
 def _sizes(row: Mapping[str, Any]) -> tuple[str, ...]:

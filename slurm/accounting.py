@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from cxr_core.runs.accounting import Accounting, Life
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, submit_folders
-from slurm.checks.ask import ask, scrubbed
+from slurm.checks.ask import ask, at, scrubbed
 
 _PATIENCE = 5.0
 """Seconds that sacct may take."""
@@ -26,25 +26,34 @@ def refresh(run: Run, *, max_age: float = 30.0) -> Accounting:
     jobs = _jobs(run)
     if not jobs:
         return known
-    told = _ask(jobs)
+    told = {cluster: _ask(cluster, numbers) for cluster, numbers in jobs.items()}
     # An answer that was there is not given up for a refusal: accounts are away now and then.
-    accounting = told if told.lives or not known.lives else Accounting(told.asked, told.refusal, known.lives)
+    lives = [life for cluster in told for life in told[cluster].lives or _of(known, jobs[cluster])]
+    refusal = next((each.refusal for each in told.values() if each.refusal), "")
+    accounting = Accounting(time.time(), refusal, tuple(lives))
     accounting.write(run.root)
     return accounting
 
 
-def _jobs(run: Run) -> list[str]:
-    """Ids of the jobs whose tasks have attempts."""
+def _of(known: Accounting, jobs: Collection[str]) -> list[Life]:
+    return [life for life in known.lives if life.job.partition("_")[0] in jobs]
+
+
+def _jobs(run: Run) -> dict[str, set[str]]:
+    """Cluster -> numbers of the jobs whose tasks have attempts."""
     folders = [folder for stage in run.config["stages"] for folder in submit_folders(run.stage(stage["name"]).path)]
-    submits = [Submit.read(folder) for folder in folders]
-    ids = [each.job_id or "" for each in submits if {"shards", "canary"} & set(each.does)]
-    return [job_id for job_id in ids if job_id.isdigit()]
+    found: dict[str, set[str]] = {}
+    for submit in map(Submit.read, folders):
+        if {"shards", "canary"} & set(submit.does) and (submit.job_id or "").isdigit():
+            found.setdefault(submit.slurm_cluster, set()).add(submit.job_id or "")
+    return found
 
 
-def _ask(jobs: Collection[str]) -> Accounting:
-    words = ("sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={','.join(jobs)}")
+def _ask(cluster: str, jobs: Collection[str]) -> Accounting:
+    words = ("--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={','.join(sorted(jobs))}")
     environ = scrubbed(os.environ) | {"SLURM_TIME_FORMAT": "%s"}
-    answer = ask(*words, f"--format={','.join(_FIELDS)}", environ=environ, seconds=_PATIENCE)
+    format_ = f"--format={','.join(_FIELDS)}"
+    answer = ask(*at(cluster, "sacct", *words, format_), environ=environ, seconds=_PATIENCE)
     refusal = "" if answer.ok else answer.reason
     return Accounting(time.time(), refusal, tuple(parse(answer.out, set(jobs))) if answer.ok else ())
 

@@ -13,7 +13,8 @@ from cxr_core.runs.files import read_json
 from cxr_core.runs.ledger import AttemptRecord
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
-from slurm.profile import Resources, hours_of
+from slurm.grammar import hours_of, megabytes_of, minutes_of, time_of, twice_memory
+from slurm.profile import Resources
 
 _BAD_FOR = 24 * 3600.0
 """Seconds after which a node that failed is trusted again."""
@@ -58,7 +59,9 @@ def _raised(
     for submit in (Submit.read(path) for path in submit_folders(folder.path)):
         if submit.computes == computes:
             before |= {key: value for key, value in submit.raised.items() if key in _CAUSES}
-    values, reasons = dict(before), [f"{key} stays {value}, as raised before" for key, value in before.items()]
+    # A profile that asks for more since then is right.
+    values = {key: value for key, value in before.items() if _is_more(key, value, getattr(resources, key))}
+    reasons = [f"{key} stays {value}, as raised before" for key, value in values.items()]
     for key in _CAUSES:
         if victims[key] and key not in before:
             value, reason = _doubled(key, resources)
@@ -111,20 +114,26 @@ def _doubled(key: str, resources: Resources) -> tuple[str | None, str]:
     return value, f"{key} raised from {now} to {value}"
 
 
+def _is_more(key: str, value: str, now: str | None) -> bool:
+    size = _size if key == "mem" else hours_of
+    return now is None or size(value) > size(now)
+
+
 def _twice_mem(now: str, most: str) -> tuple[str, bool]:
     """The lesser of twice `now` and `most`, and whether that is more than `now`."""
-    value = min(f"{2 * int(now[:-1])}{now[-1]}", most, key=_kilobytes)
-    return value, _kilobytes(value) > _kilobytes(now)
+    value = min(twice_memory(now), most, key=_size)
+    return value, _size(value) > _size(now)
 
 
-def _kilobytes(mem: str) -> int:
-    return int(mem[:-1]) * 1024 ** "KMGT".index(mem[-1])
+def _size(memory: str) -> float:
+    """In MB; all memory of a node is more than any other."""
+    return megabytes_of(memory) or math.inf
 
 
 def _twice_time(now: str, most: str) -> tuple[str, bool]:
-    hours = min(2 * hours_of(now), hours_of(most))
-    minutes = math.ceil(60 * hours)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:00", hours > hours_of(now)
+    before, limit = (minutes_of(each) or 0 for each in (now, most))
+    minutes = min(2 * before, limit)
+    return time_of(minutes), minutes > before
 
 
 def bad_nodes(attempts: Sequence[AttemptRecord]) -> dict[str, str]:

@@ -5,19 +5,19 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from submitit.core.utils import FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor, SlurmJob
+from submitit.slurm.slurm import SlurmExecutor
 
 from cxr_core.errors import UserError
 from cxr_core.runs.files import write_atomic
+from slurm.checks.ask import ACCESS_VARIABLES, NO_CLUSTER
+from slurm.grammar import answered
 from slurm.profile import ClusterProfile
 from slurm.queue import call, queued
 
 SCRIPT = "script.sbatch"
 
-_KEPT = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|SLURM_CONF")
+_KEPT = re.compile("|".join(("PATH|HOME|USER|LOGNAME|SHELL|LANG|TZ", r"LC_\w+", *ACCESS_VARIABLES)))
 """What sbatch and the tasks see of the caller's environment: no SLURM_ variable of a job in which we may run."""
 
 _TRANSIENT = re.compile(r"contact slurm controller|timed out|did not answer|temporarily|Connection refused", re.I)
@@ -36,22 +36,23 @@ def clean_environment(profile: ClusterProfile, environ: Mapping[str, str] | None
 class BatchExecutor(SlurmExecutor):
     """Submits one script from one folder.
 
-    `update_parameters` takes submitit's parameters. The folder then holds the script, and later the logs.
+    `update_parameters` takes submitit's parameters. The folder then holds the script, and later the logs. `cluster` is
+    the one that the script names, if any.
     """
 
-    def __init__(self, folder: Path, job_name: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, job_name: str, environ: Mapping[str, str], *, cluster: str = "") -> None:
         super().__init__(folder)
-        self.job_name, self.environ = job_name, dict(environ)
+        self.job_name, self.environ, self.cluster = job_name, dict(environ), cluster
 
-    def submit_body(self, body: str) -> SlurmJob[Any]:
-        """Write the script around `body` and submit it once, whatever happens to sbatch's answer.
+    def submit_body(self, body: str) -> str:
+        """Write the script around `body` and submit it once, whatever happens to sbatch's answer. Returns the job's id,
+        with the cluster where sbatch names one.
 
         Raises UserError with the scheduler's words if it refuses.
         """
         path = self.folder / SCRIPT
         write_atomic(path, self._make_submission_file_text(body, self.job_name))
-        job_id = self._sbatch(self._make_submission_command(path))
-        return SlurmJob(folder=self.folder, job_id=job_id)
+        return self._sbatch(self._make_submission_command(path))
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         # By --chdir the logs lie beside the script; its value may hold each character a folder's name can have.
@@ -60,8 +61,8 @@ class BatchExecutor(SlurmExecutor):
     def _sbatch(self, words: list[str]) -> str:
         for _ in range(_TRIES):
             answer = call(words, self.environ)
-            job_id = self._answered(answer.stdout) if answer.returncode == 0 else None
-            job_id = job_id or _settled(lambda: queued().get(self.job_name))
+            job_id = answered(answer.stdout) if answer.returncode == 0 else None
+            job_id = job_id or _settled(lambda: queued([self.cluster]).get(self.job_name))
             if job_id:
                 return job_id
             if not _TRANSIENT.search(answer.stderr):
@@ -73,16 +74,12 @@ class BatchExecutor(SlurmExecutor):
             mend=_mend(answer.stderr),
         )
 
-    def _answered(self, text: str) -> str | None:
-        try:
-            return self._get_job_id_from_submission_command(text)
-        except FailedSubmissionError:
-            return None
-
 
 def _mend(refusal: str) -> str:
     if "Invalid job array specification" in refusal:
         return "set `max_array_size` in the profile to MaxArraySize of `scontrol show config`: packs grow with it"
+    if NO_CLUSTER in refusal:
+        return "set `clusters` in the profile to a name that `sacctmgr show clusters` lists"
     return "correct the profile of the cluster (`cxr plan CONFIG --cluster NAME` shows the script)"
 
 

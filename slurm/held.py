@@ -19,8 +19,12 @@ def drop_held(run: Run, live: Sequence[str]) -> list[str]:
     if not held:
         return []
     is_stuck = all(task.is_held or task.waits_for_others for task in tasks)
-    cancel(live if is_stuck else [task.task for task in held])
-    folders = {Submit.read(path).job_id: path for stage in run.root.iterdir() for path in submit_folders(stage)}
+    cancel(live if is_stuck else [task.id for task in held])
+    folders = {_place(Submit.read(path)): path for stage in run.root.iterdir() for path in submit_folders(stage)}
     for task in held:
-        note_failed_launch(folders[task.task.partition("_")[0]], task.task, task.restart)
-    return [f"task {task.task} was held by the scheduler, and is cancelled: {LAUNCH_FAILED}" for task in held]
+        note_failed_launch(folders[task.task.partition("_")[0], task.cluster], task.task, task.restart)
+    return [f"task {task.id} was held by the scheduler, and is cancelled: {LAUNCH_FAILED}" for task in held]
+
+
+def _place(submit: Submit) -> tuple[str | None, str]:
+    return submit.job_id, submit.slurm_cluster

@@ -1,41 +1,26 @@
 """The profile of a cluster: one YAML file a site, checked key by key, that may inherit from another."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cxr_core.errors import UserError
 from cxr_core.settings import Settings
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
+from slurm import grammar
+from slurm.checks.ask import SCHEDULER_VARIABLES
+from slurm.options import check_options
+from slurm.values import Limit, Memory, OneCluster, Word, gpus_of
 
 StageKind = Literal["preprocess", "latents", "train", "invert", "generate", "evaluate", "control"]
 """What can have resources of its own: a kind of stage, or `control`: the one-task jobs that freeze and finalize."""
 
-_MEMORY = r"^\d+[KMGT]$"
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?")
-
-
-def _is_plain(text: str) -> str:
-    """Words of a directive stand in the script as they are."""
-    if re.search(r"[\s'\"\\`$]", text):
-        raise ValueError(f"{text!r} has a space, a quote, a backslash or a $")
-    return text
-
-
-Word = Annotated[str, Field(min_length=1), AfterValidator(_is_plain)]
-
-
-def hours_of(time: str) -> float:
-    """A time limit of a profile in hours."""
-    match = _TIME.fullmatch(time)
-    assert match is not None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return 24 * days + hours + minutes / 60 + seconds / 3600
+_AS_TEXT = frozenset({"time", "max_time", "mem", "max_mem", "gpus_per_node"})
+"""Keys whose values are Slurm's, not YAML's: to YAML 04:00:00 is a number in base 60, and 010 one in base 8."""
 
 
 class Resources(Settings):
@@ -52,34 +37,38 @@ class Resources(Settings):
     exclude: Word | None = None
     """Nodes never to be used, e.g. `node[07,12]`."""
     gpus_per_node: int = Field(default=0, ge=0, le=64)
-    """GPUs of a task; of one that trains on several ranks as many as it has ranks on a node, unless this is 0."""
+    """GPUs of a task; of one that trains on several ranks as many as it has ranks on a node, unless this is 0. With
+    their kind as Slurm writes it, `a100:4`, it sets `gpu_type` too."""
     gpu_type: Word | None = None
     """Kind of GPU as the cluster names it, e.g. `a100`."""
     cpus_per_task: int | None = Field(default=None, ge=1, le=1024)
     """CPUs of a task; as many as the stage has `threads` if left out."""
-    mem: Annotated[str, Field(pattern=_MEMORY)] | None = None
-    """Memory of a node, e.g. `32G`; the cluster's default if left out."""
-    max_mem: Annotated[str, Field(pattern=_MEMORY)] | None = None
+    mem: Memory | None = None
+    """Memory of a node, e.g. `32G`, in MB without a unit, all of it by `0`; the cluster's default if left out."""
+    max_mem: Memory | None = None
     """As much may be asked for after shards were out of memory: `cxr resume` then doubles `mem`, once."""
-    time: str = "04:00:00"
-    """Time limit as Slurm writes it, in quotes: `"04:00:00"` or `"2-00:00:00"`."""
-    max_time: str | None = None
+    time: Limit = "04:00:00"
+    """Time limit as Slurm reads it: `"04:00:00"` are hours, `"2-00:00:00"` days, `240` and `"240:00"` minutes."""
+    max_time: Limit | None = None
     """As much may be asked for after a shard took longer than the limit: `cxr resume` then doubles `time`, once."""
     seconds_per_item: float = Field(default=1.0, gt=0)
     """Guess at the time of one item (image, step, classifier), until receipts of the run tell the real one."""
 
-    @field_validator("time", "max_time", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _time_is_text(cls, value: Any) -> Any:
-        if value is not None and not (isinstance(value, str) and _TIME.fullmatch(value)):
-            # Without quotes YAML reads 24:00:00 as a number, in base 60.
-            raise ValueError(f'{value!r} is no time: write "HH:MM:SS" or "D-HH:MM:SS", in quotes')
-        return value
+    def _gpus_may_name_their_kind(cls, values: Any) -> Any:
+        text = values.get("gpus_per_node") if isinstance(values, dict) else None
+        if not isinstance(text, str) or text.isdigit():
+            return values
+        found = gpus_of(text)
+        if found.type and values.get("gpu_type") not in (None, found.type):
+            raise ValueError(f"gpus_per_node: {text} and gpu_type: {values['gpu_type']} are two kinds of GPU")
+        return values | {"gpus_per_node": found.count} | ({"gpu_type": found.type} if found.type else {})
 
     @property
     def hours(self) -> float:
         """The time limit in hours."""
-        return hours_of(self.time)
+        return grammar.hours_of(self.time)
 
     @property
     def gpus(self) -> str | None:
@@ -100,6 +89,9 @@ class ClusterProfile(Resources):
     """The name of its file, without `.yaml`."""
     scheduler: Literal["slurm", "local"] = "slurm"
     """`slurm`, or `local`: processes on this machine, as many at once as `array_parallelism`."""
+    clusters: OneCluster | None = None
+    """The cluster to which jobs are sent and where they are looked for, where a site has several under one Slurm
+    (`sacctmgr show clusters`); as `--clusters`, but one."""
     stages: dict[StageKind, Resources] = Field(default_factory=dict)
     """Resources by kind of stage, where they differ from those above."""
     array_parallelism: int = Field(default=64, ge=1)
@@ -139,16 +131,29 @@ class ClusterProfile(Resources):
     """Address for mail."""
     mail_type: Word | None = None
     """When to mail, e.g. `FAIL,END`."""
-    sbatch: list[Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[^\n]*)?$")]] = Field(default_factory=list)
-    """Further options of sbatch, each with its dashes: `--reservation=course`."""
+    sbatch: list[str] = Field(default_factory=list)
+    """Further options of sbatch, each with its dashes: `--reservation=course`. Those that a key says are refused."""
 
     @field_validator("env")
     @classmethod
     def _nothing_of_the_scheduler_leaks(cls, value: list[str]) -> list[str]:
-        leaks = [name for name in value if name.startswith(("SLURM_", "SBATCH_", "SRUN_"))]
+        leaks = [name for name in value if name.startswith(SCHEDULER_VARIABLES)]
         if leaks:
             raise ValueError(f"{', '.join(leaks)}: variables of the scheduler must not reach another job")
         return value
+
+    @field_validator("sbatch")
+    @classmethod
+    def _options_do_not_contradict(cls, value: list[str]) -> list[str]:
+        check_options(value)
+        return value
+
+    @model_validator(mode="after")
+    def _memory_is_given_once(self) -> "ClusterProfile":
+        other = next((option for option in self.sbatch if option.startswith("--mem-per-")), None)
+        if other and any(self.resources(kind).mem for kind in (None, *self.stages)):
+            raise ValueError(f"sbatch: {other} contradicts mem: write `mem: null` where mem is set, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _gpu_type_is_of_gpus(self) -> "ClusterProfile":
@@ -180,7 +185,9 @@ def load_profile(name_or_path: str | Path) -> ClusterProfile:
         lines = list(_explain(error, [source for source, _ in chain]))
         count = f"{len(lines)} mistake{'s' * (len(lines) > 1)} in the profile of a cluster"
         known = ", ".join(name for name in ClusterProfile.model_fields if name != "name")
-        raise UserError("\n  ".join((count, *lines)), mend=f"keys are: inherits, {known}") from None
+        is_unknown = any(line.endswith(": unknown key") for line in lines)
+        mend = f"keys are: inherits, {known}" if is_unknown else "docs/cluster-profile.md says what each key takes"
+        raise UserError("\n  ".join((count, *lines)), mend=mend) from None
 
 
 def folders() -> list[Path]:
@@ -218,7 +225,7 @@ def _chain(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             circle = " -> ".join(str(each) for each in [*seen, following])
             raise UserError(f"profiles inherit in a circle: {circle}", where=str(path), mend="remove one `inherits:`")
         seen.append(following)
-        value = parse_mapping(read_text(following), following, mend="start with `inherits: base`")
+        value = parse_mapping(read_text(following), following, mend="start with `inherits: base`", as_text=_AS_TEXT)
         yield following, value
         parent = value.get("inherits")
         following = find_profile(str(parent), beside=following) if parent is not None else None

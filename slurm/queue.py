@@ -1,21 +1,29 @@
-"""What the scheduler says of our jobs: one bounded call, and never taken for no jobs when it says nothing."""
+"""What the scheduler says of our jobs: one bounded call, and never taken for no jobs when it says nothing.
 
-import getpass
+A job is looked for in the cluster to which it was sent, which its id names where that is not the one that Slurm's
+commands ask by themselves: `123;cluster`.
+"""
+
 import os
+import pwd
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from cxr_core.errors import UserError
-from slurm.checks.ask import ask
+from slurm.checks.ask import NO_CLUSTER, ask, at, scrubbed
+from slurm.grammar import cluster_of, job_id, number_of
 
 _PATIENCE = 90.0
 """Seconds for which a controller that does not answer is asked again; a restart of it takes less."""
 
 
 def call(words: Sequence[str], environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command of Slurm. Raises UserError where there is none."""
+    """Run a command of Slurm, without the variables that would change what it does unless `environ` is given. Raises
+    UserError where there is none."""
+    environ = scrubbed(os.environ) if environ is None else environ
     try:
         return subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=60)
     except FileNotFoundError:
@@ -27,47 +35,72 @@ def call(words: Sequence[str], environ: Mapping[str, str] | None = None) -> subp
         return subprocess.CompletedProcess(words, 124, "", f"{words[0]} did not answer in 60 s")
 
 
-def queued(*, patience: float = _PATIENCE) -> dict[str, str]:
-    """Job name -> job id (of an array the array's) of all jobs of this user that have not ended.
+def queued(clusters: Iterable[str] = ("",), *, patience: float = _PATIENCE) -> dict[str, str]:
+    """Job name -> job id (of an array the array's) of all jobs of this user that have not ended in some clusters.
 
-    Raises UserError if the scheduler does not answer within `patience` seconds.
+    A cluster that is not there any more has none. Raises UserError if a scheduler does not answer within `patience`
+    seconds.
     """
-    words = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%F %j"]
+    found: dict[str, str] = {}
+    for cluster in sorted(set(clusters)):
+        words = at(cluster, "squeue", "--noheader", *_of_this_user(), "--format=%U %F %j")
+        what, mend = "which jobs there are", "nothing was submitted that is not in the run folder; try again later"
+        lines = (line.split(maxsplit=2) for line in _lines(_insist(words, NO_CLUSTER, what, mend, patience)))
+        mine = (line for line in lines if line[0] == str(os.getuid()) and len(line) == 3)
+        found |= {name: job_id(number, cluster) for _, number, name in mine}
+    return found
+
+
+def _of_this_user() -> list[str]:
+    """By the number: names in the environment may be another's. Slurm knows only numbers that have a name, though."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return []
+    return [f"--user={os.getuid()}"]
+
+
+def _insist(words: Sequence[str], but: str, what: str, mend: str, patience: float) -> subprocess.CompletedProcess[str]:
+    """Ask again while there is no answer; a refusal in the words `but` is one."""
     deadline = time.monotonic() + patience
-    while (answer := call(words)).returncode:
+    while (answer := call(words)).returncode and but not in answer.stderr:
         if time.monotonic() > deadline:
-            raise UserError(
-                f"the scheduler does not say which jobs there are: {answer.stderr.strip()}",
-                mend="nothing was submitted that is not in the run folder; try again later",
-            )
+            raise UserError(f"the scheduler does not say {what}: {answer.stderr.strip()}", mend=mend)
         time.sleep(2)
-    lines = (line.strip().partition(" ") for line in answer.stdout.splitlines())
-    return {name: job_id for job_id, _, name in lines if name}
+    return answer
 
 
-def state_of(job_id: str) -> str:
+def _lines(answer: subprocess.CompletedProcess[str]) -> list[str]:
+    """Lines of a list; some versions say above it of which cluster it is."""
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip() and not line.startswith("CLUSTER: ")]
+
+
+def state_of(job: str) -> str:
     """State of a job of one task that has not ended, with the reason for which it waits: `PENDING (Priority)`.
 
     Empty once it is not in the queue any more. Raises UserError if the scheduler does not answer.
     """
-    words = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%T %r"]
-    deadline = time.monotonic() + _PATIENCE
-    while (answer := call(words)).returncode and "Invalid job id" not in answer.stderr:
-        if time.monotonic() > deadline:
-            mend = f"job {job_id} goes on without us; type the same command again"
-            raise UserError(f"the scheduler does not say how job {job_id} is: {answer.stderr.strip()}", mend=mend)
-        time.sleep(2)
-    state, _, reason = answer.stdout.strip().partition(" ")
+    words = at(cluster_of(job), "squeue", "--noheader", f"--jobs={number_of(job)}", "--format=%T %r")
+    mend = f"job {job} goes on without us; type the same command again"
+    answer = _insist(words, "Invalid job id", f"how job {job} is", mend, _PATIENCE)
+    state, _, reason = "".join(_lines(answer)[:1]).partition(" ")
     return f"{state} ({reason})" if state == "PENDING" else state
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A task that has not ended: how often it was restarted, and for what it waits (`None` once it runs)."""
+    """A task that has not ended: how often it was restarted, and for what it waits (`None` once it runs). `task` is
+    `81_4`, of an array that waits `81_[5-9]`."""
 
     task: str
     restart: int
     reason: str
+    cluster: str = ""
+
+    @property
+    def id(self) -> str:
+        """By which it is cancelled."""
+        return job_id(self.task, self.cluster)
 
     @property
     def is_held(self) -> bool:
@@ -79,30 +112,50 @@ class Waiting:
         return self.reason == "Dependency"
 
 
-def waiting(job_ids: Iterable[str]) -> list[Waiting]:
+def waiting(jobs: Iterable[str]) -> list[Waiting]:
     """Each task of jobs that has not ended; of an array that waits, what has not begun is one. Empty if the scheduler
     does not answer."""
-    words = ["squeue", "--noheader", f"--jobs={','.join(job_ids)}", "--Format=JobArrayID:40,RestartCnt:12,Reason:80"]
-    lines = (line.split(maxsplit=2) for line in call(words).stdout.splitlines())
-    return [Waiting(task, int(restarts), reason.strip()) for task, restarts, reason in lines]
+    return [task for cluster, numbers in _by_cluster(jobs) for task in _waiting(cluster, numbers)]
 
 
-def num_queued() -> int:
+def _waiting(cluster: str, numbers: Sequence[str]) -> Iterator[Waiting]:
+    # The list of tasks of an array may be long, and a reason has spaces.
+    fields = "--Format=JobArrayID:500|,RestartCnt:12|,Reason:200|"
+    for line in _lines(call(at(cluster, "squeue", "--noheader", f"--jobs={','.join(numbers)}", fields))):
+        task, restarts, reason = (field.strip() for field in line.split("|")[:3])
+        yield Waiting(task, int(restarts), reason, cluster)
+
+
+def _by_cluster(jobs: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Clusters with the numbers of the jobs there, in their order."""
+    ordered = sorted(jobs, key=cluster_of)
+    return [(cluster, [number_of(job) for job in some]) for cluster, some in groupby(ordered, key=cluster_of)]
+
+
+def num_queued(cluster: str | None = None) -> int:
     """How many tasks of this user the scheduler counts, each element of an array by itself."""
-    answer = call(["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i"])
-    return len(answer.stdout.split())
+    answer = call(at(cluster, "squeue", "--noheader", "--array", *_of_this_user(), "--format=%U"))
+    return _lines(answer).count(str(os.getuid()))
 
 
-def cancel(job_ids: Iterable[str]) -> None:
-    """Cancel jobs. Those that ended before are no error. Raises UserError if the scheduler refuses."""
-    answer = call(["scancel", *job_ids])
-    if answer.returncode and "Invalid job id" not in answer.stderr:
-        raise UserError(f"scancel: {answer.stderr.strip()}", mend="try again, or cancel them yourself")
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs, each in its cluster. Those that ended before are no error. Raises UserError if a scheduler
+    refuses."""
+    for cluster, numbers in _by_cluster(jobs):
+        answer = call(at(cluster, "scancel", *numbers))
+        if answer.returncode and "Invalid job id" not in answer.stderr:
+            raise UserError(f"scancel: {answer.stderr.strip()}", mend="try again, or cancel them yourself")
 
 
-def num_nodes(partition: str | None) -> int:
-    """How many nodes a partition has (the default one if None); 0 where the scheduler does not say."""
+def usable_nodes(partition: str | None, exclude: str | None, cluster: str | None) -> set[str]:
+    """Nodes where a task may run by its partition (the default one if None) and `exclude`; none where the scheduler
+    does not say."""
     chosen = [f"--partition={partition}"] if partition else []
-    answer = ask("sinfo", "--noheader", "--Node", "--format=%N %P", *chosen, environ=os.environ)
-    names = (line.split() for line in answer.out.splitlines())
-    return len({name for name, part in names if partition or part.endswith("*")})
+    lines = [line.split() for line in _sinfo(cluster, "--format=%N %P", *chosen)]
+    there = {name for name, found in lines if partition or found.endswith("*")}
+    return there.difference(_sinfo(cluster, "--format=%N", f"--nodes={exclude}") if exclude else ())
+
+
+def _sinfo(cluster: str | None, *words: str) -> list[str]:
+    answer = ask(*at(cluster, "sinfo", "--noheader", "--Node", *words), environ=scrubbed(os.environ))
+    return [line.strip() for line in answer.out.splitlines() if line.strip() and not line.startswith("CLUSTER: ")]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.runs.submits import Submit
+from slurm.options import further_gres
 from slurm.profile import ClusterProfile, Resources
 
 REQUEUE = 75
@@ -75,13 +76,15 @@ def directives(
     It starts once all that it waits for has ended.
     """
     # Ranks find their GPUs by node and see all of it; a gres without more would do as well, but says less.
-    gpus = {"gpus_per_node": resources.gpus, "gres": None} if nodes * ranks_per_node > 1 else {}
-    options = (option[2:].partition("=") for option in profile.sbatch)
-    named = ("partition", "account", "qos", "constraint", "exclude", "mem", "gres", "time")
+    gpus = {"gpus_per_node": resources.gpus} if nodes * ranks_per_node > 1 else {}
+    options = (option[2:].partition("=") for option in profile.sbatch if not option.startswith("--gres="))
+    gres = ",".join(filter(None, (None if gpus else resources.gres, further_gres(profile.sbatch))))
+    named = ("partition", "account", "qos", "constraint", "exclude", "mem", "time")
     found = {key: getattr(resources, key) for key in named} | {
         "mail_user": profile.mail_user,
         "mail_type": profile.mail_type,
         "dependency": "afterany:" + ":".join(submit.waits_for) if submit.waits_for else None,
+        "gres": gres or None,
         **gpus,
     }
     return {key: value for key, value in found.items() if value is not None} | {
@@ -100,6 +103,7 @@ def directives(
             "signal": f"B:USR2@{profile.grace_seconds}",
             "requeue": True,
             "kill-on-invalid-dep": "yes",
+            **({"clusters": profile.clusters} if profile.clusters else {}),
             **{key: value if equals else True for key, equals, value in options},
         },
     }

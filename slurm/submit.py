@@ -10,6 +10,7 @@ from cxr_core.errors import UserError
 from cxr_core.runs.provenance import now
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Part, Submit, new_folder, new_id, submit_folders
+from slurm.grammar import number_of
 from slurm.packs import Job
 from slurm.profile import ClusterProfile
 from slurm.script import Payload, directives, script, shell_body
@@ -66,9 +67,16 @@ def live_jobs(run: Run, stage: str, queue: Mapping[str, str]) -> dict[str, tuple
         job_id = queue.get(submit.job_name(run.config["name"]))
         if job_id is not None:
             found[job_id] = submit.does
-            if submit.job_id is None:
+            # Older records do not say in which cluster it is.
+            if submit != submit.sent(job_id):
                 submit.sent(job_id).write(folder)
     return found
+
+
+def clusters_of(run: Run) -> set[str]:
+    """The clusters to which jobs of a run were sent, by their records; "" is the one that Slurm asks by itself."""
+    folders = [folder for stage in run.root.iterdir() for folder in submit_folders(stage)]
+    return {Submit.read(folder).slurm_cluster for folder in folders}
 
 
 def script_text(launch: Launch, job: Job, folder: Path, submit: Submit) -> str:
@@ -91,9 +99,9 @@ def send(launch: Launch, jobs: Sequence[Job]) -> list[tuple[Job, str]]:
         submit.write(folder)
         parameters, body = _parts(launch, job, folder, submit)
         name = submit.job_name(launch.run.config["name"])
-        executor = BatchExecutor(folder, name, clean_environment(launch.profile))
+        executor = BatchExecutor(folder, name, clean_environment(launch.profile), cluster=submit.slurm_cluster)
         executor.update_parameters(**parameters)
-        ids.append(executor.submit_body(body).job_id)
+        ids.append(executor.submit_body(body))
         submit.sent(ids[-1]).write(folder)
     return list(zip(jobs, ids, strict=True))
 
@@ -135,6 +143,7 @@ def record(launch: Launch, job: Job, *, waits_for: Sequence[str]) -> Submit:
         waits_for=tuple(waits_for),
         raised=job.changes,
         time=now(),
+        slurm_cluster=launch.profile.clusters or "",
     )
 
 
@@ -148,4 +157,4 @@ def _parts(launch: Launch, job: Job, folder: Path, submit: Submit) -> tuple[dict
 
 
 def _ids(job: Job, sent: Sequence[str]) -> list[str]:
-    return [sent[each] if isinstance(each, int) else each for each in job.after]
+    return [number_of(sent[each] if isinstance(each, int) else each) for each in job.after]

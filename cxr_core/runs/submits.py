@@ -28,7 +28,8 @@ class Submit:
     `packs` lists the shard ids of each task. It is None where the plan is not frozen yet: then task i makes the i-th
     of `num_tasks` equal parts of it. `resources` are those asked for, `cwd` is where relative paths of the config
     start, and `waits_for` are the jobs that end before this one starts. `raised` holds what is asked for otherwise than
-    the profile says (`mem`, `time`, `exclude`), because of how earlier attempts ended.
+    the profile says (`mem`, `time`, `exclude`), because of how earlier attempts ended. `job_id` is the number of the
+    job in `slurm_cluster`, the cluster to which it was sent by name; empty for the one that Slurm asks by itself.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Submit:
     raised: Mapping[str, str] = field(default_factory=dict)
     time: str = ""
     job_id: str | None = None
+    slurm_cluster: str = ""
     format: int = FORMAT
 
     @property
@@ -67,8 +69,9 @@ class Submit:
         write_json(folder / "submit.json", vars(self))
 
     def sent(self, job_id: str) -> "Submit":
-        """The same, with the scheduler's answer."""
-        return replace(self, job_id=job_id)
+        """The same, with the scheduler's answer: `123`, or `123;cluster`."""
+        number, _, cluster = job_id.partition(";")
+        return replace(self, job_id=number, slurm_cluster=cluster or self.slurm_cluster)
 
     def job_name(self, run: str) -> str:
         """The job's name in the queue. It ends with the id, by which the job is found again."""

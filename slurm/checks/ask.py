@@ -5,8 +5,15 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-SCHEDULER_VARIABLES = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_")
+_COMMANDS = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SINFO", "SACCT", "SACCTMGR", "SCANCEL", "SCONTROL")
+SCHEDULER_VARIABLES = tuple(f"{command}_" for command in _COMMANDS)
 """Prefixes of variables by which a job, or a user's shell, changes what Slurm's commands do."""
+
+NO_CLUSTER = "known by database"
+"""Words of Slurm's commands where a name is no cluster's."""
+
+ACCESS_VARIABLES = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+"""Those that only say where the cluster is and who asks."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,14 @@ def ask(*words: str, environ: Mapping[str, str], seconds: float = 20, stdin: str
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
+def at(cluster: str | None, command: str, *words: str) -> list[str]:
+    """A command of Slurm that asks a named cluster, or without one that of this machine."""
+    return [command, *([f"--clusters={cluster}"] if cluster else []), *words]
+
+
 def leaks_of(environ: Mapping[str, str]) -> list[str]:
-    """Variables of the scheduler that change what a command does. SLURM_CONF only says where the cluster is."""
-    return sorted(name for name in environ if name.startswith(SCHEDULER_VARIABLES) and name != "SLURM_CONF")
+    """Variables of the scheduler that change what a command does."""
+    return sorted(name for name in environ if name.startswith(SCHEDULER_VARIABLES) and name not in ACCESS_VARIABLES)
 
 
 def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
@@ -67,20 +79,6 @@ def parse_records(text: str) -> list[dict[str, str]]:
 def parse_rows(text: str) -> list[list[str]]:
     """What `-P` (parsable) prints: a line a row, fields between bars."""
     return [line.split("|") for line in text.splitlines() if line.strip()]
-
-
-def parse_hours(text: str) -> float:
-    """A time limit as Slurm writes it (`2-00:00:00`, `04:00:00`, `30:00`, `UNLIMITED`) in hours."""
-    if text.upper() in ("UNLIMITED", "INFINITE", "NONE", ""):
-        return float("inf")
-    days, _, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if days:
-        # With days, the first number is hours: `2-12` is two days and a half.
-        hours, minutes, seconds = [*parts, 0, 0][:3]
-    else:
-        hours, minutes, seconds = ([0] * (3 - len(parts)) + parts) if len(parts) > 1 else [0, *parts, 0]
-    return 24 * int(days or 0) + hours + minutes / 60 + seconds / 3600
 
 
 def parse_version(text: str) -> tuple[int, ...] | None:

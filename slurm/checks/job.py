@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from slurm.checks import probe
-from slurm.checks.ask import ask, scrubbed
+from slurm.checks.ask import ask, at, scrubbed
+from slurm.grammar import answered, cluster_of, number_of
 from slurm.profile import ClusterProfile
 
 _POLL = 0.05
@@ -86,11 +87,13 @@ def visit(
         sent = ask(*_sbatch(words, num_nodes), environ=clean, stdin=_script(folder, profile))
         if not sent.ok:
             return Visit(state="REFUSED", trouble=f"sbatch refused a small job: {sent.reason}")
-        job = sent.out.strip().split(";")[0]
+        job = answered(sent.out)
+        if job is None:
+            return Visit(state="REFUSED", trouble=f"sbatch does not say which job it sent: {sent.out.strip()}")
         try:
             return _collect(folder, job, clean, num_nodes, wait)
         finally:
-            ask("scancel", job, environ=clean)
+            ask(*at(cluster_of(job), "scancel", number_of(job)), environ=clean)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -98,7 +101,7 @@ def visit(
 def _sbatch(words: Sequence[str], num_nodes: int) -> list[str]:
     kept = [word for word in words if not word.startswith(("--time=", "--cpus-per-task="))]
     return [
-        *("sbatch", "--parsable", "--job-name=cxr-doctor", "--no-requeue", "--chdir=/", "--output=/dev/null"),
+        *("sbatch", "--job-name=cxr-doctor", "--no-requeue", "--chdir=/", "--output=/dev/null"),
         *kept,
         *(f"--nodes={num_nodes}", "--ntasks-per-node=1", "--cpus-per-task=1", f"--time={_LONGEST}"),
     ]
@@ -132,7 +135,7 @@ def _collect(folder: Path, job: str, environ: Mapping[str, str], num_nodes: int,
             return Visit(tuple(reports), clocks, started, state)
         if now - looked > 1:
             looked = now
-            answer = ask("squeue", "-h", "-t", "all", "-j", job, "-o", "%T|%r", environ=environ)
+            answer = ask(*_question(job), environ=environ)
             # A controller that is busy for a moment says nothing about the job.
             if answer.ok or "Invalid job id" in answer.err:
                 state, _, reason = answer.out.strip().partition("|")
@@ -144,6 +147,10 @@ def _collect(folder: Path, job: str, environ: Mapping[str, str], num_nodes: int,
         if now - begin > wait + 60 * _LONGEST:
             return Visit(state=state, trouble=f"job {job} is {state} and its nodes said nothing")
         time.sleep(_POLL)
+
+
+def _question(job: str) -> list[str]:
+    return at(cluster_of(job), "squeue", "-h", "-t", "all", "-j", number_of(job), "-o", "%T|%r")
 
 
 def _why_silent(folder: Path, job: str, state: str, heard: bool) -> str:

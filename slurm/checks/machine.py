@@ -10,6 +10,7 @@ from pathlib import Path
 from slurm.checks import probe
 from slurm.checks.ask import join, leaks_of
 from slurm.checks.site import Finding, Site
+from slurm.notes import other_cluster
 
 _FEW_BYTES, _FEW_INODES = 20e9, 100_000
 """Below this a run of 100,000 images would not fit: about 10 GB and, with checkpoints, some ten thousand files."""
@@ -92,11 +93,13 @@ def python_leaks(site: Site) -> Iterator[Finding]:
     yield Finding("ok", f"Python {sys.version.split()[0]} at {sys.executable}")
 
 
-def scheduler_leaks(site: Site) -> Finding:
+def scheduler_leaks(site: Site) -> Iterator[Finding]:
     """Variables that would change what `sbatch`, `srun` and `squeue` do."""
     leaks = leaks_of(site.environ)
     if not leaks:
-        return Finding("ok", "no SLURM_* or SBATCH_* variable is set")
+        yield Finding("ok", "no SLURM_* or SBATCH_* variable is set")
+        return
     inside = " (this shell is inside a job)" if "SLURM_JOB_ID" in leaks else ""
     fix = "leave the job's shell" if inside else f"unset {' '.join(leaks[:6])}"
-    return Finding("warn", f"set in this shell: {join(leaks)}{inside}", f"{fix}; what you submit by hand inherits them")
+    yield Finding("warn", f"set in this shell: {join(leaks)}{inside}", f"{fix}; what you submit by hand inherits them")
+    yield from (Finding("warn", *note) for note in other_cluster(site.profile, site.environ))

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from itertools import chain
 
-from slurm.checks.ask import join, parse_hours, parse_rows, parse_version
+from slurm.checks.ask import NO_CLUSTER, join, parse_rows, parse_version
 from slurm.checks.site import Finding, Site
-from slurm.profile import hours_of
+from slurm.grammar import gres_of, hours_of
+from slurm.notes import short_limits
 
 REQUIRED = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 
@@ -30,6 +31,9 @@ def controller(site: Site) -> Finding:
     answer = site.controller
     if answer.ok:
         return Finding("ok", answer.out.strip().splitlines()[0])
+    if NO_CLUSTER in answer.err:
+        names = site.ask("sacctmgr", "-n", "-P", "show", "clusters", "format=cluster").out.split()
+        return Finding("fail", answer.reason, f"set `clusters:` in the profile to one of: {join(names)}")
     told = next(iter(answer.out.splitlines()), "")
     reason = "; ".join(part for part in (told, answer.reason if answer.err.strip() else "") if part)
     mend = "munged must run here" if "munge" in answer.err.lower() else "wait and try again; if it lasts"
@@ -73,9 +77,7 @@ def partition(site: Site) -> Iterator[Finding]:
 def _mend_refusal(site: Site, reason: str) -> str:
     said = reason.lower()
     if "account" in said:
-        rows = parse_rows(
-            site.ask("sacctmgr", "-n", "-P", "show", "assoc", f"user={_user(site)}", "format=account").out
-        )
+        rows = parse_rows(site.ask("sacctmgr", "-n", "-P", "show", "assoc", *_who(site), "format=account").out)
         yours = sorted({row[0] for row in rows})
         return f"set `account:` in the profile to one of yours: {join(yours) or 'none is known, ask for one'}"
     if "partition" in said:
@@ -83,11 +85,28 @@ def _mend_refusal(site: Site, reason: str) -> str:
     if "qos" in said:
         return "set `qos:` in the profile to one that `sacctmgr show qos` lists"
     if "configuration" in said:
-        nodes = sorted(
-            {line.strip() for line in site.ask("sinfo", "-h", "-o", "%R: %c CPUs, %m MB, %G").out.splitlines()}
-        )
-        return f"ask for what one node has; there are {join(nodes)}"
+        return f"ask for what one node has; there are {join(_nodes_on_offer(site))}"
+    if "node name" in said and (unknown := _unknown_nodes(site)):
+        return f"correct `exclude:` in the profile: the cluster has no {join(unknown)}"
     return "correct the profile: `cxr plan CONFIG --cluster NAME` shows the script"
+
+
+def _nodes_on_offer(site: Site) -> list[str]:
+    rows = parse_rows(site.ask_cluster("sinfo", "-h", "-o", "%R|%c|%m|%G").out)
+    return sorted({f"{name}: {cpus} CPUs, {mb} MB, {_gres(gres)}" for name, cpus, mb, gres in rows})
+
+
+def _gres(text: str) -> str:
+    """Without on which sockets they are."""
+    return ", ".join(map(str, gres_of(text))) if text.strip("()") != "null" else "no GPU"
+
+
+def _unknown_nodes(site: Site) -> list[str]:
+    """Nodes that the profile excludes and the cluster does not have, as a slip of the pen in a list of them leaves."""
+    lists = {site.profile.resources(kind).exclude for kind in (None, *site.profile.stages)} - {None}
+    wanted = site.ask("scontrol", "show", "hostnames", ",".join(map(str, lists))).out.split()
+    there = site.ask_cluster("sinfo", "-h", "-N", "-o", "%N").out.split()
+    return sorted(set(wanted) - set(there))
 
 
 def limits(site: Site) -> Iterator[Finding]:
@@ -95,6 +114,7 @@ def limits(site: Site) -> Iterator[Finding]:
     yield _array_size(site)
     yield _submit_limit(site)
     yield from _time_limits(site)
+    yield from (Finding("warn", *note) for note in short_limits(site.profile))
 
 
 def _array_size(site: Site) -> Finding:
@@ -109,7 +129,7 @@ def _array_size(site: Site) -> Finding:
 
 
 def _submit_limit(site: Site) -> Finding:
-    words = ("-n", "-P", "show", "assoc", f"user={_user(site)}", "format=account,maxsubmit,grpsubmit")
+    words = ("-n", "-P", "show", "assoc", *_who(site), "format=account,maxsubmit,grpsubmit")
     rows = parse_rows(site.ask("sacctmgr", *words).out)
     mine = [row[1:] for row in rows if site.profile.account in (None, row[0])]
     queue = site.profile.resources(None).qos or "normal"
@@ -133,7 +153,7 @@ def _time_limits(site: Site) -> Iterator[Finding]:
         longest = part.get("MaxTime", "UNLIMITED")
         for key in ("time", "max_time"):
             value = getattr(wanted, key)
-            if value is not None and hours_of(value) > parse_hours(longest):
+            if value is not None and hours_of(value) > hours_of(longest):
                 kinds.setdefault((key, value, part["PartitionName"], longest), []).append(kind or "any stage")
     for (key, time, name, longest), names in kinds.items():
         yield Finding(
@@ -149,7 +169,7 @@ def accounting(site: Site) -> Finding:
     fix = "nothing to do: status and resume work without it, and the causes of ends come from the run folder"
     if kind in ("", "(null)", "accounting_storage/none"):
         return Finding("warn", "no accounting on this cluster: sacct refuses", fix)
-    answer = site.ask("sacct", "-n", "-X", "-P", "-o", "jobid")
+    answer = site.ask_cluster("sacct", "-n", "-X", "-P", "-o", "jobid")
     if not answer.ok:
         return Finding("warn", f"accounting is configured, but sacct says: {answer.reason}", fix)
     return Finding("ok", f"sacct answers ({kind.partition('/')[2]})")
@@ -214,5 +234,7 @@ def ports(site: Site) -> Finding:
     return Finding("ok", fact)
 
 
-def _user(site: Site) -> str:
-    return site.environ.get("USER") or site.ask("id", "-un").out.strip()
+def _who(site: Site) -> list[str]:
+    """Whose limits these are: of the user by the number, whatever the environment says, in the cluster asked for."""
+    cluster = [f"cluster={site.profile.clusters}"] if site.profile.clusters else []
+    return [f"user={site.ask('id', '-un').out.strip()}", *cluster]

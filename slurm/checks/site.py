@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from slurm.checks.ask import Answer, ask, parse_config, parse_records, scrubbed
+from slurm.checks.ask import Answer, ask, at, parse_config, parse_records, scrubbed
 from slurm.checks.job import Visit, visit
+from slurm.options import further_gres
 from slurm.profile import ClusterProfile
 
 Level = Literal["ok", "warn", "fail"]
@@ -46,7 +47,7 @@ class Site:
     @cached_property
     def controller(self) -> Answer:
         """Whether the controller answers. With a configuration that is missing Slurm's commands retry for a minute."""
-        return self.ask("scontrol", "ping", seconds=8)
+        return self.ask_cluster("scontrol", "ping", seconds=8)
 
     @property
     def answers(self) -> bool:
@@ -54,11 +55,11 @@ class Site:
 
     @cached_property
     def config(self) -> dict[str, str]:
-        return parse_config(self.ask("scontrol", "show", "config").out)
+        return parse_config(self.ask_cluster("scontrol", "show", "config").out)
 
     @cached_property
     def partitions(self) -> dict[str, dict[str, str]]:
-        records = parse_records(self.ask("scontrol", "-o", "show", "partition").out)
+        records = parse_records(self.ask_cluster("scontrol", "-o", "show", "partition").out)
         return {record["PartitionName"]: record for record in records}
 
     def partition(self, kind: str | None = None) -> dict[str, str]:
@@ -88,14 +89,21 @@ class Site:
 
     def words(self, kind: str | None) -> list[str]:
         """Options of sbatch for a task of this kind."""
-        resources = self.profile.resources(kind)
-        named = ("partition", "account", "qos", "constraint", "exclude", "mem", "gres", "time")
-        given = {name: getattr(resources, name) for name in named} | {"cpus-per-task": resources.cpus_per_task}
-        return [*(f"--{name}={value}" for name, value in given.items() if value is not None), *self.profile.sbatch]
+        resources, options = self.profile.resources(kind), self.profile.sbatch
+        named = ("partition", "account", "qos", "constraint", "exclude", "mem", "time")
+        gres = ",".join(filter(None, (resources.gres, further_gres(options)))) or None
+        given = {"clusters": self.profile.clusters} | {name: getattr(resources, name) for name in named}
+        given |= {"gres": gres, "cpus-per-task": resources.cpus_per_task}
+        others = [option for option in options if not option.startswith("--gres=")]
+        return [*(f"--{name}={value}" for name, value in given.items() if value is not None), *others]
 
     def ask(self, *words: str, seconds: float = 20) -> Answer:
         """Ask a command, without the variables of a surrounding job."""
         return ask(*words, environ=scrubbed(self.environ), seconds=seconds)
+
+    def ask_cluster(self, command: str, *words: str, seconds: float = 20) -> Answer:
+        """Ask a command of Slurm, of the cluster that the profile names."""
+        return self.ask(*at(self.profile.clusters, command, *words), seconds=seconds)
 
     def which(self, program: str) -> str | None:
         return shutil.which(program, path=self.environ.get("PATH", ""))

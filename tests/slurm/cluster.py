@@ -24,6 +24,8 @@ DAEMONS = {"munge": "munged", "slurm-wlm": "slurmctld", "slurm-client": "sbatch"
 ACCOUNTING_DAEMONS = {"slurmdbd": "slurmdbd", "mariadb-server": "mariadbd"}
 """Debian package -> a program of it."""
 
+FRONT = "cxrfront"
+
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 _PORTS = range(20000, 30000, 16)
 """Below the range from which the kernel draws ports for outgoing connections, so that a daemon can come back."""
@@ -95,7 +97,7 @@ class Cluster(AbstractContextManager["Cluster"]):
             _until(lambda: not self.run("squeue", "-h", check=False, timeout=10).stdout.strip(), 10)
         for node in self.nodes:
             self._end(f"slurmd.{node}")
-        for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
+        for name in (f"slurmctld.{FRONT}", "slurmctld", "slurmdbd", "mariadbd", "munged"):
             self._end(name)
         for pid in self.strays():
             _kill(pid, signal.SIGKILL)
@@ -145,6 +147,28 @@ class Cluster(AbstractContextManager["Cluster"]):
         self.run("slurmctld", "-f", self.conf)
         self.until("slurmctld answers", lambda: self.run("scontrol", "ping", check=False).returncode == 0)
 
+    def start_front(self) -> dict[str, str]:
+        """Start the controller of another cluster under the same accounts, which has no node. Returns the environment
+        of a person who is logged in there and reaches this cluster by its name, `cxrtest`."""
+        etc = self.base / FRONT
+        (etc / "state").mkdir(parents=True, exist_ok=True)
+        for name in ("gres.conf", "cgroup.conf", "plugstack.conf"):
+            shutil.copy(self.conf.with_name(name), etc)
+        changes = {
+            "ClusterName": FRONT,
+            "SlurmctldPort": str(_free_ports(1)[0]),
+            "StateSaveLocation": f"{etc}/state",
+            "SlurmctldPidFile": f"{self.base}/pid/slurmctld.{FRONT}.pid",
+            "SlurmctldLogFile": f"{self.base}/log/slurmctld.{FRONT}.log",
+        }
+        lines = [line for line in self.conf.read_text().splitlines() if line.partition("=")[0] not in changes]
+        conf = etc / "slurm.conf"
+        conf.write_text("\n".join([*lines, *(f"{key}={value}" for key, value in changes.items())]) + "\n")
+        env = self.env | {"SLURM_CONF": str(conf)}
+        self.run("slurmctld", "-f", conf)
+        self.until("it answers", lambda: self.run("scontrol", "ping", check=False, env=env).returncode == 0)
+        return env
+
     def stop_slurmctld(self) -> None:
         """End the controller; jobs and nodes go on without it."""
         self._end("slurmctld")
@@ -178,7 +202,14 @@ class Cluster(AbstractContextManager["Cluster"]):
 
     def daemons(self) -> dict[str, int]:
         """Every live daemon with its process id."""
-        names = ["munged", "slurmctld", "slurmdbd", "mariadbd", *(f"slurmd.{node}" for node in self.nodes)]
+        names = [
+            "munged",
+            "slurmctld",
+            f"slurmctld.{FRONT}",
+            "slurmdbd",
+            "mariadbd",
+            *(f"slurmd.{node}" for node in self.nodes),
+        ]
         return {name: pid for name in names if (pid := self.pid(name))}
 
     def strays(self) -> list[int]:

@@ -24,6 +24,12 @@ def accounted_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def front(accounted_cluster: Cluster) -> dict[str, str]:
+    """The environment of a login node whose own cluster is another one than `accounted_cluster`, named `cxrtest`."""
+    return accounted_cluster.start_front()
+
+
+@pytest.fixture(scope="session")
 def tiny_digest(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of the tiny run that nothing happened to, made in process."""
     folder = tmp_path_factory.mktemp("tiny")

@@ -1,6 +1,5 @@
 """Reading what Slurm prints (captured from a 22.05 cluster), and the checks that need no scheduler."""
 
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from slurm.checks.ask import (
     ask,
     leaks_of,
     parse_config,
-    parse_hours,
     parse_records,
     parse_rows,
     parse_version,
@@ -62,22 +60,6 @@ def test_partitions_are_read_with_their_limits() -> None:
     assert [part["PreemptMode"] for part in read.values()] == ["REQUEUE", "CANCEL", "OFF"]
     assert read["low"]["MaxTime"] == "2-00:00:00"
     assert read["low"]["TRES"] == "cpu=32,mem=16000M,node=4,billing=32,gres/gpu=8"
-
-
-@pytest.mark.parametrize(
-    ("text", "hours"),
-    [
-        ("30", 0.5),
-        ("90:00", 1.5),
-        ("04:00:00", 4),
-        ("2-00:00:00", 48),
-        ("1-12", 36),
-        ("1-12:30", 36.5),
-        ("UNLIMITED", math.inf),
-    ],
-)
-def test_time_limits_are_read_in_each_form(text: str, hours: float) -> None:
-    assert parse_hours(text) == hours
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,14 @@ def killed(why: str, shard: str = "00003", **values: object) -> AttemptRecord:
         (Resources(mem="30G"), "out of memory", {}, "set mem and max_mem in the profile"),
         (Resources(mem="30G", max_mem="30G"), "out of memory", {}, "mem is 30G already, and max_mem allows no more"),
         (Resources(mem="900M", max_mem="1G"), "out of memory", {"mem": "1G"}, "mem raised from 900M to 1G"),
+        (Resources(mem="900", max_mem="2G"), "out of memory", {"mem": "1800"}, "mem raised from 900 to 1800"),
+        (Resources(mem="32g", max_mem="48GB"), "out of memory", {"mem": "48GB"}, "mem raised from 32g to 48GB"),
+        (Resources(mem="32G", max_mem="0"), "out of memory", {"mem": "64G"}, "mem raised from 32G to 64G"),
+        (Resources(mem="0", max_mem="0"), "out of memory", {}, "mem is 0 already, and max_mem allows no more"),
+        (Resources(time="45", max_time="1-0"), "time limit", {"time": "01:30:00"}, "raised from 45 to 01:30:00"),
+        (Resources(time="04:00", max_time="90"), "time limit", {"time": "00:08:00"}, "from 04:00 to 00:08:00"),
+        (Resources(time="1-12", max_time="2-0:0"), "time limit", {"time": "48:00:00"}, "from 1-12 to 48:00:00"),
+        (Resources(time="1-0", max_time="24:00:00"), "time limit", {}, "time is 1-0 already"),
     ],
 )
 def test_memory_or_time_is_doubled_by_cause_within_what_the_profile_allows(
@@ -242,6 +250,14 @@ def test_what_was_raised_stays_raised_and_is_not_raised_again(tmp_path: Path) ->
     Submit("x", "real", ("shards",), 1, "site", "/", raised={"mem": "40G", "exclude": "n1"}).write(folder)
     found = raised(StageFolder(tmp_path / "real"), ASKED, [killed("out of memory")], set())
     assert (found.values, found.reasons) == ({"mem": "40G"}, ["real: mem stays 40G, as raised before"])
+
+
+def test_given_a_profile_that_asks_for_more_than_was_raised_before_then_it_is_right(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "real")
+    Submit("x", "real", ("shards",), 1, "site", "/", raised={"mem": "40G", "time": "08:00:00"}).write(folder)
+    now = Resources(mem="65536", max_mem="0", time="1-0", max_time="2-0")
+    found = raised(StageFolder(tmp_path / "real"), now, [killed("out of memory")], set())
+    assert (found.values, found.reasons) == ({}, [])
 
 
 def test_jobs_ask_for_what_was_changed_for_their_like() -> None:
