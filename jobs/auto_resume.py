@@ -15,7 +15,7 @@ from cxr_core.runs.run import Run, RunHeldError
 from jobs.cli import prepare_environment
 from jobs.cluster import Sent, check_image, locked_for, send_rest, where_sent
 from jobs.config import RunConfig
-from jobs.task import wait_until
+from jobs.task import tell_the_shell, wait_until
 from slurm.profile import load_profile
 
 _PATIENCE = 600.0
@@ -79,6 +79,7 @@ def _end(root: Path, lives: Lives, outcome: str) -> str:
 
 def main(root: Path) -> int:
     """Returns the exit status: 2 where it could not go on."""
+    tell_the_shell()
     # The seconds that this takes are given before a job is killed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prepare_environment()

@@ -176,7 +176,7 @@ def resume(
     cluster: Annotated[str | None, typer.Option(help="Another cluster than that of the last submit.")] = None,
     if_needed: Annotated[bool, typer.Option("--if-needed", help="No error where jobs are still queued.")] = False,
     retry_parked: Annotated[
-        bool, typer.Option("--retry-parked", help="Send also what was parked after three failures for one cause.")
+        bool, typer.Option("--retry-parked", help="Send also what was parked, or died before it began.")
     ] = False,
     auto_resume: AutoResume = None,
     accept_image: AcceptImage = False,
@@ -225,7 +225,6 @@ def status(
     import time
 
     from cxr_core.runs.accounting import compare
-    from cxr_core.runs.lives import Lives
     from cxr_core.runs.run import Run
     from cxr_core.runs.status import run_status
     from jobs.show import show_accounts, show_lives, show_overfit, show_status
@@ -238,7 +237,7 @@ def status(
         stages = run_status(opened)
         show_status(stages, price, clear=watch)
         show_overfit(opened)
-        show_lives(Lives.read(opened.root))
+        show_lives(opened)
         show_accounts(compare(accounting, [attempt for stage in stages for attempt in stage.attempts]))
         if not watch or all(stage.is_finished for stage in stages):
             return

@@ -19,7 +19,7 @@ from cxr_core.runs.submits import Submit, submit_folders
 from jobs.config import RunConfig, inputs_of, resolved
 from jobs.container import copies, image_of, prefix, prelude, working_in_image_of
 from jobs.launch import prepare
-from jobs.left import changed, park, possible, works_of
+from jobs.left import changed, park, possible, refuse_dead, release_dead, works_of
 from slurm.accounting import refresh
 from slurm.held import drop_held
 from slurm.packs import Job, StageWork, plan_jobs
@@ -140,7 +140,8 @@ def resume(
     """Send new jobs for exactly what has no receipt, to the cluster of the last submit unless another is named.
 
     Shards that are parked are left out unless `retry_parked`. Raises UserError if jobs of the run are still in the
-    queue, unless `if_needed` says that this is fine, and if the run's budget is used up.
+    queue, unless `if_needed` says that this is fine, if the run's budget is used up, and if what was sent last died
+    before it began, unless `retry_parked`.
     """
     config_of = Run.open(root.absolute())
     config = RunConfig.model_validate(config_of.config)
@@ -159,6 +160,7 @@ def resume(
         if retry_parked:
             for stage in config.stages:
                 release(run.stage(stage.name).path)
+                release_dead(run.stage(stage.name))
         check_image(run, config, accept_image)
         _may_live(run, profile, auto_resume)
         sent = send_rest(run, config, profile, name, cwd)
@@ -204,6 +206,7 @@ def send_rest(
     ledger = read_ledger(run)
     ledger.check_budget(config.budget_gpu_hours)
     queue = queued() if is_slurm else {}
+    notes += refuse_dead(run, ledger, queue) if is_slurm else []
     freeze_roots(run, config, profile)
     works, hopeless = possible(works_of(run, config, queue, only))
     works, changes = changed(run, works, profile, ledger)

@@ -27,7 +27,7 @@ def prefix(image: Image, profile: ClusterProfile, run: Path, cwd: Path) -> list[
 
 def prelude(image: Image, profile: ClusterProfile) -> list[str]:
     """Lines of the batch script: make the caches, so that they can be bound, and copy the image to the node."""
-    caches = [f'mkdir -p -- "${name}"' for name in profile.caches]
+    caches = [f'mkdir -p -- "${name}" || exit 1' for name in profile.caches]
     if not image.path.is_file():
         return caches
     return [*caches, *stage_once(image, expanding(profile.image_scratch) if profile.image_scratch else None)]

@@ -134,13 +134,20 @@ class ClusterProfile(Resources):
     env: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=list)
     """Variables of your shell that tasks see, besides PATH, HOME, USER and the language; all others stay behind."""
     setup: list[str] = Field(default_factory=list)
-    """Shell lines before the work, e.g. `module load apptainer`."""
+    """Shell lines before the work, e.g. `module load apptainer`; the first that fails ends the task."""
+    login_shell: bool = True
+    """Whether the job reads what a login shell reads before `setup`; false where those files cannot be read there."""
     mail_user: Word | None = None
     """Address for mail."""
     mail_type: Word | None = None
     """When to mail, e.g. `FAIL,END`."""
     sbatch: list[Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[^\n]*)?$")]] = Field(default_factory=list)
     """Further options of sbatch, each with its dashes: `--reservation=course`."""
+
+    @field_validator("setup", mode="before")
+    @classmethod
+    def _one_text_is_one_line(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @field_validator("env")
     @classmethod
