@@ -5,9 +5,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from cxr_core.home import expanded
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
-LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+LocalPath = Annotated[Path, AfterValidator(lambda path: expanded(path).absolute())]
 """A path of the user's, relative to the working directory; resolved at once, since jobs start elsewhere."""
 
 

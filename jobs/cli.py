@@ -387,8 +387,11 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
 
 def prepare_environment() -> None:
     """Set what libraries read when they are imported, where the user has not."""
+    from cxr_core.home import substitute_home
+
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    substitute_home()
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.errors import UserError
+from cxr_core.home import expanded
 from cxr_core.runs import image
 from cxr_core.runs.failures import release
 from cxr_core.runs.ledger import read_ledger
@@ -251,7 +252,8 @@ def launch_of(run: Run, profile: ClusterProfile, cluster: str, cwd: Path) -> Lau
 
 def cluster_name(given: str) -> str:
     """A profile named by a path is found again from elsewhere."""
-    return str(Path(given).expanduser().absolute()) if Path(given).expanduser().is_file() else given
+    path = expanded(given).absolute()
+    return str(path) if path.is_file() else given
 
 
 def where_sent(run: Run, cluster: str | None = None) -> tuple[str, Path]:

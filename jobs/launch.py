@@ -9,6 +9,7 @@ from typing import Any
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
+from cxr_core.home import expanded
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.runs import image
 from cxr_core.runs.failures import release
@@ -88,7 +89,7 @@ def input_of(stage: Path, role: str) -> Path | None:
 
 def user_path(text: str) -> Path:
     """A folder named in `inputs`: a model of ours by its name, else relative to the working directory."""
-    return BUILT_IN.get(text) or Path(text).expanduser().absolute()
+    return BUILT_IN.get(text) or expanded(text).absolute()
 
 
 def _digest(run: Run, name: str, path: Path, names: set[str]) -> str:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from cxr_core.errors import UserError
+from cxr_core.home import expanded, home
 from cxr_core.settings import Settings
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 
@@ -192,12 +193,13 @@ def load_profile(name_or_path: str | Path) -> ClusterProfile:
 
 def folders() -> list[Path]:
     """Where profiles are looked for by name, in this order."""
-    return [Path("~/.config/cxr/clusters").expanduser(), Path(str(files("slurm") / "clusters"))]
+    place = home()
+    return [*([place / ".config" / "cxr" / "clusters"] if place else []), Path(str(files("slurm") / "clusters"))]
 
 
 def find_profile(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
     """The file of a profile. Raises UserError with the names that there are."""
-    given = Path(name_or_path).expanduser()
+    given = expanded(name_or_path)
     if given.suffix in (".yaml", ".yml"):
         path = beside.parent / given if beside else given
         if path.is_file():
@@ -211,7 +213,7 @@ def find_profile(name_or_path: str | Path, *, beside: Path | None = None) -> Pat
         raise UserError(
             "no such profile of a cluster",
             where=str(name_or_path),
-            mend=f"give a path, or one of: {', '.join(names)}; yours go to {folders()[0]}",
+            mend=f"give a path, or one of: {', '.join(names)}; yours go to ~/.config/cxr/clusters",
         )
     return found[0]
 

@@ -186,12 +186,16 @@ _ENDS = (
     'ended() { [ -e "$submit/$task-$life.end" ] || echo "$1 $SECONDS ${*:2}" > "$submit/$task-$life.end"; }',
     # A cluster may requeue whatever fails (RequeueExit): not one that died so before.
     "died() {",
+    "    set +eu",
     '    [ ! -e "$submit/$task-$life.end" ] || return 0',
     '    echo "cxr: the task ends before its work, in $at: exit status $1" >&2',
     "    local again=",
     '    ! grep -qs "^start" "$submit/$task"-*.end || again=yes',
     '    ended start "$1" "$at"',
+    '    rm -f "$CXR_FLAG" "$CXR_START"',
     '    [ -z "$again" ] || { echo "it died so before, and is cancelled"; scancel "$task"; }',
+    # What fails here must not be taken for a line of setup.
+    "    return 0",
     "}",
 )
 
@@ -224,7 +228,7 @@ def _setup(lines: Sequence[str], payload: Payload) -> list[str]:
     """
     found = [
         # 141: the next program in a pipe had read enough.
-        'failed() { [ "$2" != 1 ] || [ "$1" = 141 ] || exit "$1"; }',
+        'failed() { [ "$2" != 1 ] || [ "$1" = 141 ] || { died "$1"; exit "$1"; }; }',
         "set -o pipefail",
         "trap 'failed $? ${#BASH_SOURCE[@]}' ERR",
     ]

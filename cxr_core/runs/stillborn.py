@@ -25,7 +25,7 @@ RELEASED = "released.json"
 _REFUSED = 2
 """Exit status of a task that said what it refused."""
 
-_NUM_LINES = 3
+_NUM_LINES = 8
 
 
 @dataclass(frozen=True)
