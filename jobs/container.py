@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from containers.binds import bind_of
 from containers.engine import enter
 from containers.stage import prelude as stage_once
 from containers.store import Image, find_image
@@ -22,7 +23,7 @@ def prefix(image: Image, profile: ClusterProfile, run: Path, cwd: Path) -> list[
     """The words before a task's command: one container a task, with its run folder and the profile's binds."""
     gpus = any(profile.resources(kind).gpus_per_node for kind in (None, *profile.stages))
     names = [*profile.caches, *profile.env]
-    return enter(image.path, image.sha256, [run, *profile.binds], cwd=cwd, gpus=gpus, names=names)
+    return enter(image.path, image.sha256, [*map(bind_of, profile.binds), run], cwd=cwd, gpus=gpus, names=names)
 
 
 def prelude(image: Image, profile: ClusterProfile) -> list[str]:

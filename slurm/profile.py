@@ -129,7 +129,8 @@ class ClusterProfile(Resources):
     """Folder of a node's own disk for one copy of the image, which all jobs there see, e.g. `/scratch/$USER/images`;
     without it, the image is read where it lies."""
     binds: list[str] = Field(default_factory=list)
-    """Folders bound into the container besides the run folder, the working directory and the caches: data, models."""
+    """Folders bound into the container besides the run folder, the working directory and the caches: data, models;
+    each at its own place, or as `/data:/mnt` or `/data:/mnt:ro`."""
     price_per_gpu_hour: float = Field(default=0.0, ge=0)
     """For the cost in plan and report, in the currency of your bill."""
     env: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=list)
