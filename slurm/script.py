@@ -139,15 +139,7 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
         # Slurm ends a job at its time limit some seconds late, never early.
         f"trap '[ $SECONDS -lt {limit:.0f} ] && ended TERM || ended timeout; exit 143' TERM",
         *_on_warning(profile),
-        "at='its first lines'",
-        "trap 'died $?' EXIT",
-        "",
-        *(_LOGIN if profile.setup and profile.login_shell else []),
-        *_environment(profile, payload, cpus),
-        *(_setup(profile.setup, payload) if profile.setup else []),
-        "",
-        *(["at='bringing caches and image to the node'", *payload.prelude] if payload.prelude else []),
-        "trap - EXIT",
+        *_before(profile, payload, _names(payload), cpus),
         *([f"{_step(profile, payload, cpus)} \\"] if payload.in_step else []),
         f"    {shlex.join(payload.words)} < /dev/null &",
         "payload=$!",
@@ -155,6 +147,29 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
         *_WAIT,
     ]
     return "\n".join(lines)
+
+
+def local_body(profile: ClusterProfile, payload: Payload, *, cpus: int) -> str:
+    """The same around the payload of a task that is a process of this machine: what comes before it, and no more."""
+    names = ['task="local_$SLURM_ARRAY_TASK_ID" life=0', f"submit={shlex.quote(str(payload.submit))}"]
+    lines = [*names, *_ENDS, *_before(profile, payload, names, cpus), f"exec {shlex.join(payload.words)} < /dev/null"]
+    return "\n".join(lines)
+
+
+def _before(profile: ClusterProfile, payload: Payload, names: Sequence[str], cpus: int) -> list[str]:
+    """What comes before the payload; if it fails, the task ends with words. `names` are set again where strangers'
+    lines may have used them for themselves."""
+    return [
+        "at='its first lines'",
+        "trap 'died $?' EXIT",
+        "",
+        *(_LOGIN if profile.setup and profile.login_shell else []),
+        *_environment(profile, payload, cpus),
+        *([*_setup(profile.setup), *names, _to(payload.cwd)] if profile.setup else []),
+        "",
+        *(["at='bringing caches and image to the node'", *payload.prelude] if payload.prelude else []),
+        "trap - EXIT",
+    ]
 
 
 def _names(payload: Payload) -> list[str]:
@@ -220,7 +235,7 @@ _LOGIN = (
 """What `bash -l` does before a script."""
 
 
-def _setup(lines: Sequence[str], payload: Payload) -> list[str]:
+def _setup(lines: Sequence[str]) -> list[str]:
     """The lines of the profile, each by itself: the first that fails ends the task.
 
     A line fails where its exit status is not 0, or that of a command within it that stands alone, as under `set -e`;
@@ -228,16 +243,17 @@ def _setup(lines: Sequence[str], payload: Payload) -> list[str]:
     """
     found = [
         # 141: the next program in a pipe had read enough.
-        'failed() { [ "$2" != 1 ] || [ "$1" = 141 ] || { died "$1"; exit "$1"; }; }',
+        'failed() { [ "$2" != 0 ] || [ "$1" = 141 ] || { died "$1"; exit "$1"; }; }',
         "set -o pipefail",
-        "trap 'failed $? ${#BASH_SOURCE[@]}' ERR",
+        # The second counts how many files of the site we are in.
+        r'trap "failed \$? \$((\${#BASH_SOURCE[@]} - ${#BASH_SOURCE[@]}))" ERR',
     ]
     for number, line in enumerate(lines, 1):
         first, *more = line.strip().splitlines() or [""]
         step = f"line {number} of `setup` ({first[:80]}{' ...' if more or len(first) > 80 else ''})"
         # What the line before trapped for itself must not take our place.
         found += [f"at={shlex.quote(step)}; trap 'died $?' EXIT", f"eval {shlex.quote(line)}"]
-    return [*found, f"trap - ERR; trap 'died $?' EXIT; {_SANE}", *_names(payload), _to(payload.cwd)]
+    return [*found, f"trap - ERR; trap 'died $?' EXIT; {_SANE}"]
 
 
 def _to(folder: Path) -> str:

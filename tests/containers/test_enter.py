@@ -65,11 +65,11 @@ def test_given_a_bind_to_another_place_to_be_read_only_then_it_lies_there_and_ca
     data = tmp_path / HOSTILE
     data.mkdir()
     (data / "image.png").touch()
-    binds = [bind_of("/usr/share:/mnt/inside:ro"), Bind(str(data), "/mnt", is_readonly=True), data]
+    binds = [bind_of("/usr/share:/opt/inside:ro"), Bind(str(data), "/mnt", is_readonly=True), data]
     words = enter(thin_image, 64 * "a", [*binds, tmp_path], cwd=tmp_path, gpus=False)
-    script = 'ls /mnt; touch /mnt/new; touch "$1/new" && ls -d /mnt/inside'
+    script = 'ls /mnt; touch /mnt/new; touch "$1/new" && ls -d /opt/inside'
     done = subprocess.run([*words, "sh", "-c", script, "sh", str(data)], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["image.png", "/mnt/inside"], done.stderr
+    assert done.stdout.splitlines() == ["image.png", "/opt/inside"], done.stderr
     assert "Read-only file system" in done.stderr
 
 
