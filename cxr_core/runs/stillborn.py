@@ -161,5 +161,5 @@ def grouped(tasks: Iterable[Stillborn]) -> list[list[Stillborn]]:
 def told(group: Sequence[Stillborn]) -> str:
     """One line about tasks that died in the same way."""
     first = group[0]
-    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-    return f"task {first.task}{more} {first.missed}: {first.why}"
+    more = f" (and {len(group) - 1} more like it)" if len(group) > 1 else ""
+    return f"task {first.task} {first.missed}: {first.why}{more}"

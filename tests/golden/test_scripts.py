@@ -12,8 +12,9 @@ from containers.engine import enter
 from containers.stage import prelude
 from containers.store import Image
 from cxr_core.runs.run import Run
+from slurm.executor import clean_environment
 from slurm.packs import Job, StageWork
-from slurm.profile import load_profile
+from slurm.profile import ClusterProfile, load_profile
 from slurm.submit import Launch, record, script_text
 
 HERE = Path(__file__).parent
@@ -227,7 +228,10 @@ true
 
 def test_given_lines_that_do_as_sites_do_then_the_work_begins_as_if_nothing_had_been_set(tmp_path: Path) -> None:
     (tmp_path / "site.sh").write_text(SITE_FILE)
+    (tmp_path / "functions.sh").write_text("only_here() { return $nobody_sets_this 0; }\n")
+    (tmp_path / ".bash_profile").write_text("export BASH_ENV=~/functions.sh PYTHONHOME=/nowhere; umask 777; false\n")
     lines = [
+        '[ -z "${PYTHONHOME:-}" ] && only_here',
         f"source {tmp_path}/site.sh",
         "yes | head -n 1 > /dev/null",
         "if false; then true; fi\nfalse || true",
@@ -236,6 +240,15 @@ def test_given_lines_that_do_as_sites_do_then_the_work_begins_as_if_nothing_had_
     ]
     payload = 'rm "$CXR_START"; [ "$PWD" = "${PAYLOAD%/payload}" ] || exit 1'
     assert run_script(tmp_path, payload, setup=lines) == (0, [])
+
+
+def test_sbatch_sees_what_the_functions_of_the_callers_shell_are_made_of_where_setup_calls_them() -> None:
+    made_of = ("BASH_ENV", "BASH_FUNC_module%%", "MODULEPATH", "MODULES_CMD", "LMOD_CMD", "PATH")
+    state = ("LOADEDMODULES", "_LMFILES_", "LMOD_FAMILY_MPI", "_ModuleTable001_", "SLURM_JOB_ID", "PYTHONPATH")
+    environ = dict.fromkeys((*made_of, *state), "x")
+    with_setup = ClusterProfile(name="site", setup=["module load tool"])
+    assert set(clean_environment(with_setup, environ)) == set(made_of)
+    assert set(clean_environment(ClusterProfile(name="site"), environ)) == {"PATH"}
 
 
 def test_given_a_task_that_died_before_its_work_twice_then_it_is_cancelled_lest_the_cluster_requeues_it_for_ever(
