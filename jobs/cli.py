@@ -53,6 +53,7 @@ _ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
     # Threads that wait for one another sleep: spinning beside other work, they are several times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
 }
 """Defaults for libraries that read the environment when they are imported."""
 
