@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from containers.binds import Bind, in_order
 from cxr_core.errors import UserError
 
 _ARCHITECTURES = {b"02": "x86_64", b"04": "aarch64", b"05": "ppc64", b"06": "ppc64le"}
@@ -21,24 +22,18 @@ def script(name: str) -> str:
 
 
 def enter(
-    image: Path, sha256: str, binds: Iterable[str | Path], *, cwd: Path, gpus: bool, names: Sequence[str] = ()
+    image: Path, sha256: str, binds: Iterable[Path | Bind], *, cwd: Path, gpus: bool, names: Sequence[str] = ()
 ) -> list[str]:
     """The words that run what follows them in an image: one container, named binds, a short list of variables.
 
-    `binds` lie at the same place inside, whatever their names; `cwd` is bound and is the working directory. Of the
+    Paths lie at the same place inside, whatever their names; `cwd` is bound and is the working directory. Of the
     environment only SLURM_*, CUDA_VISIBLE_DEVICES, NCCL_*, CXR_*, TMPDIR, the numbers of threads and `names` pass, and
     where one of `names` holds a folder it is bound. Home is a scratch folder. `gpus` brings the driver's libraries in.
     """
-    folders = dict.fromkeys(map(str, (*binds, cwd)))
-    mounts = [word for folder in folders for word in ("--mount", mount(folder))]
+    folders = (each if isinstance(each, Bind) else Bind.at_its_place(each) for each in (*binds, cwd))
+    mounts = [word for bind in in_order(folders) for word in ("--mount", bind.mount)]
     options = [*(["--nv"] if gpus else []), *mounts, "--pwd", str(cwd)]
     return ["bash", "-c", script("enter.sh"), "enter", str(image), sha256, "|".join(names), *options, "--"]
-
-
-def mount(folder: str) -> str:
-    """A bind of `folder` to the same place. Its quotes hold any name; `--bind` would split it at colons and commas."""
-    quoted = folder.replace('"', '""')
-    return f'type=bind,"source={quoted}","destination={quoted}"'
 
 
 def engine() -> str:

@@ -14,7 +14,7 @@ mkdir -p -m 700 -- "$home" && [ -O "$home" ] || { echo "enter: $home cannot be t
 for name in $(compgen -e); do
     named=; [[ ! $name =~ ^($names)$ ]] || named=yes
     case $name in
-        SLURM_* | CUDA_VISIBLE_DEVICES | NCCL_* | CXR_* | TMPDIR | *_NUM_THREADS | PYTHONNOUSERSITE | PYTHONSAFEPATH) ;;
+        SLURM_* | CUDA_VISIBLE_DEVICES | NCCL_* | CXR_* | TMPDIR | *_NUM_THREADS | PYTHONNOUSERSITE | PYTHONSAFEPATH | PYTHONUNBUFFERED) ;;
         *) [ "$named" ] || continue ;;
     esac
     # Handed over one by one: the engine's --env would split values at commas, as in CUDA_VISIBLE_DEVICES=0,1.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from containers.reference import Reference
 from cxr_core.errors import UserError
+from cxr_core.home import expanded
 from cxr_core.runs.files import fsync_dir, fsync_file, read_json, remove, sha256_file, sha256_path, size_of, write_json
 
 FORMAT = 1
@@ -84,7 +85,7 @@ class Store:
             raise UserError(
                 "where images lie is not known", mend="export CXR_IMAGES=/a/folder/that/all/nodes/see, or give --images"
             )
-        return cls(folder.expanduser().absolute())
+        return cls(expanded(folder).absolute())
 
     def sif(self, sha256: str) -> Path:
         return self.root / "sif" / f"{sha256}.sif"
@@ -150,7 +151,7 @@ class Store:
 
 def find_image(text: str, images: Path | None = None) -> Image:
     """The image at a path, else what the store (CXR_IMAGES by default) has under that name."""
-    path = Path(text).expanduser().absolute()
+    path = expanded(text).absolute()
     return Image.at(path) if path.exists() else Store.of_environment(images).find(text)
 
 

@@ -15,9 +15,11 @@ from pydantic import (
     model_validator,
 )
 
+from cxr_core.home import expanded
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
-LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+LocalPath = Annotated[Path, AfterValidator(lambda path: expanded(path).absolute())]
 """A path of the user's, relative to the working directory; resolved at once, since jobs start elsewhere."""
 
 

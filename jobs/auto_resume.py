@@ -16,7 +16,7 @@ from jobs.cli import prepare_environment
 from jobs.cluster import Sent, locked_for, send_rest, where_sent
 from jobs.config import config_of, resolved
 from jobs.origin import check_origin
-from jobs.task import wait_until
+from jobs.task import tell_the_shell, wait_until
 from slurm.profile import load_profile
 
 _PATIENCE = 600.0
@@ -80,6 +80,7 @@ def _end(root: Path, lives: Lives, outcome: str) -> str:
 
 def main(root: Path) -> int:
     """Returns the exit status: 2 where it could not go on."""
+    tell_the_shell()
     # The seconds that this takes are given before a job is killed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prepare_environment()

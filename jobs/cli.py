@@ -59,6 +59,7 @@ _ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
     # Threads that wait for one another sleep: spinning beside other work, they are several times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
 }
 """Defaults for libraries that read the environment when they are imported."""
 
@@ -189,7 +190,7 @@ def resume(
     cluster: Annotated[str | None, typer.Option(help="Another cluster than that of the last submit.")] = None,
     if_needed: Annotated[bool, typer.Option("--if-needed", help="No error where jobs are still queued.")] = False,
     retry_parked: Annotated[
-        bool, typer.Option("--retry-parked", help="Send also what was parked after three failures for one cause.")
+        bool, typer.Option("--retry-parked", help="Send also what was parked, or died before it began.")
     ] = False,
     auto_resume: AutoResume = None,
     accept_image: AcceptImage = False,
@@ -241,7 +242,6 @@ def status(
     import time
 
     from cxr_core.runs.accounting import compare
-    from cxr_core.runs.lives import Lives
     from cxr_core.runs.run import Run
     from cxr_core.runs.status import run_status
     from jobs.show import show_accounts, show_lives, show_overfit, show_status
@@ -254,7 +254,7 @@ def status(
         stages = run_status(opened)
         show_status(stages, price, clear=watch)
         show_overfit(opened)
-        show_lives(Lives.read(opened.root))
+        show_lives(opened)
         show_accounts(compare(accounting, [attempt for stage in stages for attempt in stage.attempts]))
         if not watch or all(stage.is_finished for stage in stages):
             return
@@ -404,8 +404,11 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
 
 def prepare_environment() -> None:
     """Set what libraries read when they are imported, where the user has not."""
+    from cxr_core.home import substitute_home
+
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    substitute_home()
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.errors import UserError
+from cxr_core.home import expanded
 from cxr_core.runs.failures import release
 from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.lives import FOLDER, Lives
@@ -18,7 +19,7 @@ from cxr_core.runs.submits import Submit, submit_folders
 from jobs.config import RunConfig, config_of, going_on, inputs_of, renewed, resolved
 from jobs.container import copies, image_of, prefix, prelude, working_in_image_of
 from jobs.launch import prepare
-from jobs.left import changed, park, possible, works_of
+from jobs.left import changed, park, possible, refuse_dead, release_dead, works_of
 from jobs.origin import NOTHING_ELSE, Consent, check_origin
 from slurm.accounting import refresh
 from slurm.grammar import cluster_of, number_of
@@ -149,7 +150,8 @@ def resume(
     """Send new jobs for exactly what has no receipt, to the cluster of the last submit unless another is named.
 
     Shards that are parked are left out unless `retry_parked`. Raises UserError if jobs of the run are still in the
-    queue, unless `if_needed` says that this is fine, and if the run's budget is used up.
+    queue, unless `if_needed` says that this is fine, if the run's budget is used up, and if what was sent last died
+    before it began, unless `retry_parked`.
     """
     opened = Run.open(root.absolute())
     config = config_of(opened)
@@ -168,6 +170,7 @@ def resume(
         if retry_parked:
             for stage in config.stages:
                 release(run.stage(stage.name).path)
+                release_dead(run.stage(stage.name))
         notes = [*notes, *check_origin(run, config, consent)]
         _may_live(run, profile, auto_resume)
         sent = send_rest(run, config, profile, name, cwd)
@@ -244,6 +247,7 @@ def send_rest(
     queue = queue_of(run, profile) if is_slurm else {}
     live = live_ids(run, queue)
     _check_reach(live, profile)
+    notes += refuse_dead(run, ledger, queue) if is_slurm else []
     freeze_roots(run, config, profile)
     works, hopeless = possible(works_of(run, config, queue, only))
     works, changes = changed(run, works, profile, ledger)
@@ -287,7 +291,8 @@ def launch_of(run: Run, profile: ClusterProfile, cluster: str, cwd: Path) -> Lau
 
 def cluster_name(given: str) -> str:
     """A profile named by a path is found again from elsewhere."""
-    return str(Path(given).expanduser().absolute()) if Path(given).expanduser().is_file() else given
+    path = expanded(given).absolute()
+    return str(path) if path.is_file() else given
 
 
 def where_sent(run: Run, cluster: str | None = None) -> tuple[str, Path]:

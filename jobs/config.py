@@ -16,6 +16,7 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.settings import GenerateStage
+from cxr_core.home import expanded
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.runs.run import Run, is_begun
 from cxr_core.settings import OF_A_RUN, Name, Settings
@@ -141,7 +142,7 @@ def _role_mistake(place: str, name: str, earlier: dict[str, str], later: dict[st
         yield f"input {role!r} names {name!r}, which comes later: move that stage up"
     elif role in _MODEL_ROLES and name in BUILT_IN:
         return
-    elif not Path(name).expanduser().is_dir():
+    elif not expanded(name).is_dir():
         yield f"input {role!r} names {name!r}, which is neither an earlier stage nor a folder"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from containers.binds import bind_of
 from containers.engine import enter
 from containers.stage import prelude as stage_once
 from containers.store import Image, find_image
@@ -22,12 +23,12 @@ def prefix(image: Image, profile: ClusterProfile, run: Path, cwd: Path) -> list[
     """The words before a task's command: one container a task, with its run folder and the profile's binds."""
     gpus = any(profile.resources(kind).gpus_per_node for kind in (None, *profile.stages))
     names = [*profile.caches, *profile.env]
-    return enter(image.path, image.sha256, [run, *profile.binds], cwd=cwd, gpus=gpus, names=names)
+    return enter(image.path, image.sha256, [*map(bind_of, profile.binds), run], cwd=cwd, gpus=gpus, names=names)
 
 
 def prelude(image: Image, profile: ClusterProfile) -> list[str]:
     """Lines of the batch script: make the caches, so that they can be bound, and copy the image to the node."""
-    caches = [f'mkdir -p -- "${name}"' for name in profile.caches]
+    caches = [f'mkdir -p -- "${name}" || exit 1' for name in profile.caches]
     if not image.path.is_file():
         return caches
     return [*caches, *stage_once(image, expanding(profile.image_scratch) if profile.image_scratch else None)]

@@ -128,7 +128,9 @@ def execute(
     image: Name,
     command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="After `--`: what to run.")],
     images: Images = None,
-    bind: Annotated[list[Path] | None, typer.Option(help="A folder to bring in besides this one; repeat it.")] = None,
+    bind: Annotated[
+        list[str] | None, typer.Option(help="FOLDER[:PLACE[:ro]] to bring in besides this one; repeat it.")
+    ] = None,
     gpus: Annotated[bool, typer.Option("--gpus", help="Bring in the libraries of the NVIDIA driver.")] = False,
 ) -> None:
     """Run a command in an image as tasks do: this folder bound, home a scratch folder, few variables.
@@ -137,12 +139,13 @@ def execute(
     """
     import os
 
+    from containers.binds import bind_of
     from containers.engine import engine, enter
     from containers.store import find_image
 
     engine()
     found = find_image(image, images)
-    folders = [folder.absolute() for folder in bind or ()]
+    folders = [bind_of(text if ":" in text else str(Path(text).absolute())) for text in bind or ()]
     words = enter(found.path, found.sha256, folders, cwd=Path.cwd(), gpus=gpus)
     os.execvp(words[0], [*words, *command])
 

@@ -9,9 +9,10 @@ from typing import Any
 from cxr_core.errors import UserError
 from cxr_core.runs.failures import parked
 from cxr_core.runs.kills import park_killers
-from cxr_core.runs.ledger import Ledger
+from cxr_core.runs.ledger import Ledger, read_attempts
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.run import Run, StageFolder
+from cxr_core.runs.stillborn import Stillborn, grouped, hopeless, release_tasks, stillborn, told
 from jobs.config import RunConfig, inputs_of
 from jobs.launch import estimates
 from slurm.changes import bad_nodes, excluding, raised, raised_for_control
@@ -93,6 +94,37 @@ def park(run: Run) -> list[str]:
     return [
         f"{name}: shard {shard} is parked: three attempts were killed in it ({cause})" for name, shard, cause in found
     ]
+
+
+def refuse_dead(run: Run, ledger: Ledger, queue: Mapping[str, str]) -> list[str]:
+    """Returns a line about tasks that died before their first shard, and of which another may do better.
+
+    Raises UserError where none of a submit came so far: what is sent would die in the same way.
+    """
+    notes = []
+    for stage in run.config["stages"]:
+        folder, attempts = run.stage(stage["name"]), ledger.of(stage["name"]).attempts
+        if live_jobs(run, folder.name, queue):
+            continue
+        if dead := hopeless(folder, attempts):
+            raise _dead_before(run, folder, dead)
+        notes += [f"{folder.name}: {told(group)}; it is sent again" for group in grouped(stillborn(folder, attempts))]
+    return notes
+
+
+def _dead_before(run: Run, folder: StageFolder, dead: Sequence[Stillborn]) -> UserError:
+    lines = [told(group) for group in grouped(dead)] + ["its log ends:", *dead[0].last_lines]
+    return UserError(
+        f"stage {folder.name!r}: what was sent last died before it began, and would die again:\n    "
+        + "\n    ".join(lines),
+        where=str(dead[0].log),
+        mend=f"mend the cause, then `cxr resume {run.root} --retry-parked`",
+    )
+
+
+def release_dead(folder: StageFolder) -> None:
+    """Let tasks that died before their first shard be sent again."""
+    release_tasks(folder, read_attempts(folder.path))
 
 
 def possible(works: Sequence[StageWork]) -> tuple[list[StageWork], list[str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
+from cxr_core.home import expanded
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.runs.files import sha256_text, walk_files
 from cxr_core.runs.run import Run
@@ -22,7 +23,7 @@ def job_of(stage: Any) -> Job:
 
 def user_path(text: str) -> Path:
     """A folder named in `inputs`: a model of ours by its name, else relative to the working directory."""
-    return BUILT_IN.get(text) or Path(text).expanduser().absolute()
+    return BUILT_IN.get(text) or expanded(text).absolute()
 
 
 def context_of(run: Run, config: RunConfig, stage: Any, names: set[str]) -> Context:

@@ -13,9 +13,10 @@ from cxr_core.runs.accounting import Comparison
 from cxr_core.runs.ends import is_own_doing
 from cxr_core.runs.gc import Garbage
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
-from cxr_core.runs.lives import Lives
+from cxr_core.runs.lives import FOLDER, Lives
 from cxr_core.runs.run import Run
 from cxr_core.runs.status import StageStatus
+from cxr_core.runs.stillborn import Stillborn, grouped, stillborn, told
 from cxr_core.training.overfit import RULE, overfit_of
 
 if TYPE_CHECKING:
@@ -181,13 +182,18 @@ def _attention(stage: StageStatus) -> Iterator[str]:
         whose = "killed" if is_own_doing(attempt.why) else "ended by the scheduler"
         where = f"on {attempt.node or attempt.host} was {whose}: {attempt.why}"
         yield f"attempt {attempt.id} {where}{_in_shard(attempt)}"
-    for task, why in list(stage.stillborn.items())[:_MOST_NAMED]:
-        yield f"task {task} did not come to its first shard: {why}"
+    yield from _dead(stage.stillborn)
     words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
     for word, shards in words.items():
         if shards:
             names = ", ".join(sorted(shards)[:_MOST_NAMED]) + (" ..." if len(shards) > _MOST_NAMED else "")
             yield f"{word}: {names}"
+
+
+def _dead(tasks: Sequence[Stillborn]) -> Iterator[str]:
+    """Tasks that ended before they had an attempt, those alike together, with the end of a log."""
+    for group in grouped(tasks)[:_MOST_NAMED]:
+        yield "\n    ".join([told(group), *group[0].last_lines])
 
 
 def show_overfit(run: Run) -> None:
@@ -200,11 +206,14 @@ def show_overfit(run: Run) -> None:
             )
 
 
-def show_lives(lives: Lives | None) -> None:
+def show_lives(run: Run) -> None:
     """How often the run resumed itself, where it may."""
+    lives = Lives.read(run.root)
     if lives is not None:
         outcome = f"; {lives.outcome}" if lives.outcome else ""
         print_line(f"auto-resume: {len(lives.resumed)} of {lives.most} times{outcome}")
+        for line in _dead(stillborn(run.stage(FOLDER), ())):
+            print_line(f"auto-resume: {line}")
 
 
 def show_accounts(found: Comparison) -> None:

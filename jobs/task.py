@@ -1,6 +1,7 @@
 """One task of a submit: `python -m jobs.task RUN STAGE SUBMIT`, with the number of the task from the scheduler.
 
-Ends with 0, with 75 if it stopped at a safe point and wants to be requeued, with 2 after a mistake of the user's.
+Ends with 0, with 75 if it stopped at a safe point and wants to be requeued, with 69 where what other tasks were to make
+is missing, with 2 after a mistake of the user's.
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_core.errors import UserError, explain_os_error
+from cxr_core.runs.ends import MISSING
 from cxr_core.runs.submits import Submit
 from slurm.script import REQUEUE
 
@@ -57,6 +59,10 @@ def check_cpus(submit: Submit, mask: int) -> None:
         )
 
 
+class MissingError(UserError):
+    """What other tasks were to make is not there: it is their end that wants to be explained, not this one."""
+
+
 def wait_until(seen: Callable[[], bool], seconds: float) -> bool:
     """Look again for `seconds` before something that another node wrote is called missing."""
     deadline = time.monotonic() + seconds
@@ -90,7 +96,7 @@ def gate(run: "Run", stages: list[str], seconds: float) -> None:
     wait_until(lambda: all(run.stage(name).facts() is not None for name in stages), seconds)
     lacking = [text for name in stages if (text := missing(run.stage(name)))]
     if lacking:
-        raise UserError("; ".join(lacking), where=str(run.root), mend=f"cxr resume {run.root}")
+        raise MissingError("; ".join(lacking), where=str(run.root), mend=f"cxr resume {run.root}")
 
 
 @contextmanager
@@ -174,7 +180,7 @@ def _rehearse(work: "Work", submit: Path) -> None:
 
 def _wait_for_plan(work: "Work", submit: Submit) -> None:
     if not wait_until(work.folder.plan_path.exists, submit.visible_seconds):
-        raise UserError(
+        raise MissingError(
             f"the plan of stage {submit.stage!r} is not there",
             where=str(work.folder.plan_path),
             mend="the job that freezes it failed: see the logs in submits/, then `cxr resume RUN`",
@@ -185,11 +191,20 @@ def _wait_for_receipts(work: "Work", submit: Submit) -> None:
     plan = work.folder.plan()
     ids = {shard.id for shard in plan.shards} if plan else set()
     if not wait_until(lambda: ids <= work.folder.done(), submit.visible_seconds):
-        raise UserError(missing(work.folder), where=str(work.folder.path), mend=f"cxr resume {work.folder.path.parent}")
+        raise MissingError(
+            missing(work.folder), where=str(work.folder.path), mend=f"cxr resume {work.folder.path.parent}"
+        )
+
+
+def tell_the_shell() -> None:
+    """Let the batch shell know that Python began (see `slurm.script`)."""
+    if start := os.environ.get("CXR_START"):
+        Path(start).unlink(missing_ok=True)
 
 
 def main(words: list[str]) -> int:
     """Run the task that the command line and the scheduler name; returns the exit status."""
+    tell_the_shell()
     from cxr_core.runs.attempt import Stopped
     from jobs import ranks
     from jobs.cli import prepare_environment
@@ -209,7 +224,7 @@ def main(words: list[str]) -> int:
         return REQUEUE
     except UserError as error:
         print(f"cxr: {error}", file=sys.stderr)
-        return 2
+        return MISSING if isinstance(error, MissingError) else 2
     except OSError as error:
         text = explain_os_error(error)
         if text is None:

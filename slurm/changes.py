@@ -88,7 +88,7 @@ def _tasks(folder: StageFolder, *, computes: bool) -> set[str]:
 def _out_of(cause: str, folder: StageFolder, tasks: set[str]) -> list[str]:
     """Those of `tasks` that were killed for a cause: a process may be too large from its start."""
     lives = [(life.job, life.why) for life in Accounting.read(folder.path.parent).lives]
-    killed = [(job, why) for (job, _), (why, _) in shell_ends(folder.path).items()]
+    killed = [(job, end.why) for (job, _), end in shell_ends(folder.path).items()]
     return sorted({job for job, why in (*killed, *lives) if why == cause} & tasks)
 
 

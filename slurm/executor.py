@@ -20,6 +20,10 @@ SCRIPT = "script.sbatch"
 _KEPT = re.compile("|".join(("PATH|HOME|USER|LOGNAME|SHELL|LANG|TZ", r"LC_\w+", *ACCESS_VARIABLES)))
 """What sbatch and the tasks see of the caller's environment: no SLURM_ variable of a job in which we may run."""
 
+_OF_THE_SITE = re.compile(r"BASH_ENV|BASH_FUNC_.+|MODULE(PATH|SHOME|S_)\w*|LMOD_(?!FAMILY_)\w+")
+"""And what `module` and other functions of the caller's shell are made of, where tasks call them in `setup`; but not
+what is loaded: that is for `setup` to say."""
+
 _TRANSIENT = re.compile(r"contact slurm controller|timed out|did not answer|temporarily|Connection refused", re.I)
 
 _TRIES = 20
@@ -30,7 +34,8 @@ _PAUSE = 3.0
 def clean_environment(profile: ClusterProfile, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """What remains of `environ` (default: ours) where sbatch is called."""
     environ = os.environ if environ is None else environ
-    return {name: value for name, value in environ.items() if _KEPT.fullmatch(name) or name in profile.env}
+    kept = re.compile(f"{_KEPT.pattern}|{_OF_THE_SITE.pattern}") if profile.setup else _KEPT
+    return {name: value for name, value in environ.items() if kept.fullmatch(name) or name in profile.env}
 
 
 class BatchExecutor(SlurmExecutor):

@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cxr_core.errors import UserError
+from cxr_core.home import expanded, home
 from cxr_core.settings import Settings
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 from slurm import grammar
@@ -120,19 +121,27 @@ class ClusterProfile(Resources):
     """Folder of a node's own disk for one copy of the image, which all jobs there see, e.g. `/scratch/$USER/images`;
     without it, the image is read where it lies."""
     binds: list[str] = Field(default_factory=list)
-    """Folders bound into the container besides the run folder, the working directory and the caches: data, models."""
+    """Folders bound into the container besides the run folder, the working directory and the caches: data, models;
+    each at its own place, or as `/data:/mnt` or `/data:/mnt:ro`."""
     price_per_gpu_hour: float = Field(default=0.0, ge=0)
     """For the cost in plan and report, in the currency of your bill."""
     env: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=list)
     """Variables of your shell that tasks see, besides PATH, HOME, USER and the language; all others stay behind."""
     setup: list[str] = Field(default_factory=list)
-    """Shell lines before the work, e.g. `module load apptainer`."""
+    """Shell lines before the work, e.g. `module load apptainer`; the first that fails ends the task."""
+    login_shell: bool = True
+    """Whether the job reads what a login shell reads before `setup`; false where those files cannot be read there."""
     mail_user: Word | None = None
     """Address for mail."""
     mail_type: Word | None = None
     """When to mail, e.g. `FAIL,END`."""
     sbatch: list[str] = Field(default_factory=list)
     """Further options of sbatch, each with its dashes: `--reservation=course`. Those that a key says are refused."""
+
+    @field_validator("setup", mode="before")
+    @classmethod
+    def _one_text_is_one_line(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @field_validator("env")
     @classmethod
@@ -192,12 +201,13 @@ def load_profile(name_or_path: str | Path) -> ClusterProfile:
 
 def folders() -> list[Path]:
     """Where profiles are looked for by name, in this order."""
-    return [Path("~/.config/cxr/clusters").expanduser(), Path(str(files("slurm") / "clusters"))]
+    place = home()
+    return [*([place / ".config" / "cxr" / "clusters"] if place else []), Path(str(files("slurm") / "clusters"))]
 
 
 def find_profile(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
     """The file of a profile. Raises UserError with the names that there are."""
-    given = Path(name_or_path).expanduser()
+    given = expanded(name_or_path)
     if given.suffix in (".yaml", ".yml"):
         path = beside.parent / given if beside else given
         if path.is_file():
@@ -211,7 +221,7 @@ def find_profile(name_or_path: str | Path, *, beside: Path | None = None) -> Pat
         raise UserError(
             "no such profile of a cluster",
             where=str(name_or_path),
-            mend=f"give a path, or one of: {', '.join(names)}; yours go to {folders()[0]}",
+            mend=f"give a path, or one of: {', '.join(names)}; yours go to ~/.config/cxr/clusters",
         )
     return found[0]
 

@@ -5,8 +5,13 @@ container's image. It tells the payload by a byte in a file that the payload loo
 `scontrol`, which need not be there in a container.
 
 The shell also outlives a payload that the kernel kills, and watches one that hangs. What it saw goes to
-`<task>-<life>.end` beside the log, as `WHAT SECONDS`: `TERM` (the scheduler ended the job) or `timeout` (at its limit),
-`silent` (nothing was heard of the payload), `oom`, or the exit status of a payload that a signal killed.
+`<task>-<life>.end` beside the log, as `WHAT SECONDS ...`: `TERM` (the scheduler ended the job) or `timeout` (at its
+limit), `silent` (nothing was heard of the payload), `oom`, the exit status of a payload that did not end well, or
+`start SECONDS STATUS STEP` where the task ended before Python began (see `cxr_core.runs.ends`).
+
+Where the profile has `setup`, the shell first reads what a login shell reads: sites define `module` there. These files
+are strangers' and may hold anything; so they are read at the top level, as bash does, and afterwards what the rest of
+the script cannot live with is set right.
 """
 
 import re
@@ -126,11 +131,11 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
     """What the batch shell does, below the directives, in a job of `hours` at most."""
     limit = max(3600 * hours - _LATE_START, 1)
     lines = [
-        'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" life="${SLURM_RESTART_COUNT:-0}"',
-        f"submit={shlex.quote(str(payload.submit))}",
+        *_names(payload),
         *(['exec >> "$submit/$task.out" 2>&1 || exit 1'] if _is_rewritten(payload.submit) else []),
-        'export CXR_FLAG="$submit/$task-$life.flag"',
-        ': > "$CXR_FLAG"',
+        'export CXR_FLAG="$submit/$task-$life.flag" CXR_START="$submit/$task-$life.start"',
+        # Python removes the second: that it can do on a full disk too.
+        ': > "$CXR_FLAG"; : > "$CXR_START"',
         *(['export CXR_RANKS="$submit/$task-$life.ranks"', 'mkdir -p -- "$CXR_RANKS"'] if payload.has_ranks else []),
         "",
         # Before all that may take long: a warning for which there is no trap ends the shell.
@@ -138,11 +143,7 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
         # Slurm ends a job at its time limit some seconds late, never early.
         f"trap '[ $SECONDS -lt {limit:.0f} ] && ended TERM || ended timeout; exit 143' TERM",
         *_on_warning(profile),
-        "",
-        *_environment(profile, payload, cpus),
-        *profile.setup,
-        "",
-        *payload.prelude,
+        *_before(profile, payload, _names(payload), cpus),
         *([f"{_step(profile, payload, cpus)} \\"] if payload.in_step else []),
         f"    {shlex.join(payload.words)} < /dev/null &",
         "payload=$!",
@@ -152,13 +153,45 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
     return "\n".join(lines)
 
 
+def local_body(profile: ClusterProfile, payload: Payload, *, cpus: int) -> str:
+    """The same around the payload of a task that is a process of this machine: what comes before it, and no more."""
+    names = ['task="local_$SLURM_ARRAY_TASK_ID" life=0', f"submit={shlex.quote(str(payload.submit))}"]
+    lines = [*names, *_ENDS, *_before(profile, payload, names, cpus), f"exec {shlex.join(payload.words)} < /dev/null"]
+    return "\n".join(lines)
+
+
+def _before(profile: ClusterProfile, payload: Payload, names: Sequence[str], cpus: int) -> list[str]:
+    """What comes before the payload; if it fails, the task ends with words. `names` are set again where strangers'
+    lines may have used them for themselves."""
+    return [
+        "at='its first lines'",
+        "trap 'died $?' EXIT",
+        "",
+        *(_LOGIN if profile.setup and profile.login_shell else []),
+        *_environment(profile, payload, cpus),
+        *([*_setup(profile.setup), *names, _to(payload.cwd)] if profile.setup else []),
+        "",
+        *(["at='bringing caches and image to the node'", *payload.prelude] if payload.prelude else []),
+        "trap - EXIT",
+    ]
+
+
+def _names(payload: Payload) -> list[str]:
+    """What the rest of the script calls task, life and submit."""
+    return [
+        'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" life="${SLURM_RESTART_COUNT:-0}"',
+        f"submit={shlex.quote(str(payload.submit))}",
+    ]
+
+
 def _step(profile: ClusterProfile, payload: Payload, cpus: int) -> str:
     """How the payload is started. Ranks see all GPUs of their node: to talk, each must reach those of the others."""
     num = payload.nodes * payload.ranks_per_node
     spread = f"--nodes={payload.nodes} --ntasks-per-node={payload.ranks_per_node} --gpu-bind=none "
     return (
         f"srun --ntasks={num} {spread if payload.has_ranks else ''}--cpus-per-task={cpus} "
-        f"--cpu-bind={profile.cpu_bind} --kill-on-bad-exit=1 --unbuffered"
+        # Of a job that was sent with --export=NONE, a step would not see what is exported here.
+        f"--cpu-bind={profile.cpu_bind} --kill-on-bad-exit=1 --unbuffered --export=ALL"
     )
 
 
@@ -169,8 +202,67 @@ _ENDS = (
     '    scontrol requeue "$task"',
     "}",
     # The first cause is the true one: what follows is its consequence.
-    'ended() { [ -e "$submit/$task-$life.end" ] || echo "$1 $SECONDS" > "$submit/$task-$life.end"; }',
+    'ended() { [ -e "$submit/$task-$life.end" ] || echo "$1 $SECONDS ${*:2}" > "$submit/$task-$life.end"; }',
+    # A cluster may requeue whatever fails (RequeueExit): not one that died so before.
+    "died() {",
+    "    set +eu",
+    '    [ ! -e "$submit/$task-$life.end" ] || return 0',
+    '    echo "cxr: the task ends before its work, in $at: exit status $1" >&2',
+    "    local again=",
+    '    ! grep -qs "^start" "$submit/$task"-*.end || again=yes',
+    '    ended start "$1" "$at"',
+    '    rm -f "$CXR_FLAG" "$CXR_START"',
+    '    [ -z "$again" ] || { echo "it died so before, and is cancelled"; scancel "$task"; }',
+    # What fails here must not be taken for a line of setup.
+    "    return 0",
+    "}",
 )
+
+_SANE = "set +efu +o pipefail; shopt -u failglob nullglob; unset IFS"
+"""Undoes what strangers' lines may have set and the rest of the script cannot live with."""
+
+_LOGIN = (
+    'at="the login files (/etc/profile, ~/.bash_profile or ~/.profile)"',
+    "path_before=$PATH umask_before=$(umask)",
+    "[ ! -r /etc/profile ] || . /etc/profile",
+    "for login_file in ~/.bash_profile ~/.bash_login ~/.profile; do",
+    '    if [ -r "$login_file" ]; then . "$login_file"; break; fi',
+    "done",
+    # On some sites `module` comes from there alone.
+    '[ ! -r "${BASH_ENV:-}" ] || . "$BASH_ENV"',
+    # /etc/profile may begin PATH anew, without Slurm's commands.
+    'case ":$PATH:" in *":$path_before:"*) ;; *) PATH=$path_before:$PATH ;; esac',
+    'umask "$umask_before"',
+    f'{_SANE}; unset "${{!PYTHON@}}"',
+    "",
+)
+"""What `bash -l` does before a script."""
+
+
+def _setup(lines: Sequence[str]) -> list[str]:
+    """The lines of the profile, each by itself: the first that fails ends the task.
+
+    A line fails where its exit status is not 0, or that of a command within it that stands alone, as under `set -e`;
+    but functions and files of the site that it calls may do as they like within.
+    """
+    found = [
+        # 141: the next program in a pipe had read enough.
+        'failed() { [ "$2" != 0 ] || [ "$1" = 141 ] || { died "$1"; exit "$1"; }; }',
+        "set -o pipefail",
+        # The second counts how many files of the site we are in.
+        r'trap "failed \$? \$((\${#BASH_SOURCE[@]} - ${#BASH_SOURCE[@]}))" ERR',
+    ]
+    for number, line in enumerate(lines, 1):
+        first, *more = line.strip().splitlines() or [""]
+        step = f"line {number} of `setup` ({first[:80]}{' ...' if more or len(first) > 80 else ''})"
+        # What the line before trapped for itself must not take our place.
+        found += [f"at={shlex.quote(step)}; trap 'died $?' EXIT", f"eval {shlex.quote(line)}"]
+    return [*found, f"trap - ERR; trap 'died $?' EXIT; {_SANE}"]
+
+
+def _to(folder: Path) -> str:
+    return f"at='going to the working directory'; cd -- {shlex.quote(str(folder))} || exit 1"
+
 
 _WAIT = (
     "status=0",
@@ -178,13 +270,15 @@ _WAIT = (
     'while kill -0 "$payload" 2> /dev/null; do wait "$payload"; status=$?; done',
     'wait "$payload" 2> /dev/null; last=$?; [ "$last" = 127 ] || status=$last',
     'for helper in $last_moment $watch; do kill "$helper" 2> /dev/null; done',
-    'rm -f "$CXR_FLAG" "$CXR_FLAG.more"',
-    f'if [ "$status" = {REQUEUE} ]; then requeue "the payload stopped at a safe point"; fi',
+    f'if [ "$status" = {REQUEUE} ]; then requeue "the payload stopped at a safe point"',
     # That the kernel killed for memory, only slurmstepd and srun say, in the log.
-    'if [ "$status" -gt 128 ]; then',
+    'elif [ "$status" -gt 128 ]; then',
     '    tail -n 20 "$submit/$task.out" | grep -qiE "oom.kill|out of memory|exceeded .*memory limit" && status=oom',
     '    ended "$status"',
+    'elif [ "$status" != 0 ] && [ -e "$CXR_START" ]; then at="starting Python"; died "$status"',
+    'elif [ "$status" != 0 ]; then ended "$status"',
     "fi",
+    'rm -f "$CXR_FLAG" "$CXR_FLAG.more" "$CXR_START"',
     '[ "$status" = oom ] && exit 137',
     'exit "$status"',
 )
@@ -239,14 +333,16 @@ def _watch(profile: ClusterProfile, payload: Payload) -> list[str]:
 
 def _environment(profile: ClusterProfile, payload: Payload, cpus: int) -> list[str]:
     lines = [
-        f"cd -- {shlex.quote(str(payload.cwd))} || exit 1",
-        f"export PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1 OMP_NUM_THREADS={cpus}",
+        _to(payload.cwd),
+        # Unbuffered, what Python says stands in the log in its order, and all of it when it is killed.
+        f"export PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1 OMP_NUM_THREADS={cpus}",
     ]
     if payload.code is not None:
         lines.append(f"export PYTHONPATH={shlex.quote(str(payload.code))}")
     lines += [f"export {name}={expanding(folder)}" for name, folder in profile.caches.items()]
     if profile.scratch is not None:
-        lines += [f"export TMPDIR={expanding(profile.scratch)}", 'mkdir -p -- "$TMPDIR"']
+        lines += [f"export TMPDIR={expanding(profile.scratch)}", "at='making the scratch folder'"]
+        lines += ['mkdir -p -- "$TMPDIR" || exit 1']
     return lines
 
 

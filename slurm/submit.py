@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cxr_core
@@ -13,7 +13,10 @@ from cxr_core.runs.submits import Part, Submit, new_folder, new_id, submit_folde
 from slurm.grammar import number_of
 from slurm.packs import Job
 from slurm.profile import ClusterProfile
-from slurm.script import Payload, directives, script, shell_body
+from slurm.script import Payload, directives, local_body, script, shell_body
+
+_NUM_LINES = 8
+"""Last lines of a log that an error shows."""
 
 
 @dataclass(frozen=True)
@@ -109,22 +112,34 @@ def send(launch: Launch, jobs: Sequence[Job]) -> list[tuple[Job, str]]:
 def do_here(launch: Launch, jobs: Sequence[Job]) -> None:
     """Do `jobs` in order as processes of this machine. Raises UserError naming a log if tasks of one failed."""
     from slurm.executor import clean_environment
-    from slurm.local import run_tasks
+    from slurm.local import at_once, log_of, run_tasks
 
     environ = clean_environment(launch.profile)
     for number, job in enumerate(jobs):
         folder = new_folder(launch.run.stage(job.work.name).path)
         record(launch, job, waits_for=[f"local{i}" for i in range(number)]).sent(f"local{number}").write(folder)
-        parallel = launch.profile.array_parallelism
-        payload = launch.payload(job, folder)
+        parallel = at_once(launch.profile.array_parallelism, job.cpus(launch.profile))
+        payload = _in_shell(launch, launch.payload(job, folder), job)
         threads = {"OMP_NUM_THREADS": str(job.cpus(launch.profile))}
         failed = run_tasks(payload, job.num_tasks, parallel=parallel, environ={**environ, **threads})
         if failed:
+            first, status = next(iter(failed.items()))
+            log = log_of(payload, first)
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             raise UserError(
-                f"stage {job.work.name!r}: {len(failed)} of {job.num_tasks} tasks failed",
-                where=str(folder / f"local_{failed[0]}.out"),
-                mend="the log says why; the same command again does what is left",
+                f"stage {job.work.name!r}: {len(failed)} of {job.num_tasks} tasks failed; the log of the first, which "
+                f"ended with exit status {status}, ends:\n    " + "\n    ".join(lines[-_NUM_LINES:]),
+                where=str(log),
+                mend="mend the cause; the same command again does what is left",
             )
+
+
+def _in_shell(launch: Launch, payload: Payload, job: Job) -> Payload:
+    """The payload within the lines of the profile, where it has any."""
+    profile = launch.profile
+    if not (profile.setup or profile.caches or profile.scratch or payload.prelude):
+        return payload
+    return replace(payload, words=["bash", "-c", local_body(profile, payload, cpus=job.cpus(profile))])
 
 
 def record(launch: Launch, job: Job, *, waits_for: Sequence[str]) -> Submit:

@@ -125,7 +125,9 @@ def compare(accounting: Accounting, attempts: Iterable[_Attempt]) -> Comparison:
         if life is not None:
             seconds[life] = seconds.get(life, 0.0) + attempt.seconds
     over = [life for life in seconds if life.end is not None]
-    missing = [life for life in accounting.lives if life.end is not None and life.seconds > 0 and life not in seconds]
+    # One whose log could not be opened has failed before a second was over.
+    came = (life for life in accounting.lives if life.end is not None and (life.seconds > 0 or life.state == "FAILED"))
+    missing = [life for life in came if life not in seconds]
     return Comparison(
         len(over), sum(life.seconds for life in over) / 3600, sum(seconds[life] for life in over) / 3600, missing
     )

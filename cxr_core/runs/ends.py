@@ -1,10 +1,14 @@
-"""Why attempts were killed, who could not say it themselves: by their batch shell, their log and the accounts.
+"""Why tasks ended that could not say it themselves: by their batch shell, their log and the accounts.
 
-The shell leaves `submits/<number>/<job>-<restart>.end` with one word where it saw more than a good end (see
+The shell leaves `submits/<number>/<job>-<restart>.end` with one line where it saw more than a good end (see
 slurm/script.py); who cancels a task that could not be launched leaves it in the shell's place.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+
+MISSING = 69
+"""Exit status of a task that lacks what others were to make (EX_UNAVAILABLE of sysexits.h)."""
 
 OUT_OF_MEMORY = "out of memory"
 TIME_LIMIT = "time limit"
@@ -22,21 +26,48 @@ _WORDS = {
 }
 
 
-def shell_ends(stage_folder: Path) -> dict[tuple[str, int], tuple[str, float]]:
-    """(Job, restart) -> why its payload was killed, and when (seconds since 1970), of all tasks of a stage whose shell
-    left a record."""
+@dataclass(frozen=True)
+class ShellEnd:
+    """How the shell of one life of a task saw it end: `why` in words, at `moment` (seconds since 1970).
+
+    `status` is the exit status where it is known. `step` is what the task was at where Python had not begun.
+    """
+
+    submit: Path
+    why: str
+    moment: float
+    status: int | None = None
+    step: str = ""
+
+
+_BY_ITSELF = "exit status "
+"""Begins the `why` of a process that no signal ended."""
+
+
+def shell_ends(stage_folder: Path) -> dict[tuple[str, int], ShellEnd]:
+    """(Job, restart) -> how it ended, of all tasks of a stage whose shell left a record."""
     found = {}
     for path in (stage_folder / "submits").glob("*/*.end"):
         job, _, restart = path.stem.rpartition("-")
-        word = path.read_text().partition(" ")[0]
         if restart.isdigit():
-            found[job, int(restart)] = _WORDS.get(word) or _of_status(word), path.stat().st_mtime
+            found[job, int(restart)] = _read(path)
     return found
 
 
-def _of_status(word: str) -> str:
-    """By the exit status that a shell gives a process which a signal ended."""
-    return f"signal {int(word) - 128}" if word.isdigit() and int(word) > 128 else ""
+def _read(path: Path) -> ShellEnd:
+    # WHAT SECONDS, and where Python had not begun: start SECONDS STATUS STEP.
+    word, _, status, step = [*path.read_text(errors="replace").split(maxsplit=3), "", "", "", ""][:4]
+    moment = path.stat().st_mtime
+    if word == "start" and status.isdigit():
+        return ShellEnd(path.parent, _of_status(int(status)), moment, int(status), step.strip())
+    if word.isdigit():
+        return ShellEnd(path.parent, _of_status(int(word)), moment, int(word))
+    return ShellEnd(path.parent, _WORDS.get(word, ""), moment)
+
+
+def _of_status(status: int) -> str:
+    """By the exit status that a shell gives a process which a signal ended. 255 is what Apptainer ends with."""
+    return f"signal {status - 128}" if 128 < status <= 192 else f"{_BY_ITSELF}{status}"
 
 
 def why_killed(*, by_shell: str, by_log: str, by_accounts: str, came_back: bool) -> str:
@@ -55,5 +86,10 @@ def note_failed_launch(submit_folder: Path, task: str, restart: int) -> None:
 
 
 def is_own_doing(why: str) -> bool:
-    """Whether what ran may be why it was killed: a scheduler, a person and a node that dies kill whatever runs."""
-    return why in (OUT_OF_MEMORY, HUNG) or why.startswith("signal ")
+    """Whether what ran may be why it ended: a scheduler, a person and a node that dies kill whatever runs."""
+    return why in (OUT_OF_MEMORY, HUNG) or why.startswith("signal ") or ended_by_itself(why)
+
+
+def ended_by_itself(why: str) -> bool:
+    """Whether nobody killed it: it left with an exit status."""
+    return why.startswith(_BY_ITSELF)

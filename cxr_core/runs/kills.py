@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cxr_core.runs.ends import TIME_LIMIT, is_own_doing
+from cxr_core.runs.ends import TIME_LIMIT, ended_by_itself, is_own_doing
 from cxr_core.runs.failures import Failure, park_if_hopeless, parked
 from cxr_core.runs.ledger import AttemptRecord, read_attempts
 from cxr_core.runs.run import StageFolder
@@ -16,7 +16,8 @@ def blames_the_shard(attempt: AttemptRecord) -> bool:
         return False
     if attempt.why == TIME_LIMIT:
         return attempt.num_shards == 0
-    return is_own_doing(attempt.why)
+    # It may have met a full disk, and could not even say so.
+    return is_own_doing(attempt.why) and not ended_by_itself(attempt.why)
 
 
 def park_killers(folder: StageFolder) -> dict[str, str]:

@@ -221,15 +221,15 @@ def _name_killed(stage_folder: Path, records: list[AttemptRecord]) -> list[Attem
             return record
         following = min((start for start in starts[record.job] if start > record.started), default=None)
         life = accounts.life_of(record.job, record.started)
-        by_shell, over = ends.get((record.job, record.restart), ("", 0.0))
+        end = ends.get((record.job, record.restart))
         why = why_killed(
-            by_shell=by_shell,
+            by_shell=end.why if end else "",
             by_log=last_words(stage_folder, record.job, record.started, following or float("inf")),
             by_accounts=life.why if life else "",
             came_back=following is not None,
         )
         # Its GPUs were held until then, also where its heart had stopped long before.
-        over = over or min(life.end or 0.0, time.time()) if life else over
+        over = end.moment if end else min(life.end or 0.0, time.time()) if life else 0.0
         return replace(record, cause="killed", detail=why, ended=max(record.ended, over)) if why else record
 
     return [named(record) for record in records]

@@ -1,13 +1,17 @@
 """What happened: the events, tracebacks and scheduler logs of the attempts that worked on a stage or a shard."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cxr_core.runs.ends import shell_ends
 from cxr_core.runs.last_words import scheduler_logs
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, when
+from cxr_core.runs.run import StageFolder
+from cxr_core.runs.stillborn import grouped, shards_of, stillborn, told
+from cxr_core.runs.submits import Submit, submit_folders
 
 _TAIL = 40
 """Last lines of a scheduler's log that are shown."""
@@ -15,8 +19,11 @@ _TAIL = 40
 
 def stage_log(stage_folder: Path, shard: str | None = None) -> Iterator[str]:
     """Lines about each attempt of a stage, in the order in which they started; only about those that worked on `shard`
-    where it is given. Its events, the traceback of what failed, and the end of the scheduler's log of its job."""
-    for attempt in read_attempts(stage_folder):
+    where it is given. Its events, the traceback of what failed, and the end of the scheduler's log of its job.
+
+    Below them, tasks that ended before they had an attempt, those alike together, with the end of one log."""
+    attempts = read_attempts(stage_folder)
+    for attempt in attempts:
         events = [event for event in _events(attempt.folder) if shard in (None, event.get("shard"))]
         if shard is not None and not events:
             continue
@@ -25,7 +32,33 @@ def stage_log(stage_folder: Path, shard: str | None = None) -> Iterator[str]:
         yield from _indented(attempt.folder / "traceback.txt" if shard is None else None)
         for path in sorted((attempt.folder / "failed").glob(f"{shard or '*'}.txt")):
             yield from _indented(path)
-        yield from _scheduler_log(stage_folder, attempt)
+        for path in scheduler_logs(stage_folder, attempt.job) if attempt.job else ():
+            yield from _tail(path)
+    yield from _without_attempt(StageFolder(stage_folder), attempts, shard)
+
+
+def _without_attempt(folder: StageFolder, attempts: Sequence[AttemptRecord], shard: str | None) -> Iterator[str]:
+    plan = folder.plan()
+    dead = [
+        task
+        for task in stillborn(folder, attempts)
+        if shard is None or shard in shards_of(task.task, task.submit, plan)
+    ]
+    for group in grouped(dead):
+        yield told(group)
+        yield from _tail(group[0].log)
+    for path in _silent_logs(folder, attempts, {task.log for task in dead}) if shard is None else ():
+        yield f"task {path.stem} left no attempt and no word of how it ended"
+        yield from _tail(path)
+
+
+def _silent_logs(folder: StageFolder, attempts: Sequence[AttemptRecord], known: Collection[Path]) -> Iterator[Path]:
+    """Logs of tasks that were to make shards and of which nothing else is there: they may just have begun."""
+    begun, ends = {attempt.job for attempt in attempts}, {task for task, _ in shell_ends(folder.path)}
+    for submit in submit_folders(folder.path):
+        for path in sorted(submit.glob("*.out")) if Submit.read(submit).computes else ():
+            if path not in known and path.stem not in begun | ends and not path.stem.startswith("local"):
+                yield path
 
 
 def _head(attempt: AttemptRecord) -> str:
@@ -67,9 +100,9 @@ def _indented(path: Path | None) -> Iterator[str]:
         yield from (f"    {line}" for line in path.read_text().splitlines())
 
 
-def _scheduler_log(stage_folder: Path, attempt: AttemptRecord) -> Iterator[str]:
-    """The last lines of `submits/*/<job>.out`, where the attempt ran as a job."""
-    for path in scheduler_logs(stage_folder, attempt.job) if attempt.job else ():
+def _tail(path: Path) -> Iterator[str]:
+    """The last lines of a scheduler's log; nothing where there is none."""
+    if path.is_file():
         lines = path.read_text(errors="replace").splitlines()
         yield f"  {path}:" + (f" (last {_TAIL} of {len(lines)} lines)" if len(lines) > _TAIL else "")
         yield from (f"    {line}" for line in lines[-_TAIL:])

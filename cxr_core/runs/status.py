@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxr_core.runs.ends import LAUNCH_FAILED, is_own_doing, shell_ends
 from cxr_core.runs.failures import parked
 from cxr_core.runs.ledger import AttemptRecord, Ledger, read_attempts
 from cxr_core.runs.run import Run, StageFolder
+from cxr_core.runs.stillborn import Stillborn, stillborn
 
 _SLOW = 3.0
 """An attempt is slow where it has been in its shard for more than so many times what a shard takes."""
@@ -21,8 +21,8 @@ class StageStatus:
 
     `running` are in the hands of live or silent attempts, `lost` were in the hands of attempts that were killed,
     `failed` failed in their last attempt and will be tried again, `parked` will not. `rate` is shards an hour of the
-    attempts that live; `seconds_left` is what training says itself. `stillborn` are tasks that were killed
-    before they had an attempt, with what killed them.
+    attempts that live; `seconds_left` is what training says itself. `stillborn` are tasks that ended
+    before they had an attempt.
     """
 
     name: str
@@ -37,7 +37,7 @@ class StageStatus:
     attempts: Sequence[AttemptRecord]
     doing: str
     rate: float | None
-    stillborn: Mapping[str, str]
+    stillborn: Sequence[Stillborn]
     seconds_left: float | None = None
 
     @property
@@ -123,18 +123,9 @@ def stage_status(folder: StageFolder, kind: str) -> StageStatus:
         attempts=attempts,
         doing=_doing(live),
         rate=_rate(live),
-        stillborn=_stillborn(folder, attempts),
+        stillborn=stillborn(folder, attempts),
         seconds_left=_seconds_left(live),
     )
-
-
-def _stillborn(folder: StageFolder, attempts: Sequence[AttemptRecord]) -> dict[str, str]:
-    if folder.facts() is not None:
-        return {}
-    begun = {attempt.job for attempt in attempts}
-    ends = {job: why for (job, _), (why, _) in shell_ends(folder.path).items()}
-    named = {job: why for job, why in sorted(ends.items()) if is_own_doing(why) or why == LAUNCH_FAILED}
-    return {job: why for job, why in named.items() if job not in begun}
 
 
 def _failed(attempts: Sequence[AttemptRecord]) -> frozenset[str]:

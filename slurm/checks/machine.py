@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cxr_core.home import expanded, home
 from slurm.checks import probe
 from slurm.checks.ask import join, leaks_of
 from slurm.checks.site import Finding, Site
@@ -62,21 +63,25 @@ def room(site: Site) -> Finding:
 
 def caches(site: Site) -> Finding:
     """Whether what is downloaded and unpacked would fill the home folder, which is small on most clusters."""
-    home = Path(site.environ.get("HOME", "~")).expanduser().resolve()
-    places = {name: _cache(site, name, home / rest) for name, rest in _CACHES.items()}
-    inside = [name for name, path in places.items() if path.resolve().is_relative_to(home)]
+    place = Path(site.environ["HOME"]) if site.environ.get("HOME") else home()
+    if place is None:
+        fact = "no home folder is known: caches that no variable names go to a private temporary folder"
+        return Finding("warn", fact, "export HOME=/a/folder")
+    place = place.resolve()
+    places = {name: _cache(site, name, place / rest) for name, rest in _CACHES.items()}
+    inside = [name for name, path in places.items() if path.resolve().is_relative_to(place)]
     if not inside:
         return Finding("ok", "outside $HOME: " + ", ".join(f"{name}={path}" for name, path in places.items()))
     return Finding(
         "warn" if site.has_slurm else "ok",
-        f"{join(inside)} {'lies' if len(inside) == 1 else 'lie'} in {home}",
+        f"{join(inside)} {'lies' if len(inside) == 1 else 'lie'} in {place}",
         "name folders on a larger file system under `caches:` in the profile, e.g. HF_HOME: /scratch/$USER/hf",
     )
 
 
 def _cache(site: Site, name: str, default: Path) -> Path:
     given = site.profile.caches.get(name) or site.environ.get(name)
-    return Path(os.path.expandvars(given)).expanduser() if given else default
+    return expanded(os.path.expandvars(given)) if given else default
 
 
 def python_leaks(site: Site) -> Iterator[Finding]:

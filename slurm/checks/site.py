@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from cxr_core.home import expanded
 from slurm.checks.ask import Answer, ask, at, parse_config, parse_records, scrubbed
 from slurm.checks.job import Visit, visit
 from slurm.options import further_gres
@@ -84,7 +85,7 @@ class Site:
     @property
     def existing_runs(self) -> Path:
         """The folder of runs, or the nearest one above it that is there already."""
-        path = self.runs.expanduser().absolute()
+        path = expanded(self.runs).absolute()
         return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
     def words(self, kind: str | None) -> list[str]:

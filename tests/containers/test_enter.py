@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from containers.binds import Bind, bind_of, in_order
 from containers.engine import architecture, enter
 from containers.store import Image, Store, find_image
 from cxr_core.errors import UserError
@@ -56,6 +57,67 @@ def test_given_a_call_from_inside_home_then_only_that_folder_is_seen(thin_image:
     assert told["here"] == ["file"]
     assert told["local"] is False
     assert str(told["home"]).endswith(f"/cxr-home-{os.getuid()}")
+
+
+def test_given_a_bind_to_another_place_to_be_read_only_then_it_lies_there_and_cannot_be_written(
+    thin_image: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / HOSTILE
+    data.mkdir()
+    (data / "image.png").touch()
+    binds = [bind_of("/usr/share:/opt/inside:ro"), Bind(str(data), "/mnt", is_readonly=True), data]
+    words = enter(thin_image, 64 * "a", [*binds, tmp_path], cwd=tmp_path, gpus=False)
+    script = 'ls /mnt; touch /mnt/new; touch "$1/new" && ls -d /opt/inside'
+    done = subprocess.run([*words, "sh", "-c", script, "sh", str(data)], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["image.png", "/opt/inside"], done.stderr
+    assert "Read-only file system" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "bind"),
+    [
+        ("/data", Bind("/data", "/data")),
+        ("/data:/mnt", Bind("/data", "/mnt")),
+        ("/da ta,1:/mnt:ro", Bind("/da ta,1", "/mnt", is_readonly=True)),
+        ("/data:/mnt:rw", Bind("/data", "/mnt")),
+        ("/proc/self/fd/..", Bind("/proc/self/fd/..", "/proc/self/fd/..")),
+    ],
+)
+def test_a_bind_is_read_as_engines_write_it(text: str, bind: Bind) -> None:
+    assert bind_of(text) == bind
+
+
+def test_a_folder_that_is_there_may_have_colons_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a:b:c:d"
+    folder.mkdir()
+    assert bind_of(str(folder)) == Bind.at_its_place(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("/data:/mnt:z", "'z' is no option of a bind"),
+        ("/data:ro", "an option comes third: /data:/data:ro"),
+        ("/data:", "'' is no whole path"),
+        ("/a:b:/c:ro", "more than two colons"),
+        ("data:/mnt", "'data' is no whole path"),
+        ("$SCRATCH/data", "variables are not replaced"),
+        ("/data:/mnt:", "'' is no option"),
+    ],
+)
+def test_a_bind_of_another_form_is_refused_with_the_forms_that_there_are(text: str, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        bind_of(text)
+    assert words in str(refused.value)
+    assert repr(text) in str(refused.value)
+    assert "/folder:/place/inside:ro" in str(refused.value)
+
+
+def test_two_folders_at_one_place_are_refused_and_what_lies_within_another_comes_after_it() -> None:
+    inner, outer = Bind("/b", "/mnt/b"), Bind("/a", "/mnt", is_readonly=True)
+    assert in_order([inner, outer, inner]) == [outer, inner]
+    with pytest.raises(UserError, match="two folders are bound to it: /a and /c"):
+        in_order([outer, Bind("/c", "/mnt/")])
 
 
 def test_given_a_call_from_home_itself_then_packages_in_local_are_invisible(thin_image: Path, home: Path) -> None:

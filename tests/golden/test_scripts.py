@@ -12,8 +12,9 @@ from containers.engine import enter
 from containers.stage import prelude
 from containers.store import Image
 from cxr_core.runs.run import Run
+from slurm.executor import clean_environment
 from slurm.packs import Job, StageWork
-from slurm.profile import load_profile
+from slurm.profile import ClusterProfile, load_profile
 from slurm.submit import Launch, record, script_text
 
 HERE = Path(__file__).parent
@@ -106,6 +107,7 @@ def run_script(
     text = script_text(launch, job, submit, record(launch, job, waits_for=()))
     environ = {
         "PATH": f"{fakes}:{os.environ['PATH']}",
+        "HOME": str(folder),
         "PAYLOAD": str(folder / "payload"),
         "CALLS": str(folder / "calls"),
         "SLURM_ARRAY_JOB_ID": "12",
@@ -162,14 +164,15 @@ def end_of(folder: Path, life: int = 0) -> str:
         ("kill -BUS $$", "135"),
         ('echo "error: Detected 1 oom_kill event" >> "${CXR_FLAG%-0.flag}.out"; kill -KILL $$', "oom"),
         ('echo "error: Exceeded job memory limit" >> "${CXR_FLAG%-0.flag}.out"; kill -KILL $$', "oom"),
-        ("exit 1", ""),
+        ("exit 1", "start"),
+        ('rm "$CXR_START"; exit 1', "1"),
     ],
 )
 def test_given_a_payload_that_a_signal_ends_then_the_shell_that_outlives_it_writes_down_which(
     payload: str, end: str, tmp_path: Path
 ) -> None:
     status, calls = run_script(tmp_path, payload)
-    assert status == (int(end) if end.isdigit() else 137 if end else 1)
+    assert status == (int(end) if end.isdigit() else 137 if end == "oom" else 1)
     assert (end_of(tmp_path), calls) == (end, [])
 
 
@@ -183,6 +186,77 @@ def test_given_a_payload_that_was_silent_before_then_it_is_ended_for_good(tmp_pa
     status, calls = run_script(tmp_path, payload, silent_minutes=0.03, before="silent 2\n")
     assert (status, calls) == (137, ["scancel --signal=KILL 12.0"])
     assert end_of(tmp_path, 1) == "silent"
+
+
+SETUPS_THAT_FAIL = {
+    "exit 3": 3,
+    "nosuch": 127,
+    "false | cat": 1,
+    "value=$(exit 4)": 4,
+    "true\nfalse\ntrue": 1,
+    "true && (exit 5)": 5,
+    ": ${NOBODY_SETS_THIS:?is not set}": 1,
+    "echo 'no end": 2,
+    "source /nowhere": 1,
+    "set -e; trap - EXIT\nfalse": 1,
+    "ModuleCmd() { return 6; }; ModuleCmd": 6,
+}
+
+
+@pytest.mark.parametrize(("line", "status"), SETUPS_THAT_FAIL.items(), ids=repr)
+def test_given_a_line_of_setup_that_fails_then_the_task_ends_with_its_number_and_its_words(
+    line: str, status: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_script(tmp_path, "echo never >&2; exit 0", setup=["true", line, "echo never >&2"]) == (status, [])
+    words = f"line 2 of `setup` ({line.splitlines()[0]}"
+    said = capfd.readouterr().err
+    assert words in said
+    assert f"exit status {status}" in said
+    assert "never" not in said
+    assert end_of(tmp_path) == "start"
+
+
+SITE_FILE = """\
+false
+grep nothing /dev/null | cat
+echo $nobody_sets_this > /dev/null
+inner() { false; true; }
+inner
+true
+"""
+
+
+def test_given_lines_that_do_as_sites_do_then_the_work_begins_as_if_nothing_had_been_set(tmp_path: Path) -> None:
+    (tmp_path / "site.sh").write_text(SITE_FILE)
+    (tmp_path / "functions.sh").write_text("only_here() { return $nobody_sets_this 0; }\n")
+    (tmp_path / ".bash_profile").write_text("export BASH_ENV=~/functions.sh PYTHONHOME=/nowhere; umask 777; false\n")
+    lines = [
+        '[ -z "${PYTHONHOME:-}" ] && only_here',
+        f"source {tmp_path}/site.sh",
+        "yes | head -n 1 > /dev/null",
+        "if false; then true; fi\nfalse || true",
+        "declare -A tools=([a]=b)",
+        '[ "${tools[a]}" = b ]; submit=mine task=mine; cd /; IFS=:; set -u; shopt -s nullglob; trap "echo bye" EXIT',
+    ]
+    payload = 'rm "$CXR_START"; [ "$PWD" = "${PAYLOAD%/payload}" ] || exit 1'
+    assert run_script(tmp_path, payload, setup=lines) == (0, [])
+
+
+def test_sbatch_sees_what_the_functions_of_the_callers_shell_are_made_of_where_setup_calls_them() -> None:
+    made_of = ("BASH_ENV", "BASH_FUNC_module%%", "MODULEPATH", "MODULES_CMD", "LMOD_CMD", "PATH")
+    state = ("LOADEDMODULES", "_LMFILES_", "LMOD_FAMILY_MPI", "_ModuleTable001_", "SLURM_JOB_ID", "PYTHONPATH")
+    environ = dict.fromkeys((*made_of, *state), "x")
+    with_setup = ClusterProfile(name="site", setup=["module load tool"])
+    assert set(clean_environment(with_setup, environ)) == set(made_of)
+    assert set(clean_environment(ClusterProfile(name="site"), environ)) == {"PATH"}
+
+
+def test_given_a_task_that_died_before_its_work_twice_then_it_is_cancelled_lest_the_cluster_requeues_it_for_ever(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "payload.pid").write_text("999999999")
+    status, calls = run_script(tmp_path, "exit 0", setup=["exit 3"], before="start 0 3 line 1\n")
+    assert (status, calls) == (3, ["scancel 12_3"])
 
 
 BEATING = """\

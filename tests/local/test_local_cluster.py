@@ -1,9 +1,11 @@
 """`--cluster local`: the tasks of a submit as processes of this machine."""
 
+import os
 from pathlib import Path
 
 from cxr_core.runs.files import write_json
 from cxr_core.runs.submits import Submit, submit_folders
+from slurm.local import at_once
 from tests.pipeline import cxr, stage_folder
 
 
@@ -62,3 +64,31 @@ def test_plan_on_a_cluster_shows_table_and_scripts_and_writes_nothing(nano_confi
     assert "=== JOB2 vae: freeze + shards + finalize, 1 tasks, after JOB1" in done.stdout
     assert "#SBATCH --dependency=afterany:JOB1" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_given_a_task_that_dies_before_python_then_submit_status_and_logs_say_how_its_log_ends(
+    nano_config: Path, tmp_path: Path
+) -> None:
+    profile, runs = tmp_path / "mine.yaml", tmp_path / "runs"
+    words = ("submit", nano_config, "--cluster", profile, "--runs", runs, "--stage", "real")
+    for setup, why, said in (
+        ("ls /no-such-folder", "exit status 2 in line 1 of `setup` (ls /no-such-folder)", "No such file or directory"),
+        ("export PYTHONHOME=/nowhere", "exit status 1 in starting Python", "No module named 'encodings'"),
+    ):
+        profile.write_text(f"inherits: local\nlogin_shell: false\nsetup: {setup}\n")
+        done = cxr(*words)
+        assert done.returncode == 2
+        assert said in done.stderr
+        for told in (cxr("status", runs / "nano").stdout, cxr("logs", runs / "nano").stdout):
+            assert why in told
+            assert said in told
+    profile.write_text('inherits: local\nlogin_shell: false\nsetup: ["export TOOL=1"]\n')
+    assert cxr(*words).returncode == 0
+
+
+def test_no_more_tasks_run_at_once_than_the_cores_hold() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert at_once(8, 1) == min(8, cores)
+    assert at_once(8, cores) == 1
+    assert at_once(8, 4 * cores) == 1
+    assert at_once(1, 1) == 1
