@@ -9,6 +9,9 @@ from cxr_core.settings import Name, Settings, StageSettings, check_whole_batches
 Scheduler: TypeAlias = Literal["dpmsolver++", "ddim", "ddpm"]
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 FromBank: TypeAlias = Literal["gaussian", "each"]
+Noise: TypeAlias = Literal["philox", "mt19937"]
+NOISE: Noise = "philox"
+"""What makes noise of the seeds of new images; a record that names none is of the older mt19937."""
 Guidance: TypeAlias = Annotated[float, Field(ge=1.0, le=30.0)]
 
 

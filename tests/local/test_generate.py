@@ -176,7 +176,7 @@ def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
 ) -> None:
     import torch
 
-    from cxr_core.generation.noise import generators
+    from cxr_core.generation.noise import Philox, generators
     from cxr_core.generation.sampler import decode, encode_prompts, load_model, make_scheduler, sample
     from cxr_core.generation.shard import to_uint8
 
@@ -185,14 +185,15 @@ def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
     saved(tmp_path / "model", pipeline)
     pipeline.scheduler = make_scheduler(pipeline.scheduler.config, name)
     pipeline.set_progress_bar_config(disable=True)
-    prompts, seeds = ["chest, edema", "chest", "chest, no finding"], [11, 22, 33]
-    theirs = pipeline(
-        prompts, num_inference_steps=5, guidance_scale=4.0, generator=generators(seeds), output_type="np"
-    ).images
+    prompts, seeds = ["chest, edema", "chest", "chest, no finding"], [11, 2**62 + 22, 33]
+    # The pipeline takes the noise of DDPM's steps from generators of torch alone.
+    noise = {"generator": generators(seeds)} if name == "ddpm" else {"latents": Philox(seeds, (4, 8, 8)).draw()}
+    theirs = pipeline(prompts, num_inference_steps=5, guidance_scale=4.0, output_type="np", **noise).images
     model = load_model(tmp_path / "model", "float32")
     texts = encode_prompts(model, ["", *prompts])
     embeddings = torch.cat([texts[prompt] for prompt in prompts])
-    latents = sample(model, embeddings, texts[""], seeds, scheduler=name, steps=5, guidance=4.0)
+    how = {"noise": "mt19937"} if name == "ddpm" else {}
+    latents = sample(model, embeddings, texts[""], seeds, scheduler=name, steps=5, guidance=4.0, **how)
     ours = to_uint8(decode(model, latents))
     assert ours.std() > 1
     assert np.abs(ours - (theirs * 255).mean(axis=-1)).max() <= 1
@@ -201,7 +202,7 @@ def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
 def test_given_guidance_one_the_unconditional_half_is_not_computed_and_pixels_equal_the_pipeline(
     tmp_path: Path,
 ) -> None:
-    from cxr_core.generation.noise import generators
+    from cxr_core.generation.noise import Philox
     from cxr_core.generation.sampler import decode, encode_prompts, load_model, make_scheduler, sample
 
     pipeline = nano()
@@ -209,7 +210,7 @@ def test_given_guidance_one_the_unconditional_half_is_not_computed_and_pixels_eq
     pipeline.scheduler = make_scheduler(pipeline.scheduler.config, "ddim")
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        ["chest"], num_inference_steps=4, guidance_scale=1.0, generator=generators([7]), output_type="np"
+        ["chest"], num_inference_steps=4, guidance_scale=1.0, latents=Philox([7], (4, 8, 8)).draw(), output_type="np"
     ).images
     model = load_model(tmp_path / "model", "float32")
     texts = encode_prompts(model, ["", "chest"])
