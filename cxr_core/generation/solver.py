@@ -33,7 +33,7 @@ def ancestral_step(
 ) -> torch.Tensor:
     """One step of DDPM: the posterior's mean (Ho et al. 2020, arXiv 2006.11239, eq. 7) and its spread times `noise`.
 
-    As `solver.step` with `variance_type` fixed_small, which takes its noise from torch's generators alone.
+    What `solver.step` does with `variance_type` fixed_small, but that takes noise from torch's generators alone.
     """
     before = solver.previous_timestep(timestep)
     kept = solver.alphas_cumprod[timestep]

@@ -36,13 +36,15 @@ _DPM_SOLVER = {
 def solver_options(name: Scheduler, schedule: NoiseSchedule, steps: int, *, where: str = "steps") -> dict[str, Any]:
     """All arguments of diffusers' scheduler of this name; `dataset.json` records them for each series.
 
-    Raises UserError naming `where` for more steps than the model knows times.
+    Raises UserError naming `where` for more steps than go into the times that the model knows.
     """
-    if steps > schedule.num_train_timesteps:
+    # DPM-Solver++ divides by the distance of two steps, and begins at the last time but ends before the first.
+    most = schedule.num_train_timesteps - (name == "dpmsolver++")
+    if steps > most:
         raise UserError(
-            f"{steps} steps, but the model knows {schedule.num_train_timesteps} times",
+            f"{steps} steps of {name}, but the model knows {schedule.num_train_timesteps} times",
             where=where,
-            mend=f"set steps to {schedule.num_train_timesteps} or less",
+            mend=f"set steps to {most} or less",
         )
     own = schedule.model_dump(mode="json")
     if name == "dpmsolver++":

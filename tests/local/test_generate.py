@@ -15,7 +15,7 @@ from cxr_core.errors import UserError
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.presets import NANO
 from cxr_core.models.training_data import TrainingData
-from cxr_core.runs.files import remove, write_json
+from cxr_core.runs.files import read_json, remove, write_json
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
@@ -167,6 +167,73 @@ def test_given_a_lost_shard_it_is_made_again_with_the_same_digest(tmp_path: Path
     after = finish(work)
     assert work.folder.receipt("00001").digest == receipt.digest
     assert after.info == before.info
+
+
+FEW = {"request": {"counts": {"Effusion": 4}, "view": "PA"}}
+
+
+def with_scheduler(folder: Path, model: Path, **values: Any) -> Path:
+    """A copy of a model whose scheduler config says this too."""
+    shutil.copytree(model, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    write_json(path, read_json(path) | values)
+    return folder
+
+
+def test_given_leftovers_in_the_scheduler_config_images_are_the_same_and_each_option_is_recorded(
+    tmp_path: Path, model: Path, real: Path
+) -> None:
+    left = with_scheduler(
+        tmp_path / "left", model, use_karras_sigmas=True, solver_order=3, final_sigmas_type="sigma_min"
+    )
+    drawn, plain = (finish(stage(tmp_path / name, one, real, **FEW)) for name, one in (("a", left), ("b", model)))
+    assert drawn.info.digest == plain.info.digest
+    (series,) = drawn.info.about["series"]
+    assert (series["noise"], series["solver"]["use_karras_sigmas"]) == ("philox", False)
+    assert (series["solver"]["prediction_type"], series["solver"]["solver_order"]) == ("v_prediction", 2)
+    assert '"noise":"philox"' in drawn.rows["generation"].iloc[0]
+
+
+def test_given_a_model_that_was_trained_to_pure_noise_that_is_taken_over_and_recorded(
+    tmp_path: Path, model: Path, real: Path
+) -> None:
+    from cxr_core.generation.regenerate import regenerate
+
+    zero = with_scheduler(tmp_path / "zero", model, rescale_betas_zero_snr=True)
+    drawn, plain = (finish(stage(tmp_path / name, one, real, **FEW)) for name, one in (("a", zero), ("b", model)))
+    assert drawn.info.digest != plain.info.digest
+    assert drawn.info.about["series"][0]["solver"]["rescale_betas_zero_snr"] is True
+    assert not regenerate(drawn, "syn-00000001", zero, strict=True).difference.any()
+
+
+@pytest.mark.parametrize("name", ["dpmsolver++", "ddpm"])
+def test_given_a_plan_of_an_older_version_it_is_finished_and_its_images_are_made_again_as_that_version_did(
+    tmp_path: Path, model: Path, real: Path, name: str
+) -> None:
+    import torch
+
+    from cxr_core.generation.noise import generators
+    from cxr_core.generation.regenerate import regenerate
+    from cxr_core.generation.solver import inherited
+
+    left = with_scheduler(tmp_path / "left", model, use_karras_sigmas=True, thresholding=True)
+    work = stage(tmp_path / "syn", left, real, **FEW, scheduler=name, steps=4)
+    plan = freeze(work)
+    facts = read_json(work.context.plan_folder / "model.json")
+    for key in ("noise", "solver"):
+        del facts["series"][0][key]
+    write_json(work.context.plan_folder / "model.json", facts)
+    run_pack(work, plan, [shard.id for shard in plan.shards])
+    finalize(work, plan)
+    drawn = Dataset.open(work.folder.path)
+    torch.set_num_threads(1)
+    pipeline = nano()
+    pipeline.scheduler = inherited(name, read_json(left / "scheduler" / "scheduler_config.json"))
+    rows = drawn.rows
+    noise = generators(rows["seed"])
+    images = pipeline(list(rows["prompt"]), num_inference_steps=4, guidance_scale=5, output_type="np", generator=noise)
+    assert np.abs(drawn.images(rows) - (images.images * 255).mean(axis=-1)).max() <= 1
+    assert not regenerate(drawn, "syn-00000001", left, strict=True).difference.any()
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
