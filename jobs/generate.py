@@ -33,9 +33,9 @@ from cxr_core.generation.requests import (
 )
 from cxr_core.generation.series import MadeSeries, Series, all_series
 from cxr_core.generation.settings import NOISE, GenerateStage
-from cxr_core.generation.solver_options import solver_options
 from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint, is_pggan, kept_steps, weights_sha256
 from cxr_core.models.noise_schedule import read_schedule
+from cxr_core.models.solver_options import solver_options
 from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard

@@ -4,9 +4,9 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, PositiveInt, model_validator
 
+from cxr_core.models.solver_options import Scheduler
 from cxr_core.settings import Name, Settings, StageSettings, check_whole_batches
 
-Scheduler: TypeAlias = Literal["dpmsolver++", "ddim", "ddpm"]
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 FromBank: TypeAlias = Literal["gaussian", "each"]
 Noise: TypeAlias = Literal["philox", "mt19937"]

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-from cxr_core.generation.settings import Scheduler
+from cxr_core.models.solver_options import Scheduler
 
 _CLASSES = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler}
 

@@ -1,10 +1,12 @@
 """Every option of a solver that decides a pixel: the model's noise schedule, and what is set here. Without torch."""
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from cxr_core.errors import UserError
-from cxr_core.generation.settings import Scheduler
 from cxr_core.models.noise_schedule import NoiseSchedule
+
+Scheduler: TypeAlias = Literal["dpmsolver++", "ddim", "ddpm"]
+"""The solvers, of which a generate stage names one."""
 
 _NO_CLIPPING = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
 """Meant for pixels in [-1, 1]; latents exceed 1."""
