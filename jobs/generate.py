@@ -32,7 +32,7 @@ from cxr_core.generation.requests import (
     write_list,
 )
 from cxr_core.generation.series import MadeSeries, Series, all_series
-from cxr_core.generation.settings import NOISE, GenerateStage
+from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint, is_pggan, kept_steps, weights_sha256
 from cxr_core.models.noise_schedule import read_schedule
 from cxr_core.models.solver_options import solver_options
@@ -188,7 +188,7 @@ def _made(context: Context, series: Sequence[Series], numbers: Sequence[int]) ->
         MadeSeries(
             **dict(one),
             **_ways(context, one, folder),
-            noise=NOISE,
+            noise=context.settings.noise,
             model=digests[folder],
             training_data=read_training_data(folder),
             num_images=num,
