@@ -1,9 +1,19 @@
 """What all settings share: strict pydantic models whose field docstrings are the documentation of the config."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
@@ -11,10 +21,56 @@ LocalPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolu
 """A path of the user's, relative to the working directory; resolved at once, since jobs start elsewhere."""
 
 
+@dataclass(frozen=True)
+class Absent:
+    """Marks a key that was added later: `value` (plain JSON) is what a run that lacks the key did, whatever the default
+    is today. `white: Annotated[int | None, Absent(None)] = 4095`."""
+
+    value: Any
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """In the schema too, where people look for what a key means."""
+        return {**handler(core), "absent": self.value}
+
+
+OF_A_RUN = {"of a run": True}
+"""Context of `model_validate` for settings that a run recorded: keys that it lacks mean what they meant then."""
+
+
 class Settings(BaseModel):
     """Unknown keys are errors, values are immutable, and the docstring under a field is its description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_of_then(cls, given: Any, info: ValidationInfo) -> Any:
+        if not info.context or not info.context.get("of a run") or not isinstance(given, dict):
+            return given
+        return added_keys(cls) | given
+
+
+def added_keys(settings: type[BaseModel]) -> dict[str, Any]:
+    """Key -> what a run that lacks it did, of the keys that were added later."""
+    fields = settings.model_fields.items()
+    return {name: mark.value for name, field in fields for mark in field.metadata if isinstance(mark, Absent)}
+
+
+def without_added(settings: BaseModel, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """`dumped`, the JSON of `settings`, without added keys whose value is that of before: as it was written then."""
+    added = added_keys(type(settings))
+    kept = {name: value for name, value in dumped.items() if name not in added or added[name] != value}
+    return {name: _without_added(getattr(settings, name), value) for name, value in kept.items()}
+
+
+def _without_added(value: Any, dumped: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return without_added(value, dumped)
+    if isinstance(value, Mapping):
+        return {key: _without_added(value.get(key), each) for key, each in dumped.items()}
+    if isinstance(value, list | tuple):
+        return [_without_added(each, plain) for each, plain in zip(value, dumped, strict=True)]
+    return dumped
 
 
 class StageSettings(Settings):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import Field, PositiveInt, model_validator
 
 from cxr_core.models.solver_options import Scheduler
-from cxr_core.settings import Name, Settings, StageSettings, check_whole_batches
+from cxr_core.settings import Absent, Name, Settings, StageSettings, check_whole_batches
 
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 FromBank: TypeAlias = Literal["gaussian", "each"]
@@ -171,7 +171,7 @@ class GenerateStage(StageSettings):
     from_bank: FromBank = "gaussian"
     """gaussian: new latents of the normal distribution of those of images with the same labels. each: the latents of
     these images themselves, so that there are as many different images as latents."""
-    noise: Noise = NOISE
+    noise: Annotated[Noise, Absent("mt19937")] = NOISE
     """What makes noise of an image's seed. philox: all 63 bits of the seed count, and every machine gets the same
     numbers. mt19937, as up to 2026: the low 32 bits, so that of 100,000 images some pairs start from one noise."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
