@@ -173,7 +173,7 @@ class GenerateStage(StageSettings):
     these images themselves, so that there are as many different images as latents."""
     noise: Annotated[Noise, Absent("mt19937")] = NOISE
     """What makes noise of an image's seed. philox: all 63 bits of the seed count, and every machine gets the same
-    numbers. mt19937, as up to 2026: the low 32 bits, so that of 100,000 images some pairs start from one noise."""
+    numbers. mt19937, as in older runs: the low 32 bits, so that of 100,000 images some pairs start from one noise."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the models. bfloat16 is for GPUs; on most CPUs it is far slower than float32."""
     channels_last: bool = False

@@ -51,7 +51,7 @@ def _save_rounded(folder: Path, work: Path, dtype: Precision) -> Precision:
     from cxr_core.models.portable import save_portable
 
     save_portable(stable_diffusion.load(folder).to(dtype=getattr(torch, dtype)), work)
-    if (folder / LORA).is_dir():
+    if (folder / LORA / lora_files.DIFFUSERS).is_file():
         adapter = lora_files.read_diffusers(folder / LORA)
         (work / LORA).mkdir()
         lora_files.write_diffusers(adapter, work / LORA)
