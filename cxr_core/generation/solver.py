@@ -1,11 +1,13 @@
 """The solver: diffusers' scheduler of a name, with options that are all given, or as a model's config has them."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
+from cxr_core.errors import UserError
 from cxr_core.models.solver_options import Scheduler
 
 _CLASSES = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "ddpm": DDPMScheduler}
@@ -15,8 +17,15 @@ Solver: TypeAlias = Any
 
 
 def make_solver(name: Scheduler, options: Mapping[str, Any]) -> Solver:
-    """A solver with exactly these options, see `solver_options`."""
-    return _CLASSES[name](**options)
+    """A solver with exactly these options, see `solver_options`. Raises UserError for some that its library lacks."""
+    kind = _CLASSES[name]
+    if unknown := sorted(options.keys() - signature(kind).parameters.keys()):
+        raise UserError(
+            f"the installed diffusers has no {', '.join(unknown)} of {kind.__name__}",
+            where="about.series[].solver",
+            mend="draw with the version of the suite that recorded them",
+        )
+    return kind(**options)
 
 
 def inherited(name: Scheduler, config: Mapping[str, Any]) -> Solver:

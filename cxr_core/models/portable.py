@@ -7,29 +7,33 @@ Stable Diffusions have. Today's versions read these as well.
 from pathlib import Path
 from typing import Any
 
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load_file, save_file
 
 from cxr_core.models import stable_diffusion
-from cxr_core.models.noise_schedule import FILE, schedule_of
-from cxr_core.models.solver_options import Scheduler, solver_options
+from cxr_core.models.noise_schedule import schedule_of
+from cxr_core.models.solver_options import solver_options
 from cxr_core.runs.files import read_json, write_json
 
 SOLVER = "dpmsolver"
 """Folder of the solver that a generate stage draws with by default; `scheduler/`, which pipelines open, is DDIM."""
 
-_FOLDERS: dict[str, tuple[str, Scheduler]] = {
-    FILE.parent.name: ("DDIMScheduler", "ddim"),
-    SOLVER: ("DPMSolverMultistepScheduler", "dpmsolver++"),
-}
 _PREFIX = "text_model."
 
 
 def save_portable(pipeline: Any, folder: Path) -> None:
-    """Write a StableDiffusionPipeline into `folder`, in the number format that it has."""
+    """Write a StableDiffusionPipeline into `folder`, in the number format that it has.
+
+    Its scheduler becomes DDIM. Both solvers have all options that we draw with, and nothing else that the model's own
+    file said of drawing.
+    """
+    schedule = schedule_of(pipeline.scheduler.config)
+    pipeline.register_modules(scheduler=DDIMScheduler(**solver_options("ddim", schedule, steps=1)))
     stable_diffusion.save(pipeline, folder)
+    solver: Any = DPMSolverMultistepScheduler(**solver_options("dpmsolver++", schedule, steps=1))
+    solver.save_pretrained(str(folder / SOLVER))
     _save_vocabulary(pipeline.tokenizer, folder / "tokenizer")
     _name_as_published(folder / "text_encoder" / "model.safetensors")
-    _save_solvers(pipeline.scheduler.config, folder)
 
 
 def _save_vocabulary(tokenizer: Any, folder: Path) -> None:
@@ -46,12 +50,3 @@ def _name_as_published(path: Path) -> None:
     tensors = load_file(path)
     named = {name if name.startswith(_PREFIX) else f"{_PREFIX}{name}": tensor for name, tensor in tensors.items()}
     save_file(named, path, {"format": "pt"})
-
-
-def _save_solvers(config: Any, folder: Path) -> None:
-    """Both solvers with all their options, and nothing else that the model's own file said of drawing."""
-    for name, (kind, solver) in _FOLDERS.items():
-        (folder / name).mkdir(exist_ok=True)
-        options = solver_options(solver, schedule_of(config), steps=1)
-        version = {"_class_name": kind, "_diffusers_version": config.get("_diffusers_version")}
-        write_json(folder / name / FILE.name, version | options)

@@ -91,7 +91,8 @@ def test_given_leftovers_in_the_models_file_the_exported_solvers_draw_what_we_dr
 
     torch.set_num_threads(1)
     pipeline = stable_diffusion.load(nano_base)
-    pipeline.scheduler.register_to_config(use_karras_sigmas=True, timestep_spacing="trailing", set_alpha_to_one=True)
+    left = {"use_karras_sigmas": True, "timestep_spacing": "trailing", "set_alpha_to_one": True}
+    pipeline.register_modules(scheduler=diffusers.PNDMScheduler.from_config(dict(pipeline.scheduler.config) | left))
     stable_diffusion.save(pipeline, tmp_path / "base")
     export_model(tmp_path / "base", tmp_path / "out", "float32")
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out")

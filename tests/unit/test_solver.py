@@ -11,7 +11,7 @@ import torch
 
 from cxr_core.errors import UserError
 from cxr_core.generation.sampler import make_scheduler
-from cxr_core.generation.solver import ancestral_step, inherited
+from cxr_core.generation.solver import ancestral_step, inherited, make_solver
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.models.noise_schedule import _DEFAULTS, FILE, NoiseSchedule, read_schedule, schedule_of
 from cxr_core.models.presets import NANO, SD21_BASE
@@ -166,6 +166,11 @@ def test_what_cannot_be_drawn_with_is_refused_by_name(tmp_path: Path, config: di
     with pytest.raises(UserError, match=words) as error:
         read_schedule(tmp_path)
     assert error.value.where == str(tmp_path / FILE)
+
+
+def test_given_a_record_of_options_that_the_library_does_not_have_they_are_named() -> None:
+    with pytest.raises(UserError, match="has no use_new_sigmas of DDIMScheduler"):
+        make_solver("ddim", solver_options("ddim", schedule_of(PLAIN), 20) | {"use_new_sigmas": True})
 
 
 def test_given_no_readable_scheduler_config_its_file_is_named(tmp_path: Path) -> None:
