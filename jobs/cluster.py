@@ -129,7 +129,7 @@ def submit(
 
 def _refuse_while_queued(run: Run, profile: ClusterProfile) -> None:
     """Stages whose jobs wait in the queue must not be set aside under them."""
-    live = live_ids(run, queued()) if profile.scheduler == "slurm" else []
+    live = live_ids(run, queue_of(run, profile)) if profile.scheduler == "slurm" else []
     if live:
         raise UserError(
             f"jobs of this run are in the queue, and --take-inputs sets aside what they work on: {', '.join(live)}",

@@ -34,6 +34,8 @@ from cxr_core.generation.requests import (
 from cxr_core.generation.series import MadeSeries, Series, all_series
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint, is_pggan, kept_steps, weights_sha256
+from cxr_core.models.noise_schedule import read_schedule
+from cxr_core.models.solver_options import solver_options
 from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard
@@ -89,6 +91,8 @@ def _exactly(
         said += [f"0 {name}: no real training image has it to be filled up" for name in passed_over]
         if isinstance(model := inputs[one.role], Path):
             folder = checkpoint_at(model, one.checkpoint)
+            if not is_pggan(folder):
+                _options(settings, one, folder)
             said += [_UNHEARD] if is_pggan(folder) and "bank" not in inputs else []
             said += _warnings(_unseen(read_training_data(folder), cells, real.findings))
         said += warning(real.rows[real.rows["split"] == "train"], real.findings, cells)
@@ -135,12 +139,17 @@ def freeze(context: Context, work: Path) -> Draft:
     return Draft(shards_of([one.num_images for one in made], settings.shard_size))
 
 
-def _ways(context: Context, folder: Path) -> dict[str, Any]:
-    """What a series says of its model's kind, and of the latents that it draws from."""
+def _ways(context: Context, series: Series, folder: Path) -> dict[str, Any]:
+    """What a series says of its model's kind, of its solver, and of the latents that it draws from."""
     if not is_pggan(folder):
-        return {"kind": "stable-diffusion"}
+        return {"kind": "stable-diffusion", "solver": _options(context.settings, series, folder)}
     bank = context.inputs.get("bank")
     return {"kind": "pggan", "bank": Bank.open(bank).digest if bank else None, "from_bank": context.settings.from_bank}
+
+
+def _options(settings: GenerateStage, series: Series, folder: Path) -> dict[str, Any]:
+    """All that the solver is told. Raises UserError where the model does not go with it."""
+    return solver_options(series.scheduler, read_schedule(folder), series.steps, where=_where(settings, series))
 
 
 def _check_bank(
@@ -179,7 +188,8 @@ def _made(context: Context, series: Sequence[Series], numbers: Sequence[int]) ->
     return [
         MadeSeries(
             **dict(one),
-            **_ways(context, folder),
+            **_ways(context, one, folder),
+            noise=context.settings.noise,
             model=digests[folder],
             training_data=read_training_data(folder),
             num_images=num,

@@ -1,18 +1,45 @@
-"""Noise: each image has its own generator, so no image's noise depends on which others are in its batch."""
+"""Noise: each image has its own seed, so no image's noise depends on which others are in its batch.
+
+All of it is made on the CPU: a GPU's stream is not the same on every machine.
+"""
 
 from collections.abc import Iterable, Sequence
 
 import torch
 
+from cxr_core.generation.normal import standard_normal
+from cxr_core.generation.settings import Noise
+
 
 def generators(seeds: Iterable[int]) -> list[torch.Generator]:
-    """One CPU generator per image; the CPU's stream is the same on every machine, a GPU's is not."""
+    """torch's generators, one a seed. mt19937 looks at the low 32 bits of a seed alone."""
     return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
 
-def initial_latents(sources: Sequence[torch.Generator], shape: tuple[int, int, int]) -> torch.Tensor:
-    """Standard normal float32 (num_images, channels, height, width): the first draw of each image's generator.
+class Philox:
+    """All 63 bits of a seed decide its noise; see `standard_normal`."""
 
-    What later steps of an ancestral sampler (DDPM) add comes from the same generators, in the order of the steps.
-    """
-    return torch.stack([torch.randn(shape, generator=source) for source in sources])
+    def __init__(self, seeds: Iterable[int], shape: Sequence[int]) -> None:
+        self._seeds, self._shape, self._num_drawn = list(seeds), shape, 0
+
+    def draw(self) -> torch.Tensor:
+        """The next standard normal numbers of each image: float32 (num_images, *shape)."""
+        drawn = standard_normal(self._seeds, self._shape, self._num_drawn)
+        self._num_drawn += 1
+        return torch.from_numpy(drawn)
+
+
+class Mt19937:
+    """What images were drawn from whose record names no generator."""
+
+    def __init__(self, seeds: Iterable[int], shape: Sequence[int]) -> None:
+        self.sources, self._shape = generators(seeds), tuple(shape)
+
+    def draw(self) -> torch.Tensor:
+        """As of `Philox`."""
+        return torch.stack([torch.randn(self._shape, generator=source) for source in self.sources])
+
+
+def open_noise(name: Noise, seeds: Iterable[int], shape: Sequence[int]) -> Philox | Mt19937:
+    """The noise of images with these seeds, of a `shape` each; the first draw is what they start from."""
+    return Philox(seeds, shape) if name == "philox" else Mt19937(seeds, shape)

@@ -11,7 +11,8 @@ import torch
 from cxr_core.errors import UserError
 from cxr_core.generation.bank_folder import Bank
 from cxr_core.generation.class_latents import ClassLatents
-from cxr_core.generation.noise import generators
+from cxr_core.generation.noise import open_noise
+from cxr_core.generation.settings import Noise
 from cxr_core.models import pggan
 from cxr_core.models.pggan import PgGan
 
@@ -53,13 +54,12 @@ def open_latents(folder: Path | None, made: Mapping[str, Any]) -> BankLatents | 
     return BankLatents(bank, made["from_bank"])
 
 
-def draw_rows(model: PgGan, rows: Sequence[Mapping[str, Any]], bank: BankLatents | None) -> np.ndarray:
+def draw_rows(model: PgGan, rows: Sequence[Mapping[str, Any]], bank: BankLatents | None, noise: Noise) -> np.ndarray:
     """Grey images float32 (num_images, side, side), nominally 0..255, not yet rounded; NaN where the model failed.
 
-    `rows` have a `seed` and, for a bank, `labels`.
+    `rows` have a `seed` and, for a bank, `labels`; `noise` makes numbers of the seeds.
     """
-    sources = generators(int(row["seed"]) for row in rows)
-    normal = torch.stack([torch.randn(model.info.latent_width, generator=source) for source in sources])
+    normal = open_noise(noise, (int(row["seed"]) for row in rows), (model.info.latent_width,)).draw()
     if bank:
         found = [
             bank.latents(int(row["labels"]), int(row["seed"]), own)

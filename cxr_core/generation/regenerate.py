@@ -14,8 +14,8 @@ from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, in_parts
 from cxr_core.generation.pggan import draw_rows, open_latents, open_pggan
 from cxr_core.generation.requests import image_seed
-from cxr_core.generation.sampler import decode, encode_prompts, load_model, sample_rows
-from cxr_core.generation.series import position
+from cxr_core.generation.sampler import decode, encode_prompts, load_model, recorded, sample_rows
+from cxr_core.generation.series import position, solver_of
 from cxr_core.generation.shard import to_uint8
 from cxr_core.models.checkpoints import is_pggan, weights_sha256
 
@@ -48,7 +48,10 @@ def regenerate(
     _check_model(model, made["model"], dataset)
     torch.set_num_threads(made["threads"])
     batch = _batch(dataset, row, made) if strict else [{name: row[name] for name in _NEEDED}]
-    greys = _greys_of_latents(model, batch, bank, made) if is_pggan(model) else _greys(model, batch, made)
+    if is_pggan(model):
+        greys = draw_rows(open_pggan(model), batch, open_latents(bank, made), made.get("noise", "mt19937"))
+    else:
+        greys = _greys(model, batch, made, solver_of(dataset, row["request"]))
     place = [each["seed"] for each in batch].index(row["seed"])
     return Regenerated(to_uint8(greys[place]), dataset.image(row))
 
@@ -57,20 +60,15 @@ _NEEDED = ["prompt", "seed", "labels"]
 """Of an image, to make it again."""
 
 
-def _greys_of_latents(
-    model: Path, batch: Sequence[Mapping[str, Any]], bank: Path | None, made: Mapping[str, Any]
+def _greys(
+    model: Path, batch: Sequence[Mapping[str, Any]], made: Mapping[str, Any], options: Mapping[str, Any] | None
 ) -> np.ndarray:
-    return draw_rows(open_pggan(model), batch, open_latents(bank, made))
-
-
-def _greys(model: Path, batch: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> np.ndarray:
     compiled, attention = (made["compile"], made["attention"]) if torch.cuda.is_available() else (False, "sdpa")
     loaded = load_model(
         model, made["dtype"], channels_last=made["channels_last"], compiled=compiled, attention=attention
     )
     texts = encode_prompts(loaded, ["", *(each["prompt"] for each in batch)])
-    how = {name: made[name] for name in ("scheduler", "steps", "guidance")}
-    return decode(loaded, sample_rows(loaded, texts, batch, **how))
+    return decode(loaded, sample_rows(loaded, texts, batch, **recorded(made, options, loaded)))
 
 
 def _batch(dataset: Dataset, row: Any, made: dict[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler, SchedulerMixin
 
 from cxr_core.errors import UserError
-from cxr_core.generation.noise import generators, initial_latents
+from cxr_core.generation.noise import Mt19937, Philox, open_noise
+from cxr_core.generation.settings import NOISE, Noise
+from cxr_core.generation.solver import Solver, ancestral_step, inherited, make_solver
 from cxr_core.models.attention import overflows, upcast, use_xformers
+from cxr_core.models.noise_schedule import schedule_of
+from cxr_core.models.solver_options import Scheduler, solver_options
 from cxr_core.models.stable_diffusion import load, tokenize
 
 _DECODE_AT_ONCE = 8
@@ -76,19 +80,20 @@ def _load(folder: Path, dtype: str, channels_last: bool, compiled: bool, attenti
     return Model(pipeline.tokenizer, pipeline.text_encoder, unet, vae, dict(pipeline.scheduler.config))
 
 
-def make_scheduler(config: Mapping[str, Any], name: str) -> Any:
-    """A sampler with the noise schedule and prediction type that the model was trained with.
+def make_scheduler(config: Mapping[str, Any], name: Scheduler, *, steps: int = 1) -> Solver:
+    """The solver of this name for a model with this scheduler config, of which only the noise schedule is taken."""
+    return make_solver(name, solver_options(name, schedule_of(config), steps))
 
-    Two defaults of diffusers are set here, so that pixels never hang on which of them a saved config spells out.
-    Clipping is off: it is meant for pixels in [-1, 1] and is on by default in DDIM and DDPM, but latents exceed 1.
-    DPM-Solver++ spaces its steps evenly over all timesteps (its own default); "leading" would never see pure noise.
+
+def recorded(made: Mapping[str, Any], options: Mapping[str, Any] | None, model: Model) -> dict[str, Any]:
+    """How `sample` is called by what images record (`made`) and their series (the solver's `options`).
+
+    Records of older versions name no noise, and none of the options: those came from the model's own config.
     """
-    if name == "dpmsolver++":
-        return DPMSolverMultistepScheduler.from_config(
-            config, algorithm_type="dpmsolver++", timestep_spacing="linspace"
-        )
-    kind = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[name]
-    return kind.from_config(config, clip_sample=False)
+    name = made["scheduler"]
+    solver = inherited(name, model.scheduler) if options is None else make_solver(name, options)
+    known = {key: made[key] for key in ("steps", "guidance")}
+    return {"scheduler": solver, "noise": made.get("noise", "mt19937"), **known}
 
 
 @torch.inference_mode()
@@ -120,19 +125,20 @@ def sample(
     unconditional: torch.Tensor,
     seeds: Sequence[int],
     *,
-    scheduler: str,
+    scheduler: Scheduler | Solver,
     steps: int,
     guidance: float,
+    noise: Noise = NOISE,
 ) -> torch.Tensor:
     """Denoise one batch. Returns latents (num_images, channels, height, width) in the model's number format.
 
     `embeddings` is (num_images, tokens, width), `unconditional` (1, tokens, width). With `guidance` > 1 both
     predictions are made in one forward pass and combined as u + guidance * (c - u) (Ho and Salimans 2022, eq. 6).
     """
-    sources = generators(seeds)
-    solver = make_scheduler(model.scheduler, scheduler)
+    solver = _solver(model, scheduler, steps)
     solver.set_timesteps(steps, device=model.unet.device)
-    latents = initial_latents(sources, model.latent_shape).to(model.unet.device, model.unet.dtype)
+    source = open_noise(noise, seeds, model.latent_shape)
+    latents = source.draw().to(model.unet.device, model.unet.dtype)
     latents = latents * solver.init_noise_sigma
     guided = guidance > 1
     text = torch.cat([unconditional.expand_as(embeddings), embeddings]) if guided else embeddings
@@ -142,8 +148,23 @@ def sample(
         if guided:
             without, given = predicted.chunk(2)
             predicted = without + guidance * (given - without)
-        latents = solver.step(predicted, timestep, latents, generator=sources, return_dict=False)[0]
+        latents = _step(solver, source, predicted, timestep, latents)
     return latents
+
+
+def _solver(model: Model, scheduler: Scheduler | Solver, steps: int) -> Solver:
+    is_made = isinstance(scheduler, SchedulerMixin)
+    return scheduler if is_made else make_scheduler(model.scheduler, scheduler, steps=steps)
+
+
+def _step(
+    solver: Solver, source: Philox | Mt19937, predicted: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor
+) -> torch.Tensor:
+    if isinstance(source, Mt19937):
+        return solver.step(predicted, timestep, latents, generator=source.sources, return_dict=False)[0]
+    if isinstance(solver, DDPMScheduler):
+        return ancestral_step(solver, predicted, timestep, latents, source.draw().to(latents))
+    return solver.step(predicted, timestep, latents, return_dict=False)[0]
 
 
 @torch.inference_mode()

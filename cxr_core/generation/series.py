@@ -10,7 +10,16 @@ from pydantic import ValidationError
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.lists import possible_ids
 from cxr_core.errors import UserError
-from cxr_core.generation.settings import FromBank, GenerateStage, Guidance, NamedRequest, Request, Scheduler, Steps
+from cxr_core.generation.settings import (
+    FromBank,
+    GenerateStage,
+    Guidance,
+    NamedRequest,
+    Noise,
+    Request,
+    Scheduler,
+    Steps,
+)
 from cxr_core.models.training_data import TrainingData
 from cxr_core.settings import Settings
 
@@ -50,6 +59,10 @@ class MadeSeries(Series):
     """Digest of the latent bank that a PG-GAN draws from by labels. None: from random latents."""
     from_bank: FromBank = "gaussian"
     """How it draws from it."""
+    noise: Noise = "mt19937"
+    """What makes noise of an image's seed. A record of an older version names none: it was mt19937."""
+    solver: dict[str, Any] | None = None
+    """All arguments of diffusers' scheduler. Of an older version there are none: they came from the model's config."""
     training_data: TrainingData | None = None
     """What the model learnt from, as far as it says so."""
     num_images: int
@@ -57,10 +70,11 @@ class MadeSeries(Series):
 
     @property
     def sampler(self) -> dict[str, str | int | float]:
-        """As of every series; a PG-GAN draws without one."""
+        """As of every series, with its noise; a PG-GAN draws without a sampler."""
         if self.kind == "pggan":
-            return {"bank": self.bank, "from_bank": self.from_bank} if self.bank else {}
-        return super().sampler
+            latents = {"bank": self.bank, "from_bank": self.from_bank} if self.bank else {}
+            return {**latents, "noise": self.noise}
+        return {**super().sampler, "noise": self.noise}
 
     @property
     def words(self) -> str:
@@ -142,6 +156,11 @@ def series_of(dataset: Dataset, image_id: str) -> MadeSeries:
     """The series of a synthetic image. Raises UserError for an image that is not in the Dataset or not synthetic."""
     row = dataset.rows.iloc[position(dataset, image_id)]
     return next(one for one in made_series(dataset) if one.name == row["request"])
+
+
+def solver_of(dataset: Dataset, series: str) -> dict[str, Any] | None:
+    """The solver's options that a Dataset records of one of its series; None where it records none."""
+    return next((one.solver for one in made_series(dataset) if one.name == series), None)
 
 
 def learnt_by(synthetic: Dataset) -> tuple[TrainingData, ...] | None:

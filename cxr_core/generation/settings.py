@@ -4,11 +4,14 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, PositiveInt, model_validator
 
-from cxr_core.settings import Name, Settings, StageSettings, check_whole_batches
+from cxr_core.models.solver_options import Scheduler
+from cxr_core.settings import Absent, Name, Settings, StageSettings, check_whole_batches
 
-Scheduler: TypeAlias = Literal["dpmsolver++", "ddim", "ddpm"]
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 FromBank: TypeAlias = Literal["gaussian", "each"]
+Noise: TypeAlias = Literal["philox", "mt19937"]
+NOISE: Noise = "philox"
+"""What makes noise of the seeds of new images; a record that names none is of the older mt19937."""
 Guidance: TypeAlias = Annotated[float, Field(ge=1.0, le=30.0)]
 
 
@@ -168,6 +171,9 @@ class GenerateStage(StageSettings):
     from_bank: FromBank = "gaussian"
     """gaussian: new latents of the normal distribution of those of images with the same labels. each: the latents of
     these images themselves, so that there are as many different images as latents."""
+    noise: Annotated[Noise, Absent("mt19937")] = NOISE
+    """What makes noise of an image's seed. philox: all 63 bits of the seed count, and every machine gets the same
+    numbers. mt19937, as in older runs: the low 32 bits, so that of 100,000 images some pairs start from one noise."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the models. bfloat16 is for GPUs; on most CPUs it is far slower than float32."""
     channels_last: bool = False

@@ -21,8 +21,8 @@ from cxr_core.generation.first_draws import ROWS, TAR, is_sampled
 from cxr_core.generation.gate import Gatekeeper, Verdict
 from cxr_core.generation.pggan import BankLatents, draw_rows, open_latents, open_pggan
 from cxr_core.generation.requests import image_seed
-from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, sample_rows
-from cxr_core.generation.series import MadeSeries, Series
+from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, recorded, sample_rows
+from cxr_core.generation.series import MadeSeries
 from cxr_core.generation.settings import Gate, GenerateStage
 from cxr_core.generation.writer import BackgroundWriter
 from cxr_core.models.pggan import PgGan
@@ -80,11 +80,12 @@ class Drawer:
     """Samples batches of rows, in parts where the planned size does not fit into memory; `size` is what did."""
 
     def __init__(
-        self, model: Model, texts: Mapping[str, torch.Tensor], settings: GenerateStage, series: Series, clock: Clock
+        self, model: Model, texts: Mapping[str, torch.Tensor], settings: GenerateStage, series: MadeSeries, clock: Clock
     ) -> None:
         self.size = settings.batch_size
         self.clock = clock
-        self._model, self._texts, self._dtype, self._sampler = model, texts, settings.dtype, series.sampler
+        self._model, self._texts, self._dtype = model, texts, settings.dtype
+        self._how = recorded(series.sampler, series.solver, model)
 
     def draw(self, batch: Sequence[Row]) -> np.ndarray:
         """Images uint8 (n, height, width). Raises UserError naming the images where the model gives NaN."""
@@ -94,7 +95,7 @@ class Drawer:
 
     def _draw(self, batch: Sequence[Row]) -> np.ndarray:
         with self.clock.part("sample"):
-            latents = sample_rows(self._model, self._texts, batch, **self._sampler)
+            latents = sample_rows(self._model, self._texts, batch, **self._how)
         with self.clock.part("decode"):
             return decode(self._model, latents)
 
@@ -102,13 +103,15 @@ class Drawer:
 class LatentDrawer(Drawer):
     """A `Drawer` of a PG-GAN."""
 
-    def __init__(self, model: PgGan, bank: BankLatents | None, settings: GenerateStage, clock: Clock) -> None:
+    def __init__(
+        self, model: PgGan, bank: BankLatents | None, settings: GenerateStage, series: MadeSeries, clock: Clock
+    ) -> None:
         self.size, self.clock, self._dtype = settings.batch_size, clock, settings.dtype
-        self._gan, self._bank = model, bank
+        self._gan, self._bank, self._noise = model, bank, series.noise
 
     def _draw(self, batch: Sequence[Row]) -> np.ndarray:
         with self.clock.part("sample"):
-            return draw_rows(self._gan, batch, self._bank)
+            return draw_rows(self._gan, batch, self._bank, self._noise)
 
 
 def generate_shard(
@@ -167,7 +170,7 @@ def _drawer(
     with clock.part("load"):
         if series.kind == "pggan":
             latents = open_latents(bank, series.sampler)
-            return LatentDrawer(open_pggan(checkpoint), latents, settings, clock)
+            return LatentDrawer(open_pggan(checkpoint), latents, settings, series, clock)
         model = load_model(
             checkpoint,
             settings.dtype,

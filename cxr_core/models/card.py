@@ -37,6 +37,18 @@ _PGGAN = {
     "no words; latents of real images with a finding (an invert stage) are how it is asked for one.",
 }
 
+_HOW = """\
+## How to draw with it
+
+```python
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("{folder}")
+pipeline.scheduler = DPMSolverMultistepScheduler.from_pretrained("{folder}", subfolder="dpmsolver")
+image = pipeline("frontal chest x-ray, PA view, effusion", num_inference_steps=20, guidance_scale=5.0).images[0]
+```
+"""
+
 _LIMITS = """\
 ## Known limits
 
@@ -52,6 +64,7 @@ def card(checkpoint: Path, record: Mapping[str, Any], stage: Path | None, name: 
 
     `record` is the model's `model.json`; `stage` its train stage where it has a run.
     """
+    how = [] if is_pggan(checkpoint) else [_HOW.format(folder=name)]
     name = f"{record['run']['name']}, stage {stage.name}" if stage else name
     kind = _PGGAN if is_pggan(checkpoint) else _STABLE_DIFFUSION
     lines = [_HEADER.format(name=name, version=cxr_core.__version__, **kind)]
@@ -61,7 +74,8 @@ def card(checkpoint: Path, record: Mapping[str, Any], stage: Path | None, name: 
     lines += [f"- weights: sha256 `{record['weights_sha256']}`{'' if is_same else rounded}"]
     lines += _run(record)
     lines += ["", "## What it learnt from", "", *_learnt(read_training_data(checkpoint)), ""]
-    lines += ["## What was measured of its images", "", *(_measured(stage) if stage else [_UNKNOWN]), "", _LIMITS]
+    lines += ["## What was measured of its images", "", *(_measured(stage) if stage else [_UNKNOWN]), ""]
+    lines += [*how, _LIMITS]
     return "\n".join(lines)
 
 

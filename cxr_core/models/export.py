@@ -15,6 +15,8 @@ from cxr_core.runs.files import atomic_path, read_json, write_json
 
 FORMAT = 1
 RECORD = "model.json"
+LORA = "lora"
+"""Folder of the adapters alone, beside the model that they are merged into."""
 
 Precision = Literal["float16", "float32"]
 
@@ -22,10 +24,11 @@ Precision = Literal["float16", "float32"]
 def export_model(source: Path, out: Path, dtype: Precision = "float16") -> dict[str, Any]:
     """Write the final checkpoint of a train stage, or another model folder, as `out`; return its `model.json`.
 
-    A Stable Diffusion model is rounded to `dtype` and opens in diffusers; a PG-GAN is kept as it is. Beside it lie what
-    the model learnt from, where it says so, and a card (README.md). The record has the weights' digest before and after
-    rounding and, from a run, its name, code, versions and config, and of every train stage the losses and the commits
-    of the code. Raises UserError if `out` is there or `source` is no model.
+    A Stable Diffusion model is rounded to `dtype` and opens in diffusers (`save_portable`); a LoRA that is merged into
+    it lies beside it in two forms. A PG-GAN is kept as it is. Beside it lie what the model learnt from, where it says
+    so, and a card (README.md). The record has the weights' digest before and after rounding and, from a run, its name,
+    code, versions and config, and of every train stage the losses and the commits of the code. Raises UserError if
+    `out` is there or `source` is no model.
     """
     if out.exists():
         raise UserError("is already there", where=str(out), mend="remove it, or name another folder")
@@ -44,9 +47,15 @@ def export_model(source: Path, out: Path, dtype: Precision = "float16") -> dict[
 def _save_rounded(folder: Path, work: Path, dtype: Precision) -> Precision:
     import torch
 
-    from cxr_core.models import stable_diffusion
+    from cxr_core.models import lora_files, stable_diffusion
+    from cxr_core.models.portable import save_portable
 
-    stable_diffusion.save(stable_diffusion.load(folder).to(dtype=getattr(torch, dtype)), work)
+    save_portable(stable_diffusion.load(folder).to(dtype=getattr(torch, dtype)), work)
+    if (folder / LORA / lora_files.DIFFUSERS).is_file():
+        adapter = lora_files.read_diffusers(folder / LORA)
+        (work / LORA).mkdir()
+        lora_files.write_diffusers(adapter, work / LORA)
+        lora_files.write_kohya(adapter, work / LORA)
     return dtype
 
 

@@ -1,17 +1,16 @@
 """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the UNet and the text encoder of a pipeline, by peft."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from cxr_core.errors import UserError
-from cxr_core.models.tensors import sort_metadata
+from cxr_core.models.lora_files import write_diffusers
 
 _NAME = "default"
 
@@ -51,6 +50,9 @@ def merged(part: Any) -> Any:
     with torch.device("meta"):
         plain = type(part).from_config(part.config) if hasattr(part, "from_config") else type(part)(part.config)
     plain.load_state_dict(tensors, assign=True)
+    for name, buffer in part.named_buffers():  # those too that no file holds, such as places of words
+        owner, _, leaf = name.replace(".base_layer.", ".").rpartition(".")
+        setattr(plain.get_submodule(owner), leaf, buffer)
     return plain
 
 
@@ -62,16 +64,17 @@ def merged_pipeline(pipeline: Any) -> Any:
 
 def save_adapter(pipeline: Any, folder: Path) -> None:
     """Write the adapters alone, for `load_lora_weights` of a diffusers pipeline. Equal adapters give equal bytes."""
-    layers, about = {}, {}
-    for name, part in _adapted(pipeline).items():
-        state = get_peft_model_state_dict(part, adapter_name=_NAME, save_embedding_layers=False)
-        layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(state)
-        config = part.peft_config[_NAME].to_dict()
-        # A set of texts has another order in each process.
-        about[f"{name}_lora_adapter_metadata"] = config | {"target_modules": sorted(config["target_modules"])}
-    StableDiffusionPipeline.save_lora_weights(str(folder), **layers, **about)
-    for path in folder.glob("*.safetensors"):
-        sort_metadata(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_diffusers(
+        {key: halves for name, part in _adapted(pipeline).items() for key, halves in _halves(name, part)}, folder
+    )
+
+
+def _halves(name: str, part: Any) -> Iterator[tuple[tuple[str, str], tuple[torch.Tensor, torch.Tensor]]]:
+    for layer, module in part.named_modules():
+        if _is_adapted(module):
+            down, up = (getattr(module, half)[_NAME].weight.detach() for half in ("lora_A", "lora_B"))
+            yield (name, layer), (down, up * module.scaling[_NAME])
 
 
 def _adapted(pipeline: Any) -> dict[str, Any]:

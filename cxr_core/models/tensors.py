@@ -74,17 +74,6 @@ _HALF: dict[str, Callable[[bytes], bytes]] = {
 """Numbers of half precision to bytes of the same in single precision."""
 
 
-def sort_metadata(path: Path) -> None:
-    """Write the notes in a small file's header by name: safetensors writes several in another order each time."""
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-
-
 def _tensor(about: dict, offset: int) -> Tensor:
     start, stop = about["data_offsets"]
     return Tensor(str(about["dtype"]), tuple(map(int, about["shape"])), offset + int(start), offset + int(stop))

@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler
 from cxr_core.data.latents import LatentCache
 from cxr_core.generation import sampler
 from cxr_core.models import lora, stable_diffusion
+from cxr_core.models.noise_schedule import schedule_of
 from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import some, stream
 from cxr_core.training.denoiser import make_denoiser
@@ -57,7 +58,7 @@ class DiffusionTask:
         # Asked once: the pipeline's parts look through all their modules each time.
         self.device = pipeline.unet.device
         self.module = make_denoiser(pipeline, settings, seed)
-        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.scheduler: Any = DDPMScheduler(**dict(schedule_of(pipeline.scheduler.config)))
         self.shown, held_out = batches(cache, prior, settings, seed), cache.indices("val")
         self.held_out = held_out[some(len(held_out), settings.validation_images, derive_seed(seed, "validation"))]
         self.no_caption = self._tokenize("")
@@ -122,6 +123,8 @@ class DiffusionTask:
                 scheduler="dpmsolver++",
                 steps=settings.steps,
                 guidance=settings.guidance,
+                # As ever, since a run's previews are compared with each other and may span an upgrade.
+                noise="mt19937",
             )
             rows.append(np.nan_to_num(sampler.decode(model, latents)).round().astype(np.uint8))
         return Preview(self.prompts, np.stack(rows))

@@ -16,13 +16,15 @@ from PIL import Image
 from cxr_core.data.dataset import SCHEMA
 from cxr_core.data.findings import NIH
 from cxr_core.data.png import decode_grey
-from cxr_core.generation.noise import generators
+from cxr_core.generation.noise import Philox
 from cxr_core.generation.requests import exact_list
 from cxr_core.generation.sampler import make_scheduler
 from cxr_core.generation.series import MadeSeries, all_series
-from cxr_core.generation.settings import GenerateStage
+from cxr_core.generation.settings import NOISE, GenerateStage
 from cxr_core.generation.shard import generate_shard
 from cxr_core.models.checkpoints import BUILT_IN
+from cxr_core.models.noise_schedule import read_schedule
+from cxr_core.models.solver_options import solver_options
 from cxr_core.models.stable_diffusion import load
 from cxr_core.runs.plan import Plan, slices
 from cxr_core.runs.run import StageFolder
@@ -50,7 +52,8 @@ def c5() -> Iterator[Row]:
     )
     facts = {"findings": NIH.names, "num_images": NUM_IMAGES, "generation": {}}
     (plain,) = all_series(settings, lambda role: ())
-    series = MadeSeries(**dict(plain), model="", num_images=NUM_IMAGES)
+    options = solver_options(settings.scheduler, read_schedule(BUILT_IN["tiny_base"]), settings.steps)
+    series = MadeSeries(**dict(plain), model="", num_images=NUM_IMAGES, noise=NOISE, solver=options)
     pipeline = load(BUILT_IN["tiny_base"]).to("cpu", torch.float32)
     pipeline.scheduler = make_scheduler(pipeline.scheduler.config, settings.scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -71,7 +74,7 @@ def c5() -> Iterator[Row]:
                     row["prompt"],
                     num_inference_steps=STEPS,
                     guidance_scale=GUIDANCE,
-                    generator=generators([row["seed"]]),
+                    latents=Philox([row["seed"]], (4, 16, 16)).draw(),
                 )
                 made.images[0].save(out / f"{row['image_id']}.png")
             return out

@@ -12,13 +12,15 @@ import pyarrow as pa
 import torch
 
 from cxr_core.data.findings import NIH
-from cxr_core.generation.noise import generators
+from cxr_core.generation.noise import Philox
 from cxr_core.generation.requests import exact_list
 from cxr_core.generation.sampler import encode_prompts, forget_model, load_model, make_scheduler
 from cxr_core.generation.series import MadeSeries, all_series
-from cxr_core.generation.settings import GenerateStage
+from cxr_core.generation.settings import NOISE, GenerateStage
 from cxr_core.generation.shard import Clock, Drawer, generate_shard
 from cxr_core.models import stable_diffusion
+from cxr_core.models.noise_schedule import read_schedule
+from cxr_core.models.solver_options import solver_options
 from tests.gpu.rows import SEED, Bench
 from tests.gpu.steady import Rate
 from tests.gpu.work import decode_gflop, forward_gflop
@@ -84,9 +86,10 @@ def _images(bench: Bench) -> pa.Table:
     return exact_list(pd.DataFrame(cells), lambda labels, view: f"frontal chest x-ray, {view} view, {labels}", SEED)
 
 
-def _series(bench: Bench, settings: GenerateStage) -> MadeSeries:
+def _series(bench: Bench, settings: GenerateStage, base: Path) -> MadeSeries:
     (plain,) = all_series(settings, lambda role: ())
-    return MadeSeries(**dict(plain), model="", num_images=bench.num_images)
+    options = solver_options(settings.scheduler, read_schedule(base), settings.steps)
+    return MadeSeries(**dict(plain), model="", num_images=bench.num_images, noise=NOISE, solver=options)
 
 
 def _shard(bench: Bench, settings: GenerateStage, base: Path) -> int:
@@ -94,7 +97,7 @@ def _shard(bench: Bench, settings: GenerateStage, base: Path) -> int:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     facts = {"findings": NIH.names, "num_images": bench.num_images, "generation": {}}
-    generate_shard(settings, _series(bench, settings), base, _images(bench), facts, work, seed=SEED)
+    generate_shard(settings, _series(bench, settings, base), base, _images(bench), facts, work, seed=SEED)
     return bench.num_images
 
 
@@ -102,7 +105,7 @@ def _drawing(bench: Bench, settings: GenerateStage, base: Path) -> Callable[[], 
     model = load_model(base, settings.dtype, channels_last=settings.channels_last, compiled=settings.compile)
     rows = _images(bench).to_pylist()
     texts = encode_prompts(model, ["", *(row["prompt"] for row in rows)])
-    drawer = Drawer(model, texts, settings, _series(bench, settings), Clock())
+    drawer = Drawer(model, texts, settings, _series(bench, settings, base), Clock())
 
     def run() -> int:
         for start in range(0, len(rows), bench.batch):
@@ -118,10 +121,11 @@ def _pipeline(bench: Bench, base: Path, dtype: str, steps: int, batch: int) -> C
     pipeline.set_progress_bar_config(disable=True)
     rows = _images(bench).to_pylist()[:batch]
     prompts, seeds = [row["prompt"] for row in rows], [row["seed"] for row in rows]
+    shape = (pipeline.unet.config.in_channels, *[pipeline.unet.config.sample_size] * 2)
 
     def run() -> int:
-        sources = generators(seeds)
-        made = pipeline(prompts, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=sources)
+        latents = Philox(seeds, shape).draw().to(pipeline.unet.dtype)
+        made = pipeline(prompts, num_inference_steps=steps, guidance_scale=GUIDANCE, latents=latents)
         for row, image in zip(rows, made.images, strict=True):
             image.save(bench.folder / f"{row['image_id']}.png")
         return len(rows)

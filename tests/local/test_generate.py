@@ -15,7 +15,7 @@ from cxr_core.errors import UserError
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.presets import NANO
 from cxr_core.models.training_data import TrainingData
-from cxr_core.runs.files import remove, write_json
+from cxr_core.runs.files import read_json, remove, write_json
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
@@ -169,6 +169,73 @@ def test_given_a_lost_shard_it_is_made_again_with_the_same_digest(tmp_path: Path
     assert after.info == before.info
 
 
+FEW = {"request": {"counts": {"Effusion": 4}, "view": "PA"}}
+
+
+def with_scheduler(folder: Path, model: Path, **values: Any) -> Path:
+    """A copy of a model whose scheduler config says this too."""
+    shutil.copytree(model, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    write_json(path, read_json(path) | values)
+    return folder
+
+
+def test_given_leftovers_in_the_scheduler_config_images_are_the_same_and_each_option_is_recorded(
+    tmp_path: Path, model: Path, real: Path
+) -> None:
+    left = with_scheduler(
+        tmp_path / "left", model, use_karras_sigmas=True, solver_order=3, final_sigmas_type="sigma_min"
+    )
+    drawn, plain = (finish(stage(tmp_path / name, one, real, **FEW)) for name, one in (("a", left), ("b", model)))
+    assert drawn.info.digest == plain.info.digest
+    (series,) = drawn.info.about["series"]
+    assert (series["noise"], series["solver"]["use_karras_sigmas"]) == ("philox", False)
+    assert (series["solver"]["prediction_type"], series["solver"]["solver_order"]) == ("v_prediction", 2)
+    assert '"noise":"philox"' in drawn.rows["generation"].iloc[0]
+
+
+def test_given_a_model_that_was_trained_to_pure_noise_that_is_taken_over_and_recorded(
+    tmp_path: Path, model: Path, real: Path
+) -> None:
+    from cxr_core.generation.regenerate import regenerate
+
+    zero = with_scheduler(tmp_path / "zero", model, rescale_betas_zero_snr=True)
+    drawn, plain = (finish(stage(tmp_path / name, one, real, **FEW)) for name, one in (("a", zero), ("b", model)))
+    assert drawn.info.digest != plain.info.digest
+    assert drawn.info.about["series"][0]["solver"]["rescale_betas_zero_snr"] is True
+    assert not regenerate(drawn, "syn-00000001", zero, strict=True).difference.any()
+
+
+@pytest.mark.parametrize("name", ["dpmsolver++", "ddpm"])
+def test_given_a_plan_of_an_older_version_it_is_finished_and_its_images_are_made_again_as_that_version_did(
+    tmp_path: Path, model: Path, real: Path, name: str
+) -> None:
+    import torch
+
+    from cxr_core.generation.noise import generators
+    from cxr_core.generation.regenerate import regenerate
+    from cxr_core.generation.solver import inherited
+
+    left = with_scheduler(tmp_path / "left", model, use_karras_sigmas=True, thresholding=True)
+    work = stage(tmp_path / "syn", left, real, **FEW, scheduler=name, steps=4)
+    plan = freeze(work)
+    facts = read_json(work.context.plan_folder / "model.json")
+    for key in ("noise", "solver"):
+        del facts["series"][0][key]
+    write_json(work.context.plan_folder / "model.json", facts)
+    run_pack(work, plan, [shard.id for shard in plan.shards])
+    finalize(work, plan)
+    drawn = Dataset.open(work.folder.path)
+    torch.set_num_threads(1)
+    pipeline = nano()
+    pipeline.scheduler = inherited(name, read_json(left / "scheduler" / "scheduler_config.json"))
+    rows = drawn.rows
+    noise = generators(rows["seed"])
+    images = pipeline(list(rows["prompt"]), num_inference_steps=4, guidance_scale=5, output_type="np", generator=noise)
+    assert np.abs(drawn.images(rows) - (images.images * 255).mean(axis=-1)).max() <= 1
+    assert not regenerate(drawn, "syn-00000001", left, strict=True).difference.any()
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ["dpmsolver++", "ddim", "ddpm"])
 def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
@@ -176,7 +243,7 @@ def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
 ) -> None:
     import torch
 
-    from cxr_core.generation.noise import generators
+    from cxr_core.generation.noise import Philox, generators
     from cxr_core.generation.sampler import decode, encode_prompts, load_model, make_scheduler, sample
     from cxr_core.generation.shard import to_uint8
 
@@ -185,14 +252,15 @@ def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
     saved(tmp_path / "model", pipeline)
     pipeline.scheduler = make_scheduler(pipeline.scheduler.config, name)
     pipeline.set_progress_bar_config(disable=True)
-    prompts, seeds = ["chest, edema", "chest", "chest, no finding"], [11, 22, 33]
-    theirs = pipeline(
-        prompts, num_inference_steps=5, guidance_scale=4.0, generator=generators(seeds), output_type="np"
-    ).images
+    prompts, seeds = ["chest, edema", "chest", "chest, no finding"], [11, 2**62 + 22, 33]
+    # The pipeline takes the noise of DDPM's steps from generators of torch alone.
+    noise = {"generator": generators(seeds)} if name == "ddpm" else {"latents": Philox(seeds, (4, 8, 8)).draw()}
+    theirs = pipeline(prompts, num_inference_steps=5, guidance_scale=4.0, output_type="np", **noise).images
     model = load_model(tmp_path / "model", "float32")
     texts = encode_prompts(model, ["", *prompts])
     embeddings = torch.cat([texts[prompt] for prompt in prompts])
-    latents = sample(model, embeddings, texts[""], seeds, scheduler=name, steps=5, guidance=4.0)
+    how = {"noise": "mt19937"} if name == "ddpm" else {}
+    latents = sample(model, embeddings, texts[""], seeds, scheduler=name, steps=5, guidance=4.0, **how)
     ours = to_uint8(decode(model, latents))
     assert ours.std() > 1
     assert np.abs(ours - (theirs * 255).mean(axis=-1)).max() <= 1
@@ -201,7 +269,7 @@ def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
 def test_given_guidance_one_the_unconditional_half_is_not_computed_and_pixels_equal_the_pipeline(
     tmp_path: Path,
 ) -> None:
-    from cxr_core.generation.noise import generators
+    from cxr_core.generation.noise import Philox
     from cxr_core.generation.sampler import decode, encode_prompts, load_model, make_scheduler, sample
 
     pipeline = nano()
@@ -209,7 +277,7 @@ def test_given_guidance_one_the_unconditional_half_is_not_computed_and_pixels_eq
     pipeline.scheduler = make_scheduler(pipeline.scheduler.config, "ddim")
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        ["chest"], num_inference_steps=4, guidance_scale=1.0, generator=generators([7]), output_type="np"
+        ["chest"], num_inference_steps=4, guidance_scale=1.0, latents=Philox([7], (4, 8, 8)).draw(), output_type="np"
     ).images
     model = load_model(tmp_path / "model", "float32")
     texts = encode_prompts(model, ["", "chest"])

@@ -12,7 +12,9 @@ import jobs.train
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
+from cxr_core.models.export import export_model
 from cxr_core.models.lora import save_adapter
+from cxr_core.models.lora_files import DIFFUSERS, KOHYA
 from cxr_core.runs.files import sha256_path
 from cxr_core.runs.stage import Estimate
 from tests.training import diffusion_stage, diffusion_task, finish, finish_afresh, metrics
@@ -67,6 +69,17 @@ def test_given_a_checkpoint_the_merged_folder_and_base_plus_adapter_are_one_mode
     assert {name for name in ours if not torch.equal(ours[name], theirs[name])} == {
         name for name in ours if name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))
     }
+
+
+def test_given_a_stage_with_adapters_its_export_has_them_in_both_forms_beside_the_merged_model(
+    adapted: Path, nano_base: Path, tmp_path: Path
+) -> None:
+    export_model(adapted, tmp_path / "out", "float32")
+    merged = prediction(stable_diffusion.load(tmp_path / "out"))
+    for name in (DIFFUSERS, KOHYA):
+        base = stable_diffusion.load(nano_base)
+        base.load_lora_weights(str(tmp_path / "out" / "lora"), weight_name=name)
+        assert torch.allclose(prediction(base), merged, atol=1e-5), name
 
 
 def test_given_every_shard_in_a_new_process_adapters_resume_bit_for_bit(
