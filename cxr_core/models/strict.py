@@ -1,16 +1,16 @@
 """Weights that fit a model exactly, or are refused with the names of all that does not fit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cxr_core.models.fit import Shapes, differences
 from cxr_core.models.folder import damaged
-
-Shapes = Mapping[str, tuple[int, ...]]
+from cxr_core.models.tensors import Tensor
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -30,18 +30,20 @@ def load_weights(model: nn.Module, path: Path, *, assign: bool = False) -> None:
     model.load_state_dict(given, assign=assign)
 
 
+def read_tensors(tensors: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
+    """The values of tensors that `read_header` found, in float32, by the names that they have here.
+
+    Copied out of the files, so that how these are laid out cannot change the last bit of what is computed.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted({tensor.file for tensor in tensors.values()}):
+        with safe_open(path, framework="pt") as file:
+            of_file = {name: tensor for name, tensor in tensors.items() if tensor.file == path}
+            for name, tensor in of_file.items():
+                found[name] = file.get_tensor(tensor.name).to(torch.float32, copy=True)
+    return found
+
+
 def shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
     """The shape of each tensor."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def differences(wanted: Shapes, given: Shapes) -> Iterator[str]:
-    """What keeps weights from being exactly those of a model: a line a kind, with the names."""
-    missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing:
-        yield f"{len(missing)} are missing: {', '.join(missing)}"
-    if unknown:
-        yield f"{len(unknown)} are of something else: {', '.join(unknown)}"
-    for name in sorted(wanted.keys() & given.keys()):
-        if wanted[name] != given[name]:
-            yield f"{name} is {given[name]}, not {wanted[name]}"
