@@ -1,6 +1,7 @@
 """Nano weights in the layouts in which people have Stable Diffusion: small enough for tests, named as the real ones."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ _TOKENIZER = {
 }
 _SPECIAL = {"bos_token": _token(_START), "eos_token": _token(_END), "pad_token": "!", "unk_token": _token(_END)}
 
+_OF_THE_LIBRARY = ("torch_dtype", "architectures", "transformers_version", "model_type")
 _OLD_NAMES = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 
 
@@ -126,7 +128,7 @@ def published_sd21(folder: Path, tokenizer: Path, *, seed: int = 0) -> Path:
     """Nano weights with the files of Stable Diffusion 2.1-base as it is published.
 
     The VAE has the old names of attention, the text encoder its prefix and places of tokens; .bin and fp16 lie beside,
-    and model_index.json names a feature extractor that is not there. `tokenizer` holds CLIP's vocab.json and merges.txt.
+    and model_index.json names a feature extractor that is not there. `tokenizer` holds CLIP's vocab.json, merges.txt.
     """
     for name, value in _configs().items():
         path = folder / name
@@ -147,9 +149,7 @@ def published_tensors(seed: int = 0) -> dict[str, dict[str, Any]]:
 
     torch.manual_seed(seed)
     vae, unet = AutoencoderKL(**_plain(_VAE)), UNet2DConditionModel(**_plain(_UNET))
-    text = CLIPTextModel(
-        CLIPTextConfig(**{k: v for k, v in _TEXT.items() if k not in ("torch_dtype", "architectures")})
-    )
+    text = CLIPTextModel(CLIPTextConfig(**{name: _TEXT[name] for name in _TEXT if name not in _OF_THE_LIBRARY}))
     prefixed = {f"text_model.{name}": tensor for name, tensor in text.state_dict().items()}
     places = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
     return {
@@ -190,3 +190,110 @@ def _write(part: Path, tensors: dict[str, Any]) -> None:
     for variant, values in (("", tensors), (".fp16", half)):
         save_file(values, part / f"{stem}{variant}.safetensors", metadata={"format": "pt"})
         torch.save(values, part / f"{pickle}{variant}.bin")
+
+
+def original_file(path: Path, seed: int = 0) -> Path:
+    """The same weights in one file, under the names of the original code, with what that writes beside them."""
+    import torch
+    from safetensors.torch import save_file
+
+    parts = published_tensors(seed)
+    found = {f"model.diffusion_model.{_original_unet(name)}": tensor for name, tensor in parts["unet"].items()}
+    for name, tensor in parts["vae"].items():
+        convolves = ".attentions." in name and tensor.dim() == 2
+        found[f"first_stage_model.{_original_vae(name)}"] = tensor[..., None, None] if convolves else tensor
+    text = {name.removeprefix("text_model."): tensor for name, tensor in parts["text_encoder"].items()}
+    found |= {f"cond_stage_model.model.{name}": tensor for name, tensor in _open_clip(text).items()}
+    found |= {"betas": torch.zeros(1000), "alphas_cumprod": torch.ones(1000), "model_ema.decay": torch.ones(())}
+    save_file({name: tensor.contiguous().clone() for name, tensor in found.items()}, path)
+    return path
+
+
+_UNET_NAMES = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "down_blocks.0.resnets.0": "input_blocks.1.0",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "down_blocks.1.attentions.0": "input_blocks.3.1",
+    "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.attentions.0": "output_blocks.0.1",
+    "up_blocks.0.resnets.1": "output_blocks.1.0",
+    "up_blocks.0.attentions.1": "output_blocks.1.1",
+    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.2.conv",
+    "up_blocks.1.resnets.0": "output_blocks.2.0",
+    "up_blocks.1.resnets.1": "output_blocks.3.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_UNET_LAYERS = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def _original_unet(name: str) -> str:
+    ours = max((each for each in _UNET_NAMES if name.startswith(f"{each}.")), key=len)
+    rest = name.removeprefix(f"{ours}.")
+    if "resnets" in ours:
+        layer, _, kind = rest.partition(".")
+        rest = f"{_UNET_LAYERS[layer]}.{kind}"
+    return f"{_UNET_NAMES[ours]}.{rest}"
+
+
+def _original_vae(name: str) -> str:
+    name = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", name)
+    name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
+    last = len(_VAE["block_out_channels"]) - 1
+    name = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"up.{last - int(m[1])}.block.{m[2]}", name)
+    name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", name)
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+    for ours, theirs in (
+        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
+        ("mid_block.attentions.0.query", "mid.attn_1.q"),
+        ("mid_block.attentions.0.key", "mid.attn_1.k"),
+        ("mid_block.attentions.0.value", "mid.attn_1.v"),
+        ("mid_block.attentions.0.proj_attn", "mid.attn_1.proj_out"),
+        ("conv_norm_out", "norm_out"),
+        ("conv_shortcut", "nin_shortcut"),
+    ):
+        name = name.replace(ours, theirs)
+    return name
+
+
+_OPEN_CLIP = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+
+
+def _open_clip(text: dict[str, Any]) -> dict[str, Any]:
+    """With the last layer, which Stable Diffusion 2 does not use, and what compares texts with images."""
+    import torch
+
+    layers = _TEXT["num_hidden_layers"]
+    found = {
+        "positional_embedding": text["embeddings.position_embedding.weight"],
+        "token_embedding.weight": text["embeddings.token_embedding.weight"],
+        "logit_scale": torch.ones(()),
+        "text_projection": torch.ones(32, 32),
+    }
+    found |= {f"ln_final.{kind}": text[f"final_layer_norm.{kind}"] for kind in ("weight", "bias")}
+    for i in range(layers + 1):
+        of, to = f"encoder.layers.{min(i, layers - 1)}", f"transformer.resblocks.{i}"
+        for kind in ("weight", "bias"):
+            joined = [text[f"{of}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
+            found[f"{to}.attn.in_proj_{kind}"] = torch.cat(joined)
+            found |= {f"{to}.{theirs}.{kind}": text[f"{of}.{ours}.{kind}"] for ours, theirs in _OPEN_CLIP.items()}
+    return found

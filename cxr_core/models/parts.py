@@ -15,7 +15,7 @@ from cxr_core.models.tensors import Tensor, read_header
 Value = TypeVar("Value")
 Part: TypeAlias = Literal["unet", "vae", "text_encoder"]
 
-PARTS: tuple[Part, ...] = ("text_encoder", "unet", "vae")
+PARTS: tuple[Part, ...] = ("unet", "vae", "text_encoder")
 """Of a Stable Diffusion, those that have weights."""
 
 IMPORT = "`cxr model import {folder} OUT --as base` writes a folder that is"
@@ -135,5 +135,5 @@ def _no_weights(folder: Path) -> UserError:
     if pickles := [name for name in there if name.endswith(_PICKLES)]:
         what = f"its weights are pickles, which can run code when they are opened: {', '.join(pickles)}"
         return UserError(what, where=where, mend=f"take {wanted} from where the model is published, or {convert}")
-    has = f"it has {', '.join(there)}" if there else "the folder is empty or missing"
-    return UserError(f"has no {wanted} ({has})", where=where, mend="copy the model's folder again")
+    has = f"the folder has {', '.join(there)}" if there else "the folder is empty or missing"
+    return UserError(f"is missing ({has})", where=str(folder / wanted), mend="copy the model's folder again")

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cxr_core.errors import UserError
 from cxr_core.models.fit import Shapes, differences
 from cxr_core.models.folder import damaged
 from cxr_core.models.tensors import Tensor
@@ -20,13 +21,14 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 def load_weights(model: nn.Module, path: Path, *, assign: bool = False) -> None:
     """Read what `save_weights` wrote; `assign` as in `load_state_dict`. Raises UserError if the file is damaged, or of
-    another model."""
+    another model, or holds values that are not finite."""
     try:
         given = load_file(path)
     except (OSError, SafetensorError) as error:
         raise damaged(path, str(error)) from error
     if wrong := list(differences(shapes(model.state_dict()), shapes(given))):
         raise damaged(path, "; ".join(wrong))
+    insist_finite(given, path)
     model.load_state_dict(given, assign=assign)
 
 
@@ -42,6 +44,16 @@ def read_tensors(tensors: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
             for name, tensor in of_file.items():
                 found[name] = file.get_tensor(tensor.name).to(torch.float32, copy=True)
     return found
+
+
+def insist_finite(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Raise UserError naming the tensors with values that are NaN or infinite."""
+    if bad := [name for name, each in tensors.items() if each.is_floating_point() and not each.isfinite().all()]:
+        raise UserError(
+            f"{len(bad)} tensors have values that are not finite: {', '.join(bad[:10])}",
+            where=str(file),
+            mend="take an earlier checkpoint of that training, or get the file again",
+        )
 
 
 def shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:

@@ -1,8 +1,9 @@
 """A Stable Diffusion of any layout, written as a folder of the one layout that every stage opens."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -12,9 +13,12 @@ from cxr_core.models import stable_diffusion
 from cxr_core.models.base import Base, look_at
 from cxr_core.models.checkpoints import weights_sha256
 from cxr_core.models.configs import read_config, read_object
+from cxr_core.models.expected import expected
+from cxr_core.models.fit import differences
 from cxr_core.models.importing.single_file import parts_of_file
 from cxr_core.models.importing.weights import PICKLES, Tensors, read_part
 from cxr_core.models.parts import PARTS, Part
+from cxr_core.models.strict import shapes
 from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.runs.files import atomic_path, write_json
 
@@ -37,14 +41,36 @@ def import_base(source: Path, out: Path, like: Path | None = None, image_size: i
         for part in PARTS:
             (work / part).mkdir(exist_ok=True)
         for part, tensors in _weights(source, work).items():
+            _insist_fits(part, tensors, work, source)
             name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
             save_file(tensors, work / part / name, metadata={"format": "pt"})
-        found = look_at(work)
-        stable_diffusion.load(work)
+        with _named_as(work, like or source):
+            found = look_at(work)
+            stable_diffusion.load(work)
         write_json(work / "model.json", {"format": 1, "weights_sha256": weights_sha256(work), "dtype": "float32"})
         if (notes := small.find(TRAINING_DATA)) and notes.parent == source:
             shutil.copyfile(notes, work / TRAINING_DATA)
     return Base(out, found.prediction, found.image_size, found.tensors)
+
+
+@contextlib.contextmanager
+def _named_as(work: Path, given: Path) -> Iterator[None]:
+    """Errors of what is written for now name the folder that it was made from."""
+    try:
+        yield
+    except UserError as error:
+        where, mend = (text.replace(str(work), str(given)) for text in (error.where, error.mend))
+        raise UserError(error.what, where=where, mend=mend) from error
+
+
+def _insist_fits(part: Part, tensors: Tensors, work: Path, source: Path) -> None:
+    wanted = expected(part, read_config(work, part))
+    if wanted is not None and (wrong := list(differences(wanted, shapes(tensors)))):
+        raise UserError(
+            "\n  ".join([f"its {part} is not what {part}/config.json describes:", *wrong]),
+            where=str(source),
+            mend="get its files again; of a single file, name with --like the configs of the same model",
+        )
 
 
 class _Small:

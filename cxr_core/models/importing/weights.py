@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from cxr_core.errors import UserError
 from cxr_core.models.parts import Part, by_library_name, weights_files
+from cxr_core.models.strict import insist_finite
 from cxr_core.models.tensors import read_header
 
 Tensors = dict[str, torch.Tensor]
@@ -37,16 +38,6 @@ def read_weights(file: Path) -> Tensors:
     tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in found.items()}
     insist_finite(tensors, file)
     return tensors
-
-
-def insist_finite(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Raise UserError naming the tensors with values that are NaN or infinite."""
-    if bad := [name for name, each in tensors.items() if each.is_floating_point() and not each.isfinite().all()]:
-        raise UserError(
-            f"{len(bad)} tensors have values that are not finite: {', '.join(bad[:10])}",
-            where=str(file),
-            mend="take an earlier checkpoint of that training, or get the file again",
-        )
 
 
 def read_part(folder: Path, part: Part) -> Tensors:
