@@ -73,11 +73,11 @@ def import_model(
 
 
 def _import_base(source: Path, out: Path, like: Path | None, image_size: int | None) -> None:
-    from cxr_core.models.checkpoints import weights_sha256
     from cxr_core.models.importing.base import import_base
+    from cxr_core.runs.files import read_json
 
-    found = import_base(source, out, like, image_size)
-    typer.echo(f"{out}: predicts {found.prediction}, {found.image_size} px, sha256 {weights_sha256(out)}")
+    found, record = import_base(source, out, like, image_size), read_json(out / "model.json")
+    typer.echo(f"{out}: predicts {found.prediction}, {found.image_size} px, sha256 {record['weights_sha256']}")
 
 
 def _import_lora(source: Path, out: Path, base: Path | None, scale: float) -> None:

@@ -22,7 +22,7 @@ from cxr_core.models.pggan_folder import PGGANS
 from cxr_core.models.presets import CLASSIFIERS, PRESETS
 from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.models.training_data import TrainingData, read_training_data
-from cxr_core.runs.files import canonical_json, sha256_text, size_of, write_json
+from cxr_core.runs.files import canonical_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
@@ -173,7 +173,7 @@ def _weight_bytes(settings: Train, base: Estimate | Path | None) -> tuple[int, l
         return PGGANS[settings.preset].num_bytes(settings.channels), _shares(settings)
     if isinstance(base, Estimate):
         return base.num_bytes, ["at most this: the size of the base is known once it is trained"]
-    return size_of(base) if base else PRESETS[str(_preset(settings))].num_bytes, []
+    return _bytes_of(base) if base else PRESETS[str(_preset(settings))].num_bytes, []
 
 
 def _shares(settings: PgganTrain) -> list[str]:
@@ -188,6 +188,12 @@ def _shares(settings: PgganTrain) -> list[str]:
 def _model_like(base: Estimate | Path | None) -> Path | None:
     """A diffusers folder of the same sizes as what is trained further."""
     return look_at(final_checkpoint(base)).folder if isinstance(base, Path) else base.like if base else None
+
+
+def _bytes_of(base: Path) -> int:
+    """Of the weights of a diffusers folder in float32, as they are written, whatever files hold them."""
+    parts = look_at(final_checkpoint(base)).tensors.values()
+    return 4 * sum(tensor.size for tensors in parts for tensor in tensors.values())
 
 
 _MOST_FINDINGS = 62

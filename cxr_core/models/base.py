@@ -52,16 +52,22 @@ class Base:
 
 def look_at(folder: Path) -> Base:
     """Raises UserError in words where the folder cannot be used as it is: what is wrong, in which file, what helps."""
+    prediction, image_size = look_at_configs(folder)
+    tensors = {part: _tensors(folder, part, read_config(folder, part)) for part in PARTS}
+    return Base(folder, prediction, image_size, tensors)
+
+
+def look_at_configs(folder: Path) -> tuple[str, int]:
+    """`prediction` and `image_size` of a folder whose weights need not be there. Raises UserError as `look_at`."""
     index = read_object(folder / "model_index.json")
     _check_kind(index, folder)
-    configs = {part: read_config(folder, part) for part in (*PARTS, "scheduler")}
-    prediction = _prediction(index, configs["scheduler"], folder / "scheduler" / "scheduler_config.json")
-    _check_unet(configs["unet"], configs["vae"], configs["text_encoder"], folder / "unet" / "config.json")
-    _check_vae(configs["vae"], folder / "vae" / "config.json")
-    _check_tokens(configs["text_encoder"], folder)
-    tensors = {part: _tensors(folder, part, configs[part]) for part in PARTS}
-    size = configs["unet"]["sample_size"] * 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
-    return Base(folder, prediction, size, tensors)
+    unet, vae, text = (read_config(folder, part) for part in ("unet", "vae", "text_encoder"))
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    prediction = _prediction(index, read_config(folder, "scheduler"), scheduler)
+    _check_unet(unet, vae, text, folder / "unet" / "config.json")
+    _check_vae(vae, folder / "vae" / "config.json")
+    _check_tokens(text, folder)
+    return prediction, unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def _check_kind(index: Mapping[str, Any], folder: Path) -> None:
@@ -149,7 +155,8 @@ def _check_tokens(text: Mapping[str, Any], folder: Path) -> None:
     if not (isinstance(length, int) and MAX_TOKENS <= length <= most):
         least = f" and at least {MAX_TOKENS}" if most > MAX_TOKENS else ""
         mend = f'write "model_max_length": {most} there, or {IMPORT.format(folder=folder)}'
-        told = "does not say model_max_length" if length is None else f"model_max_length is {length:.4g}"
+        number = f"{length:.4g}" if isinstance(length, int | float) else repr(length)
+        told = "does not say model_max_length" if length is None else f"model_max_length is {number}"
         if most < MAX_TOKENS:
             mend = f"take another base: prompts have up to {MAX_TOKENS} tokens"
         raise UserError(f"{told}, where the text encoder reads {most} tokens{least}", where=str(path), mend=mend)

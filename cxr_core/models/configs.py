@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "num_attention_heads": None,
         "dual_cross_attention": False,
         "use_linear_projection": False,
+        "upcast_attention": False,
         "class_embed_type": None,
         "addition_embed_type": None,
         "num_class_embeds": None,

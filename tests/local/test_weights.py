@@ -492,6 +492,41 @@ def test_given_an_adapter_when_it_is_imported_then_the_base_draws_as_the_library
     assert weights_sha256(tmp_path / "kohya") != weights_sha256(published)
 
 
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+def _peft(folder: Path, pair: dict[str, torch.Tensor]) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+    save_file({f"base_model.model.{LAYER}.{name}": t for name, t in pair.items()}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def _noted(folder: Path, pair: dict[str, torch.Tensor]) -> Path:
+    path, notes = folder.with_suffix(".safetensors"), {"unet.r": 4, "unet.lora_alpha": 4.0, "unet.use_rslora": True}
+    named = {f"unet.{LAYER}.{name}": tensor for name, tensor in pair.items()}
+    save_file(named, path, metadata={"lora_adapter_metadata": json.dumps(notes)})
+    return path
+
+
+def _of_processors(folder: Path, pair: dict[str, torch.Tensor]) -> Path:
+    path, block = folder.with_suffix(".safetensors"), LAYER.removesuffix(".to_q")
+    sides = {"lora_A.weight": "down.weight", "lora_B.weight": "up.weight"}
+    save_file({f"{block}.processor.to_q_lora.{sides[name]}": 2**0.5 * t for name, t in pair.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("form", [_peft, _noted, _of_processors])
+def test_given_an_adapter_in_another_form_then_its_strength_is_alpha_over_the_rank(
+    form: Callable[[Path, dict[str, torch.Tensor]], Path], published: Path, tmp_path: Path
+) -> None:
+    down, up = torch.randn(4, 32), torch.randn(32, 4)
+    source = form(tmp_path / "adapter", {"lora_A.weight": down, "lora_B.weight": up})
+    assert import_lora(source, tmp_path / "out", published) == 1
+    before, after = (load_file(_weights(folder, "unet"))[f"{LAYER}.weight"] for folder in (published, tmp_path / "out"))
+    assert torch.allclose(after - before, 2 * up @ down, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -3,14 +3,14 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
-from cxr_core.models.base import Base, look_at
+from cxr_core.models.base import Base, look_at, look_at_configs
 from cxr_core.models.checkpoints import weights_sha256
 from cxr_core.models.configs import read_config, read_object
 from cxr_core.models.expected import expected
@@ -38,19 +38,18 @@ def import_base(source: Path, out: Path, like: Path | None = None, image_size: i
     with atomic_path(out) as work:
         work.mkdir()
         _write_configs(small, work, image_size)
-        for part in PARTS:
-            (work / part).mkdir(exist_ok=True)
-        for part, tensors in _weights(source, work).items():
+        with _named_as(work, like or source):
+            look_at_configs(work)
+        for part, tensors in _weights(source, work):
             _insist_fits(part, tensors, work, source)
             name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
             save_file(tensors, work / part / name, metadata={"format": "pt"})
         with _named_as(work, like or source):
-            found = look_at(work)
             stable_diffusion.load(work)
         write_json(work / "model.json", {"format": 1, "weights_sha256": weights_sha256(work), "dtype": "float32"})
         if (notes := small.find(TRAINING_DATA)) and notes.parent == source:
             shutil.copyfile(notes, work / TRAINING_DATA)
-    return Base(out, found.prediction, found.image_size, found.tensors)
+    return look_at(out)
 
 
 @contextlib.contextmanager
@@ -135,11 +134,12 @@ def _set_max_length(work: Path) -> None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _weights(source: Path, work: Path) -> Mapping[Part, Tensors]:
-    """Of all parts; `work` has their configs already."""
+def _weights(source: Path, work: Path) -> Iterator[tuple[Part, Tensors]]:
+    """Of all parts, one after the other; `work` has their configs already."""
     if source.is_dir():
-        return {part: read_part(source, part) for part in PARTS}
+        yield from ((part, read_part(source, part)) for part in PARTS)
+        return
     if source.suffix not in (".safetensors", *PICKLES):
         known = ", ".join((".safetensors", *PICKLES))
         raise UserError("neither a folder nor a file of weights", where=str(source), mend=f"give one of {known}")
-    return parts_of_file(source, work)
+    yield from parts_of_file(source, work).items()

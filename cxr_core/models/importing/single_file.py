@@ -61,7 +61,7 @@ def _of_original(given: Tensors, file: Path, configs: Path) -> Mapping[Part, Ten
     text = _text(kept, configs)
     return {
         "unet": named(unet, "unet", file),
-        "vae": named({name: _as_linear(name, tensor) for name, tensor in vae.items()}, "vae", file),
+        "vae": named(vae, "vae", file),
         "text_encoder": named(text, "text_encoder", file),
     }
 
@@ -90,11 +90,6 @@ def _text(given: Tensors, configs: Path) -> Tensors:
     }
     # A layer that diffusers leaves out by its number alone is the last of Stable Diffusion 2, as `unused` is.
     return dict(ldm.convert_open_clip_checkpoint(stable_diffusion.empty_part(configs, "text_encoder"), own))
-
-
-def _as_linear(name: str, tensor: Any) -> Any:
-    """The original VAE's attention convolves single pixels, which is a linear layer."""
-    return tensor[:, :, 0, 0] if ".attentions." in name and tensor.shape[2:] == (1, 1) else tensor
 
 
 def _cut(given: Tensors, prefix: str) -> Tensors:

@@ -57,8 +57,17 @@ def read_part(folder: Path, part: Part) -> Tensors:
 
 
 def named(found: Tensors, part: Part, where: Path) -> Tensors:
-    """Tensors in float32 by the libraries' names, without harmless leftovers. Raises UserError if two have one name."""
-    return {name: tensor.float().contiguous() for name, tensor in by_library_name(part, found, where=where).items()}
+    """Tensors in float32 by the libraries' names, without harmless leftovers. Raises UserError if two have one name.
+
+    Attention of a VAE that convolves single pixels, as the original code has it, becomes the linear layer that it is.
+    """
+    plain = by_library_name(part, found, where=where)
+    return {name: _as_linear(part, name, tensor).float().contiguous() for name, tensor in plain.items()}
+
+
+def _as_linear(part: Part, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    convolves = part == "vae" and ".attentions." in name and tensor.shape[2:] == (1, 1)
+    return tensor[:, :, 0, 0] if convolves else tensor
 
 
 def _pickled_files(folder: Path) -> list[Path]:
