@@ -19,16 +19,27 @@ from tests.pipeline import cxr
 pytestmark = pytest.mark.proof
 
 SMALL = ("size=32", "data.missing=subset", "data.expect_size=null")
+FINDINGS = ("No Finding", "Edema", "Effusion", "Infiltration", "Cardiomegaly")
 STUDY = {
     "words": ("steps=40", "checkpoint_every=20"),
     "images": ("steps=120", "checkpoint_every=40", "keep.every=40"),
-    "synthetic": (*(f"request.counts.{name}=16" for name in ("Edema", "Effusion")), "steps=6", "shard_size=64"),
+    "synthetic": (*(f"request.counts.{name}=16" for name in FINDINGS), "steps=6", "shard_size=40"),
 }
+PLACES = {"Mass": ("upper", "middle"), "Nodule": ("middle",), "Effusion": ("middle",), "Pneumothorax": ("upper",)}
 POSITIONS = {
     "findings": ("steps=40", "batch_size=16", "checkpoint_every=20", "keep.every=20", "warmup_steps=4"),
     "positions": ("steps=20", "batch_size=16", "checkpoint_every=20", "keep.every=20", "warmup_steps=4"),
     "localiser": ("steps=20", "checkpoint_every=20", "warmup_steps=4", "image_size=32"),
-    "synthetic": ("steps=4",),
+    "synthetic": (
+        "steps=4",
+        *(f"requests.sd.counts.{name}=8" for name in ("No Finding", *PLACES, "Cardiomegaly")),
+        *(
+            f"requests.sd_with_position.counts.{name} in the {row} {side}=6"
+            for name, rows in PLACES.items()
+            for row in rows
+            for side in ("left", "right")
+        ),
+    ),
 }
 
 
@@ -46,6 +57,7 @@ def base(clip_tokenizer: Path, runs: Path) -> Path:
 def _run(name: str, runs: Path, base: Path, nih_data: Path, overrides: dict[str, tuple[str, ...]]) -> Path:
     environ = os.environ | {"CXR_NIH14": str(nih_data / "metadata"), "CXR_SD21": str(base)}
     words = [f"stages.{stage}.{word}" for stage, each in overrides.items() for word in each]
+    words += [f"stages.{stage}.threads=2" for stage in ("latents", *overrides)]
     words += [f"stages.real.data.images=[{nih_data / 'images_128'}]", *(f"stages.real.{word}" for word in SMALL)]
     planned = cxr("plan", name, *words, env=environ)
     assert planned.returncode == 0, planned.stderr
