@@ -23,10 +23,12 @@ FINDINGS = ("No Finding", "Edema", "Effusion", "Infiltration", "Cardiomegaly")
 STUDY = {
     "words": ("steps=40", "checkpoint_every=20"),
     "images": ("steps=120", "checkpoint_every=40", "keep.every=40"),
-    "synthetic": (*(f"request.counts.{name}=16" for name in FINDINGS), "steps=6", "shard_size=40"),
+    "synthetic": (*(f"request.counts.{name}=16" for name in FINDINGS), "steps=6", "shard_size=32"),
 }
 PLACES = {"Mass": ("upper", "middle"), "Nodule": ("middle",), "Effusion": ("middle",), "Pneumothorax": ("upper",)}
+UTILITY = ("num_images=60", "num_test=30", "image_size=32", "epochs=1", "seeds=[0]", "preset=small")
 POSITIONS = {
+    "study": tuple(f"utility.0.{word}" for word in UTILITY),
     "findings": ("steps=40", "batch_size=16", "checkpoint_every=20", "keep.every=20", "warmup_steps=4"),
     "positions": ("steps=20", "batch_size=16", "checkpoint_every=20", "keep.every=20", "warmup_steps=4"),
     "localiser": ("steps=20", "checkpoint_every=20", "warmup_steps=4", "image_size=32"),
