@@ -26,7 +26,7 @@ STUDY = {
     "synthetic": (*(f"request.counts.{name}=16" for name in FINDINGS), "steps=6", "shard_size=32"),
 }
 PLACES = {"Mass": ("upper", "middle"), "Nodule": ("middle",), "Effusion": ("middle",), "Pneumothorax": ("upper",)}
-UTILITY = ("num_images=60", "num_test=30", "image_size=32", "epochs=1", "seeds=[0]", "preset=small")
+UTILITY = ("num_images=60", "num_test=30", "image_size=32", "epochs=1", "seeds=[0]")
 POSITIONS = {
     "study": tuple(f"utility.0.{word}" for word in UTILITY),
     "findings": ("steps=40", "batch_size=16", "checkpoint_every=20", "keep.every=20", "warmup_steps=4"),
