@@ -1,6 +1,6 @@
 """The ready configs of the study, whole, from nano weights with the files of Stable Diffusion 2.1-base.
 
-`make proof TARGET=study_weights`, about a quarter of an hour on two cores. The real files are 32 px instead of 512, and
+`make proof TARGET=study_weights`, about five minutes on two cores. The real files are 32 px instead of 512, and
 steps and images are fewer; everything else is as the configs say. CXR_PROOF_RUNS names a folder for the runs.
 """
 
@@ -26,7 +26,7 @@ STUDY = {
     "synthetic": (*(f"request.counts.{name}=16" for name in FINDINGS), "steps=6", "shard_size=32"),
 }
 PLACES = {"Mass": ("upper", "middle"), "Nodule": ("middle",), "Effusion": ("middle",), "Pneumothorax": ("upper",)}
-UTILITY = ("num_images=60", "num_test=30", "image_size=32", "epochs=1", "seeds=[0]")
+UTILITY = ("num_images=60", "num_test=40", "image_size=32", "epochs=1", "seeds=[0]")
 POSITIONS = {
     "study": tuple(f"utility.0.{word}" for word in UTILITY),
     "findings": ("steps=40", "batch_size=16", "checkpoint_every=20", "keep.every=20", "warmup_steps=4"),
