@@ -357,6 +357,7 @@ def doctor(
     ] = None,
     runs: Runs = RUNS,
     wait: Annotated[float, typer.Option(min=1, help="Seconds that a small job may wait for a node.")] = 120,
+    base: Annotated[list[Path] | None, typer.Option(help="A Stable Diffusion folder to look at too.")] = None,
 ) -> None:
     """Examine this machine and the cluster: ok, warn or fail, each with the fact and the fix. Exit status 1 on fail.
 
@@ -370,7 +371,7 @@ def doctor(
 
     profile = load_profile(cluster) if cluster else ClusterProfile(name="default")
     site = Site(profile, runs, os.environ, wait)
-    if not show_findings(examine(site, checks_of(site))):
+    if not show_findings(examine(site, checks_of(site, base or ()))):
         raise typer.Exit(1)
 
 

@@ -52,6 +52,10 @@ _MODEL_ROLES = ("base", "model")
 """Roles that a model of ours can stand in too, by its name in `BUILT_IN`."""
 
 
+_IMPORTED_AS = {"base": "base", "model": "base", "judge": "judge", "gate": "judge", "gan": "pggan"}
+"""What a file of weights is imported as for a role."""
+
+
 def _stage_tag(value: Any) -> str:
     """`kind`, or `kind.model` for a train stage: the key by which the settings class is chosen."""
     get = value.get if isinstance(value, dict) else lambda key: getattr(value, key, None)
@@ -142,6 +146,10 @@ def _role_mistake(place: str, name: str, earlier: dict[str, str], later: dict[st
         yield f"input {role!r} names {name!r}, which comes later: move that stage up"
     elif role in _MODEL_ROLES and name in BUILT_IN:
         return
+    elif expanded(name).is_file():
+        kind = _IMPORTED_AS.get(role)
+        into = f": `cxr model import {name} OUT --as {kind}` makes one of it" if kind else ""
+        yield f"input {role!r} names {name!r}, which is a file, not a folder{into}"
     elif not expanded(name).is_dir():
         yield f"input {role!r} names {name!r}, which is neither an earlier stage nor a folder"
 

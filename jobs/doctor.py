@@ -12,8 +12,27 @@ from slurm.checks.site import Check, Finding, Site
 from slurm.doctor import CHECKS
 
 
-def checks_of(site: Site) -> Sequence[Check]:
-    """All checks that have a meaning here."""
+def checks_of(site: Site, bases: Sequence[Path] = ()) -> Sequence[Check]:
+    """All checks that have a meaning here; `bases` are Stable Diffusion folders that a run is to start from."""
+    return (*_of_the_site(site), *(_of_base(base) for base in bases))
+
+
+def _of_base(path: Path) -> Check:
+    return Check("base", lambda site: _looked_at(path))
+
+
+def _looked_at(path: Path) -> Finding:
+    """As plan and freeze look at it."""
+    from cxr_core.models.base import look_at
+    from cxr_core.models.checkpoints import final_checkpoint
+
+    try:
+        return Finding("ok", look_at(final_checkpoint(path)).words)
+    except UserError as error:
+        return Finding("fail", f"{error.where}: {error.what}", error.mend or "give another folder")
+
+
+def _of_the_site(site: Site) -> Sequence[Check]:
     try:
         image = image_of(site.profile)
     except UserError as error:

@@ -33,7 +33,15 @@ from cxr_core.generation.requests import (
 )
 from cxr_core.generation.series import MadeSeries, Series, all_series
 from cxr_core.generation.settings import GenerateStage
-from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint, is_pggan, kept_steps, weights_sha256
+from cxr_core.models.base import look_at
+from cxr_core.models.checkpoints import (
+    checkpoint_at,
+    final_checkpoint,
+    final_generator,
+    is_pggan,
+    kept_steps,
+    weights_sha256,
+)
 from cxr_core.models.noise_schedule import read_schedule
 from cxr_core.models.solver_options import solver_options
 from cxr_core.models.training_data import TrainingData, read_training_data
@@ -50,8 +58,12 @@ _FINDINGS = 14
 
 
 def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
-    """The size of the work, and the exact distribution of the images as soon as the real Dataset is there."""
+    """The size of the work, and the exact distribution of the images as soon as the real Dataset is there.
+
+    Raises UserError where a model cannot be used.
+    """
     like = inputs["like"]
+    looked = _looked_at(inputs)
     series = all_series(settings, lambda role: _steps(inputs[role]))
     if isinstance(like, Path):
         real = Dataset.open(like).given_as("like")
@@ -63,6 +75,7 @@ def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> 
         num_bytes, num_like = like.num_bytes, like.num_items
         if any(one.request.fill for one in series):
             notes.append("at most: what there is of each finding follows from the real Dataset too")
+    notes += looked
     if settings.gate:
         notes.append(f"a gate: images that do not pass are drawn again, {settings.gate.max_draws} times at most in all")
     if len(series) > 1:
@@ -71,6 +84,13 @@ def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> 
     num_files = (6 if settings.gate else 3) * num_shards + 7 + 5 * bool(settings.gate)
     each = num_bytes / num_like if num_like else _BYTES_A_PIXEL * 512 * 512
     return Estimate(num_images, num_shards, num_files, round(each * num_images), notes)
+
+
+def _looked_at(inputs: Mapping[str, Estimate | Path]) -> list[str]:
+    """A line for each Stable Diffusion that is there already."""
+    roles = [role for role in inputs if role.split(".")[0] == "model"]
+    folders = [final_generator(path) for role in roles if isinstance(path := inputs[role], Path)]
+    return [look_at(folder).words for folder in folders if not is_pggan(folder)]
 
 
 def _steps(model: Estimate | Path) -> Sequence[int]:
@@ -142,7 +162,8 @@ def freeze(context: Context, work: Path) -> Draft:
 def _ways(context: Context, series: Series, folder: Path) -> dict[str, Any]:
     """What a series says of its model's kind, of its solver, and of the latents that it draws from."""
     if not is_pggan(folder):
-        return {"kind": "stable-diffusion", "solver": _options(context.settings, series, folder)}
+        prediction, solver = look_at(folder).prediction, _options(context.settings, series, folder)
+        return {"kind": "stable-diffusion", "prediction": prediction, "solver": solver}
     bank = context.inputs.get("bank")
     return {"kind": "pggan", "bank": Bank.open(bank).digest if bank else None, "from_bank": context.settings.from_bank}
 

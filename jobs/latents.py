@@ -12,7 +12,8 @@ from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.latents import COLUMNS, SPLITS, LatentsInfo, rows_to_encode, write_latents_info
 from cxr_core.data.prompts import MAX_TOKENS, check_lengths
 from cxr_core.errors import UserError
-from cxr_core.models.checkpoints import check_complete, final_checkpoint, lock_base, vae_sha256
+from cxr_core.models.base import look_at
+from cxr_core.models.checkpoints import final_checkpoint, lock_base, vae_sha256
 from cxr_core.models.geometry import Geometry
 from cxr_core.runs.files import canonical_json, sha256_file, sha256_text
 from cxr_core.runs.plan import Shard, slices
@@ -26,10 +27,10 @@ ROLES = ("moments", "token_ids")
 def estimate(settings: LatentsStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
     """Before the base is there, its latents are taken to be those of Stable Diffusion: 8 numbers per 8 x 8 pixels.
 
-    Raises UserError where images and base are known to be of different sizes.
+    Raises UserError where the base cannot be used, or images are known to be of another size than it was made for.
     """
     dataset, base = inputs["dataset"], inputs["base"]
-    like = final_checkpoint(base) if isinstance(base, Path) else base.like
+    like = look_at(final_checkpoint(base)).folder if isinstance(base, Path) else base.like
     known = Geometry.of(like) if like else None
     size = Dataset.open(dataset).info.size if isinstance(dataset, Path) else dataset.image_size
     if known and size not in (None, known.image_size):
@@ -45,11 +46,11 @@ def estimate(settings: LatentsStage, inputs: Mapping[str, Estimate | Path]) -> E
 def freeze(context: Context, work: Path) -> Draft:
     """Write rows.parquet (the images, in the cache's order) and base.json (which model encodes).
 
-    Raises UserError naming an image whose prompt the base's tokenizer would cut.
+    Raises UserError where the base cannot be used, or naming an image whose prompt its tokenizer would cut.
     """
     settings: LatentsStage = context.settings
     dataset, folder = Dataset.open(context.inputs["dataset"]), final_checkpoint(context.inputs["base"])
-    check_complete(folder)
+    base = look_at(folder)
     geometry = Geometry.of(folder)
     if dataset.info.size != geometry.image_size:
         raise geometry.misfit(dataset.info.size, where=str(dataset.folder))
@@ -58,7 +59,7 @@ def freeze(context: Context, work: Path) -> Draft:
         raise UserError(f"no image is in the splits {' or '.join(SPLITS)}", where=str(dataset.folder / "index.parquet"))
     check_lengths(dict(zip(rows["prompt"], rows["image_id"], strict=True)), folder / "tokenizer")
     write_parquet(work / "rows.parquet", pa.Table.from_pandas(rows[COLUMNS], preserve_index=False))
-    lock_base(folder, settings.base_sha256, work / "base.json")
+    lock_base(base, settings.base_sha256, work / "base.json")
     return Draft(slices(len(rows), settings.shard_size))
 
 

@@ -1,11 +1,14 @@
 """`cxr model`: give trained models away, and take those that others trained."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Trained models.")
+
+_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Words that a command takes whatever they are."""
 
 
 @app.command("export")
@@ -26,45 +29,103 @@ def export(
     typer.echo(f"{out}: {record['dtype']}, sha256 {record['weights_sha256']}")
 
 
-@app.command("adopt")
-def adopt(
-    weights: Annotated[Path, typer.Argument(help="A safetensors file.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write: it can stand as `judge` or `gate` in a config.")],
-    findings: Annotated[str, typer.Option(help="What its outputs tell, in their order: Atelectasis,Cardiomegaly,...")],
-    preset: Annotated[str, typer.Option(help="small, resnet18 or densenet121.")] = "densenet121",
-    image_size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side that it sees.")] = 224,
+Kind = Literal["base", "judge", "pggan", "lora"]
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[Path, typer.Argument(help="A file of weights (.safetensors, .ckpt, .bin, .pth) or a folder.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    kind: Annotated[Kind, typer.Option("--as", help="base, judge, pggan or lora: what it is to stand as.")],
+    like: Annotated[
+        Path | None, typer.Option(help="base: a diffusers folder whose configs, tokenizer and scheduler are taken.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="lora: the base that the adapter is added to.")] = None,
+    scale: Annotated[float, typer.Option(help="lora: how many times it is added.")] = 1.0,
+    findings: Annotated[
+        str, typer.Option(help="judge: what its outputs tell, in their order: Atelectasis,Cardiomegaly,...")
+    ] = "",
+    preset: Annotated[str, typer.Option(help="judge: small, resnet18 or densenet121.")] = "densenet121",
+    image_size: Annotated[
+        int | None, typer.Option(min=16, max=2048, help="Pixels a side; judge: 224, base: by its config.")
+    ] = None,
 ) -> None:
-    """Take a classifier that was trained elsewhere as a judge. Every tensor must fit; what does not is listed.
+    """Bring weights that others trained into a folder that a config can name. Every tensor must fit.
 
-    It sees grey images of one channel in -1..1.
+    base: a Stable Diffusion of any layout, to train on or draw from. lora: the same with an adapter added. judge: a
+    classifier, as `judge` or `gate`. pggan: a checkpoint of the layout of Segal et al. 2021, as `model`.
 
-    Example: cxr model adopt mine.safetensors my-judge --findings Edema,Mass
+    Example: cxr model import sd21.safetensors my-base --as base --like sd21-configs
     """
+    _refuse_existing(out)
+    _insist_there(source)
+    if kind == "base":
+        _import_base(source, out, like, image_size)
+    elif kind == "lora":
+        _import_lora(source, out, base, scale)
+    elif kind == "judge":
+        _import_judge(source, out, findings, preset, image_size or 224)
+    else:
+        from cxr_core.models.pggan_published import import_checkpoint
+
+        info = import_checkpoint(source, out)
+        typer.echo(f"{out}: draws {info.size} pixels a side, {info.channels} channels")
+
+
+def _import_base(source: Path, out: Path, like: Path | None, image_size: int | None) -> None:
+    from cxr_core.models.importing.base import import_base
+    from cxr_core.runs.files import read_json
+
+    found, record = import_base(source, out, like, image_size), read_json(out / "model.json")
+    typer.echo(f"{out}: predicts {found.prediction}, {found.image_size} px, sha256 {record['weights_sha256']}")
+
+
+def _import_lora(source: Path, out: Path, base: Path | None, scale: float) -> None:
     from cxr_core.errors import UserError
-    from cxr_core.models.classifier import adopt as write
+    from cxr_core.models.checkpoints import final_checkpoint
+    from cxr_core.models.importing.lora import import_lora
+
+    if base is None:
+        raise UserError("an adapter is added to a base", where="--base", mend="name the base's folder")
+    num = import_lora(source, out, final_checkpoint(base), scale)
+    typer.echo(f"{out}: {base} with {num} layers changed")
+
+
+def _import_judge(source: Path, out: Path, findings: str, preset: str, image_size: int) -> None:
+    from cxr_core.errors import UserError
+    from cxr_core.models.importing.judge import import_judge
     from cxr_core.models.presets import CLASSIFIERS
 
     if preset not in CLASSIFIERS:
         raise UserError(f"no classifier {preset!r}", where="--preset", mend=f"take one of {', '.join(CLASSIFIERS)}")
-    _refuse_existing(out)
-    write(weights, out, preset, tuple(name.strip() for name in findings.split(",")), image_size)
+    import_judge(source, out, preset, [name.strip() for name in findings.split(",")], image_size)
     typer.echo(out)
 
 
-@app.command("adopt-pggan")
-def adopt_pggan(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pth file with state_dict and settings.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write: it can stand as `model` of a generate stage.")],
-) -> None:
-    """Take a PG-GAN checkpoint of the layout of Segal et al. 2021. Every tensor must fit; what does not is listed.
+@app.command("adopt", hidden=True, context_settings=_ANYTHING)
+def adopt() -> None:
+    """Had the name that `import --as judge` has now."""
+    raise _renamed("adopt", "judge")
 
-    Example: cxr model adopt-pggan progan.pth their-pggan
-    """
-    from cxr_core.models.pggan_published import adopt as write
 
-    _refuse_existing(out)
-    info = write(checkpoint, out)
-    typer.echo(f"{out}: draws {info.size} pixels a side, {info.channels} channels")
+@app.command("adopt-pggan", hidden=True, context_settings=_ANYTHING)
+def adopt_pggan() -> None:
+    """Had the name that `import --as pggan` has now."""
+    raise _renamed("adopt-pggan", "pggan")
+
+
+def _renamed(old: str, kind: str) -> Exception:
+    from cxr_core.errors import UserError
+
+    mend = f"type `cxr model import FILE OUT --as {kind}`, with the same options"
+    return UserError("has another name now", where=f"cxr model {old}", mend=mend)
+
+
+def _insist_there(source: Path) -> None:
+    from cxr_core.errors import UserError
+
+    if not source.exists():
+        raise UserError("no such file or folder", where=str(source), mend="correct the path")
 
 
 def _refuse_existing(out: Path) -> None:

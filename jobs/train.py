@@ -14,22 +14,15 @@ from cxr_core.data.latents import LatentCache
 from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.data.prompts import MAX_TOKENS, token_counter
 from cxr_core.errors import UserError
-from cxr_core.models.checkpoints import (
-    Checkpoint,
-    check_complete,
-    final_checkpoint,
-    is_kept,
-    lock_base,
-    vae_sha256,
-    write_checkpoints,
-)
+from cxr_core.models.base import look_at
+from cxr_core.models.checkpoints import Checkpoint, final_checkpoint, has_vae, is_kept, lock_base, write_checkpoints
 from cxr_core.models.geometry import Geometry
 from cxr_core.models.localiser_folder import NUM_PARAMETERS
 from cxr_core.models.pggan_folder import PGGANS
 from cxr_core.models.presets import CLASSIFIERS, PRESETS
 from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.models.training_data import TrainingData, read_training_data
-from cxr_core.runs.files import canonical_json, sha256_text, size_of, write_json
+from cxr_core.runs.files import canonical_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
@@ -51,7 +44,7 @@ _NUMBERS_A_PARAMETER = 4
 
 
 def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate:
-    """Checkpoints that stay, and one training state."""
+    """Checkpoints that stay, and one training state. Raises UserError where the base cannot be used."""
     intervals = _intervals(settings)
     num_kept = sum(_stays(settings, shard) for shard in intervals)
     weights, notes = _weight_bytes(settings, inputs.get("base"))
@@ -65,6 +58,7 @@ def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate
     files_each = _FILES_OF_OURS.get(settings.model, _FILES_A_CHECKPOINT)
     num_files = num_kept * files_each + 4 * len(intervals) + 8
     if isinstance(settings, DiffusionTrain):
+        notes += [look_at(like).words] if isinstance(inputs["base"], Path) and like else []
         notes += memory.notes(settings, like) if like else ["its memory is known once the base is there"]
         notes += _few_patients(inputs["latents"])
     return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes, like=like)
@@ -87,8 +81,7 @@ def freeze(context: Context, work: Path) -> Draft:
     """
     settings: Train = context.settings
     if not isinstance(settings, ClassifierTrain | LocaliserTrain | PgganTrain) and "base" in context.inputs:
-        base = final_checkpoint(context.inputs["base"])
-        check_complete(base)
+        base = look_at(final_checkpoint(context.inputs["base"]))
         lock_base(base, settings.base_sha256, work / "base.json")
     if isinstance(settings, VaeTrain):
         _check_vae(settings, context.inputs)
@@ -180,7 +173,7 @@ def _weight_bytes(settings: Train, base: Estimate | Path | None) -> tuple[int, l
         return PGGANS[settings.preset].num_bytes(settings.channels), _shares(settings)
     if isinstance(base, Estimate):
         return base.num_bytes, ["at most this: the size of the base is known once it is trained"]
-    return size_of(base) if base else PRESETS[str(_preset(settings))].num_bytes, []
+    return _bytes_of(base) if base else PRESETS[str(_preset(settings))].num_bytes, []
 
 
 def _shares(settings: PgganTrain) -> list[str]:
@@ -194,7 +187,13 @@ def _shares(settings: PgganTrain) -> list[str]:
 
 def _model_like(base: Estimate | Path | None) -> Path | None:
     """A diffusers folder of the same sizes as what is trained further."""
-    return final_checkpoint(base) if isinstance(base, Path) else base.like if base else None
+    return look_at(final_checkpoint(base)).folder if isinstance(base, Path) else base.like if base else None
+
+
+def _bytes_of(base: Path) -> int:
+    """Of the weights of a diffusers folder in float32, as they are written, whatever files hold them."""
+    parts = look_at(final_checkpoint(base)).tensors.values()
+    return 4 * sum(tensor.size for tensors in parts for tensor in tensors.values())
 
 
 _MOST_FINDINGS = 62
@@ -247,7 +246,7 @@ def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> li
 def _check_latents(cache: LatentCache, base: Path) -> None:
     """Raise UserError where latents are not what the denoiser of `base` takes: another VAE's, or of another size."""
     info, geometry = cache.info, Geometry.of(base)
-    if info.vae != vae_sha256(base):
+    if not has_vae(base, info.vae):
         raise UserError(
             "the latents were encoded by another VAE than the base's",
             where=f"{cache.folder} and {base}",

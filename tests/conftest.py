@@ -37,6 +37,14 @@ def nih_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def clip_tokenizer(nih_data: Path) -> Path:
+    """vocab.json and merges.txt of CLIP's own tokenizer, beside the files of ChestX-ray14."""
+    folder = nih_data.parent / "clip_bpe_tokenizer"
+    require("data", (folder / "vocab.json").is_file(), f"no tokenizer of CLIP at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def nano_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config of all stages with models so small that it runs in seconds."""
     path = tmp_path_factory.mktemp("config") / "nano.yaml"

@@ -1,5 +1,7 @@
 """Feature extractors: our own judge, any vision model that transformers opens from a local folder, or Inception."""
 
+import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -17,6 +19,7 @@ from cxr_core.evaluation.inception import InceptionEye
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.models.classifier import as_input, load, resized
 from cxr_core.models.classifier_folder import classifier_sha256
+from cxr_core.models.strict import insist_finite
 from cxr_core.runs.files import sha256_file, sha256_text
 from cxr_core.runs.progress import bar
 
@@ -201,15 +204,25 @@ def _open(folder: Path) -> tuple[Any, Any, bool]:
         raise _no_extractor(folder, error) from error
     # What a file lacks, transformers fills at random: a pooler can be done without, nothing else.
     lacking = sorted(found["missing_keys"])
-    others = [name for name in lacking if "pooler" not in name]
-    if others:
-        raise UserError(
-            f"the weights lack {len(others)} of the model's parameters, e.g. {others[0]}",
-            where=str(folder),
-            mend="get the model's files again: features of random weights tell nothing",
-        )
+    _insist_filled([name for name in lacking if "pooler" not in name], found["unexpected_keys"], folder)
+    insist_finite(dict(model.state_dict()), folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return processor, model.to(device).eval().requires_grad_(False), not lacking
+
+
+_HEADS = re.compile(r"(classifier|head|lm_head|cls|decoder|(visual_)?projection)\b.*|logit_(scale|bias)|.*position_ids")
+"""Names that the files of whole models have and that a feature extractor of them does without."""
+
+
+def _insist_filled(missing: Sequence[str], unexpected: Iterable[str], folder: Path) -> None:
+    """Raise UserError naming weights that are not there, and those that the model of the config has no place for."""
+    mend = "get the model's files again: features of random weights tell nothing"
+    if missing:
+        what = f"the weights lack {len(missing)} of the model's parameters: {', '.join(missing[:20])}"
+        raise UserError(what, where=str(folder), mend=mend)
+    if others := sorted(name for name in unexpected if not _HEADS.fullmatch(name)):
+        what = f"{len(others)} of the weights are of something else than config.json says: {', '.join(others[:20])}"
+        raise UserError(what, where=str(folder), mend=mend)
 
 
 def _no_extractor(folder: Path, error: Exception) -> UserError:

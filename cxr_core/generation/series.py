@@ -55,6 +55,8 @@ class MadeSeries(Series):
     """sha256 of the weights."""
     kind: Literal["stable-diffusion", "pggan"] = "stable-diffusion"
     """What the model is. A PG-GAN hears no words: labels say what was asked for, not what is drawn."""
+    prediction: str | None = None
+    """What a Stable Diffusion's denoiser predicts: epsilon, v or sample. None: not told by who made the Dataset."""
     bank: str | None = None
     """Digest of the latent bank that a PG-GAN draws from by labels. None: from random latents."""
     from_bank: FromBank = "gaussian"
@@ -84,7 +86,8 @@ class MadeSeries(Series):
             return f"{step}PG-GAN, from latents of real images with these labels ({self.from_bank})"
         if self.kind == "pggan":
             return f"{step}PG-GAN, from random latents: labels say what was asked for, not what is drawn"
-        return f"{step}{self.scheduler}, {self.steps} steps, guidance {self.guidance:g}"
+        predicts = f", predicts {self.prediction}" if self.prediction else ""
+        return f"{step}{self.scheduler}, {self.steps} steps, guidance {self.guidance:g}{predicts}"
 
 
 def role_of(settings: GenerateStage, model: str | None) -> str:

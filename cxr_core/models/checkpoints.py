@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from cxr_core.errors import UserError
+from cxr_core.models.base import Base
+from cxr_core.models.configs import settings_sha256
+from cxr_core.models.parts import IMPORT_FILE, PARTS, old_name, part_tensors
 from cxr_core.models.pggan_folder import pggan_sha256
-from cxr_core.models.tensors import content_sha256, read_header, weights_file
-from cxr_core.runs.files import read_json, sha256_file, sha256_text, walk_files, write_json
+from cxr_core.models.tensors import values_sha256
+from cxr_core.runs.files import canonical_json, read_json, sha256_file, sha256_text, walk_files, write_json
 
 FORMAT = 1
 INDEX = "checkpoints.json"
@@ -91,6 +94,8 @@ def final_checkpoint(path: Path, kind: ModelKind = "stable-diffusion") -> Path:
             raise UserError(f"{other_words}, where {words} is wanted", where=str(path), mend=mend)
     if is_stage or (folder / mark).is_file():
         return folder
+    if kind == "stable-diffusion" and (single := [*folder.glob("*.safetensors"), *folder.glob("*.ckpt")]):
+        mend = IMPORT_FILE.format(file=single[0])
     raise UserError(f"neither a finished train stage nor {words} (it has no {mark})", where=str(path), mend=mend)
 
 
@@ -126,60 +131,61 @@ def checkpoint_at(path: Path, step: int | None) -> Path:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Digest of a diffusers folder: sha256 over `model_index.json` and all files of the components that it names.
+    """Digest of a model by content: of the values of its weights, and of what its configs say of the computation.
 
-    Of a PG-GAN's folder, over its two files. Others beside them (a README, a download cache, a preview) do not count.
-    Lines as in `sha256_path`.
+    The same for the same model, whatever files its weights lie in and whatever names these give them: half precision
+    counts as the single precision that it is computed in. Others files beside it (a README, a download cache, a
+    preview) do not count. Of a PG-GAN's folder, over its two files, whose layout is ours.
     """
     if is_pggan(folder):
         return pggan_sha256(folder)
+    parts = {part: values_sha256(part_tensors(folder, part)) for part in PARTS}
+    return sha256_text(canonical_json({"weights": parts, "settings": settings_sha256(folder)}))
+
+
+def has_weights(folder: Path, recorded: str) -> bool:
+    """Whether a recorded digest is that of the model: `weights_sha256`, or what earlier versions recorded."""
+    return recorded == weights_sha256(folder) or (not is_pggan(folder) and recorded == files_sha256(folder))
+
+
+def files_sha256(folder: Path) -> str:
+    """What versions up to 0.1 recorded as `weights_sha256`: over all files of the parts that model_index.json names.
+
+    Of one layout alone: the same model saved anew had another one.
+    """
     index = read_json(folder / "model_index.json")
     components = [folder / name for name in sorted(index) if (folder / name).is_dir()]
     files = [folder / "model_index.json", *(file for component in components for file in walk_files(component))]
     return sha256_text("".join(f"{file.relative_to(folder).as_posix()}\0{sha256_file(file)}\n" for file in files))
 
 
-def check_complete(folder: Path) -> None:
-    """Raises UserError naming the file of a diffusers folder's weights that is missing, cut off or no safetensors."""
-    for part in ("unet", "vae", "text_encoder"):
-        path = weights_file(folder / part)
-        tensors, size = read_header(path), path.stat().st_size
-        if (needed := max((tensor.stop for tensor in tensors.values()), default=0)) > size:
-            raise UserError(
-                f"cut off: {size:,} bytes, and its header describes {needed:,}",
-                where=str(path),
-                mend="copy the model's folder again",
-            )
-
-
 def vae_sha256(folder: Path) -> str:
-    """Digest of the weights of a diffusers folder's VAE, by content: the folder that it was loaded from has the same.
+    """Digest of the weights of a folder's VAE, by content: the folder that it was loaded from has the same."""
+    return values_sha256(part_tensors(folder, "vae"))
 
-    Raises UserError if they are not in safetensors.
+
+def has_vae(folder: Path, recorded: str) -> bool:
+    """Whether a recorded digest is that of the folder's VAE: `vae_sha256`, or that of versions up to 0.1.
+
+    These digested tensors under the names of the file, which in files older than diffusers 0.12 are others.
     """
-    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    if not path.is_file():
-        raise UserError(
-            "the VAE has no diffusion_pytorch_model.safetensors",
-            where=str(path.parent),
-            mend="take the safetensors files of the model; .bin files are pickles, which can run code",
-        )
-    return content_sha256(path)
+    tensors = part_tensors(folder, "vae")
+    return recorded in (values_sha256(tensors), values_sha256({old_name(name): t for name, t in tensors.items()}))
 
 
-def lock_base(folder: Path, expected: str | None, record: Path) -> None:
+def lock_base(base: Base, expected: str | None, record: Path) -> None:
     """Write what a stage starts from into `record`, a side file of its plan, which so depends on the weights' content.
 
-    Raises UserError if `expected` is given and is not the digest of the diffusers folder.
+    Raises UserError if `expected` is given and is not the digest of the diffusers folder, or if weights are not finite.
     """
-    found = weights_sha256(folder)
-    if expected not in (None, found):
+    found = weights_sha256(base.folder)
+    if expected not in (None, found) and expected != files_sha256(base.folder):
         raise UserError(
             f"the weights have sha256 {found}, but base_sha256 is {expected}",
-            where=str(folder),
+            where=str(base.folder),
             mend="get the weights that were meant, or set base_sha256 to the digest above if these are the right ones",
         )
-    write_json(record, {"format": FORMAT, "weights_sha256": found})
+    write_json(record, {"format": FORMAT, "weights_sha256": found, "prediction": base.prediction})
 
 
 def is_kept(step: int, newest: int, *, interval: int, last: int, every: int | None) -> bool:

@@ -8,17 +8,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from cxr_core.errors import UserError
 from cxr_core.models.classifier_folder import FOLDER, ClassifierInfo, read_info
 from cxr_core.models.folder import damaged
 from cxr_core.models.initial import seeded
 from cxr_core.models.layers import GROUPS, Residual, convolution
 from cxr_core.models.presets import CLASSIFIERS
-from cxr_core.models.strict import differences, load_weights, save_weights, shapes
+from cxr_core.models.strict import load_weights, save_weights
 
 
 class Classifier(nn.Module):
@@ -68,24 +65,6 @@ def load(folder: Path) -> Classifier:
     model = _of_info(info, seed=0)
     load_weights(model, folder / FOLDER.weights)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def adopt(weights: Path, out: Path, preset: str, findings: tuple[str, ...], image_size: int) -> None:
-    """Make a classifier's folder `out` from weights trained elsewhere, a safetensors file with our names of tensors.
-
-    Raises UserError that lists every tensor which is missing, has another shape, or is of something else: nothing is
-    left at random, and nothing is left out.
-    """
-    model = build(preset, image_size, findings, seed=0)
-    try:
-        given = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"not a safetensors file ({error})", where=str(weights), mend="convert it first") from error
-    if wrong := list(differences(shapes(model.state_dict()), shapes(given))):
-        mend = "rename or convert them: `features` of this preset and `head`, an output a finding"
-        raise UserError("\n  ".join([f"not the weights of a {preset}:", *wrong]), where=str(weights), mend=mend)
-    model.load_state_dict(given)
-    save(model, out, {"weights": weights.name})
 
 
 def as_input(images: np.ndarray, image_size: int) -> torch.Tensor:

@@ -14,9 +14,10 @@ import torch
 
 from cxr_core.errors import UserError
 from cxr_core.models import pggan
+from cxr_core.models.fit import differences
 from cxr_core.models.pggan import PgGan, gain
 from cxr_core.models.pggan_folder import PgganInfo
-from cxr_core.models.strict import differences, shapes
+from cxr_core.models.strict import shapes
 
 _PREFIXES = {"generator": "gen_shadow", "discriminator": "discriminator"}
 """Our networks and theirs: the averaged generator is the one that draws."""
@@ -41,7 +42,7 @@ _COUNTERS = frozenset(
 _COUNTERS_OF_A_NETWORK = frozenset({"current_size", "current_depth", "alpha"})
 
 
-def adopt(file: Path, folder: Path) -> PgganInfo:
+def import_checkpoint(file: Path, folder: Path) -> PgganInfo:
     """Write the model of a published checkpoint as a new folder of ours. Raises UserError as `read`."""
     model = read(file)
     pggan.save(model, folder, {"weights": file.name}, scale=model.info.scale, fade=model.info.fade)

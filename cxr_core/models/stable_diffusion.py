@@ -2,11 +2,13 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -15,8 +17,12 @@ from transformers.utils import logging as transformers_logging
 from cxr_core.data.prompts import MAX_TOKENS
 from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
+from cxr_core.models.base import Base, look_at, misfit
+from cxr_core.models.fit import differences
 from cxr_core.models.initial import seeded
+from cxr_core.models.parts import PARTS, Part
 from cxr_core.models.presets import Preset
+from cxr_core.models.strict import read_tensors
 from cxr_core.models.tokenizer import train_bpe
 from cxr_core.runs.files import read_json
 
@@ -52,11 +58,22 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def load(folder: Path) -> Any:
-    """Open a diffusers folder in float32, without network. Raises UserError if it is not one or is damaged."""
+    """Open a diffusers folder in float32, without network. Raises UserError as `look_at`, or if a file is damaged.
+
+    Every tensor of every part is filled, by its own file alone, and none is left over: what the libraries open with a
+    warning, or fill at random, is refused. A safety checker, feature extractor or image encoder is not opened.
+    """
+    base = look_at(folder)
     try:
         with _quiet():
-            return StableDiffusionPipeline.from_pretrained(
-                str(folder), dtype=torch.float32, safety_checker=None, local_files_only=True
+            parts = {part: _opened(base, part) for part in PARTS}
+            return StableDiffusionPipeline(
+                **parts,
+                tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
+                scheduler=_scheduler(folder),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
@@ -64,6 +81,43 @@ def load(folder: Path) -> Any:
             where=str(folder),
             mend="give a complete folder: model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/",
         ) from error
+
+
+def empty_part(folder: Path, part: Part) -> Any:
+    """A part of a folder as its config describes it, in float32, whose weights are not there yet."""
+    with init_empty_weights():
+        if part == "text_encoder":
+            config = CLIPTextConfig.from_pretrained(str(folder / part), local_files_only=True)
+            config.dtype = torch.float32
+            return CLIPTextModel(config)
+        kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
+        # A version before 0.9 would make the pipeline take any UNet for one of 512 px.
+        entries = kind.load_config(folder / part).items()
+        return kind.from_config({name: value for name, value in entries if name != _VERSION})
+
+
+_VERSION = "_diffusers_version"
+
+
+def fill(model: Any, tensors: Mapping[str, torch.Tensor], folder: Path, part: Part) -> Any:
+    """Give an empty part its weights. Raises UserError naming all that is missing, left over or of another shape."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if wrong := list(differences(wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()})):
+        raise misfit(folder, part, wrong)
+    model.load_state_dict(dict(tensors), assign=True)
+    return model.eval()
+
+
+def _opened(base: Base, part: Part) -> Any:
+    return fill(empty_part(base.folder, part), read_tensors(base.tensors[part]), base.folder, part)
+
+
+def _scheduler(folder: Path) -> Any:
+    name = read_json(folder / "model_index.json")["scheduler"][1]
+    kind = getattr(diffusers, str(name), None)
+    if kind is None:
+        raise ValueError(f"diffusers has no scheduler {name!r}")
+    return kind.from_pretrained(str(folder), subfolder="scheduler", local_files_only=True)
 
 
 def save(pipeline: Any, folder: Path) -> None:

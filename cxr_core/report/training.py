@@ -44,11 +44,20 @@ def training_section(run: RunView) -> Section:
         if not stage.is_done:
             blocks.append(not_yet(stage))
         blocks += [Text(f"Trained on {words_of(about)}.") for about in _distinct(preflights(stage.folder.path))]
+        blocks += _starts_from(stage)
         blocks += sampling_chart(stage)
         if stage.receipts:
             blocks += _curves(stage)
             blocks += _previews(stage)
     return Section("training", "Training", blocks or [Text("This run trains nothing.", "absent")])
+
+
+def _starts_from(stage: StageView) -> Iterator[Text]:
+    """Which weights a training went on from, where its plan says what these predict."""
+    path = stage.folder.path / "plan" / "base.json"
+    base = read_object(path) if path.is_file() else {}
+    if "prediction" in base:
+        yield Text(f"Started from weights of sha256 {base['weights_sha256'][:16]}; predicts {base['prediction']}.")
 
 
 def _distinct(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.data.prompts import MAX_TOKENS
-from cxr_core.models.tensors import Tensor, read_header, weights_file
+from cxr_core.models.parts import PARTS, part_tensors
+from cxr_core.models.tensors import Tensor
 from cxr_core.runs.files import read_json
 from cxr_core.training.ranks_settings import DiffusionRanks
 from cxr_core.training.settings import DiffusionTrain, Lora
@@ -52,8 +53,8 @@ class Memory:
 
 def memory_of(settings: DiffusionTrain, base: Path) -> Memory:
     """Raises UserError if a file of weights or a config of the diffusers folder `base` cannot be read."""
-    parts = {name: read_header(weights_file(base / name)) for name in ("unet", "text_encoder", "vae")}
-    sizes = {name: sum(math.prod(tensor.shape) for tensor in tensors.values()) for name, tensors in parts.items()}
+    parts: dict[str, Mapping[str, Tensor]] = {name: part_tensors(base, name) for name in PARTS}
+    sizes = {name: sum(tensor.size for tensor in tensors.values()) for name, tensors in parts.items()}
     is_trained = {"unet": settings.train_unet, "text_encoder": settings.train_text_encoder}
     trained, extra = sum(sizes[name] for name, yes in is_trained.items() if yes), 0
     if settings.lora is not None:
@@ -112,7 +113,8 @@ def _activations(settings: DiffusionTrain, base: Path) -> int:
 
 def _outputs(unet: Mapping[str, Any]) -> tuple[int, int, int]:
     """Numbers that residual and attention layers put out for one image, and the largest layer's."""
-    channels, layers, side = unet["block_out_channels"], int(unet["layers_per_block"]), int(unet["sample_size"])
+    channels, layers, side = unet["block_out_channels"], unet["layers_per_block"], int(unet["sample_size"])
+    layers = max(layers) if isinstance(layers, list) else int(layers)
     each = [width * (side >> level) ** 2 for level, width in enumerate(channels)]
     # As many layers on the way down, one more on the way up, and in the middle two and one.
     residual = sum((2 * layers + 1) * num for num in each) + 2 * each[-1]

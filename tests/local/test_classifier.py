@@ -21,6 +21,7 @@ from cxr_core.models import classifier
 from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints
 from cxr_core.models.classifier import Classifier, as_input
 from cxr_core.models.classifier_folder import classifier_sha256, read_about, read_info
+from cxr_core.models.importing.judge import import_judge
 from cxr_core.models.presets import CLASSIFIERS
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.training import training_section
@@ -276,14 +277,14 @@ def test_given_weights_trained_elsewhere_then_they_are_taken_whole_or_every_tens
     info = read_info(folder)
     weights = load_file(folder / "classifier.safetensors")
     save_file(weights, tmp_path / "mine.safetensors")
-    classifier.adopt(tmp_path / "mine.safetensors", tmp_path / "judge", info.preset, info.findings, info.image_size)
+    import_judge(tmp_path / "mine.safetensors", tmp_path / "judge", info.preset, info.findings, info.image_size)
     adopted = classifier.load(tmp_path / "judge")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in adopted.state_dict().items())
     assert weights.pop("head.bias") is not None
     weights |= {"classifier.0.bias": torch.zeros(14), "head.weight": torch.zeros(14, 64)}
     save_file(weights, tmp_path / "other.safetensors")
     with pytest.raises(UserError) as caught:
-        classifier.adopt(tmp_path / "other.safetensors", tmp_path / "no", info.preset, info.findings, info.image_size)
+        import_judge(tmp_path / "other.safetensors", tmp_path / "no", info.preset, info.findings, info.image_size)
     assert "1 are missing: head.bias" in str(caught.value)
     assert "1 are of something else: classifier.0.bias" in str(caught.value)
     assert f"head.weight is (14, 64), not ({len(info.findings)}, 64)" in str(caught.value)

@@ -203,7 +203,7 @@ def test_given_weights_that_lack_a_layer_the_model_is_refused_and_the_layer_name
     model = cropped_vit(tmp_path)
     weights = {name: tensor for name, tensor in model.state_dict().items() if "layernorm" not in name}
     model.save_pretrained(tmp_path, state_dict=weights)
-    with pytest.raises(UserError, match=r"the weights lack \d+ of the model's parameters, e.g. .*layernorm"):
+    with pytest.raises(UserError, match=r"the weights lack \d+ of the model's parameters: .*layernorm"):
         ModelEye(tmp_path)
 
 

@@ -296,8 +296,13 @@ def with_last_layer(folder: Path, value: float) -> Path:
     return saved(folder, pipeline)
 
 
-def test_given_a_model_that_gives_nan_the_shard_fails_and_names_the_images(tmp_path: Path, real: Path) -> None:
-    broken = with_last_layer(tmp_path / "broken", float("nan"))
+def test_given_a_model_that_overflows_to_nan_the_shard_fails_and_names_the_images(tmp_path: Path, real: Path) -> None:
+    import torch
+
+    pipeline = nano()
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_norm_out.weight.fill_(3e38)
+    broken = saved(tmp_path / "broken", pipeline)
     work = stage(tmp_path / "syn", broken, real)
     with pytest.raises(UserError, match="NaN for 4 of 4 images: syn-00000000, syn-00000001"):
         finish(work)

@@ -122,7 +122,7 @@ def file(published: Published, tmp_path: Path) -> Path:
 def test_given_a_published_checkpoint_both_networks_compute_what_the_published_ones_do(
     published: Published, file: Path, tmp_path: Path
 ) -> None:
-    pggan_published.adopt(file, tmp_path / "model")
+    pggan_published.import_checkpoint(file, tmp_path / "model")
     info, model = read_info(tmp_path / "model"), pggan.load(tmp_path / "model")
     assert (info.widths, info.channels, info.size, info.fade, info.lowest) == (WIDTHS, 3, 16, 0.75, 0.0)
     z = torch.randn(4, LATENT)

@@ -1,7 +1,7 @@
 """What training is a function of: data order, random numbers, learning rate, settings, checkpoints, words."""
 
-import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from cxr_core.data.latents import LatentCache, Stacked
 from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
+from cxr_core.models.base import look_at
 from cxr_core.models.checkpoints import (
+    BUILT_IN,
     Checkpoint,
     final_checkpoint,
     is_kept,
@@ -198,10 +200,7 @@ def test_given_a_folder_that_is_no_model_the_error_says_what_is_wanted(tmp_path:
 
 
 def weights_folder(folder: Path) -> Path:
-    (folder / "unet").mkdir(parents=True)
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["a", "b"]}))
-    (folder / "unet" / "weights").write_bytes(b"1")
-    return folder
+    return shutil.copytree(BUILT_IN["tiny_base"], folder)
 
 
 def test_given_other_files_beside_the_weights_the_digest_is_of_the_weights_alone(tmp_path: Path) -> None:
@@ -210,7 +209,8 @@ def test_given_other_files_beside_the_weights_the_digest_is_of_the_weights_alone
     (folder / "README.md").write_text("about")
     (folder / ".cache").mkdir()
     assert weights_sha256(folder) == before
-    (folder / "unet" / "weights").write_bytes(b"2")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2] + b"\x00\x01")
     assert weights_sha256(folder) != before
 
 
@@ -218,9 +218,9 @@ def test_given_weights_of_another_digest_than_locked_both_digests_are_named(tmp_
     folder = weights_folder(tmp_path / "model")
     digest = weights_sha256(folder)
     with pytest.raises(UserError, match=f"sha256 {digest}, but base_sha256 is {'0' * 64}"):
-        lock_base(folder, "0" * 64, tmp_path / "base.json")
+        lock_base(look_at(folder), "0" * 64, tmp_path / "base.json")
     assert not (tmp_path / "base.json").exists()
-    lock_base(folder, digest, tmp_path / "base.json")
+    lock_base(look_at(folder), digest, tmp_path / "base.json")
     assert digest in (tmp_path / "base.json").read_text()
 
 

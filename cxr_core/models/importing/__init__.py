@@ -1,0 +1,1 @@
+"""Weights that others trained, brought into folders of the forms that the stages take."""
