@@ -33,8 +33,8 @@ def refused(folder: Path, data: bytes) -> UserError:
         TEXT.encode("utf-8-sig"),
         TEXT.replace("\n", "\r\n").encode(),
         TEXT.replace("\n", "\r").encode(),
-        gzip.compress(TEXT.encode()),
-        gzip.compress(TEXT.encode("utf-16")),
+        gzip.compress(TEXT.encode(), mtime=0),
+        gzip.compress(TEXT.encode("utf-16"), mtime=0),
         TEXT.encode("utf-16"),
         b"\xfe\xff" + TEXT.encode("utf-16-be"),
         TEXT.replace(",", "\t").replace("\t ", ", ").encode("utf-16"),
@@ -90,8 +90,8 @@ def test_a_table_in_another_encoding_is_refused_with_row_byte_and_the_command_th
         (b"BZh9rest", "bzip2"),
         (b"PAR1rest", "Parquet"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-        (gzip.compress(TEXT.encode())[:-12], "cannot be read"),
-        (gzip.compress(TEXT.encode())[:15] + b"x" * 30, "cannot be read"),
+        (gzip.compress(TEXT.encode(), mtime=0)[:-12], "cannot be read"),
+        (gzip.compress(TEXT.encode(), mtime=0)[:15] + b"x" * 30, "cannot be read"),
         (b"", "it is empty"),
         (b"\n\n", "it is empty"),
         (b"\xef\xbb\xbf", "it is empty"),
@@ -123,13 +123,13 @@ def test_rows_below_a_hint_for_excel_keep_their_numbers(tmp_path: Path) -> None:
 def test_compressed_tables_and_box_lists_are_found_and_read(tmp_path: Path) -> None:
     folder = write_nih(tmp_path / "nih", [entry("00000001_000.png", "Mass")])
     table = folder / "Data_Entry_2017_v2020.csv"
-    (folder / "Data_Entry_2017_v2020.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+    (folder / "Data_Entry_2017_v2020.csv.gz").write_bytes(gzip.compress(table.read_bytes(), mtime=0))
     table.unlink()
     boxes = b'[{"file_name": "00000001_000.png", "syms": ["Mass"], "boxes": [[1, 2, 11, 12]]}]'
-    (folder / "boxes.json.gz").write_bytes(gzip.compress(boxes))
+    (folder / "boxes.json.gz").write_bytes(gzip.compress(boxes, mtime=0))
     data = {"further_boxes": [BoxFile(path=folder / "boxes.json.gz").model_dump()]}
     assert len(plan_source(nih_stage(folder, data=data)).rows["boxes"][0]) == 1
-    (folder / "boxes.json.gz").write_bytes(gzip.compress(b"[" * 100_000))
+    (folder / "boxes.json.gz").write_bytes(gzip.compress(b"[" * 100_000, mtime=0))
     with pytest.raises(UserError, match="not a list of images"):
         plan_source(nih_stage(folder, data=data))
 
