@@ -88,7 +88,7 @@ def _import_lora(source: Path, out: Path, base: Path | None, scale: float) -> No
     if base is None:
         raise UserError("an adapter is added to a base", where="--base", mend="name the base's folder")
     num = import_lora(source, out, final_checkpoint(base), scale)
-    typer.echo(f"{out}: {base} with {num} layers changed")
+    typer.echo(f"{out}: {base} with {num} layer{'s' * (num != 1)} changed")
 
 
 def _import_judge(source: Path, out: Path, findings: str, preset: str, image_size: int) -> None:

@@ -95,6 +95,8 @@ def _limits(preview: Any) -> str:
     for job in preview.jobs:
         names = found.setdefault(time_in_words(job.resources(preview.profile).time), [])
         names += [job.kind] if job.kind not in names else []
+    if not found:
+        return "time limits: none, since no job is left to send"
     return "time limits: " + ", ".join(f"{limit} ({', '.join(kinds)})" for limit, kinds in found.items())
 
 

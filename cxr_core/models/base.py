@@ -134,7 +134,7 @@ def _wrong_side(side: Any, factor: int) -> Iterator[tuple[str, str]]:
         yield f"sample_size is {side}: images here are square", "take a base of square images"
         return
     mend = f"set sample_size to one number, the pixels a side of its images / {factor}: {512 // factor} for 512"
-    convert = "`cxr model import FOLDER OUT --as base --image-size 512` does so in a copy"
+    convert = "`cxr model import` of this folder with `--as base --image-size 512` does so in a copy"
     yield f"sample_size is {side!r}, so the size of its images is not known", f"{mend}; {convert}"
 
 

@@ -41,9 +41,10 @@ _HOW = """\
 ## How to draw with it
 
 ```python
+import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained("{folder}")
+pipeline = StableDiffusionPipeline.from_pretrained("{folder}", torch_dtype=torch.float32)
 pipeline.scheduler = DPMSolverMultistepScheduler.from_pretrained("{folder}", subfolder="dpmsolver")
 image = pipeline("frontal chest x-ray, PA view, effusion", num_inference_steps=20, guidance_scale=5.0).images[0]
 ```

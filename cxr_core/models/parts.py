@@ -18,7 +18,7 @@ Part: TypeAlias = Literal["unet", "vae", "text_encoder"]
 PARTS: tuple[Part, ...] = ("unet", "vae", "text_encoder")
 """Of a Stable Diffusion, those that have weights."""
 
-IMPORT = "`cxr model import {folder} OUT --as base` writes a folder that is"
+IMPORT = "`cxr model import {folder} OUT --as base` writes a folder that can be used"
 """What to do about a folder that cannot be used as it is."""
 
 IMPORT_FILE = "`cxr model import {file} OUT --as base --like FOLDER` makes a folder of it, with the configs of FOLDER"
