@@ -119,16 +119,20 @@ def submit(
     root, profile = (runs / config.name).absolute(), load_profile(cluster)
     config = going_on(config, root)
     with locked_for(profile, root, resolved(config)) as run:
-        if consent.inputs:
-            _refuse_while_queued(run, profile)
-        notes = check_origin(run, config, consent)
+        notes = checked_origin(run, config, profile, consent)
         _may_live(run, profile, auto_resume, config.stage(only).name if only else None)
         sent = send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
         return replace(sent, notes=[*notes, *sent.notes])
 
 
+def checked_origin(run: Run, config: RunConfig, profile: ClusterProfile, consent: Consent) -> list[str]:
+    """`check_origin` of a run that may have jobs in the queue: no stage is set aside under them."""
+    if consent.inputs:
+        _refuse_while_queued(run, profile)
+    return check_origin(run, config, consent)
+
+
 def _refuse_while_queued(run: Run, profile: ClusterProfile) -> None:
-    """Stages whose jobs wait in the queue must not be set aside under them."""
     live = live_ids(run, queue_of(run, profile)) if profile.scheduler == "slurm" else []
     if live:
         raise UserError(
