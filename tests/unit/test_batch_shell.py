@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm.local import run_tasks
 from slurm.profile import ClusterProfile
 from slurm.script import Payload, expanding, shell_body
 
@@ -88,3 +89,11 @@ def test_a_tilde_is_the_home_folder_and_a_name_without_a_value_ends_the_task(tmp
     assert "SCRATCH: is not set" in log
     assert "making the scratch folder" in end
     assert expanding("/a/${B:-c}/$(id)/$5") == '"/a/${B:-c}/\\$(id)/\\$5"'
+
+
+def test_given_a_task_of_this_machine_that_ends_well_before_python_then_it_has_failed_and_its_log_says_so(
+    tmp_path: Path,
+) -> None:
+    payload = Payload(["bash", "-c", "exit 0"], tmp_path, tmp_path)
+    assert run_tasks(payload, 1, parallel=1, environ={"PATH": os.environ["PATH"]}) == {0: 1}
+    assert "in starting Python: exit status 1" in (tmp_path / "local_0.out").read_text()
