@@ -14,10 +14,10 @@ from cxr_core.runs.files import read_json
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, read_ledger
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
-from jobs.cluster import cluster_name, freeze_roots, launch_of, locked_for, queue_of
+from jobs.cluster import checked_origin, cluster_name, freeze_roots, launch_of, locked_for, queue_of
 from jobs.config import RunConfig, going_on, resolved
 from jobs.left import works_of
-from jobs.origin import NOTHING_ELSE, Consent, check_origin
+from jobs.origin import NOTHING_ELSE, Consent
 from jobs.show import print_line
 from jobs.task import REHEARSAL, wait_until
 from slurm.packs import Job, StageWork
@@ -56,7 +56,8 @@ def fly(
     is_slurm = profile.scheduler == "slurm"
     config = going_on(config, root)
     with locked_for(profile, root, resolved(config)) as run:
-        check_origin(run, config, consent)
+        for note in checked_origin(run, config, profile, consent):
+            print_line(note)
         read_ledger(run).check_budget(config.budget_gpu_hours)
         freeze_roots(run, config, profile)
         queue = queue_of(run, profile) if is_slurm else {}

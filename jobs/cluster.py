@@ -26,7 +26,7 @@ from slurm.grammar import cluster_of, number_of
 from slurm.held import drop_held
 from slurm.notes import notes_on
 from slurm.packs import Job, StageWork, plan_jobs
-from slurm.profile import ClusterProfile, load_profile
+from slurm.profile import ClusterProfile, find_profile, load_profile
 from slurm.queue import cancel, num_queued, queued
 from slurm.submit import Launch, clusters_of, code_folder, do_here, live_jobs, record, script_text, send
 
@@ -119,16 +119,20 @@ def submit(
     root, profile = (runs / config.name).absolute(), load_profile(cluster)
     config = going_on(config, root)
     with locked_for(profile, root, resolved(config)) as run:
-        if consent.inputs:
-            _refuse_while_queued(run, profile)
-        notes = check_origin(run, config, consent)
+        notes = checked_origin(run, config, profile, consent)
         _may_live(run, profile, auto_resume, config.stage(only).name if only else None)
         sent = send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
         return replace(sent, notes=[*notes, *sent.notes])
 
 
+def checked_origin(run: Run, config: RunConfig, profile: ClusterProfile, consent: Consent) -> list[str]:
+    """`check_origin` of a run that may have jobs in the queue: no stage is set aside under them."""
+    if consent.inputs:
+        _refuse_while_queued(run, profile)
+    return check_origin(run, config, consent)
+
+
 def _refuse_while_queued(run: Run, profile: ClusterProfile) -> None:
-    """Stages whose jobs wait in the queue must not be set aside under them."""
     live = live_ids(run, queue_of(run, profile)) if profile.scheduler == "slurm" else []
     if live:
         raise UserError(
@@ -217,21 +221,31 @@ def _may_live(run: Run, profile: ClusterProfile, most: int | None, stage: str | 
 
 
 def cancel_run(root: Path) -> list[str]:
-    """Cancel the jobs of a run that are in the queue and return their ids."""
+    """Cancel the jobs of a run that are in the queue and return their ids.
+
+    Raises UserError if none is found and the profile, which may name another cluster, cannot be read.
+    """
     run = Run.open(root.absolute())
-    live = live_ids(run, queue_of(run, _profile_of(run)))
+    profile, trouble = _profile_of(run)
+    live = live_ids(run, queue_of(run, profile))
     if live:
         cancel(live)
+    elif trouble:
+        raise trouble
     return live
 
 
-def _profile_of(run: Run) -> ClusterProfile | None:
-    """The profile of the last submit. What was sent can be cancelled without it: each record says where it went, but
-    those of older versions."""
+def _profile_of(run: Run) -> tuple[ClusterProfile | None, UserError | None]:
+    """The profile of the last submit, or what is wrong with it. What was sent can be cancelled without it: each record
+    says where it went, but those of older versions. A profile that is there no more is nothing wrong."""
     try:
-        return load_profile(where_sent(run)[0])
+        name = str(find_profile(where_sent(run)[0]))
     except UserError:
-        return None
+        return None, None
+    try:
+        return load_profile(name), None
+    except UserError as error:
+        return None, error
 
 
 def send_rest(

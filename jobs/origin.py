@@ -1,6 +1,6 @@
 """Whether the stages of a run would be made now as they were: in the same image, by the same code, of equal inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from cxr_core.runs import code, image
 from cxr_core.runs.pack import is_finished
 from cxr_core.runs.repair import set_aside
 from cxr_core.runs.run import Run
-from cxr_core.runs.sources import Known, changed_files, freeze_files, frozen_files
+from cxr_core.runs.sources import NO_PLAN, Known, changed_files, freeze_files, frozen_files
 from jobs.config import RunConfig, inputs_of
 from jobs.outside import context_of, job_of, outside
 
@@ -39,7 +39,7 @@ def check_origin(
         code.accept(run.root)
     stages = [stage for stage in config.stages if only is None or stage.name in only]
     changed = {stage.name: _source_changes(run, config, stage) for stage in stages}
-    notes = _make_again(run, config, [name for name, lines in changed.items() if lines]) if consent.inputs else []
+    notes = _make_again(run, config, changed) if consent.inputs else []
     for stage in stages:
         plan = run.stage(stage.name).plan()
         if plan is not None:
@@ -97,9 +97,18 @@ def _other_inputs(run: Run, name: str, lines: Sequence[str]) -> UserError:
     )
 
 
-def _make_again(run: Run, config: RunConfig, changed: Sequence[str]) -> list[str]:
-    """Set aside the stages whose inputs changed, and all that follow from them. Returns a line for each."""
-    again = list(changed)
+def _make_again(run: Run, config: RunConfig, changed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Set aside the stages whose inputs changed, and all that follow from them. Returns a line for each.
+
+    Raises UserError, before anything is moved, if nothing can be made of the inputs of now.
+    """
+    again = [name for name, lines in changed.items() if lines]
+    for name in again:
+        if vain := [line for line in changed[name] if line.startswith(NO_PLAN)]:
+            mend = "mend them, then --take-inputs; what was made before stands"
+            raise UserError(
+                f"stage {name!r} cannot take its inputs as they are: {vain[0]}", where=str(run.root), mend=mend
+            )
     for stage in config.stages:
         if stage.name not in again and set(inputs_of(stage).values()) & set(again):
             again.append(stage.name)

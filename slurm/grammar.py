@@ -12,7 +12,7 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2}|(?<=-))", re.
 _MEMORY = re.compile(r"(?P<number>\d+)(?P<unit>(?:[KMGT]B?)?)", re.ASCII | re.IGNORECASE)
 
 _GRES = re.compile(
-    r"(?:gres[/:])?(?P<name>[A-Za-z_]\w*)(?::(?P<type>[\w.-]+?))??(?:[:=](?P<count>\d+)(?P<unit>[KMGTP]?))?"
+    r"(?:gres[/:])?(?P<name>[A-Za-z_]\w*)(?::(?P<type>[\w.+-]+?))??(?:[:=](?P<count>\d+)(?P<unit>[KMGTP]?))?"
     # Where they are: on which sockets, or which of them a job has.
     r"(?:\((?:S|IDX|CNT):[^)]*\))?",
     re.ASCII,

@@ -42,11 +42,13 @@ def _run_task(payload: Payload, index: int, environ: Mapping[str, str]) -> int:
     with log_of(payload, index).open("ab") as file:
         status = _status(payload, _environ(payload, environ, index) | {"CXR_START": os.fspath(start)}, file.fileno())
     if start.exists():
-        # Python removes it when it begins: as the batch shell does, leave word where it did not.
-        end = start.with_suffix(".end")
-        if status and not end.exists():
-            record = f"start {time.monotonic() - begun:.0f} {status} starting Python\n"
-            end.write_text(record)
+        # Python removes it when it begins, and a shell that fails before: where neither did, leave word as the shell.
+        end, status = start.with_suffix(".end"), status or 1
+        if not end.exists():
+            end.write_text(f"start {time.monotonic() - begun:.0f} {status} starting Python\n")
+        step = end.read_text().split(maxsplit=3)[-1].strip()
+        with log_of(payload, index).open("a") as file:
+            file.write(f"cxr: the task ends before its work, in {step}: exit status {status}\n")
         start.unlink()
     return status
 
@@ -54,7 +56,9 @@ def _run_task(payload: Payload, index: int, environ: Mapping[str, str]) -> int:
 def _status(payload: Payload, environ: Mapping[str, str], log: int) -> int:
     """The exit status of a task as a shell gives it; 127 where it could not be started."""
     try:
-        done = subprocess.run(payload.words, env=environ, cwd=payload.cwd, stdout=log, stderr=log, check=False)
+        done = subprocess.run(
+            payload.words, env=environ, cwd=payload.cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+        )
     except OSError as error:
         os.write(log, f"cxr: {payload.words[0]}: {error.strerror}\n".encode())
         return 127

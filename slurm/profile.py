@@ -20,8 +20,12 @@ from slurm.values import Limit, Memory, OneCluster, Word, gpus_of
 StageKind = Literal["preprocess", "latents", "train", "invert", "generate", "evaluate", "control"]
 """What can have resources of its own: a kind of stage, or `control`: the one-task jobs that freeze and finalize."""
 
-_AS_TEXT = frozenset({"time", "max_time", "mem", "max_mem", "gpus_per_node"})
-"""Keys whose values are Slurm's, not YAML's: to YAML 04:00:00 is a number in base 60, and 010 one in base 8."""
+_AS_TEXT = frozenset(
+    {"time", "max_time", "mem", "max_mem", "gpus_per_node", "gpu_type"}
+    | {"partition", "account", "qos", "constraint", "exclude", "clusters"}
+)
+"""Keys whose values are Slurm's, not YAML's: to YAML 04:00:00 is a number in base 60, 010 one in base 8, and the
+account 0123 another number than its name."""
 
 
 class Resources(Settings):

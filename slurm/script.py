@@ -130,8 +130,14 @@ def _is_rewritten(folder: Path) -> bool:
 def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: float) -> str:
     """What the batch shell does, below the directives, in a job of `hours` at most."""
     limit = max(3600 * hours - _LATE_START, 1)
+    names = _names(payload)
+    traps = [
+        # Slurm ends a job at its time limit some seconds late, never early.
+        f"trap '[ $SECONDS -lt {limit:.0f} ] && ended TERM || ended timeout; exit 143' TERM",
+        "trap on_warning USR2",
+    ]
     lines = [
-        *_names(payload),
+        *names,
         *(['exec >> "$submit/$task.out" 2>&1 || exit 1'] if _is_rewritten(payload.submit) else []),
         'export CXR_FLAG="$submit/$task-$life.flag" CXR_START="$submit/$task-$life.start"',
         # Python removes the second: that it can do on a full disk too.
@@ -139,11 +145,10 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
         *(['export CXR_RANKS="$submit/$task-$life.ranks"', 'mkdir -p -- "$CXR_RANKS"'] if payload.has_ranks else []),
         "",
         # Before all that may take long: a warning for which there is no trap ends the shell.
-        *_ENDS,
-        # Slurm ends a job at its time limit some seconds late, never early.
-        f"trap '[ $SECONDS -lt {limit:.0f} ] && ended TERM || ended timeout; exit 143' TERM",
+        *_ends(names),
         *_on_warning(profile),
-        *_before(profile, payload, _names(payload), cpus),
+        *traps,
+        *_before(profile, payload, [*names, *traps], cpus),
         *([f"{_step(profile, payload, cpus)} \\"] if payload.in_step else []),
         f"    {shlex.join(payload.words)} < /dev/null &",
         "payload=$!",
@@ -156,20 +161,25 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
 def local_body(profile: ClusterProfile, payload: Payload, *, cpus: int) -> str:
     """The same around the payload of a task that is a process of this machine: what comes before it, and no more."""
     names = ['task="local_$SLURM_ARRAY_TASK_ID" life=0', f"submit={shlex.quote(str(payload.submit))}"]
-    lines = [*names, *_ENDS, *_before(profile, payload, names, cpus), f"exec {shlex.join(payload.words)} < /dev/null"]
+    lines = [
+        *names,
+        *_ends(names),
+        *_before(profile, payload, names, cpus),
+        f"exec {shlex.join(payload.words)} < /dev/null",
+    ]
     return "\n".join(lines)
 
 
-def _before(profile: ClusterProfile, payload: Payload, names: Sequence[str], cpus: int) -> list[str]:
-    """What comes before the payload; if it fails, the task ends with words. `names` are set again where strangers'
-    lines may have used them for themselves."""
+def _before(profile: ClusterProfile, payload: Payload, ours: Sequence[str], cpus: int) -> list[str]:
+    """What comes before the payload; if it fails, the task ends with words. `ours` are names and traps, which are set
+    again where strangers' lines may have used them for themselves."""
     return [
         "at='its first lines'",
-        "trap 'died $?' EXIT",
+        _ON_EXIT,
         "",
-        *(_LOGIN if profile.setup and profile.login_shell else []),
+        *(_login(ours) if profile.setup and profile.login_shell else []),
         *_environment(profile, payload, cpus),
-        *([*_setup(profile.setup), *names, _to(payload.cwd)] if profile.setup else []),
+        *([*_setup(profile.setup), *ours, _to(payload.cwd)] if profile.setup else []),
         "",
         *(["at='bringing caches and image to the node'", *payload.prelude] if payload.prelude else []),
         "trap - EXIT",
@@ -195,48 +205,72 @@ def _step(profile: ClusterProfile, payload: Payload, cpus: int) -> str:
     )
 
 
-_ENDS = (
-    # The number of the array alone would requeue all of its tasks, and SLURM_JOB_ID is that number in the last one.
-    "requeue() {",
-    '    echo "requeue $task: $1"',
-    '    scontrol requeue "$task"',
-    "}",
-    # The first cause is the true one: what follows is its consequence.
-    'ended() { [ -e "$submit/$task-$life.end" ] || echo "$1 $SECONDS ${*:2}" > "$submit/$task-$life.end"; }',
-    # A cluster may requeue whatever fails (RequeueExit): not one that died so before.
-    "died() {",
-    "    set +eu",
-    '    [ ! -e "$submit/$task-$life.end" ] || return 0',
-    '    echo "cxr: the task ends before its work, in $at: exit status $1" >&2',
-    "    local again=",
-    '    ! grep -qs "^start" "$submit/$task"-*.end || again=yes',
-    '    ended start "$1" "$at"',
-    '    rm -f "$CXR_FLAG" "$CXR_START"',
-    '    [ -z "$again" ] || { echo "it died so before, and is cancelled"; scancel "$task"; }',
-    # What fails here must not be taken for a line of setup.
-    "    return 0",
-    "}",
-)
+_ON_EXIT = "trap 'died $?' EXIT"
 
-_SANE = "set +efu +o pipefail; shopt -u failglob nullglob; unset IFS"
+
+def _ends(names: Sequence[str]) -> list[str]:
+    return [
+        # The number of the array alone would requeue all of its tasks, and SLURM_JOB_ID is that number in the last one.
+        "requeue() {",
+        '    echo "requeue $task: $1"',
+        '    scontrol requeue "$task"',
+        "}",
+        # The first cause is the true one: what follows is its consequence.
+        "reading=",
+        "ended() {",
+        '    [ -z "$reading" ] && [ -e "$submit/$task-$life.end" ] && return',
+        '    echo "$1 $SECONDS ${*:2}" >| "$submit/$task-$life.end"',
+        "}",
+        # A cluster may requeue whatever fails (RequeueExit): not one that died so before.
+        "died() {",
+        "    set +eu",
+        *(f"    {line}" for line in names),
+        '    [ -n "$reading" ] || [ ! -e "$submit/$task-$life.end" ] || return 0',
+        '    echo "cxr: the task ends before its work, in $at: exit status $1" >&2',
+        "    local again=",
+        f'    ! grep -s "^start" "$submit/$task"-*.end | grep -qv "{_AWAY}" || again=yes',
+        '    ended start "$1" "$at"',
+        '    rm -f "$CXR_FLAG" "$CXR_START"',
+        '    [ -z "$again" ] || { echo "it died so before, and is cancelled"; scancel "$task"; }',
+        # A task that ended before its work has not done it, though a file of the site said `exit 0`.
+        '    [ "$1" != 0 ] || exit 1',
+        # What fails here must not be taken for a line of setup.
+        "    return 0",
+        "}",
+    ]
+
+
+_AWAY = "did not come back"
+"""Of files of the site that put another program in the place of the shell."""
+
+_SANE = "trap - ERR DEBUG RETURN; set +efu +o pipefail; shopt -u failglob nullglob; unset IFS"
 """Undoes what strangers' lines may have set and the rest of the script cannot live with."""
 
-_LOGIN = (
-    'at="the login files (/etc/profile, ~/.bash_profile or ~/.profile)"',
-    "path_before=$PATH umask_before=$(umask)",
-    "[ ! -r /etc/profile ] || . /etc/profile",
-    "for login_file in ~/.bash_profile ~/.bash_login ~/.profile; do",
-    '    if [ -r "$login_file" ]; then . "$login_file"; break; fi',
-    "done",
-    # On some sites `module` comes from there alone.
-    '[ ! -r "${BASH_ENV:-}" ] || . "$BASH_ENV"',
-    # /etc/profile may begin PATH anew, without Slurm's commands.
-    'case ":$PATH:" in *":$path_before:"*) ;; *) PATH=$path_before:$PATH ;; esac',
-    'umask "$umask_before"',
-    f'{_SANE}; unset "${{!PYTHON@}}"',
-    "",
-)
-"""What `bash -l` does before a script."""
+_LOGIN_FILES = "the login files (/etc/profile, ~/.bash_profile or ~/.profile)"
+
+
+def _login(ours: Sequence[str]) -> list[str]:
+    """What `bash -l` does before a script."""
+    return [
+        f'at="{_LOGIN_FILES}"',
+        # Some start another shell by `exec`: what comes after is lost, and nobody else would tell.
+        f'reading=yes; echo "start 0 0 $at, which {_AWAY}" > "$submit/$task-$life.end"',
+        "path_before=$PATH umask_before=$(umask)",
+        "[ ! -r /etc/profile ] || . /etc/profile",
+        "for login_file in ~/.bash_profile ~/.bash_login ~/.profile; do",
+        '    if [ -r "$login_file" ]; then . "$login_file"; break; fi',
+        "done",
+        # On some sites `module` comes from there alone.
+        '[ ! -r "${BASH_ENV:-}" ] || . "$BASH_ENV"',
+        # /etc/profile may begin PATH anew, without Slurm's commands.
+        'case ":$PATH:" in *":$path_before:"*) ;; *) PATH=$path_before:$PATH ;; esac',
+        'umask "$umask_before"',
+        f'{_SANE}; unset "${{!PYTHON@}}"',
+        *ours,
+        _ON_EXIT,
+        'reading=; command rm -f -- "$submit/$task-$life.end"',
+        "",
+    ]
 
 
 def _setup(lines: Sequence[str]) -> list[str]:
@@ -247,17 +281,18 @@ def _setup(lines: Sequence[str]) -> list[str]:
     """
     found = [
         # 141: the next program in a pipe had read enough.
-        'failed() { [ "$2" != 0 ] || [ "$1" = 141 ] || { died "$1"; exit "$1"; }; }',
+        'failed() { [ "$1" = 0 ] || [ "$2" != 0 ] || [ "$1" = 141 ] || { died "$1"; exit "$1"; }; }',
         "set -o pipefail",
-        # The second counts how many files of the site we are in.
-        r'trap "failed \$? \$((\${#BASH_SOURCE[@]} - ${#BASH_SOURCE[@]}))" ERR',
     ]
+    # The second word counts how many files of the site we are in.
+    on_error = r'trap "failed \$? \$((\${#BASH_SOURCE[@]} - ${#BASH_SOURCE[@]}))" ERR'
     for number, line in enumerate(lines, 1):
         first, *more = line.strip().splitlines() or [""]
         step = f"line {number} of `setup` ({first[:80]}{' ...' if more or len(first) > 80 else ''})"
         # What the line before trapped for itself must not take our place.
-        found += [f"at={shlex.quote(step)}; trap 'died $?' EXIT", f"eval {shlex.quote(line)}"]
-    return [*found, f"trap - ERR; trap 'died $?' EXIT; {_SANE}"]
+        found += [f"at={shlex.quote(step)}; {_ON_EXIT}; {on_error}", f"eval {shlex.quote(line)}", "failed $? 0"]
+    # An alias of the site may stand for any word that follows.
+    return [*found, f"{_SANE}; shopt -u expand_aliases; {_ON_EXIT}"]
 
 
 def _to(folder: Path) -> str:
@@ -296,7 +331,6 @@ def _on_warning(profile: ClusterProfile) -> list[str]:
         f'    {{ sleep {seconds}; [ ! -e "$CXR_FLAG.more" ] || requeue "a shard was not done in time"; }} &',
         "    last_moment=$!",
         "}",
-        "trap on_warning USR2",
     ]
 
 
@@ -339,13 +373,18 @@ def _environment(profile: ClusterProfile, payload: Payload, cpus: int) -> list[s
     ]
     if payload.code is not None:
         lines.append(f"export PYTHONPATH={shlex.quote(str(payload.code))}")
-    lines += [f"export {name}={expanding(folder)}" for name, folder in profile.caches.items()]
+    if profile.caches:
+        lines += ["at='naming the caches'"]
+        lines += [f"export {name}={expanding(folder)}" for name, folder in profile.caches.items()]
     if profile.scratch is not None:
-        lines += [f"export TMPDIR={expanding(profile.scratch)}", "at='making the scratch folder'"]
+        lines += ["at='making the scratch folder'", f"export TMPDIR={expanding(profile.scratch)}"]
         lines += ['mkdir -p -- "$TMPDIR" || exit 1']
     return lines
 
 
 def expanding(text: str) -> str:
-    """Quoted for the shell, but for `$NAME`, which stands for another thing on each node."""
-    return '"' + re.sub(r'(["\\`]|\$(?!\{?[A-Za-z_]))', r"\\\1", text) + '"'
+    """Quoted for the shell, but for a `~` at the beginning and for `$NAME`, which stands for another thing on each
+    node; where it stands for nothing, the shell ends with words."""
+    whole = re.sub(r"^~(?=/|$)", "$HOME", text)
+    quoted = re.sub(r'(["\\`]|\$(?!\{?[A-Za-z_]))', r"\\\1", whole)
+    return '"' + re.sub(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", r"${\1\2:?is not set}", quoted) + '"'

@@ -57,7 +57,7 @@ OneCluster = Annotated[Word, AfterValidator(_one_cluster)]
 
 def gpus_of(text: str) -> grammar.Gres:
     """`a100:4`, `gpu:4` or `gpu:a100:4`, as one finds them in a site's documentation."""
-    given = text if text.split(":")[0] == "gpu" else f"gpu:{text}"
+    given = text if re.match("(gres/)?gpu([:=]|$)", text) else f"gpu:{text}"
     try:
         (found,) = grammar.gres_of(given)
     except ValueError:

@@ -25,7 +25,7 @@ from cxr_core.runs.files import atomic_path
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.progress import bar
 from cxr_core.runs.run import StageFolder
-from cxr_core.runs.sources import paths_named
+from cxr_core.runs.sources import NO_PLAN, paths_named
 from cxr_core.runs.stage import Context
 
 RECORD = "source_images.parquet"
@@ -94,7 +94,7 @@ def _look_closer(
         try:
             rows = plan_source(context.settings).rows
         except UserError as error:
-            return [*changed_tables, f"the plan cannot be made anew: {error.where}: {error.what}"]
+            return [*changed_tables, f"{NO_PLAN}: {error.where}: {error.what}"]
         lines = list(_row_changes(old, rows, findings_of(context.settings)))
         if lines:
             return [*changed_tables, *lines]

@@ -27,6 +27,9 @@ _OF_OLD_PLAN = "frozen_sources.json"
 _NOT_READ = {"attempts", "submits", "receipts", "quarantine", "pruned"}
 """Folders of a stage of another run that nobody reads who is given the stage."""
 
+NO_PLAN = "the plan cannot be made anew"
+"""Begins the line about inputs of which nothing can be made."""
+
 
 @dataclass(frozen=True)
 class State:

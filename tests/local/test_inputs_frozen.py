@@ -120,6 +120,17 @@ def test_given_fewer_or_more_images_where_some_may_be_missing_then_they_are_name
         run(source, missing="subset")
 
 
+def test_given_inputs_of_which_no_plan_can_be_made_then_what_there_is_stands(source: Path) -> None:
+    assert run(source) == 3
+    table = source / "Data_Entry_2017_v2020.csv"
+    whole = table.read_bytes()
+    table.write_text("nothing\n")
+    with pytest.raises(UserError, match="cannot take its inputs as they are"):
+        run(source, TAKE)
+    table.write_bytes(whole)
+    assert run(source) == 0
+
+
 def test_given_equal_content_in_new_files_then_nothing_has_changed(source: Path) -> None:
     run(source)
     shutil.copytree(source, source.with_name("copy"), copy_function=shutil.copyfile)

@@ -50,3 +50,15 @@ def test_given_a_first_shard_that_fails_then_its_cause_is_told_and_nothing_else_
     again = run.cxr(*words)
     assert again.returncode == 0, again.stderr
     assert "guessed were" in again.stdout
+
+
+def test_given_jobs_in_the_queue_then_inputs_are_not_taken_anew_under_them(run: TinyRun) -> None:
+    run.profile.write_text(run.profile.read_text() + 'sbatch: ["--hold"]\n')
+    words = ("submit", run.config, "--cluster", run.profile, "--runs", run.runs)
+    assert run.cxr(*words).returncode == 0
+    table = run.folder / "table.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    done = run.cxr(*words, "--canary", "--take-inputs")
+    assert done.returncode == 2
+    assert "jobs of this run are in the queue" in done.stderr
+    assert not list(run.runs.glob("*/*/quarantine"))

@@ -89,6 +89,10 @@ def test_given_records_that_do_not_say_where_jobs_are_then_the_profile_says_it_a
     folders = submit_folders(run.stage.path)
     for folder in folders:
         replace(Submit.read(folder), job_id=None, slurm_cluster="").write(folder)
+    run.write_profile(more="sbatch: ['--clusters=cxrtest']\n")
+    refused = run.cxr("cancel", run.root)
+    assert (refused.returncode, "set clusters:" in refused.stderr) == (2, True)
+    run.write_profile(more=THERE + HELD)
     assert f"cancelled: {array};cxrtest, " in run.cxr("cancel", run.root).stdout
     assert {(Submit.read(folder).slurm_cluster) for folder in folders} == {"cxrtest"}
     assert not run.queue()

@@ -182,6 +182,10 @@ def test_options_that_no_key_says_are_passed_on(home: Path) -> None:
         ("gpus_per_node: 4090:2", "gpu:4090:2"),
         ("gpus_per_node: 'gpu:4'", "gpu:4"),
         ("gpus_per_node: 4\ngpu_type: a100", "gpu:a100:4"),
+        ("gpus_per_node: 1\ngpu_type: 4090", "gpu:4090:1"),
+        ("gpus_per_node: 1g.10gb+me:2", "gpu:1g.10gb+me:2"),
+        ("gpus_per_node: gres/gpu:a100=2", "gpu:a100:2"),
+        ("gpus_per_node: gpu=2", "gpu:2"),
     ],
 )
 def test_gpus_are_given_by_number_or_as_slurm_writes_them(home: Path, text: str, gres: str) -> None:
@@ -189,6 +193,13 @@ def test_gpus_are_given_by_number_or_as_slurm_writes_them(home: Path, text: str,
     profile = load_profile("x")
     assert profile.resources("train").gres == gres
     assert profile.resources("control").gres is None
+
+
+def test_a_name_of_digits_is_a_name(home: Path) -> None:
+    (home / "mine.yaml").write_text("account: 0123\nstages: {train: {partition: 7, qos: 1e5}}\n")
+    found = load_profile("mine")
+    train = found.resources("train")
+    assert (found.account, train.account, train.partition, train.qos) == ("0123", "0123", "7", "1e5")
 
 
 def test_given_a_limit_that_is_minutes_and_seconds_then_a_note_says_what_hours_would_be() -> None:
