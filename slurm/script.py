@@ -133,7 +133,7 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
     names = _names(payload)
     traps = [
         # Slurm ends a job at its time limit some seconds late, never early.
-        f"trap '[ $SECONDS -lt {limit:.0f} ] && ended TERM || ended timeout; exit 143' TERM",
+        f"trap '[ $SECONDS -lt {limit:.0f} ] && cxr_ended TERM || cxr_ended timeout; exit 143' TERM",
         "trap on_warning USR2",
     ]
     lines = [
@@ -205,31 +205,31 @@ def _step(profile: ClusterProfile, payload: Payload, cpus: int) -> str:
     )
 
 
-_ON_EXIT = "trap 'died $?' EXIT"
+_ON_EXIT = "trap 'cxr_died $?' EXIT"
 
 
 def _ends(names: Sequence[str]) -> list[str]:
     return [
         # The number of the array alone would requeue all of its tasks, and SLURM_JOB_ID is that number in the last one.
-        "requeue() {",
+        "cxr_requeue() {",
         '    echo "requeue $task: $1"',
         '    scontrol requeue "$task"',
         "}",
         # The first cause is the true one: what follows is its consequence.
         "reading=",
-        "ended() {",
+        "cxr_ended() {",
         '    [ -z "$reading" ] && [ -e "$submit/$task-$life.end" ] && return',
         '    echo "$1 $SECONDS ${*:2}" >| "$submit/$task-$life.end"',
         "}",
         # A cluster may requeue whatever fails (RequeueExit): not one that died so before.
-        "died() {",
+        "cxr_died() {",
         "    set +eu",
         *(f"    {line}" for line in names),
         '    [ -n "$reading" ] || [ ! -e "$submit/$task-$life.end" ] || return 0',
         '    echo "cxr: the task ends before its work, in $at: exit status $1" >&2',
         "    local again=",
         f'    ! grep -s "^start" "$submit/$task"-*.end | grep -qv "{_AWAY}" || again=yes',
-        '    ended start "$1" "$at"',
+        '    cxr_ended start "$1" "$at"',
         '    rm -f "$CXR_FLAG" "$CXR_START"',
         '    [ -z "$again" ] || { echo "it died so before, and is cancelled"; scancel "$task"; }',
         # A task that ended before its work has not done it, though a file of the site said `exit 0`.
@@ -281,16 +281,16 @@ def _setup(lines: Sequence[str]) -> list[str]:
     """
     found = [
         # 141: the next program in a pipe had read enough.
-        'failed() { [ "$1" = 0 ] || [ "$2" != 0 ] || [ "$1" = 141 ] || { died "$1"; exit "$1"; }; }',
+        'cxr_failed() { [ "$1" = 0 ] || [ "$2" != 0 ] || [ "$1" = 141 ] || { cxr_died "$1"; exit "$1"; }; }',
         "set -o pipefail",
     ]
     # The second word counts how many files of the site we are in.
-    on_error = r'trap "failed \$? \$((\${#BASH_SOURCE[@]} - ${#BASH_SOURCE[@]}))" ERR'
+    on_error = r'trap "cxr_failed \$? \$((\${#BASH_SOURCE[@]} - ${#BASH_SOURCE[@]}))" ERR'
     for number, line in enumerate(lines, 1):
         first, *more = line.strip().splitlines() or [""]
         step = f"line {number} of `setup` ({first[:80]}{' ...' if more or len(first) > 80 else ''})"
         # What the line before trapped for itself must not take our place.
-        found += [f"at={shlex.quote(step)}; {_ON_EXIT}; {on_error}", f"eval {shlex.quote(line)}", "failed $? 0"]
+        found += [f"at={shlex.quote(step)}; {_ON_EXIT}; {on_error}", f"eval {shlex.quote(line)}", "cxr_failed $? 0"]
     # An alias of the site may stand for any word that follows.
     return [*found, f"{_SANE}; shopt -u expand_aliases; {_ON_EXIT}"]
 
@@ -305,13 +305,13 @@ _WAIT = (
     'while kill -0 "$payload" 2> /dev/null; do wait "$payload"; status=$?; done',
     'wait "$payload" 2> /dev/null; last=$?; [ "$last" = 127 ] || status=$last',
     'for helper in $last_moment $watch; do kill "$helper" 2> /dev/null; done',
-    f'if [ "$status" = {REQUEUE} ]; then requeue "the payload stopped at a safe point"',
+    f'if [ "$status" = {REQUEUE} ]; then cxr_requeue "the payload stopped at a safe point"',
     # That the kernel killed for memory, only slurmstepd and srun say, in the log.
     'elif [ "$status" -gt 128 ]; then',
     '    tail -n 20 "$submit/$task.out" | grep -qiE "oom.kill|out of memory|exceeded .*memory limit" && status=oom',
-    '    ended "$status"',
-    'elif [ "$status" != 0 ] && [ -e "$CXR_START" ]; then at="starting Python"; died "$status"',
-    'elif [ "$status" != 0 ]; then ended "$status"',
+    '    cxr_ended "$status"',
+    'elif [ "$status" != 0 ] && [ -e "$CXR_START" ]; then at="starting Python"; cxr_died "$status"',
+    'elif [ "$status" != 0 ]; then cxr_ended "$status"',
     "fi",
     'rm -f "$CXR_FLAG" "$CXR_FLAG.more" "$CXR_START"',
     '[ "$status" = oom ] && exit 137',
@@ -328,7 +328,7 @@ def _on_warning(profile: ClusterProfile) -> list[str]:
         "on_warning() {",
         '    printf x >> "$CXR_FLAG"',
         '    [ -z "$last_moment" ] || return',
-        f'    {{ sleep {seconds}; [ ! -e "$CXR_FLAG.more" ] || requeue "a shard was not done in time"; }} &',
+        f'    {{ sleep {seconds}; [ ! -e "$CXR_FLAG.more" ] || cxr_requeue "a shard was not done in time"; }} &',
         "    last_moment=$!",
         "}",
     ]
@@ -356,9 +356,9 @@ def _watch(profile: ClusterProfile, payload: Payload) -> list[str]:
         f"    while read -r -t {seconds:g}; heard=$?; [ $heard = 0 ]; do :; done",
         "    [ $heard -gt 128 ] || return",
         '    echo "$task: nothing was heard of the payload for too long"',
-        "    ended silent &",
+        "    cxr_ended silent &",
         "    sleep 1",
-        '    { [ -n "$first" ] && requeue "it is tried once more"; } || scancel --signal=KILL "$SLURM_JOB_ID.0"',
+        '    { [ -n "$first" ] && cxr_requeue "it is tried once more"; } || scancel --signal=KILL "$SLURM_JOB_ID.0"',
         "}",
         "watch < <(beats) &",
         "watch=$!",

@@ -47,6 +47,7 @@ class Job:
         ("set -o noclobber -o posix; shopt -s expand_aliases; alias rm='echo rm'", "false"),
         ("", "trap - ERR EXIT\nfalse"),
         ("", "source ~/site.sh"),
+        ("failed() { :; }; died() { :; }; ended() { :; }; requeue() { :; }", "false"),
     ],
 )
 def test_given_a_site_that_sets_traps_and_names_of_its_own_then_a_failing_line_still_ends_the_task(
