@@ -63,7 +63,10 @@ def record(context: Context) -> None:
 
 def changes(context: Context, plan: Plan, changed_tables: Sequence[str], *, is_finished: bool) -> list[str]:
     """What is otherwise than when the plan was frozen and images were read, a line each; none where it comes to the
-    same. Costs one `stat` an image where nothing has changed."""
+    same. Costs one `stat` an image where nothing has changed.
+
+    Raises UserError where no plan can be made of the inputs of now.
+    """
     if isinstance(context.settings.data, PhantomData):
         return list(changed_tables)
     if not (context.folder / RECORD).exists():  # of a plan from before there were such records
@@ -94,7 +97,7 @@ def _look_closer(
         try:
             rows = plan_source(context.settings).rows
         except UserError as error:
-            return [*changed_tables, f"the plan cannot be made anew: {error.where}: {error.what}"]
+            raise _of_no_use(context, changed_tables, error) from error
         lines = list(_row_changes(old, rows, findings_of(context.settings)))
         if lines:
             return [*changed_tables, *lines]
@@ -107,6 +110,17 @@ def _look_closer(
     if not lines:
         _write(context, _seen(context.settings, rows[["image_id", "file"]]))
     return lines
+
+
+def _of_no_use(context: Context, changed_tables: Sequence[str], error: UserError) -> UserError:
+    """Raised also where inputs are to be taken as they are, so that nothing is set aside for what cannot be made."""
+    lines = [*changed_tables, f"of them no plan can be made: {error.what}"]
+    return UserError(
+        f"stage {context.folder.name!r} was made of other inputs than there are now:\n"
+        + "\n".join(f"    {line}" for line in lines),
+        where=error.where,
+        mend=f"put back what was there; or, to make the stage again (--take-inputs): {error.mend}",
+    )
 
 
 def _row_changes(old: pd.DataFrame, new: pd.DataFrame, findings: Findings) -> Iterator[str]:
