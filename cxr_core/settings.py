@@ -19,7 +19,15 @@ from cxr_core.home import expanded
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
-LocalPath = Annotated[Path, AfterValidator(lambda path: expanded(path).absolute())]
+
+def _local(path: Path) -> Path:
+    whole = expanded(path).absolute()
+    if any("\ud800" <= char <= "\udfff" for char in str(whole)):
+        raise ValueError(f"the path {str(whole)!a} is not UTF-8: rename the folder, or name a link that leads to it")
+    return whole
+
+
+LocalPath = Annotated[Path, AfterValidator(_local)]
 """A path of the user's, relative to the working directory; resolved at once, since jobs start elsewhere."""
 
 

@@ -7,12 +7,18 @@ import pytest
 
 from tests import order
 from tests.pipeline import NANO, run_nano
+from tests.slurm import leases
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     order.register(config)
+    leases.remember(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    leases.restore(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

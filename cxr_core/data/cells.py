@@ -8,7 +8,8 @@ import pandas as pd
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.identity import is_nothing
 
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([YMWD]?)", re.ASCII)
+_AGE = re.compile(r"(\d+(?:[.,]\d+)?)\s*([YMWD]?)", re.ASCII)
+"""A decimal comma is a point: an age has no thousands."""
 _UNITS = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "", "other": "", "u": ""}
 _BETWEEN = re.compile(r"[\s_./-]+")
@@ -29,7 +30,7 @@ def _age(text: str) -> float | None:
     match = _AGE.fullmatch(text.upper())
     if match is None:
         return float("nan") if is_nothing(text) else None
-    return float(match[1]) / _UNITS[match[2]]
+    return float(match[1].replace(",", ".")) / _UNITS[match[2]]
 
 
 def parse_sex(csv: Csv, values: pd.Series) -> pd.Series:

@@ -27,11 +27,11 @@ class Csv:
 
     @classmethod
     def read(cls, path: Path) -> "Csv":
-        """Read a CSV, passing over empty lines; where the header has more tabs or semicolons, these separate.
+        """Read a CSV, passing over rows of empty cells; where the header has more tabs or semicolons, these separate.
 
         Raises UserError where it is missing, ragged, empty or no text.
         """
-        rows = {number: row for number, row in _records(path, read_text(path)) if row}
+        rows = {number: row for number, row in _records(path, read_text(path)) if any(map(str.strip, row))}
         if not rows:
             raise UserError("not a readable CSV (it is empty)", where=str(path), mend=_SAVE_AGAIN)
         header = [name.strip() for name in rows.pop(min(rows))]
@@ -88,7 +88,8 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     lines = list(io.StringIO(text, newline=""))
     hint = _EXCELS_HINT.fullmatch(lines[0].strip()) if lines else None
     lines = ["\n", *lines[1:]] if hint else lines
-    reader = csv.reader(lines, delimiter=hint[1] if hint else _separator(lines), strict=True)
+    delimiter = hint[1] if hint else _separator(lines)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter != " ", strict=True)
     number, line = 0, 0
     while True:
         number, line = number + 1, reader.line_num + 1

@@ -63,7 +63,10 @@ def record(context: Context) -> None:
 
 def changes(context: Context, plan: Plan, changed_tables: Sequence[str], *, is_finished: bool) -> list[str]:
     """What is otherwise than when the plan was frozen and images were read, a line each; none where it comes to the
-    same. Costs one `stat` an image where nothing has changed."""
+    same. Costs one `stat` an image where nothing has changed.
+
+    Raises UserError where no plan can be made of the inputs of now.
+    """
     if isinstance(context.settings.data, PhantomData):
         return list(changed_tables)
     if not (context.folder / RECORD).exists():  # of a plan from before there were such records

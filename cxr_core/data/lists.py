@@ -20,10 +20,13 @@ from cxr_core.data.references import ENDING, Match, match_all, num_common, num_n
 from cxr_core.data.textfile import read_text
 from cxr_core.errors import UserError
 
-_PATHS = ("path", "image_path", "image", "image_id", "image index", "imageid", "filename", "file_name", "file")
-COLUMNS = (*_PATHS, "dicom_id", "img", "name", "id")
+_PATHS = ("path", "image_path", "path_to_image", "pngpath", "image", "image_id", "image index", "imageid", "image_name")
+_FILES = ("filename", "file_name", "file", "filepath", "file_path")
+COLUMNS = (*_PATHS, *_FILES, "dicom_id", "img", "name", "id")
 """Names, in any case, by which a header says which column holds the images; the first that is there is taken."""
 
+_FORM = "write one image a line, or a CSV with a column `image`; close each quote that opens a cell"
+_FILE = re.compile(rf".*{ENDING}", re.IGNORECASE)
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _AFTER_NAME = re.compile(rf"(.*?{ENDING})\s+\S.*", re.IGNORECASE)
 """A name and, after a blank, more columns, as in `00000001_000.png 0 1 0`."""
@@ -45,18 +48,41 @@ def read_list(path: Path, *, may_be_empty: bool = False) -> list[Entry]:
 
     Raises UserError where the list is no readable text (see `read_text`), or empty against will.
     """
-    lines = {number: line.strip() for number, line in enumerate(_NEWLINE.split(read_text(path)), 1)}
-    lines = {number: line for number, line in lines.items() if line and not line.startswith("#")}
-    if not lines:
-        if may_be_empty:
-            return []
-        raise UserError("the list is empty", where=str(path), mend="write one image a line")
-    delimiter = _delimiter(lines.values())
-    rows = {number: _cells(line, delimiter, f"{path}, row {number}") for number, line in lines.items()}
-    column = _named_column(rows[min(rows)])
+    rows = _rows(path, read_text(path))
+    column = _named_column(rows[min(rows)]) if rows else None
     if column is not None:
         del rows[min(rows)]
+    if not rows and not may_be_empty:
+        raise UserError("the list is empty", where=str(path), mend=_FORM)
+    for number, row in rows.items() if column is None else ():
+        _refuse_several(row, f"{path}, row {number}")
     return [Entry(_alone(row[column or 0]), number) for number, row in rows.items() if len(row) > (column or 0)]
+
+
+def _rows(path: Path, text: str) -> dict[int, list[str]]:
+    """The cells of each row with any, by its number. Raises UserError, naming the row, for quotes that do not fit."""
+    lines = ["" if line.lstrip().startswith("#") else line for line in _NEWLINE.split(text)]
+    delimiter = _delimiter(lines)
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows: dict[int, list[str]] = {}
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return rows
+        except csv.Error as error:
+            where = f"{path}, row {number}"
+            raise UserError(f"not a readable list ({error})", where=where, mend=_FORM) from error
+        if any(row):
+            rows[number] = row
+
+
+def _refuse_several(row: Sequence[str], where: str) -> None:
+    """Raise UserError for a row without a header that names several image files: which is meant, or all, is open."""
+    names = {without_ending(cell.rpartition("/")[2]) for cell in row if _FILE.fullmatch(cell)}
+    if len(names) > 1:
+        raise UserError(f"{len(names)} images in one row: {', '.join(sorted(names)[:3])}", where=where, mend=_FORM)
 
 
 def _delimiter(lines: Iterable[str]) -> str:
@@ -66,17 +92,6 @@ def _delimiter(lines: Iterable[str]) -> str:
         if any(num.values()):
             return max(num, key=lambda sign: num[sign])
     return ","
-
-
-def _cells(line: str, delimiter: str, where: str) -> list[str]:
-    """The columns of one line."""
-    if '"' not in line:
-        return [cell.strip() for cell in line.split(delimiter)]
-    try:
-        cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise UserError(f"not a readable list ({error})", where=where, mend="close the quote, or remove it") from error
-    return [cell.strip() for cell in cells]
 
 
 def image_column(csv: Csv) -> pd.Series:

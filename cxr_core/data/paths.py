@@ -61,7 +61,11 @@ def read_start(path: Path, num_bytes: int) -> bytes:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    handle = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK)
+    except BlockingIOError:
+        # A file server holds a lease on it, which it gives back when somebody waits. Only regular files have leases.
+        handle = os.open(path, flags)
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
         return handle

@@ -43,6 +43,12 @@ def without_ending(path: str) -> str:
     return _ENDING.sub("", path) if "." in path else path
 
 
+def ending(name: str) -> str:
+    """The ending of an image file, in small letters (`.jpg`); "" for any other name."""
+    found = _ENDING.search(name)
+    return found[0].lower() if found else ""
+
+
 def num_shared(paths: Iterable[str]) -> int:
     """How many folders, from the outermost on, all of the paths begin with."""
     split = {tuple(path.split("/")[:-1]) for path in paths} or {()}

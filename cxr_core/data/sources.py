@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from cxr_core.data.folders import image_files, passed_over_words
 from cxr_core.data.lists import Entry, entry_problems, look_up
 from cxr_core.data.locate import Files, Located, locate
 from cxr_core.data.positions.split import BoxedSplit
-from cxr_core.data.problems import decide_all, passed_over, problem_frame
+from cxr_core.data.problems import ACTIONS, decide_all, passed_over, problem_frame
 from cxr_core.data.prompts import PromptWriter, check_lengths
+from cxr_core.data.references import ending
 from cxr_core.data.settings import ChestXray14Data, PhantomData, Policies, PreprocessStage, TableData
 from cxr_core.data.splits import choose_patients, one_person, split_patients
 from cxr_core.data.table import SourceTable, read_table
@@ -56,7 +58,7 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
         rows, found = step(rows, table.path, policies)
         problems += found
     if rows.empty:
-        raise UserError("no image is left", where=str(table.path), mend="see `policies`, `exclude_lists` and `images`")
+        raise _none_left(table, problems)
     rows = choose_patients(rows, settings.num_images).sort_values("image_id", ignore_index=True)
     problems.append(_boxes_without_row(table))
     rows["boxes"] = _boxes_of(rows["image_id"], table)
@@ -64,6 +66,32 @@ def plan_source(settings: PreprocessStage) -> SourcePlan:
     rows["patient_id"] = rows.pop("spelled")
     every = pd.concat(problems, ignore_index=True)
     return SourcePlan(rows, table.findings, every, boxed, (*table.notes, *_notes(every)))
+
+
+def _none_left(table: SourceTable, problems: Sequence[pd.DataFrame]) -> UserError:
+    """Of what left all images out, the kinds, and the first case of the commonest."""
+    every = pd.concat(problems, ignore_index=True)
+    out = every[
+        (every["action"] == ACTIONS["exclude"]) & every["kind"].isin([*Policies.model_fields, "row_without_image"])
+    ]
+    if out.empty:
+        return UserError("no image is left", where=str(table.path), mend="see `images`")
+    numbers = out["kind"].value_counts()
+    said = ", ".join(f"{num} {kind}" for kind, num in numbers.items())
+    first = out[out["kind"] == numbers.index[0]].iloc[0]
+    return UserError(
+        f"no image is left of {len(table.rows)}: {said}; the first is {first['file']}: {first['detail']}",
+        where=str(table.path),
+        mend=f"{_KEPT_BY.get(str(numbers.index[0]), 'choose what happens with `policies`')}; see docs/tables.md",
+    )
+
+
+_KEPT_BY = {
+    "other_view": "say what these views are with `views: {...: PA}`, or keep them with `policies: {other_view: keep}`",
+    "listed": "correct `exclude_lists`",
+    "row_without_image": "correct `images`",
+}
+"""How images are kept that a kind of problem leaves out."""
 
 
 def _read(data: ChestXray14Data | TableData | PhantomData) -> SourceTable:
@@ -121,12 +149,19 @@ def find_images(folders: Sequence[Path], odd: list[dict[str, str]]) -> Files:
         for path in image_files(folder, odd):
             found.add(path, str(folder.absolute()))
         if len(found.paths) == before:
-            raise UserError(
-                f"no PNG file below this folder{passed_over_words(odd[num_odd:])}",
-                where=str(folder),
-                mend="correct `images` in the config",
-            )
+            raise _no_png(folder, odd[num_odd:])
     return found
+
+
+def _no_png(folder: Path, odd: Sequence[Mapping[str, str]]) -> UserError:
+    what = f"no PNG file below this folder{passed_over_words(odd)}"
+    others = Counter(ending(name) for _, _, names in os.walk(folder) for name in names)
+    others.pop("", None)
+    if not others:
+        return UserError(what, where=str(folder), mend="correct `images` in the config")
+    (other, num), *_ = others.most_common(1)
+    mend = "make PNG files of them (the example in docs/tables.md does), or correct `images` in the config"
+    return UserError(f"{what}, but {num} files with {other}", where=str(folder), mend=mend)
 
 
 def _locate(
@@ -169,7 +204,10 @@ def _without_image(
             f"{len(absent)} of {len(rows)} rows have no image; for {len(contradicted)} a file of this name lies in "
             f"other folders: {first['reference']!r}, but {located.near[contradicted.index[0]]}"
         )
-        mend = "if these are the images, name the folder from which on the table's paths are true in `images`; " + mend
+        mend = (
+            "if these are the images, name in `images` the folder that holds the files themselves, or the one from "
+            f"which on the table's paths are true; {mend}"
+        )
     return UserError(what, where=f"{path}, row {first['row']}", mend=mend)
 
 

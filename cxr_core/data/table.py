@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cxr_core.data.cells import parse_ages, parse_sex, parse_views, parse_visits
@@ -152,9 +153,13 @@ def _split(csv: Csv, name: str) -> pd.Series:
 def _boxes(csv: Csv, ids: pd.Series, columns: Columns, findings: Findings) -> pd.DataFrame:
     if columns.box is None:
         return parse_boxes(csv, ids.iloc[:0], *(ids.iloc[:0],) * 5, findings=findings)
-    cells = [csv.column(name).mask(lambda cell: cell.map(is_nothing), "") for name in columns.box]
-    given = (pd.concat(cells, axis=1) != "").any(axis=1)
+    cells = [csv.column(name) for name in columns.box]
+    given = ~pd.concat([cell.map(_says_no_box) for cell in cells], axis=1).all(axis=1)
     return parse_boxes(Csv(csv.path, csv.cells[given]), ids[given], *(cell[given] for cell in cells), findings=findings)
+
+
+def _says_no_box(cell: str) -> bool:
+    return is_nothing(cell) or is_no_finding(cell)
 
 
 def parse_boxes(csv: Csv, ids: pd.Series, *cells: pd.Series, findings: Findings) -> pd.DataFrame:
@@ -165,8 +170,8 @@ def parse_boxes(csv: Csv, ids: pd.Series, *cells: pd.Series, findings: Findings)
     values = {}
     for name, cell in zip("xywh", numbers, strict=True):
         values[name] = pd.to_numeric(cell, errors="coerce").astype("float64")
-        least = 0.0 if name in "wh" else -float("inf")
-        csv.refuse(~(values[name] > least), cell, f"not a box's {name}", "give pixels; width and height over 0")
+        good = np.isfinite(values[name]) & ((values[name] > 0) | (name in "xy"))
+        csv.refuse(~good, cell, f"not a box's {name}", "give pixels, such as 10.5; width and height over 0")
     return pd.DataFrame({"image_id": ids, "finding": known.astype(object), **values}).reset_index(drop=True)
 
 
@@ -176,12 +181,13 @@ def _finding(name: str, findings: Findings) -> str | None:
 
 
 def _one_row_an_image(csv: Csv, paths: pd.Series, columns: Columns) -> tuple[Csv, pd.Series]:
-    """Rows that differ only in their box are one image."""
+    """Rows that differ only in their box, or in what is not read (its reader), are one image."""
     if columns.box is None:
         refuse_duplicates(csv, paths.map(without_ending))
         return csv, paths
-    cells = csv.cells.drop(columns=list(columns.box)).drop_duplicates()
-    csv, paths = Csv(csv.path, cells), paths[cells.index]
+    read = {name: csv.column(name) for name in columns.model_dump(exclude={"image", "box"}).values() if name}
+    kept = ~pd.DataFrame({"": paths, **read}).duplicated()
+    csv, paths = Csv(csv.path, csv.cells[kept]), paths[kept]
     again = paths.map(without_ending).duplicated()
     csv.refuse(again, paths, "an image whose rows differ in more than the box", "make them agree")
     return csv, paths

@@ -19,6 +19,7 @@ _OTHERS = {
     b"BZh": ("compressed by bzip2", "unpack it: bunzip2"),
     b"\xfd7zXZ": ("compressed by xz", "unpack it: unxz"),
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it: unzstd"),
+    b"<": ("a web page or XML", "get the file again: it may be the page that asks to log in"),
     b"PAR1": ("a Parquet table", "save it as a CSV: pandas.read_parquet(...).to_csv(..., index=False)"),
     b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: git lfs pull"),
 }

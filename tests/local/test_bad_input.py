@@ -37,10 +37,10 @@ def test_given_a_base_without_all_of_its_weights_nothing_is_frozen_and_the_file_
     path.unlink()
     if harm == "cut":
         path.write_bytes(data[:-4])
-    with pytest.raises(UserError, match=f"base/{part}/{path.name}: (is no readable|cut off)"):
+    with pytest.raises(UserError, match=f"base/{part}/{path.name}: (is missing|cut off)"):
         freeze(diffusion_stage(tmp_path / "stage", nano_latents, base))
     real = write_planted(tmp_path / "real", prompted(planted_rows(4)), size=SIZE).folder
-    with pytest.raises(UserError, match=f"base/{part}/{path.name}: (is no readable|cut off)"):
+    with pytest.raises(UserError, match=f"base/{part}/{path.name}: (is missing|cut off)"):
         freeze(latents_stage(tmp_path / "latents", real, base))
     assert not list(tmp_path.glob("*/plan.jsonl"))
 

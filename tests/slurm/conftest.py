@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
+from tests.slurm import leases
 from tests.slurm.cluster import Cluster, lacking
 from tests.slurm.tiny import undisturbed_digest, write_config
 
@@ -39,6 +40,7 @@ def tiny_digest(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _cluster(*, accounting: bool) -> Iterator[Cluster]:
     reason = lacking(accounting=accounting)
     require("slurm", not reason, reason)
+    leases.be_patient()
     # Not below pytest's folders: their names are long for a socket, and closed to other users.
     with tempfile.TemporaryDirectory(prefix="cxr-slurm-") as folder, Cluster(Path(folder), accounting=accounting) as it:
         yield it

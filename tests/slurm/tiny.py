@@ -3,9 +3,11 @@
 What the tests of faults start from: inject a fault, resume at most once, compare with the run that nothing happened to.
 """
 
+import fcntl
 import os
 import re
-from contextlib import suppress
+import shutil
+import signal
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -32,7 +34,7 @@ stages:
     data: {{kind: table, csv: "{csv}", images: ["{images}"], findings: [Edema]}}
     size: 32
     shard_size: 2
-    policies: {{unreadable: fail, truncated: fail}}
+    policies: {{unreadable: fail, truncated: fail, unclear_white: convert}}
 """
 
 PROFILE = """\
@@ -54,42 +56,42 @@ HOSTILE = "a space, 'a quote\" and\na newline"
 
 
 class HeldImage:
-    """An image whose reader has to wait, as on a file system that hangs: a pipe in the place of its file."""
+    """An image whose reader has to wait, as on a file system that hangs: its file is under a lease.
+
+    The kernel gives a lease up after /proc/sys/fs/lease-break-time, which `leases.be_patient` raises.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._content = path, path.read_bytes()
-        path.unlink()
-        os.mkfifo(path)
-        self._pipe: int | None = None
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # so the kernel tells the holder that somebody waits
+        self.path = path
+        self._file: int | None = os.open(path, os.O_RDWR)
+        self._lease(fcntl.F_WRLCK)
+
+    def _lease(self, kind: int) -> None:
+        assert self._file is not None
+        fcntl.fcntl(self._file, fcntl.F_SETLEASE, kind)
 
     def is_awaited(self) -> bool:
-        """Whether somebody reads it; from then on that reader waits for `release`."""
-        if self._pipe is None:
-            try:
-                self._pipe = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError:  # nobody has opened the other end
-                return False
-        return True
+        """Whether somebody opens it, who waits for `release`."""
+        assert self._file is not None
+        return fcntl.fcntl(self._file, fcntl.F_GETLEASE) != fcntl.F_WRLCK
 
     def mend(self) -> None:
-        """Put the file back for everybody who comes from now on."""
+        """Put a whole file in its place for everybody who comes from now on."""
         whole = self.path.with_suffix(".whole")
-        whole.write_bytes(self._content)
+        shutil.copy2(f"/proc/self/fd/{self._file}", whole)
         whole.rename(self.path)
 
     def release(self) -> None:
-        """Give the reader who waits what it waits for, if it still lives."""
-        assert self._pipe is not None
-        with suppress(BrokenPipeError):
-            os.write(self._pipe, self._content)
-        os.close(self._pipe)
-        self._pipe = None
+        """Let the reader who waits go on, if it still lives."""
+        assert self._file is not None
+        os.close(self._file)
+        self._file = None
 
     def forget(self) -> None:
         """The reader who waits is gone: wait for another."""
-        assert self._pipe is not None
-        os.close(self._pipe)
-        self._pipe = None
+        self._lease(fcntl.F_UNLCK)
+        self._lease(fcntl.F_WRLCK)
 
 
 class TinyRun:

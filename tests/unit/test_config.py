@@ -1,6 +1,7 @@
 """The config: ready ones are valid, and every mistake is named with file, line and key, all at once."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ def test_given_an_unknown_kind_then_the_known_ones_are_listed(write) -> None:
 def test_given_a_file_that_is_no_config_then_the_error_says_why(write, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(write(text))
+
+
+def test_given_a_working_folder_that_is_not_utf8_then_it_is_named_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"m\xfc")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=r"metadata: the path '.*/m.udcfc/nih' is not UTF-8") as caught:
+        load_config("nih14_small", ["stages.real.data.metadata=nih"])
+    str(caught.value).encode()
 
 
 def test_given_latents_to_generate_with_then_they_are_refused() -> None:

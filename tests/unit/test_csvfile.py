@@ -41,8 +41,24 @@ def refused(folder: Path, data: bytes) -> UserError:
         TEXT.replace(",", ";").replace("; ", ", ").encode(),
         b"sep=;\r\n" + TEXT.replace(",", ";").replace("; ", ", ").encode(),
         TEXT.replace("image,patient", " image , patient").encode(),
+        TEXT.replace(',"', ', "').encode(),
+        (TEXT + ",,\n , ,\n").encode(),
     ],
-    ids=["mark", "CRLF", "CR", "gzip", "gzip of UTF-16", "UTF-16", "UTF-16 BE", "tabs", "semicolons", "sep=", "blanks"],
+    ids=[
+        "mark",
+        "CRLF",
+        "CR",
+        "gzip",
+        "gzip of UTF-16",
+        "UTF-16",
+        "UTF-16 BE",
+        "tabs",
+        "semicolons",
+        "sep=",
+        "blanks",
+        "blank before quote",
+        "empty rows",
+    ],
 )
 def test_each_form_that_spreadsheets_write_gives_the_same_cells(data: bytes, tmp_path: Path) -> None:
     csv = read(tmp_path, data)
@@ -89,6 +105,7 @@ def test_a_table_in_another_encoding_is_refused_with_row_byte_and_the_command_th
         (b"\xd0\xcf\x11\xe0rest", "an old Excel workbook"),
         (b"BZh9rest", "bzip2"),
         (b"PAR1rest", "Parquet"),
+        (b"<!DOCTYPE html>\n<html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (gzip.compress(TEXT.encode(), mtime=0)[:-12], "cannot be read"),
         (gzip.compress(TEXT.encode(), mtime=0)[:15] + b"x" * 30, "cannot be read"),

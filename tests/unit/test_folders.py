@@ -1,7 +1,11 @@
 """Folders as people have them: what is an image file, what is passed over by a rule, what is named."""
 
+import fcntl
 import os
+import signal
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -197,3 +201,17 @@ def test_a_pipe_in_the_place_of_an_image_is_an_error_at_once(tmp_path: Path) -> 
     (tmp_path / "b.png").write_bytes(bytes(101))
     assert read_regular(tmp_path / "b.png", 100) is None
     assert read_regular(tmp_path / "b.png", 101) == bytes(101)
+
+
+def test_a_file_under_a_lease_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"content")
+    holder = os.open(path, os.O_RDWR)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_regular, path, 100)
+        time.sleep(0.1)
+        assert not reading.done()
+        os.close(holder)
+        assert reading.result(10) == b"content"

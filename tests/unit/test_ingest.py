@@ -56,17 +56,17 @@ def test_every_edition_of_data_entry_is_read(header: str, tmp_path: Path) -> Non
 
 
 def test_ages_in_years_months_and_days_are_years_and_the_impossible_are_removed_and_named(tmp_path: Path) -> None:
-    ages = ["060Y", "018M", "073D", "411Y", "0"]
+    ages = ["060Y", "018M", "073D", "411Y", "0", '"57,5"']
     write_nih(tmp_path / "nih", [entry(f"0000000{i}_000.png", age=age) for i, age in enumerate(ages)])
     plan = plan_source(nih_stage(tmp_path / "nih"))
     assert list(plan.rows["age"][:3]) == pytest.approx([60, 1.5, 0.2], abs=1e-3)
     assert pd.isna(plan.rows["age"][3])
-    assert plan.rows["age"][4] == 0
+    assert list(plan.rows["age"][4:]) == [0, 57.5]
     found = plan.problems[plan.problems["kind"] == "impossible_age"]
     assert list(found["image_id"]) == ["00000003_000"]
     assert found["detail"].item() == "411 years"
     assert found["file"].item().endswith("Data_Entry_2017_v2020.csv, row 5")
-    assert len(plan_source(nih_stage(tmp_path / "nih", policies={"impossible_age": "exclude"})).rows) == 4
+    assert len(plan_source(nih_stage(tmp_path / "nih", policies={"impossible_age": "exclude"})).rows) == 5
     assert "impossible age: 411 years" in refused(nih_stage(tmp_path / "nih", policies={"impossible_age": "fail"}))
 
 
@@ -165,6 +165,11 @@ def test_empty_and_missing_image_folders_are_errors(tmp_path: Path) -> None:
     folder = write_nih(tmp_path / "nih", ROWS)
     (tmp_path / "empty").mkdir()
     assert "no PNG file below this folder" in refused(nih_stage(folder, data={"images": [tmp_path / "empty"]}))
+    for i in range(2):
+        (tmp_path / "empty" / f"{i}.JPG").write_bytes(b"")
+    assert "but 2 files with .jpg\n  -> make PNG files" in refused(
+        nih_stage(folder, data={"images": [tmp_path / "empty"]})
+    )
     assert "there is no such folder" in refused(nih_stage(folder, data={"images": [tmp_path / "none"]}))
 
 
@@ -240,7 +245,10 @@ def test_a_lateral_view_is_left_out_or_kept_as_unknown(tmp_path: Path) -> None:
 
 def test_given_nothing_left_then_that_is_an_error(tmp_path: Path) -> None:
     write_nih(tmp_path / "nih", [entry("00000003_000.png", view="LL")])
-    assert "no image is left" in refused(nih_stage(tmp_path / "nih"))
+    said = refused(nih_stage(tmp_path / "nih"))
+    assert "no image is left of 1: 1 other_view" in said
+    assert "row 2: view 'LL'" in said
+    assert "`views: {" in said
 
 
 @pytest.mark.parametrize(
@@ -250,6 +258,7 @@ def test_given_nothing_left_then_that_is_an_error(tmp_path: Path) -> None:
         ("00000001_000.png,No Finding,1,1,9,9", "a box of an unknown finding"),
         ("00000001_000.png,Effusion,1,1,0,9", "not a box's w: '0'"),
         ("00000001_000.png,Effusion,left,1,9,9", "not a box's x: 'left'"),
+        ("00000001_000.png,Effusion,1,inf,9,9", "not a box's y: 'inf'"),
     ],
 )
 def test_a_wrong_box_is_named(box: str, message: str, tmp_path: Path) -> None:
@@ -350,6 +359,18 @@ def test_rows_of_one_image_that_differ_in_more_than_the_box_are_refused(tmp_path
     text = "image,patient,labels,view,f,x,y,w,h\na,p1,Cat,PA,Cat,1,2,3,4\na,p1,Dog,PA,Dog,1,2,3,4\n"
     said = refused(own_table(tmp_path / "t", text, columns={"box": ["f", "x", "y", "w", "h"]}))
     assert "row 3: an image whose rows differ in more than the box: 'a'" in said
+
+
+def test_rows_of_one_image_may_differ_in_what_is_not_read_and_may_say_that_there_is_no_box(tmp_path: Path) -> None:
+    text = """image,patient,labels,reader,f,x,y,w,h
+a,p1,Cat,R1,Cat,1,2,3,4
+a,p1,Cat,R2,Cat,2,2,3,4
+b,p2,No Finding,R1,No finding,,,,
+b,p2,No Finding,R2,No finding,,,,
+"""
+    columns = {"view": None, "box": ["f", "x", "y", "w", "h"]}
+    plan = plan_source(own_table(tmp_path / "t", text, columns=columns))
+    assert list(plan.rows["boxes"].map(len)) == [2, 0]
 
 
 def test_a_vocabulary_with_no_finding_in_it_is_refused_with_the_config() -> None:

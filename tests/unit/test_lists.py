@@ -30,6 +30,7 @@ from tests.radiographs import entry, nih_stage, table_stage, write_nih
         ("second.csv", b"patient,Image_ID\n1,a.png\n2,b.png\n"),
         ("excel.csv", b'path;"why"\n"a.png";"turned; twice"\nb.png;\n'),
         ("quotes.csv", b'"a.png","x, y"\n"b.png",z\n'),
+        ("lines in a cell.csv", b'image,report\na.png,"two\nlines"\n,\nb.png,x\n'),
         ("packed.csv.gz", gzip.compress(b"a.png,1\nb.png,2\n", mtime=0)),
     ],
 )
@@ -43,6 +44,8 @@ def test_every_form_of_a_list_names_the_same(name: str, content: bytes, tmp_path
     [
         (None, "there is no such"),
         (b"\n# nothing\n", "is empty"),
+        (b"image,why\n", "is empty"),
+        (b"# bad\nq.png\na.png, b.png\n", "list.csv, row 3: 2 images in one row: a, b"),
         (b"a.png\n\x80\x81", "not a readable"),
         (b'a.png\n"b.png\n', "list.csv, row 2: not a readable list"),
         (gzip.compress(b"a.png\n", mtime=0)[:-6], "end-of-stream"),

@@ -114,7 +114,7 @@ def test_a_prompt_of_too_many_tokens_is_named_with_an_image() -> None:
     with pytest.raises(UserError) as caught:
         check_lengths({"short": "00000001_000", "hernia " * 40: "00000002_000"}, None)
     assert "image 00000002_000: a prompt has 82 tokens, CLIP reads 77: 'hernia hernia" in str(caught.value)
-    assert "shorten the template" in str(caught.value)
+    assert "a shorter template" in str(caught.value)
 
 
 def test_words_that_nobody_knows_are_counted_as_many_tokens() -> None:
