@@ -14,6 +14,7 @@ from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.base import look_at
 from cxr_core.models.classifier import build
+from cxr_core.models.export import export_model
 from cxr_core.models.importing.base import import_base
 from cxr_core.models.importing.judge import import_judge
 from cxr_core.models.importing.lora import import_lora
@@ -224,3 +225,12 @@ def test_given_a_text_encoders_adapter_under_the_first_names_or_a_pickle_then_it
     before, after = (part_tensors(folder, "text_encoder")[TEXT] for folder in (published, tmp_path / "out"))
     added = read_tensors({"": after})[""] - read_tensors({"": before})[""]
     assert torch.allclose(added, up @ down, atol=1e-5)
+
+
+def test_given_numbers_beyond_half_precision_then_export_says_to_keep_all_digits(folder: Path, tmp_path: Path) -> None:
+    found = load_file(folder / UNET)
+    save_file(found | {"conv_in.bias": torch.full_like(found["conv_in.bias"], 1e5)}, folder / UNET)
+    with pytest.raises(UserError, match=r"float16 cannot hold: conv_in\.bias\n.*--float32"):
+        export_model(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export_model(folder, tmp_path / "out", "float32")
