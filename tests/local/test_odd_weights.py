@@ -206,6 +206,14 @@ def test_given_an_adapter_that_changes_the_base_too_or_a_layer_twice_then_it_is_
         import_lora(path, tmp_path / "out", published)
 
 
+def test_given_an_adapter_of_no_tensors_then_the_base_is_not_passed_off_as_changed(
+    published: Path, tmp_path: Path
+) -> None:
+    save_file({}, tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="holds no tensors"):
+        import_lora(tmp_path / "none.safetensors", tmp_path / "out", published)
+
+
 def test_given_notes_that_are_damaged_then_the_file_is_named(published: Path, tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     tensors = load_file(_adapter(tmp_path / "a") / "adapter_model.safetensors")

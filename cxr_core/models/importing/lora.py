@@ -115,6 +115,8 @@ def _pairs(file: Path, tensors: Tensors) -> dict[str, _Pair]:
         if getattr(pair, _SIDES[side]) is not None:
             raise _twice(name, file)
         setattr(pair, _SIDES[side], float(tensor) if side == "alpha" else tensor.float())
+    if not tensors:
+        raise UserError("holds no tensors", where=str(file), mend="get the adapter's file again")
     if unknown:
         raise UserError(
             f"{len(unknown)} tensors are of no plain LoRA: {', '.join(sorted(unknown)[:20])}",
