@@ -42,6 +42,7 @@ from cxr_core.models.checkpoints import (
     kept_steps,
     weights_sha256,
 )
+from cxr_core.models.noise_schedule import FILE as SCHEDULE
 from cxr_core.models.noise_schedule import read_schedule
 from cxr_core.models.solver_options import solver_options
 from cxr_core.models.training_data import TrainingData, read_training_data
@@ -170,7 +171,15 @@ def _ways(context: Context, series: Series, folder: Path) -> dict[str, Any]:
 
 def _options(settings: GenerateStage, series: Series, folder: Path) -> dict[str, Any]:
     """All that the solver is told. Raises UserError where the model does not go with it."""
-    return solver_options(series.scheduler, read_schedule(folder), series.steps, where=_where(settings, series))
+    schedule = read_schedule(folder)
+    if series.scheduler == "dpmsolver++" and schedule.rescale_betas_zero_snr and schedule.prediction_type == "epsilon":
+        raise UserError(
+            "dpmsolver++ begins at noise alone (rescale_betas_zero_snr), from which no prediction of epsilon leads on",
+            where=str(folder / SCHEDULE),
+            mend="set rescale_betas_zero_snr to false if it is left over, prediction_type to v_prediction if the model "
+            "predicts that, or draw with scheduler: ddim",
+        )
+    return solver_options(series.scheduler, schedule, series.steps, where=_where(settings, series))
 
 
 def _check_bank(

@@ -13,6 +13,7 @@ from cxr_core.errors import UserError
 from cxr_core.models.configs import read_config, read_object, read_tokenizer
 from cxr_core.models.expected import expected
 from cxr_core.models.fit import differences
+from cxr_core.models.noise_schedule import read_schedule
 from cxr_core.models.parts import IMPORT, PARTS, Part, part_tensors, weights_files
 from cxr_core.models.tensors import COMPUTED, Tensor
 
@@ -64,6 +65,7 @@ def look_at_configs(folder: Path) -> tuple[str, int]:
     unet, vae, text = (read_config(folder, part) for part in ("unet", "vae", "text_encoder"))
     scheduler = folder / "scheduler" / "scheduler_config.json"
     prediction = _prediction(index, read_config(folder, "scheduler"), scheduler)
+    read_schedule(folder)
     _check_unet(unet, vae, text, folder / "unet" / "config.json")
     _check_vae(vae, folder / "vae" / "config.json")
     _check_tokens(text, folder)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from cxr_core.errors import UserError
 from cxr_core.models.card import card
 from cxr_core.models.checkpoints import INDEX, final_generator, is_pggan, read_checkpoints, weights_sha256
+from cxr_core.models.parts import PARTS
 from cxr_core.models.pggan_folder import FOLDER as PGGAN
 from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.runs.files import atomic_path, read_json, write_json
@@ -50,13 +51,26 @@ def _save_rounded(folder: Path, work: Path, dtype: Precision) -> Precision:
     from cxr_core.models import lora_files, stable_diffusion
     from cxr_core.models.portable import save_portable
 
-    save_portable(stable_diffusion.load(folder).to(dtype=getattr(torch, dtype)), work)
+    pipeline = stable_diffusion.load(folder).to(dtype=getattr(torch, dtype))
+    for part in PARTS:
+        _insist_rounds(getattr(pipeline, part).state_dict(), folder / part, dtype)
+    save_portable(pipeline, work)
     if (folder / LORA / lora_files.DIFFUSERS).is_file():
         adapter = lora_files.read_diffusers(folder / LORA)
         (work / LORA).mkdir()
         lora_files.write_diffusers(adapter, work / LORA)
         lora_files.write_kohya(adapter, work / LORA)
     return dtype
+
+
+def _insist_rounds(tensors: Mapping[str, Any], part: Path, dtype: Precision) -> None:
+    """Half precision ends at 65,504."""
+    if bad := [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise UserError(
+            f"{len(bad)} tensors have values that {dtype} cannot hold: {', '.join(bad[:10])}",
+            where=str(part),
+            mend="keep all digits: --float32" if dtype == "float16" else "take an earlier checkpoint of that training",
+        )
 
 
 def _copy_pggan(folder: Path, work: Path) -> Precision:

@@ -32,6 +32,7 @@ are counted; what compares texts with images; counters of an average."""
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 _OLD_ATTENTION = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 _NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -79,13 +80,32 @@ def old_name(name: str) -> str:
 def weights_files(folder: Path) -> list[Path]:
     """The safetensors files of a part: whole or in shards, in single precision where there is a choice, else fp16.
 
-    Raises UserError where there are none, or a shard is missing.
+    Raises UserError where there are none, a shard is missing, or the weights are there both whole and in shards.
     """
-    for name in _file_names(_STEMS if folder.name != "text_encoder" else _STEMS[::-1]):
-        path = folder / name
-        if path.is_file():
-            return _shards(path) if path.suffix == ".json" else [path]
-    raise _no_weights(folder)
+    path = first_file(folder)
+    if path is None:
+        raise _no_weights(folder)
+    if path.suffix == ".json":
+        return shards(path)
+    _insist_alone(path)
+    return [path]
+
+
+def first_file(folder: Path) -> Path | None:
+    """The safetensors file of a part that counts before all others, or the index of its shards."""
+    names = _file_names(_STEMS if folder.name != "text_encoder" else _STEMS[::-1])
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _insist_alone(whole: Path) -> None:
+    """The libraries do not agree on which of the two they open. Shards that are not all there are left from before."""
+    index = whole.with_name(f"{whole.name}.index.json")
+    if index.is_file() and all((whole.parent / name).is_file() for name in _shard_names(index)):
+        raise UserError(
+            f"the weights are there twice: {whole.name} and the shards of {index.name}",
+            where=str(whole.parent),
+            mend=f"remove the one that is not meant; of the shards {index.name} too",
+        )
 
 
 def _file_names(stems: Iterable[str]) -> Iterator[str]:
@@ -96,13 +116,9 @@ def _file_names(stems: Iterable[str]) -> Iterator[str]:
             yield f"{stem}{variant}.safetensors.index.json"
 
 
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        if not names or any(Path(name).name != name for name in names):
-            raise ValueError(f"weight_map names {names}")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"damaged ({error!r})", where=str(index), mend="copy the model's folder again") from error
+def shards(index: Path) -> list[Path]:
+    """Raises UserError if the index is damaged, or one of its files is missing."""
+    names = _shard_names(index)
     if lacking := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(
             f"names {len(names)} files, of which {len(lacking)} are missing: {', '.join(lacking)}",
@@ -110,6 +126,16 @@ def _shards(index: Path) -> list[Path]:
             mend="copy the model's folder again",
         )
     return [index.parent / name for name in names]
+
+
+def _shard_names(index: Path) -> list[str]:
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError(f"weight_map names {names}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"damaged ({error!r})", where=str(index), mend="copy the model's folder again") from error
+    return names
 
 
 def _read(folder: Path, part: Part) -> dict[str, Tensor]:
@@ -129,6 +155,9 @@ def _no_weights(folder: Path) -> UserError:
     convert = IMPORT.format(folder=folder.parent)
     if links := [name for name in there if (folder / name).is_symlink() and not (folder / name).exists()]:
         return UserError(f"{links[0]} is a link to a file that is gone", where=where, mend="copy the files, not links")
+    if parts := [name for name in there if _SHARD.search(name)]:
+        what = f"has {', '.join(parts)}, and no {wanted}.index.json that says what is in them"
+        return UserError(what, where=where, mend="get that file too: it lies beside the shards where they come from")
     if others := [name for name in there if name.endswith(".safetensors")]:
         mend = f"rename the one that is meant to {wanted}"
         return UserError(f"has no {wanted}, but {', '.join(others)}", where=where, mend=mend)

@@ -11,6 +11,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -20,8 +21,10 @@ from cxr_core.errors import UserError
 from cxr_core.models.base import Base, look_at, misfit
 from cxr_core.models.fit import differences
 from cxr_core.models.initial import seeded
+from cxr_core.models.noise_schedule import read_schedule
 from cxr_core.models.parts import PARTS, Part
 from cxr_core.models.presets import Preset
+from cxr_core.models.solver_options import solver_options
 from cxr_core.models.strict import read_tensors
 from cxr_core.models.tokenizer import train_bpe
 from cxr_core.runs.files import read_json
@@ -75,7 +78,9 @@ def load(folder: Path) -> Any:
                 feature_extractor=None,
                 requires_safety_checker=False,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"cannot be opened as a Stable Diffusion pipeline ({error})",
             where=str(folder),
@@ -113,10 +118,11 @@ def _opened(base: Base, part: Part) -> Any:
 
 
 def _scheduler(folder: Path) -> Any:
-    name = read_json(folder / "model_index.json")["scheduler"][1]
-    kind = getattr(diffusers, str(name), None)
-    if kind is None:
-        raise ValueError(f"diffusers has no scheduler {name!r}")
+    """That of the folder, or DDIM where its class needs a library that is not there: only its schedule is used."""
+    named = read_json(folder / "model_index.json").get("scheduler")
+    kind = getattr(diffusers, str(named[1]), None) if isinstance(named, list) and len(named) == 2 else None
+    if kind is None or hasattr(kind, "_backends"):  # what diffusers has in place of a class that cannot be made here
+        return DDIMScheduler(**solver_options("ddim", read_schedule(folder), steps=1))
     return kind.from_pretrained(str(folder), subfolder="scheduler", local_files_only=True)
 
 

@@ -35,7 +35,10 @@ class Tensor:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, sorted. Raises UserError if it is missing, cut off or no safetensors file."""
+    """The tensors of a file by name, sorted.
+
+    Raises UserError if it is missing, no safetensors file, or of another length than its header says.
+    """
     try:
         with path.open("rb") as file:
             first = file.read(8)
@@ -49,14 +52,22 @@ def read_header(path: Path) -> dict[str, Tensor]:
         found = {name: _tensor(name, about, 8 + size, path) for name, about in sorted(tensors.items())}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"is no readable safetensors file ({error})", where=str(path), mend=_COPY) from error
-    needed = max((tensor.stop for tensor in found.values()), default=0)
-    if needed > (there := path.stat().st_size):
-        raise UserError(f"cut off: {there:,} bytes, and its header describes {needed:,}", where=str(path), mend=_COPY)
+    needed = max((tensor.stop for tensor in found.values()), default=8 + size)
+    if needed != (there := path.stat().st_size):
+        kind = "cut off" if needed > there else "has more than belongs to it"
+        raise UserError(f"{kind}: {there:,} bytes, and its header describes {needed:,}", where=str(path), mend=_COPY)
     return found
 
 
 _COPY = "copy the model's folder again"
 _POINTER = b"version https://git-lfs"
+
+
+def insist_no_pointer(path: Path) -> None:
+    """Raise UserError where Git LFS has left a pointer in place of the file."""
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise _pointer(path)
 
 
 def _pointer(path: Path) -> UserError:
@@ -121,4 +132,12 @@ COMPUTED = frozenset(_FLOATS)
 
 def _tensor(name: str, about: dict, offset: int, file: Path) -> Tensor:
     start, stop = (offset + int(place) for place in about["data_offsets"])
-    return Tensor(name, str(about["dtype"]), tuple(map(int, about["shape"])), start, stop, file)
+    found = Tensor(name, str(about["dtype"]), tuple(map(int, about["shape"])), start, stop, file)
+    width = _WIDTHS.get(found.dtype)
+    if start < offset or stop < start or (width is not None and stop - start != width * found.size):
+        raise ValueError(f"{name} has {stop - start} bytes for {found.dtype} {found.shape}")
+    return found
+
+
+_WIDTHS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+"""Bytes of a number."""

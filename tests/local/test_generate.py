@@ -204,6 +204,11 @@ def test_given_a_model_that_was_trained_to_pure_noise_that_is_taken_over_and_rec
     assert drawn.info.digest != plain.info.digest
     assert drawn.info.about["series"][0]["solver"]["rescale_betas_zero_snr"] is True
     assert not regenerate(drawn, "syn-00000001", zero, strict=True).difference.any()
+    path = zero / "scheduler" / "scheduler_config.json"
+    write_json(path, read_json(path) | {"prediction_type": "epsilon"})
+    with pytest.raises(UserError, match="begins at noise alone") as caught:
+        finish(stage(tmp_path / "c", zero, real, **FEW))
+    assert caught.value.where == str(path)
 
 
 @pytest.mark.parametrize("name", ["dpmsolver++", "ddpm"])

@@ -24,7 +24,7 @@ def import_judge(weights: Path, out: Path, preset: str, findings: Sequence[str],
     model = build(preset, image_size, tuple(findings), seed=0)
     given = read_weights(weights)
     if wrong := list(differences(shapes(model.state_dict()), shapes(given))):
-        mend = "rename or convert them: `features` of this preset and `head`, an output a finding"
+        mend = "rename or convert them: `body` as the preset has it, and `head`, an output a finding"
         raise UserError("\n  ".join([f"not the weights of a {preset}:", *wrong]), where=str(weights), mend=mend)
     model.load_state_dict(given)
     with atomic_path(out) as work:

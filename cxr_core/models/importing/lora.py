@@ -1,7 +1,5 @@
 """A LoRA file of diffusers, peft, kohya or a web UI, added to the weights of a base."""
 
-import json
-import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -10,14 +8,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import safe_open
 
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import weights_sha256
+from cxr_core.models.importing.lora_strength import read_notes, strength
 from cxr_core.models.importing.weights import Tensors, read_weights
 from cxr_core.models.training_data import FILE as TRAINING_DATA
-from cxr_core.runs.files import atomic_path, read_json, write_json
+from cxr_core.runs.files import atomic_path, write_json
 
 _SIDES = {
     "lora_A.weight": "down",
@@ -36,11 +34,15 @@ _SIDES = {
 
 Layer: TypeAlias = torch.nn.Linear | torch.nn.Conv2d
 
-_OLD_LAYER = re.compile(r"\.processor\.to_(q|k|v|out)_lora$")
-_OLD = {"q": ".to_q", "k": ".to_k", "v": ".to_v", "out": ".to_out.0"}
-"""How files older than diffusers 0.20 name the layers of attention: `attn1.processor.to_q_lora.down.weight`."""
+_OLD_LAYER = re.compile(r"\.(processor|self_attn)\.to_(q|k|v|out)_lora$")
+_OLD = {
+    "processor": {"q": ".to_q", "k": ".to_k", "v": ".to_v", "out": ".to_out.0"},
+    "self_attn": {each: f".self_attn.{each}_proj" for each in ("q", "k", "v", "out")},
+}
+"""How files older than diffusers 0.20 name the layers of attention: `attn1.processor.to_q_lora.down.weight` of the
+UNet, `self_attn.to_q_lora.down.weight` of the text encoder."""
 
-_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin")
+_FILES = tuple(f"{stem}{end}" for end in (".safetensors", ".bin") for stem in ("pytorch_lora_weights", "adapter_model"))
 """Of an adapter that is given as a folder."""
 
 
@@ -62,7 +64,7 @@ def import_lora(source: Path, out: Path, base: Path, scale: float = 1.0) -> int:
     place in the base: nothing is left out.
     """
     file = _file(source)
-    pairs, notes = _pairs(file, read_weights(file)), _notes(file)
+    pairs, notes = _pairs(file, read_weights(file)), read_notes(file)
     pipeline = stable_diffusion.load(base)
     places = _places(pipeline)
     if lost := [name for name in pairs if name not in places]:
@@ -71,7 +73,10 @@ def import_lora(source: Path, out: Path, base: Path, scale: float = 1.0) -> int:
             where=str(file),
             mend="name with --base the Stable Diffusion that the adapter was trained on",
         )
+    owners: dict[Layer, str] = {}
     for name, pair in pairs.items():
+        if owners.setdefault(places[name], name) != name:
+            raise _twice(name, file)
         _add(places[name], pair, _strength(name, pair, notes) * scale, name, file)
     _write(pipeline, out, base, {"lora": file.name, "scale": scale})
     return len(pairs)
@@ -105,9 +110,13 @@ def _pairs(file: Path, tensors: Tensors) -> dict[str, _Pair]:
         if side is None:
             unknown.append(name)
             continue
-        layer = _OLD_LAYER.sub(lambda match: _OLD[match[1]], plain.removesuffix(f".{side}"))
+        layer = _OLD_LAYER.sub(lambda match: _OLD[match[1]][match[2]], plain.removesuffix(f".{side}"))
         pair = found.setdefault(layer, _Pair())
+        if getattr(pair, _SIDES[side]) is not None:
+            raise _twice(name, file)
         setattr(pair, _SIDES[side], float(tensor) if side == "alpha" else tensor.float())
+    if not tensors:
+        raise UserError("holds no tensors", where=str(file), mend="get the adapter's file again")
     if unknown:
         raise UserError(
             f"{len(unknown)} tensors are of no plain LoRA: {', '.join(sorted(unknown)[:20])}",
@@ -118,6 +127,11 @@ def _pairs(file: Path, tensors: Tensors) -> dict[str, _Pair]:
         what = f"{len(half)} layers have one matrix of two: {', '.join(sorted(half)[:20])}"
         raise UserError(what, where=str(file), mend="get the file again")
     return found
+
+
+def _twice(name: str, file: Path) -> UserError:
+    mend = "give a file with one adapter: add two of them one after the other"
+    return UserError(f"changes the layer of {name} twice", where=str(file), mend=mend)
 
 
 def _places(pipeline: Any) -> dict[str, Layer]:
@@ -132,34 +146,9 @@ def _places(pipeline: Any) -> dict[str, Layer]:
     return found
 
 
-def _notes(file: Path) -> Mapping[str, Any]:
-    """What the file's notes, or adapter_config.json beside it, say of ranks and alphas, by part; "" for every part."""
-    beside = file.with_name("adapter_config.json")
-    if beside.is_file():
-        return {"": read_json(beside)}
-    if file.suffix != ".safetensors":
-        return {}
-    with safe_open(file, framework="pt") as opened:
-        told = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    notes: dict[str, dict[str, Any]] = {}
-    for key, value in told.items():
-        part, _, name = key.partition(".")
-        notes.setdefault(part, {})[name] = value
-    return notes
-
-
 def _strength(name: str, pair: _Pair, notes: Mapping[str, Any]) -> float:
-    """alpha / rank, or alpha / sqrt(rank) where the notes say so (Kalajdzievski 2023, arXiv 2312.03732)."""
     assert pair.down is not None
-    rank = pair.down.shape[0]
-    about = notes.get("text_encoder" if name.startswith("text_encoder.") else "unet", notes.get("", {}))
-    if about.get("use_dora"):
-        raise UserError("a DoRA adapter", where="its notes", mend="merge it with the program that made it")
-    if pair.alpha is not None:
-        return pair.alpha / rank
-    own = {**(about.get("alpha_pattern") or {})}
-    alpha = next((value for key, value in own.items() if name.endswith(key)), about.get("lora_alpha", rank))
-    return alpha / (math.sqrt(rank) if about.get("use_rslora") else rank)
+    return strength(name, pair.down.shape[0], pair.alpha, notes)
 
 
 @torch.no_grad()

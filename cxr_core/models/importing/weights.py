@@ -1,6 +1,6 @@
 """Tensors of a file or folder of others' weights, opened without running code, under names without wrappers."""
 
-import json
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cxr_core.errors import UserError
-from cxr_core.models.parts import Part, by_library_name, weights_files
+from cxr_core.models.parts import Part, by_library_name, first_file, shards, weights_files
 from cxr_core.models.strict import insist_finite
-from cxr_core.models.tensors import read_header
+from cxr_core.models.tensors import insist_no_pointer, read_header
 
 Tensors = dict[str, torch.Tensor]
 
@@ -35,9 +35,26 @@ def read_weights(file: Path) -> Tensors:
         found = load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot be read ({error})", where=str(file), mend="copy the file again") from error
-    tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in found.items()}
+    tensors: Tensors = {}
+    for name, tensor in found.items():
+        if (plain := _WRAPPERS.sub("", name)) in tensors:
+            mend = "remove what is not the model's, for example a copy that a wrapper kept, and save the file again"
+            raise UserError(f"{plain} is there twice, once with a wrapper's prefix", where=str(file), mend=mend)
+        tensors[plain] = tensor
+    _insist_numbers(tensors, file)
     insist_finite(tensors, file)
     return tensors
+
+
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
+"""Those of weights, and of counters and places beside them."""
+
+
+def _insist_numbers(tensors: Tensors, file: Path) -> None:
+    if odd := [name for name, tensor in tensors.items() if tensor.dtype not in _NUMBERS]:
+        kinds = ", ".join(sorted({str(tensors[name].dtype).removeprefix("torch.") for name in odd}))
+        what = f"{len(odd)} tensors are {kinds}, e.g. {odd[0]}: quantised weights cannot be used"
+        raise UserError(what, where=str(file), mend="take the model in float32, float16 or bfloat16")
 
 
 def read_part(folder: Path, part: Part) -> Tensors:
@@ -45,13 +62,9 @@ def read_part(folder: Path, part: Part) -> Tensors:
 
     Harmless leftovers are left out. Raises UserError as `read_weights` and `weights_files`.
     """
-    try:
-        files = weights_files(folder / part)
-    except UserError:
-        if not (files := _pickled_files(folder / part)):
-            raise
+    pickled = [] if first_file(folder / part) else _pickled_files(folder / part)
     found: Tensors = {}
-    for file in files:
+    for file in pickled or weights_files(folder / part):
         found |= read_weights(file)
     return named(found, part, folder / part)
 
@@ -79,23 +92,31 @@ def _pickled_files(folder: Path) -> list[Path]:
                 return [folder / name]
         for index in (folder / f"{stem}.bin.index{variant}.json" for stem in stems):
             if index.is_file():
-                names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-                return [folder / Path(name).name for name in names]
+                return shards(index)
     return []
 
 
+def _unopened(file: Path, error: Exception) -> UserError:
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):  # the latter of TorchScript
+        what = f"torch cannot open it without running code of its own ({first})"
+        mend = "take the weights as safetensors, or a file of torch.save with tensors and plain values alone"
+        return UserError(what, where=str(file), mend=mend)
+    return UserError(f"damaged or cut off ({first})", where=str(file), mend="copy the file again")
+
+
 def _unpickled(file: Path) -> Mapping[str, torch.Tensor]:
+    insist_no_pointer(file)
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(
-            f"torch cannot open it without running code of its own ({str(error).splitlines()[0]})",
-            where=str(file),
-            mend="take the weights as safetensors, or a file of torch.save with tensors and plain values alone",
-        ) from error
+        raise _unopened(file, error) from error
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    tensors = {name: each for name, each in content.items() if isinstance(each, torch.Tensor)} if content else {}
+    pairs = content.items() if isinstance(content, Mapping) else ()
+    tensors = {name: each for name, each in pairs if isinstance(name, str) and isinstance(each, torch.Tensor)}
     if not tensors:
-        raise UserError("holds no tensors by name", where=str(file), mend="give a state_dict as torch.save writes it")
+        there = f" (it has {', '.join(map(str, [*content][:5]))})" if isinstance(content, Mapping) and content else ""
+        mend = "give a state_dict as torch.save writes it: of a whole training take the entry with the weights alone"
+        raise UserError(f"holds no tensors by name{there}", where=str(file), mend=mend)
     return tensors
