@@ -412,6 +412,6 @@ def test_given_a_real_dataset_the_estimate_states_the_exact_distribution(real: P
     assert (found.num_items, found.num_shards, found.num_files) == (300, 3, 16)
     distribution, warning, base = found.notes
     assert distribution == "300 No Finding (AP 100, PA 200)"
-    assert "epsilon" in base
+    assert "predicts v, 32 px" in base
     assert warning.startswith("1 of 2 captions asked for are held by at most 5 training patients, e.g. No Finding AP")
     assert found.num_bytes > 300 * SIZE * SIZE / 2

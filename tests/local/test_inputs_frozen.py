@@ -69,7 +69,7 @@ def test_given_an_edited_table_then_rows_and_values_are_named_and_taken_only_whe
         assert word in str(refused.value)
     assert NAMES[2][:-4] in str(refused.value)
     rewrite(source / "Data_Entry_2017_v2020.csv", f"{NAMES[3]},No Finding", f"{NAMES[3]},Mas")
-    with pytest.raises(UserError, match="row 5: .*unknown finding 'Mas'"):
+    with pytest.raises(UserError, match=r"row 5: .*unknown finding 'Mas'"):
         run(source, TAKE)
     assert not (source.parent / "runs" / "frozen" / "real" / "quarantine").exists()
     rewrite(source / "Data_Entry_2017_v2020.csv", f"{NAMES[3]},Mas", f"{NAMES[3]},No Finding")
