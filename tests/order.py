@@ -20,7 +20,10 @@ def longest_first(items: list[pytest.Item]) -> None:
 
 
 class Durations:
-    """A plugin that adds up the seconds of each file, and writes them where CXR_TEST_DURATIONS says."""
+    """A plugin that adds up the seconds of each file, and writes them where CXR_TEST_DURATIONS says.
+
+    Files that did not run keep what stands there.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._seconds = path, Counter[str]()
@@ -29,8 +32,10 @@ class Durations:
         self._seconds[report.location[0]] += report.duration
 
     def pytest_sessionfinish(self) -> None:
-        text = json.dumps({name: round(seconds, 1) for name, seconds in self._seconds.most_common()}, indent=1)
-        self._path.write_text(text + "\n")
+        found = json.loads(self._path.read_text()) if self._path.exists() else {}
+        found |= {name: round(seconds, 1) for name, seconds in self._seconds.items()}
+        ordered = dict(sorted(found.items(), key=lambda entry: -entry[1]))
+        self._path.write_text(json.dumps(ordered, indent=1) + "\n")
 
 
 def register(config: pytest.Config) -> None:
