@@ -68,6 +68,7 @@ def look_at_configs(folder: Path) -> tuple[str, int]:
     read_schedule(folder)
     _check_unet(unet, vae, text, folder / "unet" / "config.json")
     _check_vae(vae, folder / "vae" / "config.json")
+    _check_text(text, folder / "text_encoder" / "config.json")
     _check_tokens(text, folder)
     return prediction, unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
 
@@ -147,6 +148,13 @@ def _check_vae(vae: Mapping[str, Any], path: Path) -> None:
             raise UserError(what, where=str(path), mend="take a VAE of Stable Diffusion 1 or 2")
     if vae["in_channels"] not in (1, 3) or vae["out_channels"] not in (1, 3):
         raise UserError(f"images of {vae['in_channels']} channels", where=str(path), mend="take a VAE of 1 or 3")
+
+
+def _check_text(text: Mapping[str, Any], path: Path) -> None:
+    width, heads = text["hidden_size"], text["num_attention_heads"]
+    if type(width) is not int or type(heads) is not int or heads < 1 or width % heads:
+        what = f"hidden_size is {width!r}, which is no multiple of num_attention_heads, {heads!r}"
+        raise UserError(what, where=str(path), mend="copy the model's text_encoder folder again")
 
 
 def _check_tokens(text: Mapping[str, Any], folder: Path) -> None:

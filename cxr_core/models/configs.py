@@ -140,6 +140,9 @@ def read_tokenizer(folder: Path) -> Config:
     else:
         what = "no tokenizer: it has neither tokenizer.json nor vocab.json and merges.txt"
         raise UserError(what, where=str(folder), mend="copy the model's tokenizer folder too")
+    if odd := [token for token, number in vocab.items() if type(number) is not int]:
+        what = f"token {odd[0]!r} has the id {vocab[odd[0]]!r}, which is no whole number"
+        raise UserError(what, where=str(folder), mend="copy the model's tokenizer folder again")
     return {"vocab": vocab, "merges": pairs, "pad_token": _pad_token(folder)}
 
 

@@ -84,7 +84,17 @@ def _few_betas(folder: Path) -> str:
     return "5 trained_betas for 1000 timesteps"
 
 
-@pytest.mark.parametrize("harm", [_too_long, _short_tensor, _twice, _no_index, _few_betas])
+def _odd_heads(folder: Path) -> str:
+    _change(folder / "text_encoder" / "config.json", num_attention_heads=3)
+    return "no multiple of num_attention_heads, 3"
+
+
+def _odd_ids(folder: Path) -> str:
+    _change(folder / "tokenizer" / "vocab.json", strange="7")
+    return "token 'strange' has the id '7'"
+
+
+@pytest.mark.parametrize("harm", [_too_long, _short_tensor, _twice, _no_index, _few_betas, _odd_heads, _odd_ids])
 def test_given_files_that_the_libraries_stumble_over_or_read_differently_then_the_plan_says_so(
     harm: Callable[[Path], str], folder: Path
 ) -> None:
