@@ -22,17 +22,26 @@ PAUSES = (2.0, 5.0, 15.0, 45.0)
 SQUASHFS = "-comp zstd -Xcompression-level 3"
 """Options of mksquashfs. zstd builds and unpacks several times faster than its default, gzip."""
 
+
+def _code(number: str) -> str:
+    """A status of HTTP in what an engine says, which is full of ports and digests that hold such digits."""
+    return rf"(?<![\w:.@-]){number}(?!\w|[.-]\w)"
+
+
 _TRANSIENT = re.compile(
-    r"toomanyrequests|429|too many requests|unexpected EOF|: EOF|reset by peer|timeout|timed out|connection refused"
-    r"|50[0234] |broken pipe|no route to host|temporary failure",
+    rf"toomanyrequests|{_code('429')}|too many requests|unexpected EOF|: EOF|reset by peer|timeout|timed out"
+    rf"|connection refused|{_code('50[0234]')}|broken pipe|no route to host|temporary failure",
     re.IGNORECASE,
 )
 
 _MENDS = (
     (r"no space left", "free some room there: an image needs about three times its size while it is made"),
-    (r"manifest unknown|not found|404", "this registry has no such image: look the digest up again"),
-    (r"(?i)toomanyrequests|429", "wait an hour, or log in: most registries then allow more"),
-    (r"unauthorized|denied|401|403", "log in first: apptainer registry login --username NAME docker://REGISTRY"),
+    (rf"manifest unknown|not found|{_code('404')}", "this registry has no such image: look the digest up again"),
+    (rf"(?i)toomanyrequests|{_code('429')}", "wait an hour, or log in: most registries then allow more"),
+    (
+        rf"unauthorized|denied|{_code('40[13]')}",
+        "log in first: apptainer registry login --username NAME docker://REGISTRY",
+    ),
     (r"no such host|certificate", "is the registry's name right, and can it be reached from this machine?"),
 )
 
@@ -77,11 +86,21 @@ def _try(reference: Reference, made: Path, work: Path, tell: Tell, sleep: Callab
         if status == 0:
             return
         reason = _reason(said)
-        if pause is None or not _TRANSIENT.search(reason) or "no space left" in reason:
-            mend = next((mend for form, mend in _MENDS if re.search(form, reason)), "try again later")
+        if pause is None or not may_pass(reason):
+            mend = mend_of(reason)
             raise UserError(f"could not be pulled: {reason}", where=str(reference), mend=mend)
         tell(f"{reason}; trying again in {pause:.0f} s")
         sleep(pause)
+
+
+def may_pass(reason: str) -> bool:
+    """Whether what an engine says may be otherwise in a minute."""
+    return "no space left" not in reason and _TRANSIENT.search(reason) is not None
+
+
+def mend_of(reason: str) -> str:
+    """What to do about it."""
+    return next((mend for form, mend in _MENDS if re.search(form, reason)), "try again later")
 
 
 def _run(words: Sequence[str], work: Path, tell: Tell) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.pull import PAUSES, pull
+from containers.pull import PAUSES, may_pass, mend_of, pull
 from containers.reference import Reference
 from containers.store import ImageLock, Store
 from cxr_core.errors import UserError
@@ -74,6 +74,22 @@ def test_given_a_tag_then_it_is_refused_with_the_command_that_resolves_it(regist
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="write REGISTRY/NAME@sha256:DIGEST"):
         Reference.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("said", "passes", "mend"),
+    [
+        ("reading manifest sha256:4290403 in 127.0.0.1:42977/x: manifest unknown", False, "no such image"),
+        ("127.0.0.1:40429/x@sha256:401abc: connection refused", True, "try again later"),
+        ("invalid status code from registry 429 (Too Many Requests)", True, "wait an hour"),
+        ("received unexpected HTTP status: 503 Service Unavailable", True, "try again later"),
+        ("error 404.", False, "no such image"),
+        ("h.org/x@sha256:f404-1: requested access is denied", False, "log in first"),
+    ],
+)
+def test_digits_of_a_port_or_a_digest_are_no_status(said: str, passes: bool, mend: str) -> None:
+    assert may_pass(said) is passes
+    assert mend in mend_of(said)
 
 
 def test_given_a_digest_that_the_registry_has_not_then_it_is_told_at_once(
