@@ -224,6 +224,7 @@ def test_given_no_gpu_xformers_is_refused_and_the_error_names_the_stage(nano_lat
         diffusion_task(nano_latents, nano_base, attention="xformers")
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++, which torch.compile needs on a CPU")
 def test_given_compile_the_unet_is_compiled_for_steps_alone_and_weights_keep_their_names(
     nano_latents: Path, nano_base: Path
 ) -> None:

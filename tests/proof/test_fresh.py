@@ -53,8 +53,9 @@ def said(words: Sequence[str | Path], seconds: float, **options: object) -> str:
         list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, **options
     )
     print(f"$ {shlex.join(map(str, words))}: {time.monotonic() - start:.0f} s")
-    print("\n".join(done.stdout.splitlines()[-25:]))
-    assert done.returncode == 0, done.stdout[-20_000:]
+    # Of a failing one all: its machine is gone after it.
+    print("\n".join(done.stdout.splitlines()[-25 if done.returncode == 0 else 0 :]))
+    assert done.returncode == 0, f"exit status {done.returncode}, see above"
     return done.stdout
 
 
