@@ -90,7 +90,7 @@ def bare(room: Path) -> Path:
 def enter(system: Path, command: str, seconds: float) -> str:
     """Run a command in the clone of a system. Its mounts go with it."""
     binds = [Path(value) for name, value in os.environ.items() if name == "PIP_FIND_LINKS" and Path(value).is_dir()]
-    mounts = [f"mount --rbind /dev {system}/dev", f"mount -t proc proc {system}/proc"]
+    mounts = [f"mount --rbind /dev {system}/dev", f"mount --rbind /proc {system}/proc"]
     for folder in binds:
         (system / folder.relative_to("/")).mkdir(parents=True, exist_ok=True)
         mounts.append(f"mount --bind {folder} {system}{folder}")
@@ -98,7 +98,7 @@ def enter(system: Path, command: str, seconds: float) -> str:
     environ = kept | {"HOME": "/root", "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"}
     inside = f"cd /home/main && {command}"
     script = " && ".join([*mounts, f"exec chroot {system} /bin/sh -c {shlex.quote(inside)}"])
-    return said(["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script], seconds, env=environ)
+    return said(["unshare", "--mount", "--fork", "--kill-child", "sh", "-c", script], seconds, env=environ)
 
 
 def test_make_demo_ends_in_a_report_on_a_bare_debian(bare: Path) -> None:
