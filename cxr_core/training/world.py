@@ -66,7 +66,7 @@ def join(place: RankPlace, ranks: Ranks, note: Callable[[int], None]) -> World:
 
 
 def _listen(place: RankPlace, patience: timedelta) -> dist.TCPStore:
-    host, taken = socket.gethostname(), ""
+    host, taken = address_of(place), ""
     for i in range(len(_PORTS)):
         port = _PORTS[(place.first_port + i) % len(_PORTS)]
         try:
@@ -81,6 +81,22 @@ def _listen(place: RankPlace, patience: timedelta) -> dist.TCPStore:
         where=host,
         mend="end what listens there, or take another node",
     )
+
+
+def address_of(place: RankPlace) -> str:
+    """What other ranks call this node. Raises UserError if its name has no address: torch would try for minutes."""
+    if place.size == place.num_local:
+        return "127.0.0.1"
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except socket.gaierror as error:
+        raise UserError(
+            f"this node's own name has no address ({error})",
+            where=name,
+            mend="other nodes find it by its name: ask the site for an entry in its DNS or in /etc/hosts",
+        ) from error
+    return name
 
 
 def _call(place: RankPlace, patience: timedelta) -> dist.TCPStore:

@@ -10,8 +10,9 @@ import jobs.train
 from cxr_core.errors import UserError
 from cxr_core.runs.run import Run
 from cxr_core.training.pggan_settings import PgganTrain
+from cxr_core.training.rendezvous import RankPlace
 from cxr_core.training.settings import DiffusionTrain
-from cxr_core.training.world import check_gpus, no_compiled_operators
+from cxr_core.training.world import address_of, check_gpus, no_compiled_operators
 from jobs.config import load_config, resolved
 from slurm.packs import StageWork, plan_jobs, table
 from slurm.profile import ClusterProfile
@@ -43,6 +44,15 @@ def test_given_a_batch_that_ranks_cannot_share_then_the_config_is_refused_with_w
         config(tmp_path, ranks=ranks)
     assert f"batch_size 12 cannot be split over {num} ranks: take a batch_size of" in str(raised.value)
     assert "one of 1, 2, 3, 4, 6, 12" in str(raised.value)
+
+
+def test_given_a_node_whose_name_has_no_address_then_it_is_named_and_one_node_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "nowhere.invalid")
+    assert address_of(RankPlace(tmp_path, 0, 0, size=2, num_local=2)) == "127.0.0.1"
+    with pytest.raises(UserError, match=r"^nowhere\.invalid: this node's own name has no address"):
+        address_of(RankPlace(tmp_path, 0, 0, size=2, num_local=1))
 
 
 def test_given_offload_without_deepspeed_then_the_config_is_refused(tmp_path: Path) -> None:
