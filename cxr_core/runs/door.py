@@ -1,0 +1,289 @@
+"""The one door to what lies in a folder that somebody else may have written: a run, a Dataset, a checkpoint.
+
+A `Place` is such a folder, held by its handle. What is below it is reached name by name without following a link, so
+that nothing outside of it is ever read, moved or removed, whoever changes the folder meanwhile. What is read is a
+regular file (never a pipe or a device, which would wait or never end), of bounded size, and becomes typed values;
+else `BadFileError` names it, and a command goes on with the other files.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from cxr_core.errors import UserError
+
+T = TypeVar("T")
+
+MIB = 1 << 20
+RECORD_LIMIT = 64 * MIB
+"""Bytes that one record (JSON, YAML) may have; the plan of 10^7 images has 5 MiB."""
+LONGEST_NAME = 240
+"""Bytes of a name: a file system takes 255, and a temporary name is longer than its final one."""
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""What a record's class says as `__pydantic_config__`: no further keys, and no NaN where a number stands."""
+
+_HINT = "It was damaged, or made by somebody else. `cxr verify RUN` lists all such files; `--repair` sets them aside"
+
+
+class BadFileError(UserError):
+    """A file that is not what it must be. `path` names it; it is left where it is."""
+
+    def __init__(self, what: str, path: Path, hint: str = _HINT) -> None:
+        self.path = path
+        super().__init__(what, where=printable(str(path)), mend=hint)
+
+
+def printable(text: str) -> str:
+    """`text` with characters that steer a terminal, or cannot be encoded, written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def checked_name(text: str) -> str:
+    """`text`, if it can name one thing within a folder. Raises ValueError if it is empty or too long, begins with a
+    dot, or holds a slash or a character that is not printable."""
+    if not text or text[0] == "." or "/" in text or not text.isprintable():
+        raise ValueError(f"not a name of a file: {text[:80]!r}")
+    if len(os.fsencode(text)) > LONGEST_NAME:
+        raise ValueError(f"a name of more than {LONGEST_NAME} bytes: {text[:80]!r}...")
+    return text
+
+
+Name = Annotated[str, AfterValidator(checked_name)]
+"""Of a file, a shard, an attempt, a stage: one component of a path."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing says of one name, itself and not what it may link to."""
+
+    name: str
+    is_file: bool
+    is_folder: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder: `root`, which the user named and which may be a link, and below it `parts`, which may not."""
+
+    root: Path
+    parts: tuple[str, ...] = ()
+
+    def __truediv__(self, name: str) -> "Place":
+        """The folder `name` in it; it need not be there."""
+        return Place(self.root, (*self.parts, _one(name)))
+
+    @property
+    def path(self) -> Path:
+        """For messages, and for what is only written by this process."""
+        return self.root.joinpath(*self.parts)
+
+    @contextmanager
+    def handle(self) -> Iterator[int]:
+        """A descriptor of the folder. Raises FileNotFoundError, or BadFileError if a part of the way is no folder."""
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for i, part in enumerate(self.parts):
+                below = self._step(descriptor, part, i + 1)
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _step(self, above: int, part: str, depth: int) -> int:
+        try:
+            return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | PermissionError):
+                raise
+            path = self.root.joinpath(*self.parts[:depth])
+            raise BadFileError("a link or another thing where a folder must be", path) from error
+
+    def make(self) -> "Place":
+        """Make the folder and those above it below `root`, where they are not there yet."""
+        for depth in range(1, len(self.parts) + 1):
+            with Place(self.root, self.parts[: depth - 1]).handle() as above, suppress(FileExistsError):
+                os.mkdir(self.parts[depth - 1], dir_fd=above)
+        with self.handle():
+            return self
+
+    def entries(self) -> list[Entry]:
+        """What lies in it, by name; nothing if it is not there. One listing, no file is opened."""
+        try:
+            with self.handle() as here, os.scandir(here) as found:
+                entries = [
+                    Entry(e.name, e.is_file(follow_symlinks=False), e.is_dir(follow_symlinks=False)) for e in found
+                ]
+        except FileNotFoundError:
+            return []
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def has(self, name: str) -> bool:
+        """Whether there is anything by this name, a dangling link included."""
+        return self.stat(name) is not None
+
+    def stat(self, name: str) -> os.stat_result | None:
+        """Of the thing itself; None if there is none."""
+        try:
+            with self.handle() as here:
+                return os.stat(_one(name), dir_fd=here, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> BinaryIO:
+        """A regular file, to be read. Raises FileNotFoundError, or BadFileError if it is another thing."""
+        with self.handle() as here:
+            return _open_regular(_one(name), self.path / name, os.O_NOFOLLOW, here)
+
+    def read(self, name: str, *, limit: int = RECORD_LIMIT) -> bytes:
+        """All of a regular file. Raises FileNotFoundError, or BadFileError if it is another thing or over `limit`."""
+        with self.open(name) as file:
+            return _bounded(file, self.path / name, limit)
+
+    def json(self, name: str, kind: type[T], *, limit: int = RECORD_LIMIT) -> T:
+        """A file's one JSON value as `kind`. Raises FileNotFoundError or BadFileError, as `read` does."""
+        return parse(self.read(name, limit=limit), kind, self.path / name)
+
+    def lines(self, name: str, kind: type[T], *, limit: int = RECORD_LIMIT) -> list[T]:
+        """A JSON value a line, each as `kind`. Raises FileNotFoundError or BadFileError, which names the line."""
+        path, lines = self.path / name, self.read(name, limit=limit).splitlines()
+        return [parse(line, kind, path, line=number) for number, line in enumerate(lines, 1)]
+
+    def write(self, name: str, data: str | bytes) -> None:
+        """A whole new file under this name, in place of what is there: written aside, flushed, renamed."""
+        temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+        with self.handle() as here:
+            try:
+                with self.create(temporary) as file:
+                    file.write(data.encode() if isinstance(data, str) else data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.rename(temporary, _one(name), src_dir_fd=here, dst_dir_fd=here)
+                os.fsync(here)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=here)
+                raise
+
+    def create(self, name: str) -> BinaryIO:
+        """A new file, to be written. Raises FileExistsError if there is anything by this name."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with self.handle() as here:
+            return os.fdopen(os.open(name, flags, 0o666, dir_fd=here), "wb")
+
+    def remove(self, name: str) -> None:
+        """Remove a file, a link (not what it leads to) or a folder; what is already gone is no error."""
+        with suppress(FileNotFoundError), self.handle() as here:
+            if stat.S_ISDIR(os.stat(_one(name), dir_fd=here, follow_symlinks=False).st_mode):
+                shutil.rmtree(name, ignore_errors=True, dir_fd=here)  # which follows no link either
+            else:
+                os.unlink(name, dir_fd=here)
+
+    def move(self, name: str, to: "Place", new: str = "") -> bool:
+        """Rename it into another place of the file system, which is made. Returns whether it was there."""
+        if not self.has(name):
+            return False
+        to.make()
+        with self.handle() as here, to.handle() as there:
+            os.rename(_one(name), _one(new or name), src_dir_fd=here, dst_dir_fd=there)
+        return True
+
+
+def place_of(path: Path, root: Path) -> tuple[Place, str]:
+    """The folder of a path below `root`, as it is reached from there, and the path's last name."""
+    *above, name = path.relative_to(root).parts
+    return Place(root, tuple(map(_one, above))), _one(name)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file that the user named, to be read; links are followed. Raises OSError if it is not there, or BadFileError
+    if it is a pipe, a device or a folder."""
+    return _open_regular(str(path), path, 0, None)
+
+
+def read_bytes(path: Path, *, limit: int = RECORD_LIMIT) -> bytes:
+    """All of a file that the user named. Raises as `open_regular` does, or BadFileError if it is over `limit` bytes."""
+    with open_regular(path) as file:
+        return _bounded(file, path, limit)
+
+
+def read_json(path: Path, kind: type[T], *, limit: int = RECORD_LIMIT) -> T:
+    """The JSON value of a file that the user named, as `kind`. Raises as `read_bytes` does, or BadFileError."""
+    return parse(read_bytes(path, limit=limit), kind, path)
+
+
+def parse(text: bytes, kind: type[T], path: Path, *, line: int = 0) -> T:
+    """JSON as `kind`, strictly: "5" is no number. Raises BadFileError, which says which value is wrong."""
+    try:
+        if b"NaN" in text or b"Infinity" in text:
+            from_json(text, allow_inf_nan=False)
+        value: T = _adapter(kind).validate_json(text, strict=True)
+        return value
+    except (ValueError, RecursionError) as error:
+        where = f"line {line}: " if line else ""
+        raise BadFileError(f"damaged: {where}{_words_of(error)}", path) from error
+
+
+@cache
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(kind, config=STRICT)
+    except PydanticUserError:  # a class says its config itself
+        return TypeAdapter(kind)
+
+
+def _words_of(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)[:300]
+    first = error.errors(include_url=False, include_input=False)[0]
+    keys = ".".join(map(str, first["loc"]))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return printable(f"{keys + ': ' if keys else ''}{first['msg']}")[:300] + more
+
+
+def _one(name: str) -> str:
+    """A single component. A leading dot is allowed here: our own temporary names have one."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise ValueError(f"not one name within a folder: {name[:80]!r}")
+    return name
+
+
+def _open_regular(name: str, path: Path, flags: int, folder: int | None) -> BinaryIO:
+    """Looked at before it is opened, since opening a device may do something, and again after."""
+    try:
+        _refuse_another(os.stat(name, dir_fd=folder, follow_symlinks=not flags).st_mode, path)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=folder)
+    except ValueError as error:  # a NUL in the name
+        raise BadFileError(str(error), path) from error
+    try:
+        _refuse_another(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+_KINDS = ((stat.S_ISLNK, "a link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+
+
+def _refuse_another(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        what = next((words for test, words in _KINDS if test(mode)), "a device")
+        raise BadFileError(f"{what} where a file must be", path)
+
+
+def _bounded(file: BinaryIO, path: Path, limit: int) -> bytes:
+    data = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else b"\0" * (limit + 1)
+    if len(data) > limit:
+        raise BadFileError(f"over {limit:,} bytes", path)
+    return data
