@@ -9,7 +9,7 @@ else `BadFileError` names it, and a command goes on with the other files.
 import os
 import shutil
 import stat
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -227,7 +227,7 @@ def parse(text: bytes, kind: type[T], path: Path, *, line: int = 0) -> T:
     try:
         if b"NaN" in text or b"Infinity" in text:
             from_json(text, allow_inf_nan=False)
-        value: T = _adapter(kind).validate_json(text, strict=True)
+        value: T = _adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]
         return value
     except (ValueError, RecursionError) as error:
         where = f"line {line}: " if line else ""
@@ -235,7 +235,7 @@ def parse(text: bytes, kind: type[T], path: Path, *, line: int = 0) -> T:
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(kind, config=STRICT)
     except PydanticUserError:  # a class says its config itself
