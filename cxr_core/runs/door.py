@@ -6,6 +6,7 @@ regular file (never a pipe or a device, which would wait or never end), of bound
 else `BadFileError` names it, and a command goes on with the other files.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -104,7 +105,7 @@ class Place:
         try:
             return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         except OSError as error:
-            if isinstance(error, FileNotFoundError | PermissionError):
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
             path = self.root.joinpath(*self.parts[:depth])
             raise BadFileError("a link or another thing where a folder must be", path) from error
@@ -283,7 +284,9 @@ def _refuse_another(mode: int, path: Path) -> None:
 
 
 def _bounded(file: BinaryIO, path: Path, limit: int) -> bytes:
-    data = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else b"\0" * (limit + 1)
-    if len(data) > limit:
+    """Read no more than `limit` bytes, also of a file that grows meanwhile."""
+    is_over = os.fstat(file.fileno()).st_size > limit
+    data = b"" if is_over else file.read(limit + 1)
+    if is_over or len(data) > limit:
         raise BadFileError(f"over {limit:,} bytes", path)
     return data
