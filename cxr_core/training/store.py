@@ -48,6 +48,14 @@ class Table:
             self._changed.wait_for(lambda: key in self._values, seconds)
             return self._values.get(key)
 
+    def share(self, key: str, num_readers: int, seconds: float) -> str | None:
+        """As `get`; the last of so many readers removes it."""
+        with self._changed:
+            value = self.get(key, seconds)
+            if value is not None and self.add(f"{key}/read", 1) == num_readers:
+                del self._values[key], self._values[f"{key}/read"]
+            return value
+
     def wait(self, keys: list[str], seconds: float) -> bool:
         with self._changed:
             return self._changed.wait_for(lambda: all(key in self._values for key in keys), seconds)
@@ -75,7 +83,7 @@ class Table:
         return len(self._values)
 
 
-_VERBS = ("set", "get", "wait", "check", "add", "compare_set", "delete_key", "num_keys")
+_VERBS = ("set", "get", "share", "wait", "check", "add", "compare_set", "delete_key", "num_keys")
 
 
 class Server:
@@ -212,7 +220,13 @@ class RankStore(dist.Store):
         self._ask("set", key, _text(value))
 
     def get(self, key: str) -> bytes:
-        value = self._ask("get", key, self._patience)
+        return self._told(key, self._ask("get", key, self._patience))
+
+    def share(self, key: str, num_readers: int) -> bytes:
+        """As `get`, of a value that is removed when so many have read it."""
+        return self._told(key, self._ask("share", key, num_readers, self._patience))
+
+    def _told(self, key: str, value: str | None) -> bytes:
         if value is None:
             raise dist.DistStoreError(f"nothing was said under {key} for {self._patience:.0f} s")
         return bytes(value, "latin-1")

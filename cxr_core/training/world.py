@@ -46,11 +46,7 @@ class World:
             if self.size > 1:
                 self.store.set(key, json.dumps(value))
             return value
-        told = json.loads(self.store.get(key))
-        if self.store.add(f"{key}/read", 1) == self.size - 1:
-            self.store.delete_key(key)
-            self.store.delete_key(f"{key}/read")
-        return told
+        return json.loads(self.store.share(key, self.size - 1))
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order, which each rank gets."""
