@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from cxr_core.errors import UserError
-from cxr_core.runs.door import BadFileError, Place, parse
+from cxr_core.runs.door import STRICT, BadFileError, Place, parse
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.private import PrivatePlace
 
@@ -47,6 +47,8 @@ _SECRET_BYTES = 32
 class About:
     """GROUP. `gpus` is what the scheduler gave each node; None without a scheduler."""
 
+    __pydantic_config__ = STRICT
+
     settings: dict[str, Any]
     inputs: dict[str, str]
     seed: int
@@ -61,6 +63,8 @@ class About:
 class Order:
     """ORDER: a shard and the folder to make it in; without a shard there will be no more."""
 
+    __pydantic_config__ = STRICT
+
     number: int
     shard: Shard | None = None
     work: str = ""
@@ -69,6 +73,8 @@ class Order:
 @dataclass(frozen=True)
 class Answer:
     """ANSWER: an `Output`, with the number of its order."""
+
+    __pydantic_config__ = STRICT
 
     number: int
     paths: dict[str, str]
@@ -81,6 +87,8 @@ class Answer:
 class Address:
     """ADDRESS: what rank 0's node is called, each to be tried, and the port."""
 
+    __pydantic_config__ = STRICT
+
     hosts: list[str]
     port: int
 
@@ -88,6 +96,8 @@ class Address:
 @dataclass(frozen=True)
 class Preflight:
     """PREFLIGHT. `zero` of ranks that can share a model alone."""
+
+    __pydantic_config__ = STRICT
 
     ranks: int
     nodes: int
@@ -108,6 +118,8 @@ class Preflight:
 class Heard:
     """A rank's beat: where it is, its step, the number of its order and what its bar says; `strangers` of rank 0."""
 
+    __pydantic_config__ = STRICT
+
     time: float
     host: str
     pid: int
@@ -121,6 +133,8 @@ class Heard:
 class Refusal:
     """The parts of a UserError."""
 
+    __pydantic_config__ = STRICT
+
     what: str
     where: str
     mend: str
@@ -129,6 +143,8 @@ class Refusal:
 @dataclass(frozen=True)
 class Words:
     """Why a rank failed, in its own words; `user` if it is a UserError."""
+
+    __pydantic_config__ = STRICT
 
     time: float
     text: str

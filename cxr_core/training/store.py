@@ -28,6 +28,8 @@ _GREETING_SECONDS = 5.0
 _MOST_GREETINGS = 64
 """Connections that may be undecided at a time; a further one is closed, and a rank tries again."""
 _SLOWEST = 0.2
+_ANSWER_SECONDS = 60.0
+"""Beside the time that a question itself may wait: after it, rank 0 or the way to it counts as gone."""
 
 
 class Table:
@@ -189,6 +191,12 @@ class _Line:
         self._connection.sendall(len(text).to_bytes(4) + text + self._mac(self._ours, self._num_sent, text))
         self._num_sent += 1
 
+    def ask(self, question: Any, seconds: float) -> Any:
+        """The answer. Raises as `receive` does, and TimeoutError if there is none within so many seconds."""
+        self._connection.settimeout(seconds)
+        self.send(question)
+        return self.receive()
+
     def receive(self) -> Any:
         """Raises ConnectionError if the other end is gone, and ValueError if the message is not its."""
         size = int.from_bytes(_exactly(self._connection, 4))
@@ -262,9 +270,9 @@ class RankStore(dist.Store):
             line = self._idle.pop()
         except IndexError:
             line = self._dial()
+        waits = given[-1] if verb in ("get", "share", "wait") else 0.0
         try:
-            line.send([verb, *given])
-            answer = line.receive()
+            answer = line.ask([verb, *given], waits + _ANSWER_SECONDS)
         except (OSError, ValueError) as error:
             raise dist.DistNetworkError(f"rank 0, which keeps what ranks say, is gone ({error})") from error
         self._idle.append(line)
