@@ -9,7 +9,7 @@ from cxr_core.runs.attempt import at_end
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.stage import Context, Output
 from cxr_core.training.group import Group
-from cxr_core.training.rendezvous import GROUP, OVER, log_path
+from cxr_core.training.rendezvous import GROUP, Meeting
 
 _groups: dict[Path, Group] = {}
 """The live group of each folder: ranks stay from one interval of an attempt to the next."""
@@ -34,8 +34,7 @@ def _group(context: Context, work: Path) -> Group:
     _check_tasks(context)
     # srun started the others, and this process in the place of rank 0.
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
-    port = int(os.environ["SLURM_JOB_ID"])
-    return Group(context, _meeting_place(work), started_here=[0], gpus=gpus, first_port=port)
+    return Group(context, _meeting_place(work), started_here=[0], gpus=gpus)
 
 
 def _check_tasks(context: Context) -> None:
@@ -60,13 +59,17 @@ def is_follower() -> bool:
 
 
 def follow() -> None:
-    """Be a rank as soon as there is a group to join; return at once when there will be none."""
+    """Be a rank as soon as there is a group to join, and end with it; return when there will be none.
+
+    Raises BadFileError if the folder in which they meet is another user's.
+    """
     folder, rank = Path(os.environ["CXR_RANKS"]), int(os.environ["SLURM_PROCID"])
-    while not (folder / GROUP).exists():
-        if (folder / OVER).exists():
+    meeting = Meeting.at(folder).make()
+    while not meeting.has(GROUP):
+        if meeting.is_over:
             return
         time.sleep(_LOOK_EVERY)
-    _write_to(log_path(folder, rank))
+    _write_to(meeting.log(rank))
     # What a rank needs is loaded by those that there are alone.
     from cxr_core.training.rank import run_rank
 
@@ -75,16 +78,15 @@ def follow() -> None:
 
 def dismiss() -> None:
     """Let ranks that were started by srun end, whatever they wait for."""
-    if "CXR_RANKS" in os.environ:
-        (Path(os.environ["CXR_RANKS"]) / OVER).touch()
+    if "CXR_RANKS" in os.environ and not is_follower():
+        Meeting.at(Path(os.environ["CXR_RANKS"])).end()
 
 
 _LOOK_EVERY = 0.5
 
 
-def _write_to(log: Path) -> None:
+def _write_to(log: int) -> None:
     """What libraries say goes to the rank's own log, not between the lines of the others."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
-        os.dup2(file, stream)
-    os.close(file)
+        os.dup2(log, stream)
+    os.close(log)

@@ -213,11 +213,11 @@ def main(words: list[str]) -> int:
     # can be kept. Ignored rather than handled, so that children ignore it too.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prepare_environment()
-    if ranks.is_follower():
-        ranks.follow()
-        return 0
-    root, stage, number = words
     try:
+        if ranks.is_follower():
+            ranks.follow()
+            return 0
+        root, stage, number = words
         run_task(Path(root), stage, number, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
     except Stopped as stopped:
         print(f"stopped {stopped}", file=sys.stderr)

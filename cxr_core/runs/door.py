@@ -160,27 +160,32 @@ class Place:
         path, lines = self.path / name, self.read(name, limit=limit).splitlines()
         return [parse(line, kind, path, line=number) for number, line in enumerate(lines, 1)]
 
-    def write(self, name: str, data: str | bytes) -> None:
-        """A whole new file under this name, in place of what is there: written aside, flushed, renamed."""
+    def write(self, name: str, data: str | bytes, *, mode: int = 0o666, durable: bool = True) -> None:
+        """A whole new file under this name, in place of what is there: written aside, flushed, renamed.
+
+        Without `durable` it is not forced to the disk: for what is of use only while its writer lives.
+        """
         temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
         with self.handle() as here:
             try:
-                with self.create(temporary) as file:
+                with self.create(temporary, mode=mode) as file:
                     file.write(data.encode() if isinstance(data, str) else data)
                     file.flush()
-                    os.fsync(file.fileno())
+                    if durable:
+                        os.fsync(file.fileno())
                 os.rename(temporary, _one(name), src_dir_fd=here, dst_dir_fd=here)
-                os.fsync(here)
+                if durable:
+                    os.fsync(here)
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=here)
                 raise
 
-    def create(self, name: str) -> BinaryIO:
-        """A new file, to be written. Raises FileExistsError if there is anything by this name."""
+    def create(self, name: str, *, mode: int = 0o666) -> BinaryIO:
+        """A new file, to be written; `mode` less the umask. Raises FileExistsError if anything has this name."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with self.handle() as here:
-            return os.fdopen(os.open(name, flags, 0o666, dir_fd=here), "wb")
+            return os.fdopen(os.open(name, flags, mode, dir_fd=here), "wb")
 
     def remove(self, name: str) -> None:
         """Remove a file, a link (not what it leads to) or a folder; what is already gone is no error."""

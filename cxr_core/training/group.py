@@ -11,10 +11,9 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from cxr_core.errors import UserError
 from cxr_core.runs.files import write_json
@@ -23,16 +22,22 @@ from cxr_core.runs.progress import Bar, bar, heartbeat
 from cxr_core.runs.stage import Context, Output
 from cxr_core.training.rendezvous import (
     ANSWER,
+    BEAT_EVERY,
     GROUP,
     ORDER,
-    OVER,
     PREFLIGHT,
-    beat_path,
-    get,
-    log_path,
-    put,
+    About,
+    Answer,
+    Heard,
+    Meeting,
+    Order,
+    Preflight,
+    Words,
+    beat_name,
+    log_name,
+    published,
+    words_name,
     words_of,
-    words_path,
 )
 
 _LOOK_EVERY = 0.2
@@ -55,10 +60,10 @@ class RankError(UserError):
 
 
 @dataclass
-class _Heard:
+class _Last:
     """The last beat of a rank, and when it changed by our own clock: those of nodes may differ."""
 
-    beat: dict[str, Any] = field(default_factory=dict)
+    beat: Heard | None = None
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -80,27 +85,27 @@ class Group(AbstractContextManager["Group"]):
         *,
         started_here: Sequence[int] | None = None,
         gpus: int | None = None,
-        first_port: int | None = None,
     ) -> None:
         self.context, self.folder, self.ranks = context, folder, context.settings.ranks
         here = list(range(self.ranks.num)) if started_here is None else list(started_here)
         num_local = self.ranks.num if started_here is None else self.ranks.per_node
         self._number = 0
-        self._heard = {rank: _Heard() for rank in range(self.ranks.num)}
+        self._heard = {rank: _Last() for rank in range(self.ranks.num)}
+        self._num_strangers, self._looked = 0, 0.0
         self._wrong_since: float | None = None
         self._is_idle = True
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / GROUP, self._about(num_local, gpus, os.getpid() if first_port is None else first_port))
+        self._meeting = Meeting.call(folder)
+        self._meeting.put(GROUP, self._about(num_local, gpus))
         self._processes = {rank: self._start(rank) for rank in here}
 
     def __exit__(self, *error: object) -> None:
         if self._is_idle:
-            put(self.folder / ORDER, {"number": self._number + 1})
+            self._meeting.put(ORDER, Order(self._number + 1))
             self._wait_for_ends()
         for process in self._processes.values():
             process.kill()  # also one that was stopped
             process.wait()
-        (self.folder / OVER).touch()
+        self._meeting.end()
 
     def train(self, shard: Shard, work: Path) -> Output:
         """Let the ranks train one interval into `work`.
@@ -110,8 +115,8 @@ class Group(AbstractContextManager["Group"]):
         self._number, self._is_idle = self._number + 1, False
         for heard in self._heard.values():
             heard.at = time.monotonic()  # nobody listened while the interval before was committed
-        (self.folder / ANSWER).unlink(missing_ok=True)
-        put(self.folder / ORDER, {"number": self._number, "shard": asdict(shard), "work": str(work)})
+        self._meeting.remove(ANSWER)
+        self._meeting.put(ORDER, Order(self._number, shard, str(work)))
         with bar(self._label, shard.num_items) as progress:
             shown = 0
             while (answer := self._answer()) is None:
@@ -119,26 +124,34 @@ class Group(AbstractContextManager["Group"]):
                 self._watch()
                 time.sleep(_LOOK_EVERY)
         self._is_idle = True
-        paths = {role: Path(path) for role, path in answer["paths"].items()}
-        return Output(paths, answer["digest"], answer["counts"], seconds=answer["seconds"])
+        self._publish()
+        paths = {role: Path(path) for role, path in answer.paths.items()}
+        return Output(paths, answer.digest, answer.counts, seconds=answer.seconds)
 
     @cached_property
     def _met(self) -> str:
         """How fast the ranks talk, and by what, in words; asked once they have met."""
-        preflight = get(self.folder / PREFLIGHT)
-        return words_of(preflight) if preflight else ""
+        preflight = self._meeting.get(PREFLIGHT, Preflight)
+        if preflight is None:
+            return ""
+        return words_of(preflight.told)
 
-    def _about(self, num_local: int, gpus: int | None, first_port: int) -> dict[str, Any]:
+    def _publish(self) -> None:
+        """Repeat what the ranks measured where all may read it who may read the run."""
+        preflight = self._meeting.get(PREFLIGHT, Preflight)
+        if preflight and not published(self.folder).exists():
+            write_json(published(self.folder), preflight.told)
+
+    def _about(self, num_local: int, gpus: int | None) -> About:
         context = self.context
         inputs = {role: str(path) for role, path in context.inputs.items()}
-        work = {"settings": context.settings.model_dump(mode="json"), "inputs": inputs, "seed": context.seed}
-        world = {"size": self.ranks.num, "num_local": num_local, "gpus": gpus, "first_port": first_port}
-        return {"format": 1, **work, "stage": str(context.folder), **world}
+        settings = context.settings.model_dump(mode="json")
+        return About(settings, inputs, context.seed, str(context.folder), self.ranks.num, num_local, gpus)
 
     def _start(self, rank: int) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-m", "cxr_core.training.rank", str(self.folder), str(rank), str(rank)]
         threads = {"OMP_NUM_THREADS": str(self.context.settings.threads)}
-        with log_path(self.folder, rank).open("ab") as log:
+        with os.fdopen(self._meeting.log(rank), "ab") as log:
             # A session of its own: Ctrl-C is ours to handle.
             return subprocess.Popen(
                 words,
@@ -149,14 +162,14 @@ class Group(AbstractContextManager["Group"]):
                 start_new_session=True,
             )
 
-    def _answer(self) -> dict[str, Any] | None:
-        answer = get(self.folder / ANSWER)
-        return answer if answer and answer["number"] == self._number else None
+    def _answer(self) -> Answer | None:
+        answer = self._meeting.get(ANSWER, Answer)
+        return answer if answer and answer.number == self._number else None
 
     def _show(self, progress: Bar, shown: int, shard: Shard) -> int:
         """What rank 0 says of its progress. Returns how many steps are shown."""
         said, beat = self._heard[0].beat, heartbeat.get()
-        values = dict(said.get("progress", {})) if said.get("number") == self._number else {}
+        values = dict(said.progress) if said and said.number == self._number else {}
         label, done, _ = (values.pop(name, None) for name in ("doing", "done", "total"))
         if label == self._label and done > shown:
             progress.advance(done - shown, **values)
@@ -173,15 +186,28 @@ class Group(AbstractContextManager["Group"]):
 
     def _watch(self) -> None:
         """Raise what went wrong, once it is clear which rank began it."""
+        if time.monotonic() - self._looked < BEAT_EVERY:
+            return
+        self._looked = time.monotonic()
         for rank, heard in self._heard.items():
-            beat = get(beat_path(self.folder, rank))
-            if beat is not None and beat.get("time") != heard.beat.get("time"):
-                self._heard[rank] = _Heard(beat)
+            beat = self._meeting.get(beat_name(rank), Heard)
+            if beat is not None and beat != heard.beat:
+                self._heard[rank] = _Last(beat)
+                self._tell_of_strangers(beat.strangers)
         self._raise_if_silent()
-        if self._gone() or any(words_path(self.folder, rank).exists() for rank in self._heard):
+        if self._gone() or any(self._meeting.has(words_name(rank)) for rank in self._heard):
             self._wrong_since = self._wrong_since or time.monotonic()
             if time.monotonic() - self._wrong_since > _SETTLE:
                 raise self._cause()
+
+    def _tell_of_strangers(self, num: int) -> None:
+        if num > self._num_strangers:
+            self._num_strangers = num
+            what = f"{num} connection(s) to the ranks of stage {self.context.settings.name!r} were turned away"
+            print(f"{what}: who made them does not know the ranks' secret. From where: {self._log(0)}", file=sys.stderr)
+
+    def _log(self, rank: int) -> Path:
+        return self.folder / log_name(rank)
 
     def _raise_if_silent(self) -> None:
         for rank, heard in self._heard.items():
@@ -195,38 +221,37 @@ class Group(AbstractContextManager["Group"]):
         """Exit status of each rank started here that has ended without a word."""
         ended = {rank: process.poll() for rank, process in self._processes.items()}
         return {
-            rank: code
-            for rank, code in ended.items()
-            if code is not None and not words_path(self.folder, rank).exists()
+            rank: code for rank, code in ended.items() if code is not None and not self._meeting.has(words_name(rank))
         }
 
     def _cause(self) -> UserError:
         """Who was refused something comes first, then who died without a word, then whoever failed first."""
-        words = {rank: said for rank in self._heard if (said := get(words_path(self.folder, rank)))}
-        for rank, user in ((rank, said["user"]) for rank, said in words.items() if said["user"]):
+        words = {rank: said for rank in self._heard if (said := self._meeting.get(words_name(rank), Words))}
+        for rank, user in ((rank, said.user) for rank, said in words.items() if said.user):
             # What all ranks say alike is of no one of them.
-            alike = sum(said["user"] == user for said in words.values()) == self.ranks.num
-            where = user["where"] if alike else f"rank {rank}: {user['where']}"
-            return UserError(user["what"], where=where, mend=user["mend"])
+            alike = sum(said.user == user for said in words.values()) == self.ranks.num
+            where = user.where if alike else f"rank {rank}: {user.where}"
+            return UserError(user.what, where=where, mend=user.mend)
         for rank, code in self._gone().items():
             how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
             return self._error(rank, how, "signal" if code < 0 else "rank ended")
         for rank, heard in self._heard.items():
             if rank not in words and heard.silence > _BEATS_MISSED:
                 return self._error(rank, "died without a word, or was stopped", "rank died")
-        rank = min(words, key=lambda each: words[each]["time"])
-        return self._error(rank, f"failed: {words[rank]['text']}", "rank failed")
+        rank = min(words, key=lambda each: words[each].time)
+        return self._error(rank, f"failed: {words[rank].text}", "rank failed")
 
     def _error(self, rank: int, what: str, cause: str) -> RankError:
-        host, pid, step = (self._heard[rank].beat.get(name) for name in ("host", "pid", "step"))
-        at = f" at step {step + 1}" if isinstance(step, int) else ""
-        name = f"rank {rank} on {host} (process {pid})" if host else f"rank {rank}, which never came,"
-        text = f"{name} {what}{at}.{self._behind(rank)} Its log: {log_path(self.folder, rank)}"
+        beat = self._heard[rank].beat
+        at = f" at step {beat.step + 1}" if beat and beat.step is not None else ""
+        name = f"rank {rank} on {beat.host} (process {beat.pid})" if beat else f"rank {rank}, which never came,"
+        text = f"{name} {what}{at}.{self._behind(rank)} Its log: {self._log(rank)}"
         return RankError(text, cause=cause, where=f"stage {self.context.settings.name!r}")
 
     def _behind(self, named: int) -> str:
         """Which ranks the others waited for, as far as their steps tell."""
-        steps = {rank: step for rank, heard in self._heard.items() if (step := heard.beat.get("step")) is not None}
+        beats = {rank: heard.beat for rank, heard in self._heard.items() if heard.beat}
+        steps = {rank: beat.step for rank, beat in beats.items() if beat.step is not None}
         last = max(steps.values(), default=0)
         behind = [rank for rank, step in steps.items() if step < last]
         if named in behind:

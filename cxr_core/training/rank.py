@@ -4,6 +4,7 @@ It trains one interval after the other, as it is told to. Whatever it fails of, 
 and ends with 0: what becomes of the attempt is decided by its starter alone.
 """
 
+import os
 import sys
 import time
 import traceback
@@ -11,14 +12,29 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import Discriminator, TypeAdapter
 
 from cxr_core.errors import UserError
 from cxr_core.runs.failures import text_of
+from cxr_core.runs.plan import Shard
 from cxr_core.runs.progress import heartbeat
-from cxr_core.training.rendezvous import ANSWER, GROUP, ORDER, Beat, RankPlace, get, put, wait_for, words_path
+from cxr_core.training.rendezvous import (
+    ANSWER,
+    GROUP,
+    ORDER,
+    About,
+    Answer,
+    Beat,
+    Meeting,
+    Order,
+    RankPlace,
+    Refusal,
+    Words,
+    wait_until,
+    words_name,
+)
 
 _PAUSE = 0.1
 _WAIT = 1.0
@@ -27,9 +43,10 @@ _VISIBLE_SECONDS = 120
 """How long a receipt that another node wrote may stay unseen."""
 
 
-def run_rank(folder: Path, rank: int, local_rank: int) -> None:
-    """Be one rank of the group that meets in `folder`, until it is over."""
-    beat = Beat(folder, rank)
+def run_rank(folder: Path, rank: int, local_rank: int) -> NoReturn:
+    """Be one rank of the group that meets in `folder`, until it is over; the process ends with it."""
+    meeting = Meeting.at(folder)
+    beat = Beat(meeting, rank)
     heartbeat.set(beat.progress)
     # Of DeepSpeed's calls of torch; there is nothing that a reader of the log could do about them.
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -37,18 +54,20 @@ def run_rank(folder: Path, rank: int, local_rank: int) -> None:
         _work(folder, rank, local_rank, beat)
     except Exception as error:  # noqa: BLE001 - told to the starter, which raises it
         traceback.print_exc()
-        told = {"what": error.what, "where": error.where, "mend": error.mend} if isinstance(error, UserError) else {}
-        put(words_path(folder, rank), {"time": time.time(), "text": text_of(error), "user": told})
+        told = Refusal(error.what, error.where, error.mend) if isinstance(error, UserError) else None
+        meeting.put(words_name(rank), Words(time.time(), text_of(error), told))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # without a wait for what threads of torch still ask of the other ranks
 
 
 def _work(folder: Path, rank: int, local_rank: int, beat: Beat) -> None:
-    about = get(folder / GROUP)
+    about = beat.meeting.get(GROUP, About)
     assert about is not None
-    place = RankPlace(folder, rank, local_rank, about["size"], about["num_local"], about["first_port"], about["gpus"])
+    place = RankPlace(folder, rank, local_rank, about.size, about.num_local, about.gpus)
     # Only now what takes long to load: the heart beats.
     import torch.distributed as dist
 
-    from cxr_core.runs.plan import Shard
     from cxr_core.runs.stage import Context
     from cxr_core.training.interval import run_interval
     from cxr_core.training.pggan_settings import PgganTrain
@@ -56,44 +75,47 @@ def _work(folder: Path, rank: int, local_rank: int, beat: Beat) -> None:
     from cxr_core.training.world import join, preflight
 
     either = TypeAdapter[DiffusionTrain | PgganTrain](Annotated[DiffusionTrain | PgganTrain, Discriminator("model")])
-    settings = either.validate_python(about["settings"])
+    settings = either.validate_python(about.settings)
     assert settings.ranks is not None
-    inputs = {role: Path(path) for role, path in about["inputs"].items()}
-    context = Context(settings, inputs, about["seed"], Path(about["stage"]))
-    world = join(place, settings.ranks, beat.note)
-    preflight(place, settings.ranks)
-    for order in _orders(folder, world):
-        shard = Shard(**order["shard"])
-        beat.begin(order["number"])
+    inputs = {role: Path(path) for role, path in about.inputs.items()}
+    context = Context(settings, inputs, about.seed, Path(about.stage))
+    world = join(place, settings.ranks, beat.note, beat.strangers)
+    preflight(place, settings.ranks, world)
+    for order, shard in _orders(beat.meeting, world):
+        beat.begin(order.number)
         if shard.start:
-            wait_for(context.folder / "receipts" / f"{shard.extra['after']}.json", _VISIBLE_SECONDS)
-        made = run_interval(context, shard, Path(order["work"]), world=world)
+            receipt = context.folder / "receipts" / f"{shard.extra['after']}.json"
+            wait_until(receipt.exists, receipt, _VISIBLE_SECONDS)
+        made = run_interval(context, shard, Path(order.work), world=world)
         if made is not None:
             paths = {role: str(path) for role, path in made.paths.items()}
-            put(folder / ANSWER, asdict(made) | {"number": order["number"], "paths": paths})
+            answer = Answer(order.number, paths, made.digest, dict(made.counts), dict(made.seconds))
+            beat.meeting.put(ANSWER, answer)
     dist.destroy_process_group()
+    world.leave()
 
 
-def _orders(folder: Path, world: Any) -> Iterator[dict[str, Any]]:
+def _orders(meeting: Meeting, world: Any) -> Iterator[tuple[Order, Shard]]:
     """What rank 0 reads, given to all, until there is to be no more."""
     number = 0
     while True:
-        order = world.broadcast(_next(folder, number) if world.rank == 0 else None)
-        if order is None:
+        told = world.broadcast(_next(meeting, number) if world.rank == 0 else None)
+        if told is None:
             continue
-        if order.get("shard") is None:
+        if told["shard"] is None:
             return
-        yield order
-        number = order["number"]
+        order, shard = Order(**told), Shard(**told["shard"])
+        yield order, shard
+        number = order.number
 
 
-def _next(folder: Path, number: int) -> dict[str, Any] | None:
+def _next(meeting: Meeting, number: int) -> dict[str, Any] | None:
     """The order that comes after the one of this number; None if there is none within a second."""
     deadline = time.monotonic() + _WAIT
     while time.monotonic() < deadline:
-        order = get(folder / ORDER)
-        if order is not None and order["number"] > number:
-            return order
+        order = meeting.get(ORDER, Order)
+        if order is not None and order.number > number:
+            return asdict(order)
         time.sleep(_PAUSE)
     return None
 
