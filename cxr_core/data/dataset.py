@@ -82,6 +82,12 @@ def checked_shard(name: str) -> str:
     return name
 
 
+def checked_findings(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The vocabulary, if it is one. Raises UserError, which is a ValueError."""
+    return Findings(names).names
+
+
+_Text = Annotated[str, Field(max_length=200)]
 _Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0, lt=1 << 50)]
 
@@ -99,7 +105,7 @@ class ShardInfo(TypedDict):
 class DatasetInfo:
     """What `dataset.json` says of the whole: vocabulary, size, counts, digest, and how it came to be."""
 
-    findings: tuple[str, ...]
+    findings: Annotated[tuple[_Text, ...], AfterValidator(checked_findings)]
     size: Annotated[int, Field(ge=1, le=10_000)]
     num_images: _Count
     digest: _Digest
@@ -342,6 +348,11 @@ class Dataset:
                 mend="read it with the version that wrote it, or make the dataset again",
             )
         return cls(folder, info)
+
+    def marks(self) -> dict[str, str]:
+        """What tells its content, by the digest and by each byte of the index, which holds more than that is of."""
+        with Place(self.folder).open(_INDEX) as file:
+            return {"dataset": self.info.digest, "index": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def given_as(self, role: str) -> "Dataset":
         """Itself, if it fits the role: `synthetic` (or `synthetic.1` ...), or any other, which is of real images.

@@ -11,7 +11,7 @@ SPLITS = ("train", "val", "test", "synthetic")
 LONGEST_ID = 255
 """Bytes of an image id, as of a file name."""
 
-_MAY_BE_NULL = {"age", "seed"}
+_MAY_BE_NULL = {"age", "seed", "follow_up"}
 
 
 def png_limit(size: int) -> int:

@@ -85,7 +85,7 @@ def _table(file: BinaryIO, path: Path, schema: pa.Schema | None, columns: Sequen
             raise BadFileError(f"no column {', '.join(lacking)}", path)
         table = parquet.read(columns=wanted).select(wanted)
         for column in table.columns:
-            column.validate()
+            column.validate(full=True)
     return table if schema is None else typed(table, pa.schema([schema.field(name) for name in wanted]), path)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import struct
 import tarfile
 from collections.abc import Callable
@@ -50,13 +51,15 @@ def change_info(folder: Path, **values: Any) -> None:
 
 
 def refused(folder: Path, words: str) -> None:
-    """Every command that looks into the Dataset says `words`, and none writes anything beside it."""
+    """Every command that looks into the Dataset says `words`, and nothing is written beside it."""
     before = sorted(folder.parent.iterdir())
-    for command in ("summary", "verify", "export", "browse"):
-        out = [str(folder.parent / "out")] if command == "export" else []
-        result = CliRunner().invoke(app, ["data", command, str(folder), *out])
+    for command in ("summary", "verify"):
+        result = CliRunner().invoke(app, ["data", command, str(folder)])
         assert isinstance(result.exception, UserError), (command, result.output, result.exception)
         assert words in f"{result.output}{result.exception}", (command, result.output, result.exception)
+    for form in FORMS:
+        with pytest.raises(UserError, match=re.escape(words)):
+            export(Dataset.open(folder), folder.parent / f"out-{form}", form)
     assert sorted(path for path in folder.parent.iterdir() if not path.name.startswith(".out")) == before
 
 
@@ -157,6 +160,7 @@ def test_an_empty_index_is_no_dataset_of_four_images_and_one_of_none_is_told(fol
         {"findings": ["Mass", "Mass"]},
         {"findings": [str(i) for i in range(70)]},
         {"findings": None},
+        {"findings": ["a" * 2000]},
         {"shards": [{"name": "../../a.tar", "bytes": 1, "sha256": "0" * 64, "num_images": 1}]},
         {"shards": [{"name": "/etc/passwd", "bytes": 1, "sha256": "0" * 64, "num_images": 1}]},
         {"shards": [{"name": "a.tar", "bytes": -1, "sha256": "0" * 64, "num_images": 1}]},
@@ -214,7 +218,7 @@ def test_what_is_exported_is_one_png_of_the_datasets_size(tmp_path: Path, spoil:
         change_index(tmp_path / "data", "length", len(png), row)
     for form in FORMS:
         with pytest.raises(UserError, match="not one 8-bit grey PNG of 32 x 32 pixels"):
-            export(Dataset.open(tmp_path / "data"), tmp_path / "out", form)
+            export(Dataset.open(tmp_path / "data"), tmp_path / form, form)
 
 
 def odd_tar(path: Path) -> None:
@@ -267,7 +271,7 @@ def test_a_record_of_generation_that_is_none_is_named_with_its_image(tmp_path: P
     rows = [planted_row("a", split="synthetic", patient_id="", seed=1, generation=text)]
     dataset = write_planted(tmp_path / "data", rows, synthetic=True)
     for write in (lambda: write_page(dataset, tmp_path / "page"), lambda: export(dataset, tmp_path / "out", "dicom")):
-        with pytest.raises(UserError, match="a"):
+        with pytest.raises(UserError, match="image 'a'"):
             write()
 
 
