@@ -41,12 +41,12 @@ def check_grey(png: bytes, size: int, *, where: str) -> None:
     Without decoding it: so that neither a file of another kind nor a picture of another size passes for an image.
     """
     header = struct.pack(">I4sIIBB", 13, b"IHDR", size, size, 8, 0)
-    if png[:8] != SIGNATURE or png[8:26] != header or _end(png) != len(png):
+    if png[:8] != SIGNATURE or png[8:26] != header or end_of(png) != len(png):
         what = f"not one 8-bit grey PNG of {size} x {size} pixels"
         raise UserError(what, where=where, mend="the shard is damaged: make it again")
 
 
-def _end(png: bytes) -> int:
+def end_of(png: bytes) -> int:
     """Where the last chunk of a PNG ends; 0 if there is none."""
     at = len(SIGNATURE)
     while at + 12 <= len(png):
