@@ -473,9 +473,7 @@ class Dataset:
 
     def _faults(self, table: pa.Table) -> Iterator[str]:
         info, shards = self.info, [shard["name"] for shard in self.info.shards]
-        return faults(
-            table, num_images=info.num_images, size=info.size, num_findings=len(info.findings), shards=shards
-        )
+        return faults(table, num_images=info.num_images, size=info.size, num_findings=len(info.findings), shards=shards)
 
     @cached_property
     def _tars(self) -> Tars:
@@ -506,7 +504,11 @@ _INDEX = "index.parquet"
 
 
 def _detail(error: Exception) -> str:
-    return error.what.removeprefix("damaged: ") if isinstance(error, UserError) else getattr(error, "strerror", None) or repr(error)
+    return (
+        error.what.removeprefix("damaged: ")
+        if isinstance(error, UserError)
+        else getattr(error, "strerror", None) or repr(error)
+    )
 
 
 def _damaged(path: Path, detail: str, cause: Exception | None = None) -> UserError:

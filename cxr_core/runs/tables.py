@@ -37,6 +37,16 @@ def read_table(source: Source, schema: pa.Schema | None = None, columns: Sequenc
         return _table(file, path, schema, columns)
 
 
+def read_group(source: Source, number: int) -> pa.Table:
+    """One row group of a Parquet file, which is all that is read of it. Raises as `read_table`."""
+    file, path = _opened(source)
+    with file, _named(path):
+        parquet = _parquet(file, path)
+        if not 0 <= number < parquet.num_row_groups:
+            raise BadFileError(f"has {parquet.num_row_groups:,} row groups, but {number} is wanted", path)
+        return _checked(parquet.read_row_group(number))
+
+
 def read_npy(source: Source, *, mapped: bool = False) -> np.ndarray:
     """An array of numbers; `mapped` leaves it on disk, read-only.
 
@@ -75,18 +85,27 @@ def _named(path: Path) -> Any:
 
 def _table(file: BinaryIO, path: Path, schema: pa.Schema | None, columns: Sequence[str] | None) -> pa.Table:
     with _named(path):
-        _check_footer(file, path)
-        parquet = pq.ParquetFile(file)
-        rows, size = parquet.metadata.num_rows, _bytes_of(parquet.metadata)
-        if not 0 <= rows <= MOST_ROWS or not 0 <= size <= MOST_BYTES:
-            raise BadFileError(f"{rows:,} rows of {size:,} bytes: at most {MOST_ROWS:,} of {MOST_BYTES:,}", path)
+        parquet = _parquet(file, path)
         wanted = list(schema.names if schema is not None and columns is None else columns or parquet.schema_arrow.names)
         if lacking := [name for name in wanted if parquet.schema_arrow.names.count(name) != 1]:
             raise BadFileError(f"no column {', '.join(lacking)}", path)
-        table = parquet.read(columns=wanted).select(wanted)
-        for column in table.columns:
-            column.validate(full=True)
+        table = _checked(parquet.read(columns=wanted).select(wanted))
     return table if schema is None else typed(table, pa.schema([schema.field(name) for name in wanted]), path)
+
+
+def _parquet(file: BinaryIO, path: Path) -> pq.ParquetFile:
+    _check_footer(file, path)
+    parquet = pq.ParquetFile(file)
+    rows, size = parquet.metadata.num_rows, _bytes_of(parquet.metadata)
+    if not 0 <= rows <= MOST_ROWS or not 0 <= size <= MOST_BYTES:
+        raise BadFileError(f"{rows:,} rows of {size:,} bytes: at most {MOST_ROWS:,} of {MOST_BYTES:,}", path)
+    return parquet
+
+
+def _checked(table: pa.Table) -> pa.Table:
+    for column in table.columns:
+        column.validate(full=True)  # of texts, that they are UTF-8
+    return table
 
 
 def _check_footer(file: BinaryIO, path: Path) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from cxr_core.data.dataset import SCHEMA, Dataset
 from cxr_core.data.png import encode_grey
@@ -23,7 +24,6 @@ from cxr_core.export.write import export
 from cxr_core.runs.files import sha256_file
 from jobs.cli import app
 from tests.planted import planted_image, planted_row, planted_rows, write_planted
-from typer.testing import CliRunner
 
 FORMS = ("imagefolder", "webdataset", "nih")
 
@@ -93,7 +93,9 @@ def test_a_link_where_the_tars_lie_is_not_followed(folder: Path, what: str) -> N
     assert any("a link" in line for line in Dataset.open(folder).verify())
 
 
-@pytest.mark.parametrize("name", ["../../victim", "/tmp/victim", ".hidden", "a/../../b", "a\nb", "a\x1b[2J", "", "a" * 256])
+@pytest.mark.parametrize(
+    "name", ["../../victim", "/tmp/victim", ".hidden", "a/../../b", "a\nb", "a\x1b[2J", "", "a" * 256]
+)
 def test_an_image_id_is_the_name_of_one_file_or_is_refused(folder: Path, name: str) -> None:
     change_index(folder, "image_id", name)
     refused(folder, "no plain name")
@@ -282,7 +284,9 @@ def write_index(folder: Path, table: pa.Table) -> None:
 def test_an_index_of_other_types_or_text_is_refused(folder: Path) -> None:
     table = pq.read_table(folder / "index.parquet")
     place = table.column_names.index("prompt")
-    broken = pa.Array.from_buffers(pa.string(), 4, [None, pa.py_buffer(struct.pack("<5i", 0, 1, 2, 3, 4)), pa.py_buffer(b"\xff\xfe\xfd\xfc")])
+    broken = pa.Array.from_buffers(
+        pa.string(), 4, [None, pa.py_buffer(struct.pack("<5i", 0, 1, 2, 3, 4)), pa.py_buffer(b"\xff\xfe\xfd\xfc")]
+    )
     for values in (pa.array([{"a": 1}] * 4), pa.array([[1]] * 4), broken):
         write_index(folder, table.set_column(place, "prompt", values))
         refused(folder, "index.parquet")

@@ -35,7 +35,14 @@ def stage(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["../../private.png", "../patient.png", "{}/private.png", "shards/../../patient.png", "shards/link.png", "far/a.png"]
+    [
+        "../../private.png",
+        "../patient.png",
+        "{}/private.png",
+        "shards/../../patient.png",
+        "shards/link.png",
+        "far/a.png",
+    ]
     + ["", ".", "..", "shards", "/dev/zero", "/proc/self/environ", "a\0b", "a\x1b[2J.png", "x" * 300, "shards/pipe"],
 )
 def test_no_picture_from_elsewhere_is_embedded(stage: Path, name: str) -> None:
@@ -51,7 +58,15 @@ def test_no_picture_from_elsewhere_is_embedded(stage: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"PRIVATE KEY", huge(), PNG + b"PRIVATE KEY", PNG[:-1], PNG[:20], cv2.imencode(".jpg", np.zeros((8, 8)))[1].tobytes()],
+    [
+        b"",
+        b"PRIVATE KEY",
+        huge(),
+        PNG + b"PRIVATE KEY",
+        PNG[:-1],
+        PNG[:20],
+        cv2.imencode(".jpg", np.zeros((8, 8)))[1].tobytes(),
+    ],
     ids=["empty", "key", "huge", "key behind it", "cut", "cut header", "jpeg"],
 )
 def test_what_is_no_png_is_not_embedded(stage: Path, content: bytes) -> None:
@@ -68,7 +83,9 @@ def test_a_large_file_is_not_read(stage: Path) -> None:
         png_of(stage, "shards/grid.png", "alt")
 
 
-@pytest.mark.parametrize("spoil", [lambda path: path.symlink_to("../../../../private.png"), lambda path: path.write_bytes(huge()), os.mkfifo])
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.symlink_to("../../../../private.png"), lambda path: path.write_bytes(huge()), os.mkfifo]
+)
 def test_a_preview_is_a_picture_of_the_stage(stage: Path, spoil: Callable[[Path], object]) -> None:
     folder = stage / "shards" / "00000-preview"
     folder.mkdir()
