@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class FeatureCache:
                     return None  # ours are not compressed, and what is may be of any size
                 with np.load(file, allow_pickle=False) as found:
                     return {name: found[name] for name in found.files}
-        except (OSError, ValueError, EOFError, RuntimeError, MemoryError, NotImplementedError, zipfile.BadZipFile):
+        except (OSError, ValueError, EOFError, RuntimeError, MemoryError, SyntaxError, TokenError, zipfile.BadZipFile):
             return None
 
     def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:

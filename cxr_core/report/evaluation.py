@@ -13,6 +13,7 @@ from cxr_core.report.datasets import not_yet
 from cxr_core.report.picture import data_uri, read_picture
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain, several
+from cxr_core.runs.door import read_bytes
 
 
 def pictures_section(run: RunView) -> Section:
@@ -42,7 +43,7 @@ def read_metrics(stage: StageView) -> Metrics:
     """metrics.json of a finished evaluate stage. Raises UserError naming the file if it is missing or malformed."""
     path = stage.folder.path / FILE
     try:
-        return Metrics.model_validate_json(path.read_bytes())
+        return Metrics.model_validate_json(read_bytes(path))
     except (OSError, ValidationError) as error:
         raise UserError(f"not the metrics of an evaluate stage ({error})", where=str(path), mend=_AGAIN) from error
 

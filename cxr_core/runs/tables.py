@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -72,14 +73,20 @@ def typed(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         return table.select(schema.names).cast(schema)
 
 
+_ODD = (
+    *(OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, pa.ArrowException),
+    *(SyntaxError, TokenError, RecursionError),  # numpy reads an npy file's header as a piece of Python
+)
+
+
 @contextmanager
-def _named(path: Path) -> Any:
+def _named(path: Path) -> Iterator[None]:
     """Whatever the libraries raise of bytes that are none of theirs, as a BadFileError."""
     try:
         yield
     except BadFileError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, pa.ArrowException) as error:
+    except _ODD as error:
         raise BadFileError(f"damaged: {str(error)[:300] or type(error).__name__}", path) from error
 
 

@@ -42,8 +42,8 @@ def stage(tmp_path: Path) -> Path:
         "shards/../../patient.png",
         "shards/link.png",
         "far/a.png",
-    ]
-    + ["", ".", "..", "shards", "/dev/zero", "/proc/self/environ", "a\0b", "a\x1b[2J.png", "x" * 300, "shards/pipe"],
+        *("", ".", "..", "shards", "/dev/zero", "/proc/self/environ", "a\0b", "a\x1b[2J.png", "x" * 300, "shards/pipe"),
+    ],
 )
 def test_no_picture_from_elsewhere_is_embedded(stage: Path, name: str) -> None:
     (stage / "shards" / "link.png").symlink_to(stage.parents[1] / "private.png")
