@@ -279,7 +279,7 @@ def _apply(config: dict[str, Any], override: str) -> None:
         raise UserError(f"{override!r}: {parents[-1]!r} has no parts")
     try:
         place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{override!r}: the value is not YAML ({error})", mend="quote it: 'key=\"text\"'") from error
 
 

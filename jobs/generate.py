@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxr_core.data.captions import warning
 from cxr_core.data.dataset import Dataset, committed_parts, committed_tars, write_index_of_parts
@@ -50,6 +49,7 @@ from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_js
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.runs.tables import read_table
 from cxr_core.settings import without_paths
 
 _BYTES_A_PIXEL = 0.5
@@ -293,7 +293,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         equal.watch(committed_parts(context.folder, receipts)),
         committed_tars(context.folder, receipts),
         findings=findings,
-        size=int(pq.read_table(receipts[0].path(context.folder, "rows"), columns=["width"])["width"][0].as_py()),
+        size=int(read_table(receipts[0].path(context.folder, "rows"), columns=["width"])["width"][0].as_py()),
         synthetic=True,
         about=about,
     )
@@ -330,7 +330,7 @@ def _gate(context: Context, receipts: Sequence[Receipt], findings: Findings) -> 
     from cxr_core.generation.acceptance import tally
 
     rule = _rule(context)
-    looks = (pq.read_table(receipt.path(context.folder, "gate")) for receipt in receipts)
+    looks = (read_table(receipt.path(context.folder, "gate")) for receipt in receipts)
     accepted = tally(looks, rule.findings, findings)
     return {**rule.model_dump(mode="json"), "acceptance": accepted.model_dump(mode="json")}
 
@@ -339,7 +339,7 @@ def _again(folder: Path, equal: EqualPixels) -> Iterator[dict[str, str]]:
     """Problems of images with the pixels of another, in whatever shard."""
     places = equal.again()
     if len(places):
-        ids = pq.read_table(folder / "index.parquet", columns=["image_id"])["image_id"]
+        ids = read_table(folder / "index.parquet", columns=["image_id"])["image_id"]
         for image_id in ids.take(places).to_pylist():
             yield problem("duplicate_pixels", image_id, "", "the same pixels as an image before it", "kept")
 

@@ -21,6 +21,7 @@ from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_at
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.runs.tables import read_table
 from cxr_core.training.data_order import some
 
 _BYTES_AN_IMAGE = 3000
@@ -65,7 +66,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     settings: InvertStage = context.settings
     dataset = Dataset.open(context.inputs["dataset"])
     inverter = Inverter(open_pggan(_model(context)), settings, context.seed)
-    rows = pd.read_parquet(context.plan_folder / "rows.parquet").iloc[shard.start : shard.stop]
+    rows = read_table(context.plan_folder / "rows.parquet").to_pandas().iloc[shard.start : shard.stop]
     of_dataset = dataset.rows.set_index("image_id", drop=False)
     images = dataset.images(of_dataset.loc[rows["image_id"]])
     with threads(settings.threads):
@@ -84,7 +85,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
     """Write the bank."""
     settings: InvertStage = context.settings
-    rows = pd.concat([pd.read_parquet(receipt.path(context.folder, "latents")) for receipt in receipts])
+    rows = pd.concat([read_table(receipt.path(context.folder, "latents")).to_pandas() for receipt in receipts])
     facts = {
         "digest": sha256_text(canonical_json([receipt.digest for receipt in receipts])),
         "method": settings.method,

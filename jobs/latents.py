@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from cxr_core.data.dataset import Dataset, write_parquet
@@ -19,6 +18,7 @@ from cxr_core.runs.files import canonical_json, sha256_file, sha256_text
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.runs.tables import read_npy, read_table
 from cxr_core.training.settings import LatentsStage
 
 ROLES = ("moments", "token_ids")
@@ -81,10 +81,10 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
 
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
     """Write rows.parquet and latents.json."""
-    rows = pd.read_parquet(context.plan_folder / "rows.parquet")
+    rows = read_table(context.plan_folder / "rows.parquet").to_pandas()
     write_parquet(context.folder / "rows.parquet", pa.Table.from_pandas(rows, preserve_index=False))
     dataset = Dataset.open(context.inputs["dataset"])
-    moments, token_ids = (np.load(receipts[0].path(context.folder, role), mmap_mode="r") for role in ROLES)
+    moments, token_ids = (read_npy(receipts[0].path(context.folder, role), mapped=True) for role in ROLES)
     info = LatentsInfo(
         num_images=len(rows),
         latent_shape=(moments.shape[1] // 2, *moments.shape[2:]),

@@ -5,27 +5,33 @@ Real and synthetic data have this one form, so every stage takes either. Images 
 
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from cxr_core.data.findings import Findings
 from cxr_core.data.identity import same_patients
-from cxr_core.data.png import decode_grey
+from cxr_core.data.index import faults
+from cxr_core.data.members import odd_members
+from cxr_core.data.png import check_grey, decode_grey
+from cxr_core.data.tars import Tars
 from cxr_core.errors import UserError
-from cxr_core.runs.files import atomic_path, canonical_json, read_json, sha256_file, write_json
+from cxr_core.runs.door import BadFileError, Place, checked_inside, parse, place_of
+from cxr_core.runs.files import atomic_path, canonical_json, write_json
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.tables import read_table
 
 FORMAT = 1
 
@@ -65,23 +71,44 @@ _ROW_GROUP = 1 << 16
 _CAPTION = ("image_id", "patient_id", "split", "view", "labels", "prompt", "generation")
 
 
+FIRST_DRAWS = "first_draws"
+"""Folder of the one kind of Dataset whose tars lie beside it: `../shards/<name>`, in its stage's folder."""
+_BESIDE = "../shards/"
+
+
+def checked_shard(name: str) -> str:
+    """The path of a tar relative to the Dataset's folder. Raises ValueError if it leads anywhere else."""
+    checked_inside(name.removeprefix("../") if name.startswith(_BESIDE) else name)
+    return name
+
+
+def checked_findings(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The vocabulary, if it is one. Raises UserError, which is a ValueError."""
+    return Findings(names).names
+
+
+_Text = Annotated[str, Field(max_length=200)]
+_Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=0, lt=1 << 50)]
+
+
 class ShardInfo(TypedDict):
     """A tar shard as `dataset.json` lists it; `name` is its path relative to the dataset's folder."""
 
-    name: str
-    bytes: int
-    sha256: str
-    num_images: int
+    name: Annotated[str, AfterValidator(checked_shard)]
+    bytes: _Count
+    sha256: _Digest
+    num_images: _Count
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
     """What `dataset.json` says of the whole: vocabulary, size, counts, digest, and how it came to be."""
 
-    findings: tuple[str, ...]
-    size: int
-    num_images: int
-    digest: str
+    findings: Annotated[tuple[_Text, ...], AfterValidator(checked_findings)]
+    size: Annotated[int, Field(ge=1, le=10_000)]
+    num_images: _Count
+    digest: _Digest
     shards: tuple[ShardInfo, ...]
     synthetic: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -257,7 +284,7 @@ def committed_parts(
 ) -> Iterator[pa.Table]:
     """The rows of each shard by image id, naming its committed tar relative to the stage's folder."""
     for receipt in receipts:
-        rows = pq.read_table(receipt.path(stage_folder, rows_role), schema=SCHEMA).sort_by("image_id")
+        rows = read_table(place_of(receipt.path(stage_folder, rows_role), stage_folder), SCHEMA).sort_by("image_id")
         tar = receipt.path(stage_folder, tar_role).relative_to(stage_folder).as_posix()
         yield rows.set_column(SCHEMA.get_field_index("shard"), "shard", pa.array([tar] * len(rows), pa.string()))
 
@@ -287,9 +314,6 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-_INFO = TypeAdapter(DatasetInfo)
-
-
 @dataclass(frozen=True)
 class Dataset:
     """A Dataset folder opened for reading.
@@ -312,14 +336,11 @@ class Dataset:
                 "not a Dataset: it has no dataset.json", where=str(folder), mend="give the folder of a finished stage"
             )
         try:
-            value = read_json(path)
-            number = value["format"]
-            info = _INFO.validate_python(value) if number == FORMAT else None
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise _damaged(path, repr(error), error) from error
+            text = Place(folder).read(path.name)
+            number = parse(text, dict[str, Any], path).get("format")
+            info = parse(text, DatasetInfo, path) if number == FORMAT else None
+        except (OSError, UserError) as error:
+            raise _damaged(path, _detail(error), error) from error
         if info is None:
             raise UserError(
                 f"format {number!r}, but this version reads {FORMAT}",
@@ -327,6 +348,11 @@ class Dataset:
                 mend="read it with the version that wrote it, or make the dataset again",
             )
         return cls(folder, info)
+
+    def marks(self) -> dict[str, str]:
+        """What tells its content, by the digest and by each byte of the index, which holds more than that is of."""
+        with Place(self.folder).open(_INDEX) as file:
+            return {"dataset": self.info.digest, "index": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def given_as(self, role: str) -> "Dataset":
         """Itself, if it fits the role: `synthetic` (or `synthetic.1` ...), or any other, which is of real images.
@@ -349,15 +375,11 @@ class Dataset:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """One row an image (`SCHEMA`), sorted by image id. Raises UserError where the index is missing or damaged."""
-        path = self.folder / "index.parquet"
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, str(error), error) from error
-        lacking = [name for name in SCHEMA.names if name not in table.column_names]
-        if lacking:
-            raise _damaged(path, f"no column {', '.join(lacking)}")
+        """One row an image (`SCHEMA`), sorted by image id. Raises UserError where the index is missing, damaged or
+        holds what no Dataset of `info` has."""
+        table = self._table()
+        for fault in self._faults(table):
+            raise _damaged(self.folder / _INDEX, fault)
         rows = table.to_pandas()
         if not self.barred:
             return rows
@@ -375,17 +397,17 @@ class Dataset:
     def png(self, row: Any) -> bytes:
         """The stored PNG of one row (a namedtuple of `rows.itertuples()` or a Series).
 
-        Raises UserError where its shard is missing, unreadable or too short.
+        Raises UserError where its shard is missing, unreadable, too short or no file of this Dataset, and where it is
+        no PNG of the Dataset's size.
         """
         path = self.folder / row.shard
         try:
-            with path.open("rb") as tar:
-                tar.seek(row.offset)
-                png = tar.read(row.length)
-        except OSError as error:
-            raise _damaged(path, f"image {row.image_id!r} cannot be read: {error.strerror}", error) from error
+            png = self._tars.read(self._below(row.shard), row.offset, row.length)
+        except (OSError, UserError) as error:
+            raise _damaged(path, f"image {row.image_id!r} cannot be read: {_detail(error)}", error) from error
         if len(png) != row.length:
             raise _damaged(path, f"ends before image {row.image_id!r} does")
+        check_grey(png, self.info.size, where=f"{row.shard}:{row.image_id}")
         return png
 
     def image(self, row: Any) -> np.ndarray:
@@ -406,32 +428,87 @@ class Dataset:
 
     def verify(self) -> Iterator[str]:
         """Yield one line for each thing that is not as recorded: shard bytes, image pixels, the digest."""
-        missing = [shard["name"] for shard in self.info.shards if not (self.folder / shard["name"]).is_file()]
+        missing = [shard["name"] for shard in self.info.shards if not self._has(shard["name"])]
         yield from (f"{name}: missing" for name in missing)
         for shard in self.info.shards:
             if shard["name"] not in missing:
                 yield from self._verify_shard(shard)
         try:
-            rows = self.rows
+            found = [f"index.parquet: {fault}" for fault in self._faults(self._table())]
+            rows = self.rows if not found else None
         except UserError as error:
-            yield f"index.parquet: {error.what}"
-            return
-        for row in rows[~rows["shard"].isin(missing)].itertuples():
+            found, rows = [f"index.parquet: {error.what}"], None
+        yield from found
+        if rows is not None:
+            yield from self._verify_images(rows[~rows["shard"].isin(missing)])
+            if dataset_digest(rows) != self.info.digest:
+                yield "index.parquet: another digest than dataset.json records"
+
+    def _verify_images(self, rows: pd.DataFrame) -> Iterator[str]:
+        for row in rows.itertuples():
             try:
                 if pixel_sha256(self.image(row)) != row.pixel_sha256:
                     yield f"{row.image_id} in {row.shard}: pixels differ from the index"
             except UserError as error:
                 yield f"{row.image_id} in {row.shard}: {error.what}"
-        if dataset_digest(rows) != self.info.digest:
-            yield "index.parquet: another digest than dataset.json records"
 
     def _verify_shard(self, shard: ShardInfo) -> Iterator[str]:
-        path = self.folder / shard["name"]
+        place, name = self._place.within(self._below(shard["name"]))
         try:
-            if sha256_file(path) != shard["sha256"]:
-                yield f"{shard['name']}: {path.stat().st_size} bytes with another sha256 than recorded"
-        except OSError as error:
-            yield f"{shard['name']}: cannot be read: {error.strerror}"
+            with place.open(name) as file:
+                size = os.fstat(file.fileno()).st_size
+                is_other = size != shard["bytes"] or hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]
+                if is_other:
+                    yield f"{shard['name']}: {size} bytes with another sha256 than recorded"
+                file.seek(0)
+                yield from (f"{shard['name']}: {fault}" for fault in odd_members(file, is_whole=not is_other))
+        except (OSError, UserError) as error:
+            yield f"{shard['name']}: cannot be read: {_detail(error)}"
+
+    def _table(self) -> pa.Table:
+        try:
+            return read_table((Place(self.folder), _INDEX), SCHEMA)
+        except (OSError, UserError) as error:
+            raise _damaged(self.folder / _INDEX, _detail(error), error) from error
+
+    def _faults(self, table: pa.Table) -> Iterator[str]:
+        info, shards = self.info, [shard["name"] for shard in self.info.shards]
+        return faults(table, num_images=info.num_images, size=info.size, num_findings=len(info.findings), shards=shards)
+
+    @cached_property
+    def _tars(self) -> Tars:
+        return Tars(self._place)
+
+    @cached_property
+    def _place(self) -> Place:
+        """The folder that the tars lie in: the Dataset's, or of first draws that of their stage."""
+        folder = self.folder.absolute()
+        return Place(folder.parent if folder.name == FIRST_DRAWS else folder)
+
+    def _below(self, shard: str) -> str:
+        """The path of a tar below `_place`."""
+        if self._place.path == self.folder.absolute():
+            return shard
+        return shard.removeprefix("../") if shard.startswith(_BESIDE) else f"{FIRST_DRAWS}/{shard}"
+
+    def _has(self, shard: str) -> bool:
+        """Whether there is anything where a tar must be."""
+        try:
+            place, name = self._place.within(self._below(shard))
+            return place.has(name)
+        except BadFileError:
+            return True  # which `_verify_shard` names
+
+
+_INDEX = "index.parquet"
+
+
+def _detail(error: Exception) -> str:
+    return (
+        error.what.removeprefix("damaged: ")
+        if isinstance(error, UserError)
+        else getattr(error, "strerror", None) or repr(error)
+    )
 
 
 def _damaged(path: Path, detail: str, cause: Exception | None = None) -> UserError:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from cxr_core.data.findings import Findings
 from cxr_core.data.paths import spelled, unspelled
@@ -27,6 +26,7 @@ from cxr_core.runs.progress import bar
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.sources import NO_PLAN, paths_named
 from cxr_core.runs.stage import Context
+from cxr_core.runs.tables import read_table
 
 RECORD = "source_images.parquet"
 """In the stage's folder: path, size and time of each image and, without an image id, of the folders they lie in."""
@@ -57,7 +57,7 @@ def _image_folders(settings: PreprocessStage) -> tuple[Path, ...]:
 def record(context: Context) -> None:
     """Write down size and time of the images of a plan that was just frozen."""
     if not isinstance(context.settings.data, PhantomData):
-        rows = pq.read_table(context.plan_folder / "source.parquet", columns=["image_id", "file"]).to_pandas()
+        rows = read_table(context.plan_folder / "source.parquet", columns=["image_id", "file"]).to_pandas()
         _write(context, _seen(context.settings, rows))
 
 
@@ -72,7 +72,7 @@ def changes(context: Context, plan: Plan, changed_tables: Sequence[str], *, is_f
     if not (context.folder / RECORD).exists():  # of a plan from before there were such records
         record(context)
         return list(changed_tables)
-    before = pd.read_parquet(context.folder / RECORD)
+    before = read_table(context.folder / RECORD).to_pandas()
     now = before.assign(**_states(before["file"]))
     images = before["image_id"] != ""
     gone = now["size"] < 0
@@ -91,7 +91,7 @@ def _look_closer(
     context: Context, plan: Plan, changed_tables: Sequence[str], now: pd.DataFrame, differs: pd.Series, *, anew: bool
 ) -> list[str]:
     """By what comes of the tables (where one differs, or an image is gone or new) and of the images that differ."""
-    old = pq.read_table(context.plan_folder / "source.parquet").to_pandas()
+    old = read_table(context.plan_folder / "source.parquet").to_pandas()
     rows = old
     if changed_tables or anew:
         try:
@@ -197,7 +197,7 @@ def _made(context: Context, plan: Plan, ids: pd.Series, wanted: set[str]) -> dic
         if not names or shard.id not in done:
             continue
         receipt = folder.receipt(shard.id)
-        rows = pq.read_table(receipt.path(context.folder, "rows"), columns=["image_id", "source_sha256"]).to_pandas()
+        rows = read_table(receipt.path(context.folder, "rows"), columns=["image_id", "source_sha256"]).to_pandas()
         found |= {name: _kinds(receipt.problems, name) for name in names}
         found |= {name: sha256 for name, sha256 in rows.itertuples(index=False) if name in names}
     return found

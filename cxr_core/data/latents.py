@@ -3,21 +3,23 @@
 A folder with `latents.json`, `rows.parquet` (a row an image, sorted by image id) and two npy files a shard.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from cxr_core.data.splits import choose_patients
 from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, write_json
+from cxr_core.runs.door import BadFileError, Inside, Place, parse
+from cxr_core.runs.files import write_json
+from cxr_core.runs.tables import read_npy, read_table
 
 FORMAT = 1
 SPLITS = ("train", "val", "synthetic")
@@ -25,6 +27,19 @@ SPLITS = ("train", "val", "synthetic")
 Test patients are never trained on."""
 
 COLUMNS = ["image_id", "patient_id", "split", "view", "labels", "prompt"]
+
+
+_ROWS = pa.schema([(name, pa.int64() if name == "labels" else pa.string()) for name in COLUMNS])
+_Side = Annotated[int, Field(ge=1, le=1 << 16)]
+_Count = Annotated[int, Field(ge=0, lt=1 << 50)]
+
+
+class LatentShard(TypedDict):
+    """The files of one shard, by their paths relative to the cache's folder."""
+
+    moments: Inside
+    token_ids: Inside
+    num_images: _Count
 
 
 @dataclass(frozen=True)
@@ -37,15 +52,15 @@ class LatentsInfo:
     {"moments": name, "token_ids": name, "num_images": n}.
     """
 
-    num_images: int
-    latent_shape: tuple[int, int, int]
-    num_tokens: int
+    num_images: _Count
+    latent_shape: tuple[_Side, _Side, _Side]
+    num_tokens: _Side
     dtype: str
     dataset: str
     findings: tuple[str, ...]
     vae: str
     digest: str
-    shards: tuple[Mapping[str, str | int], ...]
+    shards: tuple[LatentShard, ...]
     boxed_split: Mapping[str, Any] | None = None
     format: int = FORMAT
 
@@ -99,13 +114,14 @@ class LatentCache:
                 "not a latent cache: it has no latents.json", where=str(folder), mend="name a finished latents stage"
             )
         try:
-            value = read_json(path)
-            if value.get("format") != FORMAT:
-                raise UserError(f"format {value.get('format')!r}, but this version reads {FORMAT}", where=str(path))
-            lists = {name: tuple(value[name]) for name in ("latent_shape", "findings", "shards")}
-            return cls(folder, LatentsInfo(**value | lists))
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise _damaged(path, repr(error)) from error
+            text = Place(folder).read(path.name)
+            number = parse(text, dict[str, Any], path).get("format")
+            info = parse(text, LatentsInfo, path) if number == FORMAT else None
+        except BadFileError as error:
+            raise _damaged(path, error.what) from error
+        if info is None:
+            raise UserError(f"format {number!r}, but this version reads {FORMAT}", where=str(path))
+        return cls(folder, info)
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -115,9 +131,12 @@ class LatentCache:
         """
         path = self.folder / "rows.parquet"
         try:
-            rows = pq.read_table(path, columns=COLUMNS).to_pandas()
-        except (FileNotFoundError, pa.ArrowException) as error:
-            raise _damaged(path, repr(error)) from error
+            table = read_table((Place(self.folder), path.name), _ROWS)
+        except (OSError, BadFileError) as error:
+            raise _damaged(path, str(error)) from error
+        if sum(column.null_count for column in table.columns):
+            raise _damaged(path, "rows without a value")
+        rows = table.to_pandas()
         if len(rows) != self.info.num_images:
             raise _damaged(path, f"{len(rows)} rows, but latents.json lists {self.info.num_images} images")
         return rows
@@ -142,18 +161,16 @@ class LatentCache:
 
     def _stacked(self, role: str, shape: tuple[int, ...]) -> Stacked:
         """The shards' files of one role; `shape` is that of one image's entry."""
-        try:
-            files = [(self.folder / str(shard[role]), (int(shard["num_images"]), *shape)) for shard in self.info.shards]
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(self.folder / "latents.json", repr(error)) from error
-        return Stacked([_mapped(path, wanted) for path, wanted in files])
+        names = [(str(shard[role]), shard["num_images"]) for shard in self.info.shards]  # type: ignore[literal-required]
+        return Stacked([_mapped(self.folder, name, (num, *shape)) for name, num in names])
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _mapped(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    path = folder / name
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r")
-    except (FileNotFoundError, EOFError, ValueError) as error:
-        raise _damaged(path, repr(error)) from error
+        array = read_npy(Place(folder).within(name), mapped=True)
+    except (OSError, BadFileError) as error:
+        raise _damaged(path, str(error)) from error
     if array.shape != shape:
         raise _damaged(path, f"its shape is {array.shape}, but latents.json says {shape}")
     return array

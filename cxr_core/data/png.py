@@ -35,6 +35,28 @@ def encode_grey(pixels: np.ndarray, disclaimer: str = "") -> bytes:
     return b"".join((SIGNATURE, _chunk(b"IHDR", header), text, _chunk(b"IDAT", data), _chunk(b"IEND", b"")))
 
 
+def check_grey(png: bytes, size: int, *, where: str) -> None:
+    """Raise UserError naming `where` unless the bytes are one PNG of 8-bit grey, `size` x `size`, and nothing after it.
+
+    Without decoding it: so that neither a file of another kind nor a picture of another size passes for an image.
+    """
+    header = struct.pack(">I4sIIBB", 13, b"IHDR", size, size, 8, 0)
+    if png[:8] != SIGNATURE or png[8:26] != header or end_of(png) != len(png):
+        what = f"not one 8-bit grey PNG of {size} x {size} pixels"
+        raise UserError(what, where=where, mend="the shard is damaged: make it again")
+
+
+def end_of(png: bytes) -> int:
+    """Where the last chunk of a PNG ends; 0 if there is none."""
+    at = len(SIGNATURE)
+    while at + 12 <= len(png):
+        kind = png[at + 4 : at + 8]
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+        if kind == b"IEND":
+            return at
+    return 0
+
+
 def decode_grey(png: bytes, *, where: str) -> np.ndarray:
     """uint8 (height, width) of a PNG that this project wrote. Raises UserError naming `where` if it does not decode."""
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None

@@ -34,6 +34,7 @@ from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.progress import bar, say
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
+from cxr_core.runs.tables import read_group, read_table
 from cxr_core.settings import without_paths
 
 SOURCE = pa.schema(
@@ -95,8 +96,8 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     """Prepare the images of one shard. Raises UserError for an oddity whose policy is "fail"."""
     settings: PreprocessStage = context.settings
     start = time.monotonic()
-    source = pq.ParquetFile(context.plan_folder / "source.parquet")
-    rows = source.read_row_group(shard.start // settings.shard_size).to_pylist()
+    source = context.plan_folder / "source.parquet"
+    rows = read_group(source, shard.start // settings.shard_size).to_pylist()
     problems: list[dict[str, str]] = []
     sizes: Counter[str] = Counter()
     cv2.setNumThreads(1)  # the pool below is what uses the threads
@@ -126,7 +127,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
 def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
     """Drop duplicates, write problems.csv, index.parquet and, last, dataset.json. Returns the facts of stage.json."""
     settings: PreprocessStage = context.settings
-    files = pq.read_table(context.plan_folder / "source.parquet", columns=["image_id", "file"]).to_pandas()
+    files = read_table(context.plan_folder / "source.parquet", columns=["image_id", "file"]).to_pandas()
     written = committed_rows(context.folder, receipts)
     rows, duplicates = drop_duplicates(
         written, settings.policies, dict(zip(files["image_id"], files["file"], strict=True))

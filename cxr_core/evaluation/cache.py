@@ -7,9 +7,11 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
+from cxr_core.runs.door import Place
 from cxr_core.runs.files import atomic_path, canonical_json, sha256_text
 
 
@@ -22,9 +24,12 @@ class FeatureCache:
     def read(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays by role; None where there are none, or what lies there is damaged."""
         try:
-            with np.load(self.folder / f"{key}.npz") as found:
-                return {name: found[name] for name in found.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            with Place(self.folder).open(f"{key}.npz") as file, zipfile.ZipFile(file) as packed:
+                if any(info.compress_type != zipfile.ZIP_STORED for info in packed.infolist()):
+                    return None  # ours are not compressed, and what is may be of any size
+                with np.load(file, allow_pickle=False) as found:
+                    return {name: found[name] for name in found.files}
+        except (OSError, ValueError, EOFError, RuntimeError, MemoryError, SyntaxError, TokenError, zipfile.BadZipFile):
             return None
 
     def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.identity import same_patients
@@ -16,6 +15,7 @@ from cxr_core.evaluation.metrics import Arm
 from cxr_core.evaluation.pools import Pool, hashed_pool, listed_pool
 from cxr_core.evaluation.settings import Utility
 from cxr_core.runs.files import read_json, write_json
+from cxr_core.runs.tables import read_table
 
 COLUMNS = ("use", "source", "image_id", "patient_id", "view", "label")
 """`use` is an arm or "test", `source` real or synthetic, `label` 1 with the finding and 0 without."""
@@ -144,7 +144,7 @@ def write_uses(
 
 def read_uses(folder: Path, name: str) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
     """The images and facts of each experiment, in their order."""
-    images = pq.read_table(folder / f"{name}.parquet").to_pandas()
+    images = read_table(folder / f"{name}.parquet").to_pandas()
     facts = read_json(folder / f"{name}.json")["cohorts"]
     return [(images[images["entry"] == i], fact) for i, fact in enumerate(facts)]
 

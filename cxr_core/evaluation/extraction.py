@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
@@ -26,6 +25,7 @@ from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_js
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Estimate, Output
+from cxr_core.runs.tables import read_npy, read_table
 from cxr_core.seeds import unit_hash
 
 _WIDTH = 1024
@@ -188,7 +188,7 @@ def extract_shard(
 
 def seen_rows(plan_folder: Path, source: str) -> pd.DataFrame:
     """The images of a source (`COLUMNS`) in the order of its shards."""
-    return pq.read_table(plan_folder / f"seen-{source}.parquet").to_pandas()
+    return read_table(plan_folder / f"seen-{source}.parquet").to_pandas()
 
 
 def read_extracted(
@@ -203,4 +203,4 @@ def read_extracted(
     if not mine:
         about = extractor_of(stage_folder / "plan", kind)
         return Featured(rows, np.empty((0, about.width if role == "features" else len(about.findings)), np.float32))
-    return Featured(rows, np.concatenate([np.load(receipt.path(stage_folder, role)) for receipt in mine]))
+    return Featured(rows, np.concatenate([read_npy(receipt.path(stage_folder, role)) for receipt in mine]))

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.evaluation.cohort import Cohort
@@ -16,6 +15,7 @@ from cxr_core.evaluation.settings import Utility
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Output
+from cxr_core.runs.tables import read_table
 from cxr_core.seeds import derive_seed
 
 
@@ -67,7 +67,7 @@ def _save(image_ids: pd.Series, scores: np.ndarray, loss: float, work: Path) -> 
 
 def read_scores(receipt: Receipt, stage_folder: Path) -> tuple[np.ndarray, float]:
     """Test scores in the cohort's order, and the final loss, of one committed classifier."""
-    scores = pq.read_table(receipt.path(stage_folder, "scores"))["score"].to_numpy()
+    scores = read_table(receipt.path(stage_folder, "scores"))["score"].to_numpy()
     return scores, float(read_json(receipt.path(stage_folder, "classifier"))["final_loss"])
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
+from cxr_core.data.made import made_of
 from cxr_core.data.threads import in_order
 from cxr_core.export.folder import new_folder, write_file
 from cxr_core.models.classifier import resized
@@ -29,7 +30,8 @@ def write_page(dataset: Dataset, out: Path) -> Path:
 
     The page needs no network and no server. Raises UserError where `out` exists or another page was begun there.
     """
-    with new_folder(out, {"dataset": dataset.info.digest, "form": "browse"}) as part:
+    _ = dataset.rows  # refused before anything is begun
+    with new_folder(out, {"form": "browse", **dataset.marks()}) as part:
         _write_sheets(dataset, part)
         (part / "data.js").write_text(f"const DATA = {json.dumps(_told(dataset), ensure_ascii=True)};\n")
         (part / "index.html").write_text((files("cxr_core.export") / "browse.html").read_text(encoding="utf-8"))
@@ -62,7 +64,8 @@ def _sheet(dataset: Dataset, rows: pd.DataFrame) -> bytes:
 def _told(dataset: Dataset) -> dict[str, Any]:
     """What the page knows of each image, as columns; texts that many share are listed once."""
     rows = dataset.rows
-    made = [json.loads(text) if text else {} for text in rows["generation"]]
+    pairs = zip(rows["generation"], rows["image_id"], strict=True)
+    made = [made_of(text, image_id, dataset.folder) for text, image_id in pairs]
     gates = [one.get("gate", {}) for one in made]
     columns = {
         "id": rows["image_id"].tolist(),

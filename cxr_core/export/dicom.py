@@ -4,7 +4,6 @@ PS3.3 A.8.1 (Secondary Capture Image IOD). Everything is a function of the Datas
 """
 
 import io
-import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 import cxr_core
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.made import made_of
 from cxr_core.errors import UserError
 from cxr_core.export.layout import FILES_A_FOLDER, file_stem, typed_table
 
@@ -91,7 +91,7 @@ class Dicom:
 
     def _what(self, row: Any) -> dict[str, Any]:
         """The image: what was asked for, and what made it."""
-        made = json.loads(row.generation)
+        made = made_of(row.generation, row.image_id, self.dataset.folder)
         findings = ", ".join(self.dataset.findings.decode(row.labels))
         return {
             "SOPClassUID": SECONDARY_CAPTURE,

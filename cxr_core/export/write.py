@@ -30,7 +30,8 @@ def export(dataset: Dataset, out: Path, form: str) -> None:
     place, or for what a form cannot hold: real images as DICOM, and see `NihLayout`.
     """
     layout = LAYOUTS[form](dataset) if form != TARS else None
-    with new_folder(out, {"dataset": dataset.info.digest, "form": form}) as part:
+    _ = dataset.rows  # refused before anything is begun
+    with new_folder(out, {"form": form, **dataset.marks()}) as part:
         if layout:
             _write_files(dataset, layout, part)
             layout.finish(part)

@@ -6,14 +6,26 @@ A folder with `bank.json` and `bank.parquet` (a row an image: image_id, patient_
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from typing_extensions import TypedDict
 
 from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, write_json
+from cxr_core.runs.door import Place, parse
+from cxr_core.runs.files import write_json
+from cxr_core.runs.tables import read_table
 
 FORMAT = 1
 ABOUT, ROWS = "bank.json", "bank.parquet"
+
+
+_COLUMNS = ["image_id", "patient_id", "labels", "error", "latent"]
+
+
+class _About(TypedDict):
+    model: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -30,14 +42,16 @@ class Bank:
         path = folder / ABOUT
         if not path.is_file():
             raise UserError("no finished invert stage: it has no bank.json", where=str(folder))
-        value = read_json(path)
-        if value.get("format") != FORMAT:
-            raise UserError(f"format {value.get('format')!r}, but this version reads {FORMAT}", where=str(path))
-        return cls(folder, value["model"], value["digest"])
+        text = Place(folder).read(path.name)
+        number = parse(text, dict[str, Any], path).get("format")
+        if number != FORMAT:
+            raise UserError(f"format {number!r}, but this version reads {FORMAT}", where=str(path))
+        about = parse(text, _About, path)
+        return cls(folder, about["model"], about["digest"])
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / ROWS)
+        return read_table((Place(self.folder), ROWS), columns=_COLUMNS).to_pandas()
 
     def of(self, labels: int) -> pd.DataFrame:
         """Rows of images with exactly these labels."""

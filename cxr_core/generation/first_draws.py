@@ -5,12 +5,20 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cxr_core.data.dataset import SCHEMA, Dataset, DatasetInfo, ShardInfo, committed_parts, write_index_of_parts
+from cxr_core.data.dataset import (
+    FIRST_DRAWS,
+    SCHEMA,
+    Dataset,
+    DatasetInfo,
+    ShardInfo,
+    committed_parts,
+    write_index_of_parts,
+)
 from cxr_core.data.findings import Findings
 from cxr_core.runs.receipt import Receipt
 from cxr_core.seeds import unit_hash
 
-FOLDER = "first_draws"
+FOLDER = FIRST_DRAWS
 TAR, ROWS = "first_tar", "first_rows"
 """Roles of a shard's data."""
 

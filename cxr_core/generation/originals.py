@@ -14,6 +14,7 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.evaluation.memorisation.copies import SPECTRUM_WIDTH, best_of, relief, spectra, thumbnail
 from cxr_core.evaluation.memorisation.neighbours import nearest
 from cxr_core.runs.progress import bar
+from cxr_core.runs.tables import read_npy
 
 FILE = "originals.npy"
 _CANDIDATES = 5
@@ -56,7 +57,7 @@ class Originals:
 @lru_cache(maxsize=1)
 def open_originals(real: Path, plan: Path) -> Originals:
     """Those of the real Dataset in a folder whose spectra a plan holds. Kept for the next shard."""
-    return Originals(Dataset.open(real), np.load(plan / FILE))
+    return Originals(Dataset.open(real), read_npy(plan / FILE))
 
 
 def training_rows(real: Dataset) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Make one image of a synthetic Dataset again, from what is recorded of it and the model."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.made import made_of
 from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, in_parts
 from cxr_core.generation.pggan import draw_rows, open_latents, open_pggan
@@ -44,7 +44,7 @@ def regenerate(
     of latents than made it.
     """
     row = dataset.rows.iloc[position(dataset, image_id)]
-    made = json.loads(row["generation"])
+    made = made_of(row["generation"], image_id, dataset.folder)
     _check_model(model, made["model"], dataset)
     torch.set_num_threads(made["threads"])
     batch = _batch(dataset, row, made) if strict else [{name: row[name] for name in _NEEDED}]
@@ -76,7 +76,8 @@ def _batch(dataset: Dataset, row: Any, made: dict[str, Any]) -> Sequence[Mapping
     shard = dataset.rows[dataset.rows["shard"] == row["shard"]].sort_values("image_id")
     draw = made["draw"]
     if "gate" in made:
-        draws = np.array([json.loads(text)["gate"]["draws"] for text in shard["generation"]])
+        pairs = zip(shard["generation"], shard["image_id"], strict=True)
+        draws = np.array([made_of(text, other, dataset.folder)["gate"].get("draws", 0) for text, other in pairs])
         shard = shard[draws > draw]
         shard = shard.assign(
             seed=[image_seed(dataset.info.about["seed"], image_id, draw) for image_id in shard["image_id"]]

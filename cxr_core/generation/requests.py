@@ -17,6 +17,7 @@ from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import RareCaptions, Request
 from cxr_core.runs.plan import Shard
+from cxr_core.runs.tables import read_group
 from cxr_core.seeds import derive_seed, derive_seeds
 
 SCHEMA = pa.schema(
@@ -255,8 +256,7 @@ def write_list(path: Path, lists: Iterable[pa.Table], shard_size: int) -> None:
 
 def read_list(path: Path, shard: int) -> pa.Table:
     """The rows of the shard of this number."""
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(shard)
+    return read_group(path, shard)
 
 
 def left_out(request: Request, real: pd.DataFrame, findings: Findings) -> list[str]:

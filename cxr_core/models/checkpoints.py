@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from cxr_core.errors import UserError
 from cxr_core.models.base import Base
@@ -11,6 +14,7 @@ from cxr_core.models.configs import settings_sha256
 from cxr_core.models.parts import IMPORT_FILE, PARTS, old_name, part_tensors
 from cxr_core.models.pggan_folder import pggan_sha256
 from cxr_core.models.tensors import values_sha256
+from cxr_core.runs.door import Inside, Place, parse
 from cxr_core.runs.files import canonical_json, read_json, sha256_file, sha256_text, walk_files, write_json
 
 FORMAT = 1
@@ -30,11 +34,15 @@ class Checkpoint:
 
     step: int
     shard: str
-    path: str | None
+    path: Inside | None
     sha256: str | None
-    preview: str | None
-    metrics: str
+    preview: Inside | None
+    metrics: Inside
     validation_loss: float | None = None
+
+
+class _Index(TypedDict):
+    checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1)]
 
 
 def write_checkpoints(stage_folder: Path, checkpoints: Sequence[Checkpoint]) -> None:
@@ -48,10 +56,11 @@ def read_checkpoints(stage_folder: Path) -> list[Checkpoint]:
     path = stage_folder / INDEX
     if not path.is_file():
         raise UserError("not a finished train stage: it has no checkpoints.json", where=str(stage_folder))
-    value = read_json(path)
-    if value.get("format") != FORMAT:
-        raise UserError(f"format {value.get('format')!r}, but this version reads {FORMAT}", where=str(path))
-    return [Checkpoint(**checkpoint) for checkpoint in value["checkpoints"]]
+    text = Place(stage_folder).read(INDEX)
+    number = parse(text, dict[str, Any], path).get("format")
+    if number != FORMAT:
+        raise UserError(f"format {number!r}, but this version reads {FORMAT}", where=str(path))
+    return list(parse(text, _Index, path)["checkpoints"])
 
 
 ModelKind = Literal["stable-diffusion", "classifier", "localiser", "pggan"]

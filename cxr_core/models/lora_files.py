@@ -4,17 +4,17 @@ Both hold the scale (alpha / rank) within the weights, so that a program that kn
 images. Neither has notes in its header: each version of peft knows others, and an older one fails on those of a newer.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cxr_core.errors import UserError
+from cxr_core.runs.door import open_regular, parse
 
 DIFFUSERS, KOHYA = "pytorch_lora_weights.safetensors", "kohya.safetensors"
 
@@ -51,8 +51,9 @@ def read_diffusers(folder: Path) -> Adapter:
     """
     path = folder / DIFFUSERS
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, "pt") as file:
-            notes = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+            notes = parse((file.metadata() or {}).get("lora_adapter_metadata", "{}").encode(), dict[str, Any], path)
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(path, str(error)) from error

@@ -3,14 +3,14 @@
 Read without torch. The digest of a model and the model that is opened both come from here, so that they cannot differ.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from cxr_core.errors import UserError
 from cxr_core.models.tensors import Tensor, read_header
+from cxr_core.runs.door import read_json
 
 Value = TypeVar("Value")
 Part: TypeAlias = Literal["unet", "vae", "text_encoder"]
@@ -130,7 +130,7 @@ def shards(index: Path) -> list[Path]:
 
 def _shard_names(index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = sorted(set(read_json(index, dict[str, Any])["weight_map"].values()))
         if not names or any(Path(name).name != name for name in names):
             raise ValueError(f"weight_map names {names}")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

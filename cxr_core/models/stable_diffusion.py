@@ -121,7 +121,7 @@ def _scheduler(folder: Path) -> Any:
     """That of the folder, or DDIM where its class needs a library that is not there: only its schedule is used."""
     named = read_json(folder / "model_index.json").get("scheduler")
     kind = getattr(diffusers, str(named[1]), None) if isinstance(named, list) and len(named) == 2 else None
-    if kind is None or hasattr(kind, "_backends"):  # what diffusers has in place of a class that cannot be made here
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         return DDIMScheduler(**solver_options("ddim", read_schedule(folder), steps=1))
     return kind.from_pretrained(str(folder), subfolder="scheduler", local_files_only=True)
 

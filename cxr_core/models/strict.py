@@ -12,6 +12,7 @@ from cxr_core.errors import UserError
 from cxr_core.models.fit import Shapes, differences
 from cxr_core.models.folder import damaged
 from cxr_core.models.tensors import Tensor
+from cxr_core.runs.door import BadFileError, open_regular
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -23,8 +24,9 @@ def load_weights(model: nn.Module, path: Path, *, assign: bool = False) -> None:
     """Read what `save_weights` wrote; `assign` as in `load_state_dict`. Raises UserError if the file is damaged, or of
     another model, or holds values that are not finite."""
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         given = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, BadFileError) as error:
         raise damaged(path, str(error)) from error
     if wrong := list(differences(shapes(model.state_dict()), shapes(given))):
         raise damaged(path, "; ".join(wrong))

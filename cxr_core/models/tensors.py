@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from cxr_core.errors import UserError
+from cxr_core.runs.door import open_regular
 
 _BLOCK = 1 << 24
 _MOST_HEADER = 100_000_000
@@ -40,7 +41,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
     Raises UserError if it is missing, no safetensors file, or of another length than its header says.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             first = file.read(8)
             if first.startswith(_POINTER[:8]):
                 raise _pointer(path)
@@ -50,7 +51,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             header = json.loads(file.read(size))
         tensors = {name: about for name, about in header.items() if name != "__metadata__"}
         found = {name: _tensor(name, about, 8 + size, path) for name, about in sorted(tensors.items())}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UserError(f"is no readable safetensors file ({error})", where=str(path), mend=_COPY) from error
     needed = max((tensor.stop for tensor in found.values()), default=8 + size)
     if needed != (there := path.stat().st_size):
@@ -65,7 +66,7 @@ _POINTER = b"version https://git-lfs"
 
 def insist_no_pointer(path: Path) -> None:
     """Raise UserError where Git LFS has left a pointer in place of the file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise _pointer(path)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from pydantic import ValidationError
 
@@ -11,9 +10,10 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import FILE, Grid, Metrics
 from cxr_core.report.blocks import Block, Gallery, Heading, Picture, Section, Text
 from cxr_core.report.datasets import not_yet
-from cxr_core.report.picture import data_uri
+from cxr_core.report.picture import data_uri, read_picture
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain, several
+from cxr_core.runs.door import read_bytes
 
 
 def pictures_section(run: RunView) -> Section:
@@ -43,7 +43,7 @@ def read_metrics(stage: StageView) -> Metrics:
     """metrics.json of a finished evaluate stage. Raises UserError naming the file if it is missing or malformed."""
     path = stage.folder.path / FILE
     try:
-        return Metrics.model_validate_json(path.read_bytes())
+        return Metrics.model_validate_json(read_bytes(path))
     except (OSError, ValidationError) as error:
         raise UserError(f"not the metrics of an evaluate stage ({error})", where=str(path), mend=_AGAIN) from error
 
@@ -75,15 +75,10 @@ def _grid_picture(folder: Path, grid: Grid) -> Picture:
 
 def png_of(folder: Path, name: str, alt: str, *, title: str = "") -> Picture:
     """A PNG that metrics.json lists. Raises UserError as `pixels_of`."""
-    height, width = pixels_of(folder, name).shape[:2]
-    return Picture(data_uri((folder / name).read_bytes()), width, height, alt, title=title)
+    pixels, png = read_picture(folder, name)
+    return Picture(data_uri(png), pixels.shape[1], pixels.shape[0], alt, title=title)
 
 
 def pixels_of(folder: Path, name: str) -> np.ndarray:
-    """Of a PNG that metrics.json lists, as it is. Raises UserError naming it if it is missing or damaged."""
-    path = folder / name
-    png = path.read_bytes() if path.is_file() else b""
-    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
-    if pixels is None:
-        raise UserError("is no picture, but metrics.json lists it", where=str(path), mend=_AGAIN)
-    return pixels
+    """Of a PNG that metrics.json lists, as it is. Raises UserError as `read_picture`."""
+    return read_picture(folder, name)[0]

@@ -12,7 +12,7 @@ import pandas as pd
 from cxr_core.errors import UserError
 from cxr_core.report.blocks import Block, Chart, Charts, Gallery, Heading, Picture, PictureGrid, Section, Text
 from cxr_core.report.datasets import not_yet
-from cxr_core.report.picture import as_picture
+from cxr_core.report.picture import as_picture, read_picture
 from cxr_core.report.read import RunView, StageView, read_lines, read_object
 from cxr_core.report.sampling import sampling_chart
 from cxr_core.report.spell import count, percent, several
@@ -126,7 +126,7 @@ def _previews(stage: StageView) -> Iterator[Block]:
     """A table of pictures over checkpoints; where it makes them small, those of the newest checkpoint again, large."""
     folders = list(stage.data("preview"))
     if folders:
-        previews = [_read_preview(folder) for folder in _spread(folders)]
+        previews = [_read_preview(stage.folder.path, folder) for folder in _spread(folders)]
         start, heads = _without_common_start(previews[-1].prompts)
         rows = [f"step {count(preview.step)}" for preview in previews]
         caption = _preview_caption(stage, len(folders), len(previews))
@@ -151,7 +151,7 @@ class Preview:
     pictures: tuple[Picture, ...]
 
 
-def _read_preview(folder: Path) -> Preview:
+def _read_preview(stage: Path, folder: Path) -> Preview:
     about = read_object(folder / "preview.json")
     try:
         step, prompts = int(about["step"]), tuple(map(str, about["prompts"]))
@@ -160,8 +160,9 @@ def _read_preview(folder: Path) -> Preview:
             f"lacks step or prompts ({error})", where=str(folder / "preview.json"), mend="run its stage again"
         ) from error
     path = folder / "preview.png"
-    sheet = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if sheet is None or not prompts or sheet.shape[1] % len(prompts):
+    sheet = read_picture(stage, path.relative_to(stage).as_posix())[0]
+    sheet = sheet if sheet.ndim == 2 else cv2.cvtColor(sheet, cv2.COLOR_BGR2GRAY)
+    if not prompts or sheet.shape[1] % len(prompts):
         raise UserError("is no picture with a column for each prompt", where=str(path), mend="run its stage again")
     columns = [np.ascontiguousarray(column) for column in np.split(sheet, len(prompts), axis=1)]
     alts = [f"Preview at step {count(step)} of “{prompt}”." for prompt in prompts]

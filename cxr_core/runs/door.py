@@ -63,6 +63,20 @@ Name = Annotated[str, AfterValidator(checked_name)]
 """Of a file, a shard, an attempt, a stage: one component of a path."""
 
 
+def checked_inside(text: str) -> str:
+    """`text`, if each part of this path is a `Name`. Raises ValueError if it is absolute, or leads out or nowhere."""
+    parts = text.split("/")
+    if len(parts) > _DEEPEST:
+        raise ValueError(f"a path of more than {_DEEPEST} parts: {text[:80]!r}...")
+    return "/".join(map(checked_name, parts))
+
+
+_DEEPEST = 8
+
+Inside = Annotated[str, AfterValidator(checked_inside)]
+"""Path of a file below a place: `Name`s with slashes between them."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """What a listing says of one name, itself and not what it may link to."""
@@ -82,6 +96,14 @@ class Place:
     def __truediv__(self, name: str) -> "Place":
         """The folder `name` in it; it need not be there."""
         return Place(self.root, (*self.parts, _one(name)))
+
+    def within(self, path: str) -> "tuple[Place, str]":
+        """The folder of a file below, and the file's name. Raises BadFileError if `path` is none (see `Inside`)."""
+        try:
+            *above, name = checked_inside(path).split("/")
+        except ValueError as error:
+            raise BadFileError(str(error), self.path) from error
+        return Place(self.root, (*self.parts, *above)), name
 
     @property
     def path(self) -> Path:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cxr_core.runs import door
+
 _BLOCK = 1 << 20
 
 
@@ -23,7 +25,7 @@ def sha256_text(text: str) -> str:
 
 def sha256_file(path: Path) -> str:
     """sha256 of a file's bytes, read back from the file system."""
-    with path.open("rb") as file:
+    with door.open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -93,7 +95,8 @@ def remove(path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    """The JSON value of a file that a stage wrote itself or that the user named. Raises OSError or BadFileError."""
+    return door.read_json(path, Any)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -188,12 +188,13 @@ def _asked(settings: EvaluateStage) -> "Memorisation":
 
 
 def _persons(context: Context, receipts: Mapping[str, Receipt], rows: "pd.DataFrame") -> Any:
-    import numpy as np
 
     from cxr_core.evaluation.memorisation.persons import reidentify
 
     asked = _asked(context.settings)
     if asked.reidentification is None:
         return None
-    found = {role: np.load(path) for role, path in receipts[_PERSON].paths(context.folder).items()}
+    from cxr_core.runs.tables import read_npy
+
+    found = {role: read_npy(path) for role, path in receipts[_PERSON].paths(context.folder).items()}
     return reidentify(rows, found["vectors"], found, asked.reidentification, asked.num_train, context.seed)

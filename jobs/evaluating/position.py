@@ -154,5 +154,7 @@ def _found(context: Context, receipts: Mapping[str, Receipt], source: str) -> "p
     import pandas as pd
 
     names = [name for name in receipts if name.startswith(f"position-{source}-")]
-    parts = [pd.read_parquet(receipts[name].path(context.folder, "found")) for name in names]
+    from cxr_core.runs.tables import read_table
+
+    parts = [read_table(receipts[name].path(context.folder, "found")).to_pandas() for name in names]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"image_id": [], "finding": []})

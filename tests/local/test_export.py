@@ -1,6 +1,7 @@
 """`cxr data export`, read by programs that are not ours, and `cxr data regenerate`."""
 
 import getpass
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -148,8 +149,9 @@ def test_a_killed_export_goes_on_where_it_was_and_one_of_another_dataset_does_no
 ) -> None:
     export(synthetic, tmp_path / "whole", "imagefolder")
     part = tmp_path / ".out.partial"
-    shutil.copytree(tmp_path / "whole", part)
-    (part / "export.json").write_text(f'{{"dataset": "{synthetic.info.digest}", "form": "imagefolder"}}')
+    part.mkdir(mode=0o700)
+    shutil.copytree(tmp_path / "whole", part / "content")
+    (part / "export.json").write_text(json.dumps({"form": "imagefolder", **synthetic.marks()}))
     files = sorted(part.rglob("*.png"))
     kept, cut = files[0], files[1]
     before = kept.stat().st_mtime_ns
@@ -157,7 +159,7 @@ def test_a_killed_export_goes_on_where_it_was_and_one_of_another_dataset_does_no
     with pytest.raises(UserError, match="the export of another Dataset was begun here"):
         export(real, tmp_path / "out", "imagefolder")
     export(synthetic, tmp_path / "out", "imagefolder")
-    assert (tmp_path / "out" / kept.relative_to(part)).stat().st_mtime_ns == before
+    assert (tmp_path / "out" / kept.relative_to(part / "content")).stat().st_mtime_ns == before
     told = [
         {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (tmp_path / "whole", tmp_path / "out")

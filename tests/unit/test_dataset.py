@@ -49,10 +49,10 @@ def with_bytes(name: str, data: bytes) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (with_bytes("dataset.json", b"\xff\xfe{}"), "damaged (UnicodeDecodeError"),
-        (with_bytes("dataset.json", b"{"), "damaged (JSONDecodeError"),
-        (with_bytes("dataset.json", b"[1]"), "damaged (TypeError"),
-        (with_bytes("dataset.json", b"{}"), "damaged (KeyError('format')"),
+        (with_bytes("dataset.json", b"\xff\xfe{}"), "damaged (Invalid JSON: expected value"),
+        (with_bytes("dataset.json", b"{"), "damaged (Invalid JSON: EOF"),
+        (with_bytes("dataset.json", b"[1]"), "damaged (Input should be an object"),
+        (with_bytes("dataset.json", b"{}"), "format None, but this version reads 1"),
         (with_bytes("dataset.json", b'{"format": 1}'), "damaged (findings: Field required"),
         (with_bytes("dataset.json", b'{"format": 0}'), "format 0, but this version reads 1"),
         (with_text("dataset.json", '"name": "shards', '"nome": "shards'), "damaged (shards.0.name: Field required"),

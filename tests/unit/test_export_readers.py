@@ -22,7 +22,7 @@ from tests.planted import planted_box, planted_row, write_planted
 
 LOOK_LIKE_OTHERS = ("00000100", "1e5", "007", "true", "nan", "NULL", "None", "1_000", "-0", "0x1F", "2020-01-01", "1,5")
 """Ids that a reader of CSV files takes for numbers, dates, truth or nothing."""
-ODD_NAMES = (".hidden", "__dunder", "a.b", "a b", "Müller_1", "x[1]", "q?*", "a::b", "50%", "#1", 'quo"te', "x-test-1")
+ODD_NAMES = ("__dunder", "a.b", "a b", "Müller_1", "x[1]", "q?*", "a::b", "50%", "#1", 'quo"te', "x-test-1")
 """Ids that are odd names of files."""
 LONG = ("x" * 251, "ü" * 120)
 

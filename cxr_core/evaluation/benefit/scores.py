@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import write_parquet
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Output
+from cxr_core.runs.tables import read_table
 
 
 def write_scores(
@@ -30,6 +30,6 @@ def write_scores(
 
 def read_scores(receipt: Receipt, stage_folder: Path) -> tuple[np.ndarray, float]:
     """Scores float64 (n, findings) of the test images in the cohort's order, and the final loss, of one classifier."""
-    table = pq.read_table(receipt.path(stage_folder, "scores")).drop_columns(["image_id"])
+    table = read_table(receipt.path(stage_folder, "scores")).drop_columns(["image_id"])
     scores = np.stack([column.to_numpy() for column in table.columns], axis=1).astype(np.float64)
     return scores, float(read_json(receipt.path(stage_folder, "classifier"))["final_loss"])

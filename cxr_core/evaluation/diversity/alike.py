@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.evaluation.diversity.msssim import ms_ssim, scales_of
@@ -18,6 +17,7 @@ from cxr_core.evaluation.utility import load_images
 from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output
+from cxr_core.runs.tables import read_table
 from cxr_core.seeds import derive_seed
 
 EACH = 4
@@ -63,7 +63,7 @@ def write_groups(path: Path, groups: pd.DataFrame) -> None:
 
 
 def read_groups(path: Path) -> pd.DataFrame:
-    return pq.read_table(path).to_pandas()
+    return read_table(path).to_pandas()
 
 
 def alike_shard(groups: pd.DataFrame, dataset: Dataset, size: int, work: Path) -> Output:

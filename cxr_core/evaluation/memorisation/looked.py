@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
@@ -23,6 +22,7 @@ from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output
+from cxr_core.runs.tables import read_table
 
 LOOK = "copies"
 """What names of shards begin with."""
@@ -87,7 +87,7 @@ def _thumbnails(dataset: Dataset, rows: pd.DataFrame) -> np.ndarray:
 
 def looked_at(plan: Path, source: str) -> pd.DataFrame:
     """The images of a source (`COLUMNS`) in the order of its shards."""
-    return pq.read_table(_list(plan, source)).to_pandas()
+    return read_table(_list(plan, source)).to_pandas()
 
 
 def read_looks(plan: Path, source: str, shards: Sequence[Shard], files: Mapping[str, Mapping[str, Path]]) -> Seen:

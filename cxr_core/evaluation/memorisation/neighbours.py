@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cxr_core.evaluation.pairs import on_gpu
+from cxr_core.runs.tables import read_npy
 
 _QUERIES = 8192
 """Queries that are compared at once, and references of a block at most."""
@@ -132,4 +133,4 @@ class Stored:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
+    return read_npy(path, mapped=True)

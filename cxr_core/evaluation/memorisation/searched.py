@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.evaluation.extraction import parts_of
@@ -25,6 +24,7 @@ from cxr_core.evaluation.pools import in_hash_order
 from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.stage import Output
+from cxr_core.runs.tables import read_table
 from cxr_core.seeds import derive_seed, unit_hash
 
 SEARCH = "search"
@@ -147,5 +147,5 @@ def read_found(shards: Sequence[Shard], files: Mapping[str, Mapping[str, Path]])
     parts: dict[str, list[pd.DataFrame]] = {}
     for shard in shards:
         if is_search(shard.id):
-            parts.setdefault(parts_of(shard.id)[1], []).append(pq.read_table(files[shard.id]["found"]).to_pandas())
+            parts.setdefault(parts_of(shard.id)[1], []).append(read_table(files[shard.id]["found"]).to_pandas())
     return {what: pd.concat(tables, ignore_index=True) for what, tables in parts.items()}
