@@ -11,22 +11,22 @@ is_mine() { [ "$1" = "$EUID" ] || [ "$1" = 0 ] || { [ -n "${2:-}" ] && [ "$1" = 
 # only_mine PATH: prints the path without links if nobody but this user and root can change what lies there, or put
 # another thing in its place; else the status is 1. (The same in Python: cxr_core/home.py.)
 only_mine() {
-    local path whole above= owner mode
-    whole=$(realpath -e -- "$1" 2> /dev/null) || return 1
-    path=$(realpath -ms -- "$1")
-    while [ "$path" != / ]; do  # a link on the way leads where its owner likes
+    local path whole above= owner mode folders=()
+    whole=$(realpath -e -- "$1" 2> /dev/null && echo .) && whole=${whole%$'\n.'} || return 1
+    path=$1
+    [[ $path = /* ]] || path=$PWD/$path
+    while [ "$path" ]; do  # a link on the way leads where its owner likes
         [ ! -L "$path" ] || is_mine "$(stat -c %u -- "$path")" || return 1
-        path=$(dirname -- "$path")
+        path=${path%/*}
     done
     path=$whole
-    while :; do
-        read -r owner mode < <(stat -c '%u %a' -- "$path")
+    while [ "$path" ]; do folders+=("$path") path=${path%/*}; done
+    while read -r owner mode; do
         is_mine "$owner" "$above" || return 1
         # In a folder whose sticky bit is set, nobody renames what is another's.
-        (((8#$mode & 0022) == 0)) || { [ -n "$above" ] && ((8#$mode & 01000)); } || return 1
-        [ "$path" != / ] || break
-        path=$(dirname -- "$path") above=yes
-    done
+        (((8#$mode & 0022) == 0)) || { [ "$above" ] && ((8#$mode & 01000)); } || return 1
+        above=yes
+    done < <(stat -c '%u %a' -- "${folders[@]}" / || echo none)
     printf %s "$whole"
 }
 
