@@ -5,13 +5,18 @@ nobody=none
 read -ra map < /proc/self/uid_map
 [ "${map[*]}" = "0 0 4294967295" ] || nobody=$(cat /proc/sys/kernel/overflowuid)
 
+# The group in which this user is alone, by its name, as some systems give one to each.
+own_group=none
+[ "$(id -un 2> /dev/null)" != "$(id -gn 2> /dev/null)" ] ||
+    ! [[ "$(getent group "$(id -g)")" =~ ^[^:]*:[^:]*:[0-9]*:("$(id -un)")?$ ]] || own_group=$(id -g)
+
 # is_mine OWNER [ABOVE]: ABOVE of a folder above what is meant.
 is_mine() { [ "$1" = "$EUID" ] || [ "$1" = 0 ] || { [ -n "${2:-}" ] && [ "$1" = "$nobody" ]; }; }
 
 # only_mine PATH: prints the path without links if nobody but this user and root can change what lies there, or put
 # another thing in its place; else the status is 1. (The same in Python: cxr_core/home.py.)
 only_mine() {
-    local path whole above= owner mode folders=()
+    local path whole above= owner group mode loose folders=()
     whole=$(realpath -e -- "$1" 2> /dev/null && echo .) && whole=${whole%$'\n.'} || return 1
     path=$1
     [[ $path = /* ]] || path=$PWD/$path
@@ -21,12 +26,14 @@ only_mine() {
     done
     path=$whole
     while [ "$path" ]; do folders+=("$path") path=${path%/*}; done
-    while read -r owner mode; do
+    while read -r owner group mode; do
         is_mine "$owner" "$above" || return 1
         # In a folder whose sticky bit is set, nobody renames what is another's.
-        (((8#$mode & 0022) == 0)) || { [ "$above" ] && ((8#$mode & 01000)); } || return 1
+        loose=0022
+        [ "$group" != "$own_group" ] || loose=0002
+        (((8#$mode & loose) == 0)) || { [ "$above" ] && ((8#$mode & 01000)); } || return 1
         above=yes
-    done < <(stat -c '%u %a' -- "${folders[@]}" / || echo none)
+    done < <(stat -c '%u %g %a' -- "${folders[@]}" / || echo none)
     printf %s "$whole"
 }
 

@@ -5,12 +5,14 @@ everybody's, and libraries keep there, under names that all can guess, what they
 """
 
 import atexit
+import grp
 import os
 import pwd
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +25,7 @@ _CACHES = {
 }
 """Variable -> where below the substitute a library keeps what it would else keep at home."""
 
-_OF_CODE = (
+CODE_CACHES = (
     "TORCHINDUCTOR_CACHE_DIR",
     "TRITON_CACHE_DIR",
     "TORCH_EXTENSIONS_DIR",
@@ -75,15 +77,18 @@ def keep_caches_private() -> None:
     """See that no library runs what another user may have put into its cache.
 
     torch keeps compiled code among the temporary files, under a name that all can guess: here it is a private folder.
-    Raises UserError if a variable names a folder that others can write to.
+    Folders that variables name are made private. Raises UserError if one is there to which others can write.
     """
-    for name in _OF_CODE:
-        given = os.environ.get(name)
-        if given and Path(given).exists() and not only_mine(Path(given)):
+    for name, given in ((name, os.environ.get(name)) for name in CODE_CACHES):
+        if not given:
+            continue
+        with suppress(OSError):  # whatever needs it will say so
+            Path(given).mkdir(mode=0o700, parents=True)
+        if Path(given).exists() and not only_mine(Path(given)):
             raise UserError(
                 "others can write to this cache, and what lies in it is run",
                 where=f"{name}={given}",
-                mend="name a folder of your own, of mode 0700, below folders that only you or root can change",
+                mend="name a new folder below one that only you or root can change; it is made with mode 0700",
             )
     if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder("cxr-home") / "inductor")
@@ -120,13 +125,26 @@ def _open_to_others(whole: Path) -> Iterator[bool]:
     set, nobody renames what is another's."""
     for each in (whole, *whole.parents):
         found, is_above = each.stat(), each != whole
-        is_loose = found.st_mode & 0o022 and not (is_above and found.st_mode & stat.S_ISVTX)
+        loose = 0o002 if found.st_gid == _own_group() else 0o022
+        is_loose = found.st_mode & loose and not (is_above and found.st_mode & stat.S_ISVTX)
         yield bool(is_loose) or not _is_ours(found.st_uid, is_above=is_above)
 
 
 def _is_ours(owner: int, *, is_above: bool = False) -> bool:
     """In a container, whose namespace may know this user alone, the folders above are owned by nobody."""
     return owner in (0, os.geteuid()) or (is_above and owner == _nobody())
+
+
+@cache
+def _own_group() -> int | None:
+    """The group in which this user is alone, by its name, as some systems give one to each; None without."""
+    entry = _entry()
+    try:
+        group = grp.getgrgid(os.getgid())
+    except KeyError:
+        return None
+    is_own = entry is not None and group.gr_name == entry.pw_name and set(group.gr_mem) <= {entry.pw_name}
+    return group.gr_gid if is_own else None
 
 
 @cache
