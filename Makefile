@@ -8,7 +8,7 @@ CLUSTER ?= /tmp/cxr-cluster
 WORKERS ?= 2
 TODAY := $(shell date +%Y-%m-%d)
 
-.PHONY: help demo test lint bench proof cluster-up cluster-down clean
+.PHONY: help demo test lint audit bench proof cluster-up cluster-down clean
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -30,6 +30,9 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(READY)  ## Known weaknesses of the packages in the lock files, where an index answers
+	$(BIN)/python containers/audit.py $(VENV)/audit
 
 bench: $(READY)  ## The benchmark table; ROW=C1 for one row
 	$(BIN)/python -m tests.bench $(if $(ROW),ROW=$(ROW))

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from containers.pull import SQUASHFS
 from containers.reference import Reference
 from containers.store import Image, Store
 from cxr_core.errors import UserError
-from cxr_core.runs.files import remove
+from cxr_core.home import only_mine
+from cxr_core.runs.files import remove, sha256_file, sha256_text
 from cxr_core.runs.provenance import code
 
 _STDERR = 2
@@ -40,7 +42,9 @@ class Recipe:
     binds: Sequence[Path] = ()
 
     def arguments(self) -> dict[str, str]:
-        """The build arguments that cxr.def and the Dockerfile share."""
+        """The build arguments that cxr.def and the Dockerfile share. Raises UserError of a base that has no digest."""
+        if self.build_base:
+            digest_of(self.build_base)
         return {
             "BASE": self.base,
             "BUILD_BASE": self.build_base or self.base,
@@ -49,6 +53,7 @@ class Recipe:
             "VERSION": cxr_core.__version__,
             "GIT_SHA": code()["commit"] or "unknown",
             "SOURCE": origin(source()),
+            "BASE_DIGEST": digest_of(self.base),
         }
 
     @property
@@ -71,6 +76,34 @@ def source() -> Path:
     return folder
 
 
+def digest_of(base: str) -> str:
+    """What an image is built on, by its content: the digest of a reference, or of all that lies in a folder.
+
+    Raises UserError of a tag, and of a folder that others can change.
+    """
+    if not Path(base).is_dir():
+        return f"sha256:{Reference.parse(base).digest}"
+    if not only_mine(Path(base)):
+        mend = "make it, and the folders above, writable by you or root alone"
+        raise UserError("others can change this base", where=base, mend=mend)
+    return f"sha256:{tree_sha256(Path(base))}"
+
+
+def tree_sha256(folder: Path) -> str:
+    """Digest of a whole system: sha256 over its paths in order, each with its kind and rights and what it holds."""
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            holds = str(path.readlink())
+        else:
+            # What this user may not read, such as a list of passwords, is not in the image either.
+            is_read = stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK)
+            holds = sha256_file(path) if is_read else ""
+        lines.append(f"{path.relative_to(folder)}\0{found.st_mode:o}\0{holds}")
+    return sha256_text("\0\0".join(lines))
+
+
 def origin(checkout: Path) -> str:
     """Where a checkout was cloned from, without a name or password in it; "unknown" of one that was not cloned."""
     if shutil.which("git") is None:
@@ -83,8 +116,6 @@ def origin(checkout: Path) -> str:
 def build_sif(recipe: Recipe, store: Store) -> Image:
     """Build a SIF with apptainer, test it, and put it into the store. Raises UserError if the build fails."""
     is_folder = Path(recipe.base).is_dir()
-    if not is_folder:
-        Reference.parse(recipe.base)
     arguments = recipe.arguments() | {"TARGET": recipe.target, "BOOTSTRAP": "localimage" if is_folder else "docker"}
     made = store.work(f"build-{os.getpid()}") / "image.sif"
     made.parent.mkdir(parents=True)

@@ -6,19 +6,24 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from containers.binds import Bind
 from containers.engine import architecture, enter
 from containers.store import Image
+from cxr_core.home import only_mine
 
 _OLDEST = (1, 1)
 """apptainer that builds and runs without help of root."""
 
 _SLOW = 5.0
 """Seconds to enter an image from which it is worth asking why."""
+
+_KEPT = ("/etc/localtime", "/etc/hosts")
+"""Binds of apptainer.conf that the engine keeps, or that nothing here needs."""
 
 _HELPERS = ("/usr/libexec/apptainer/bin", "/usr/lib/x86_64-linux-gnu/apptainer/bin", "/usr/local/libexec/apptainer/bin")
 """Where packages of apptainer keep programs of their own."""
@@ -129,6 +134,31 @@ def judge_driver(driver: tuple[int, int], image: tuple[int, int]) -> Answer:
     if driver[0] < image[0]:
         return Answer("fail", fact, "use an image for an older CUDA, or ask for a newer driver")
     return Answer("ok", fact)
+
+
+def owner(image: Image, *, is_copied: bool) -> Answer:
+    """Whether others could change the image while it is run. `is_copied`: each node has a copy of this user's."""
+    if is_copied or only_mine(image.path):
+        return Answer("ok", "nobody else can change it" if not is_copied else "what is run is a copy of your own")
+    who = image.path.stat().st_uid
+    fact = f"others (owner: user {who}, or a folder's above) can change the image between its check and its end"
+    return Answer("warn", fact, "set `image_scratch:`, or copy it to a folder of your own (`cxr image stage`)")
+
+
+def site_binds(binds: Iterable[Bind]) -> Answer:
+    """What apptainer.conf would bring into a container, and tasks do not see unless the profile's `binds` name it."""
+    found = re.search(r"^APPTAINER_CONF_FILE=(.+)$", _said("apptainer", "buildcfg"), re.M)
+    path = Path(found[1]) if found else Path("/etc/apptainer/apptainer.conf")
+    if not os.access(path, os.R_OK):
+        return Answer("ok", f"{path} cannot be read: what the site binds is not known")
+    named = re.findall(r"^\s*bind path\s*=\s*([^:\s]+)(?::([^:\s]+))?", path.read_text(), re.M)
+    there = [to or source for source, to in named if source not in _KEPT]
+    inside = [Path(bind.destination) for bind in binds]
+    lost = [text for text in there if not any(Path(text).is_relative_to(each) for each in inside)]
+    if not lost:
+        return Answer("ok", f"{path} binds {', '.join(there) if there else 'no folder'}: nothing is missed")
+    fix = f"if data, models or libraries that you need lie there: `binds: [{', '.join(lost)}]`"
+    return Answer("warn", f"{path} binds {', '.join(lost)}, which tasks do not see", fix)
 
 
 CHECKS: Mapping[str, Callable[[Image], Answer]] = {

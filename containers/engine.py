@@ -24,16 +24,19 @@ def script(name: str) -> str:
 def enter(
     image: Path, sha256: str, binds: Iterable[Path | Bind], *, cwd: Path, gpus: bool, names: Sequence[str] = ()
 ) -> list[str]:
-    """The words that run what follows them in an image: one container, named binds, a short list of variables.
+    """The words that run what follows them in an image whose bytes have this `sha256`: one container, named binds, a
+    short list of variables.
 
     Paths lie at the same place inside, whatever their names; `cwd` is bound and is the working directory. Of the
-    environment only SLURM_*, CUDA_VISIBLE_DEVICES, NCCL_*, CXR_*, TMPDIR, the numbers of threads and `names` pass, and
-    where one of `names` holds a folder it is bound. Home is a scratch folder. `gpus` brings the driver's libraries in.
+    environment only what enter.sh lists (the place in a Slurm job, CUDA_VISIBLE_DEVICES, NCCL_*, CXR_*, TMPDIR, the
+    numbers of threads) and `names` pass, and where one of `names` holds a folder it is bound. Home and /tmp are a
+    folder of the task alone. `gpus` brings the driver's libraries in.
     """
     folders = (each if isinstance(each, Bind) else Bind.at_its_place(each) for each in (*binds, cwd))
     mounts = [word for bind in in_order(folders) for word in ("--mount", bind.mount)]
     options = [*(["--nv"] if gpus else []), *mounts, "--pwd", str(cwd)]
-    return ["bash", "-c", script("enter.sh"), "enter", str(image), sha256, "|".join(names), *options, "--"]
+    lines = script("trust.sh") + script("enter.sh")
+    return ["bash", "-c", lines, "enter", str(image), sha256, "|".join(names), *options, "--"]
 
 
 def engine() -> str:

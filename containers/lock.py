@@ -17,8 +17,8 @@ Target = Literal["cpu", "cuda"]
 
 _EXTRAS: Mapping[Target, str] = {"cpu": "", "cuda": "[gpu]"}
 
-UNHASHED = "torch"
-"""Each index builds torch anew: it is pinned by its version and local tag (2.13.0+cpu) alone."""
+_BUILDERS = ("setuptools", "wheel")
+"""What builds those packages that come as source, and the project: locked as all else is, and never fetched aside."""
 
 
 def lock_path(source: Path, target: Target) -> Path:
@@ -33,10 +33,10 @@ def make_lock(source: Path, target: Target) -> Path:
     path = lock_path(source, target)
     header = (
         f"# Made by `cxr image lock --target {target}` from pyproject.toml, for Python {sys.version_info[0]}."
-        f"{sys.version_info[1]} on {platform.machine()}. torch is pinned by version and local tag.\n"
+        f"{sys.version_info[1]} on {platform.machine()}.\n"
     )
     lines = sorted(_lines(_resolve(source, target)))
-    if target == "cuda" and any(line.startswith(f"{UNHASHED}==") and line.endswith("+cpu") for line in lines):
+    if target == "cuda" and any(re.match(r"torch==\S+\+cpu ", line) for line in lines):
         raise UserError(
             "pip would install a CPU build of torch into the cuda image",
             where=str(path),
@@ -51,7 +51,7 @@ def _resolve(source: Path, target: Target) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         options = ["--dry-run", "--ignore-installed", "--quiet", "--report", str(report)]
-        command = [sys.executable, "-m", "pip", "install", *options, f"{source}{_EXTRAS[target]}"]
+        command = [sys.executable, "-m", "pip", "install", *options, f"{source}{_EXTRAS[target]}", *_BUILDERS]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
@@ -64,9 +64,8 @@ def _lines(report: Any) -> Iterator[str]:
         if entry["is_direct"]:  # the project itself
             continue
         name = re.sub(r"[-_.]+", "-", entry["metadata"]["name"]).lower()
-        pin = f"{name}=={entry['metadata']['version']}"
         sha256 = entry["download_info"]["archive_info"]["hashes"]["sha256"]
-        yield pin if name == UNHASHED else f"{pin} --hash=sha256:{sha256}"
+        yield f"{name}=={entry['metadata']['version']} --hash=sha256:{sha256}"
 
 
 def packages(lock: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ def prelude(image: Image, folder: str | None) -> list[str]:
     functions = [line for line in script("stage.sh").splitlines() if line]
     if folder is None:
         return [*functions[: functions.index("}") + 1], shlex.join(["hold_image", str(image.path)])]
+    functions = [*(line for line in script("trust.sh").splitlines() if line), *functions]
     words = shlex.join(["stage_image", str(image.path), image.sha256, str(image.bytes)])
     return [*functions, f"{words} {folder} || exit 1"]
 

@@ -11,8 +11,18 @@ from pathlib import Path
 
 from containers.reference import Reference
 from cxr_core.errors import UserError
-from cxr_core.home import expanded
-from cxr_core.runs.files import fsync_dir, fsync_file, read_json, remove, sha256_file, sha256_path, size_of, write_json
+from cxr_core.home import expanded, home, only_mine
+from cxr_core.runs.files import (
+    fsync_dir,
+    fsync_file,
+    read_json,
+    remove,
+    sha256_file,
+    sha256_path,
+    size_of,
+    write_atomic,
+    write_json,
+)
 
 FORMAT = 1
 
@@ -32,7 +42,7 @@ class Image:
 
     @classmethod
     def at(cls, path: Path) -> "Image":
-        """The image at `path`, hashed unless it lies in a store under its sha256. Raises UserError if there is none."""
+        """The image at `path`: what its name says in a store, else its hash. Raises UserError if there is none."""
         if not path.exists():
             raise UserError("no such image", where=str(path), mend="`cxr image list` shows what there is")
         if path.parent.name == "sif" and re.fullmatch(r"[0-9a-f]{64}\.sif", path.name):
@@ -150,9 +160,47 @@ class Store:
 
 
 def find_image(text: str, images: Path | None = None) -> Image:
-    """The image at a path, else what the store (CXR_IMAGES by default) has under that name."""
+    """The image at a path, else what the store (CXR_IMAGES by default) has under that name.
+
+    Raises UserError if there is none, or if its bytes are not what its name says.
+    """
     path = expanded(text).absolute()
-    return Image.at(path) if path.exists() else Store.of_environment(images).find(text)
+    image = Image.at(path) if path.exists() else Store.of_environment(images).find(text)
+    if image.path.stem == image.sha256 and not is_image(image.path, image.sha256):
+        mend = "`cxr image pull` with the reference (see `cxr image list`) replaces it"
+        raise UserError(
+            "is not what its name says (sha256): damaged, or another image", where=str(image.path), mend=mend
+        )
+    return image
+
+
+def is_image(path: Path, sha256: str) -> bool:
+    """Whether a file has this digest. A file that is this user's alone is read once: what was read is remembered, in
+    the words of trust.sh, as long as nobody has written to it."""
+    record = (Path(os.environ.get("XDG_CACHE_HOME") or (home() or Path("/nowhere")) / ".cache") / "cxr-images") / sha256
+    words = f"{sha256} {_identity(path)}\n"
+    is_remembered = only_mine(path) and _made_private(record.parent)
+    if is_remembered and record.is_file() and record.read_bytes() == words.encode():
+        return True
+    if sha256_file(path) != sha256:
+        return False
+    if is_remembered and words == f"{sha256} {_identity(path)}\n":
+        write_atomic(record, words)
+    return True
+
+
+def _identity(path: Path) -> str:
+    found = path.stat()
+    times = (f"{time // 10**9}.{time % 10**9:09d}" for time in (found.st_mtime_ns, found.st_ctime_ns))
+    return f"{found.st_ino} {found.st_size} {' '.join(times)}"
+
+
+def _made_private(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return only_mine(folder)
 
 
 def _in_use(path: Path) -> bool:

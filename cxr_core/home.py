@@ -1,8 +1,19 @@
-"""The user's home folder, which need not be there: a container may run as a number that no file of users knows."""
+"""The user's home folder, which need not be there, and folders that are the user's alone.
 
+A container may run as a number that no file of users knows. On a shared node the folder of temporary files is
+everybody's, and libraries keep there, under names that all can guess, what they later run: compiled kernels, pickles.
+"""
+
+import atexit
+import grp
 import os
 import pwd
+import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from cxr_core.errors import UserError
@@ -11,9 +22,21 @@ _CACHES = {
     "XDG_CACHE_HOME": "",
     "MPLCONFIGDIR": "matplotlib",
     "TRITON_CACHE_DIR": "triton",
-    "TORCHINDUCTOR_CACHE_DIR": "inductor",
 }
 """Variable -> where below the substitute a library keeps what it would else keep at home."""
+
+CODE_CACHES = (
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "TORCH_EXTENSIONS_DIR",
+    "CUDA_CACHE_PATH",
+    "NUMBA_CACHE_DIR",
+    "PYTHONPYCACHEPREFIX",
+    "MPLCONFIGDIR",
+    "XDG_CACHE_HOME",
+    "HF_MODULES_CACHE",
+)
+"""Variables of folders from which code is run."""
 
 
 def home() -> Path | None:
@@ -45,18 +68,91 @@ def substitute_home() -> None:
     place = home()
     if place is not None and os.access(place, os.W_OK):
         return
-    substitute = Path(tempfile.gettempdir(), f"cxr-home-{os.getuid()}")
-    if _is_ours(substitute):
-        for name, folder in _CACHES.items():
-            os.environ.setdefault(name, str(substitute / folder))
+    substitute = private_folder("cxr-home")
+    for name, folder in _CACHES.items():
+        os.environ.setdefault(name, str(substitute / folder))
 
 
-def _is_ours(folder: Path) -> bool:
+def keep_caches_private() -> None:
+    """See that no library runs what another user may have put into its cache.
+
+    torch keeps compiled code among the temporary files, under a name that all can guess: here it is a private folder.
+    Folders that variables name are made private. Raises UserError if one is there to which others can write.
+    """
+    for name, given in ((name, os.environ.get(name)) for name in CODE_CACHES):
+        if not given:
+            continue
+        with suppress(OSError):  # whatever needs it will say so
+            Path(given).mkdir(mode=0o700, parents=True)
+        if Path(given).exists() and not only_mine(Path(given)):
+            raise UserError(
+                "others can write to this cache, and what lies in it is run",
+                where=f"{name}={given}",
+                mend="name a new folder below one that only you or root can change; it is made with mode 0700",
+            )
+    if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder("cxr-home") / "inductor")
+
+
+def private_folder(name: str) -> Path:
+    """The folder of temporary files `<name>-<user id>` of mode 0700, kept for the next process; where that is not this
+    user's alone, a new one that goes with this process."""
+    kept = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+        kept.mkdir(mode=0o700, exist_ok=True)
+        if kept.lstat().st_uid == os.getuid() and only_mine(kept):
+            kept.chmod(0o700)
+            return kept
+    except OSError:
+        pass
+    made = tempfile.mkdtemp(prefix=f"{name}-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
+
+
+def only_mine(path: Path) -> bool:
+    """Whether nobody but this user and root can change what lies at `path`, or put another thing in its place."""
+    try:
+        whole = path.resolve(strict=True)
+        links = [each for each in (path.absolute(), *path.absolute().parents) if each.is_symlink()]
+        return all(_is_ours(each.lstat().st_uid) for each in links) and not any(_open_to_others(whole))
     except OSError:
         return False
+
+
+def _open_to_others(whole: Path) -> Iterator[bool]:
+    """Of a path without links and of each folder above, whether others can write to it. In a folder whose sticky bit is
+    set, nobody renames what is another's."""
+    for each in (whole, *whole.parents):
+        found, is_above = each.stat(), each != whole
+        loose = 0o002 if found.st_gid == _own_group() else 0o022
+        is_loose = found.st_mode & loose and not (is_above and found.st_mode & stat.S_ISVTX)
+        yield bool(is_loose) or not _is_ours(found.st_uid, is_above=is_above)
+
+
+def _is_ours(owner: int, *, is_above: bool = False) -> bool:
+    """In a container, whose namespace may know this user alone, the folders above are owned by nobody."""
+    return owner in (0, os.geteuid()) or (is_above and owner == _nobody())
+
+
+@cache
+def _own_group() -> int | None:
+    """The group in which this user is alone, by its name, as some systems give one to each; None without."""
+    entry = _entry()
+    try:
+        group = grp.getgrgid(os.getgid())
+    except KeyError:
+        return None
+    is_own = entry is not None and group.gr_name == entry.pw_name and set(group.gr_mem) <= {entry.pw_name}
+    return group.gr_gid if is_own else None
+
+
+@cache
+def _nobody() -> int | None:
+    """The number that stands for users who are not known in this namespace; None where all are."""
+    if Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]:
+        return None
+    return int(Path("/proc/sys/kernel/overflowuid").read_text())
 
 
 def _entry() -> pwd.struct_passwd | None:

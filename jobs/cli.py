@@ -405,19 +405,20 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
 
 def prepare_environment() -> None:
     """Set what libraries read when they are imported, where the user has not."""
-    from cxr_core.home import substitute_home
+    from cxr_core.home import keep_caches_private, substitute_home
 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     substitute_home()
+    keep_caches_private()
 
 
 def main() -> None:
     """Run the command; a user's mistake and a full disk end with a plain message and exit status 2."""
     from cxr_core.errors import UserError, explain_os_error
 
-    prepare_environment()
     try:
+        prepare_environment()
         app()
     except UserError as error:
         typer.echo(f"cxr: {error}", err=True)

@@ -8,6 +8,7 @@ from containers.binds import bind_of
 from containers.engine import enter
 from containers.stage import prelude as stage_once
 from containers.store import Image, find_image
+from cxr_core.home import CODE_CACHES
 from cxr_core.runs.image import working_in
 from slurm.packs import Job
 from slurm.profile import ClusterProfile
@@ -28,7 +29,8 @@ def prefix(image: Image, profile: ClusterProfile, run: Path, cwd: Path) -> list[
 
 def prelude(image: Image, profile: ClusterProfile) -> list[str]:
     """Lines of the batch script: make the caches, so that they can be bound, and copy the image to the node."""
-    caches = [f'mkdir -p -- "${name}" || exit 1' for name in profile.caches]
+    private = dict.fromkeys(CODE_CACHES, "-m 700 ")
+    caches = [f'mkdir -p {private.get(name, "")}-- "${name}" || exit 1' for name in profile.caches]
     if not image.path.is_file():
         return caches
     return [*caches, *stage_once(image, expanding(profile.image_scratch) if profile.image_scratch else None)]

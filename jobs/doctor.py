@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from containers import checks as containers_checks
+from containers.binds import Bind, bind_of
 from containers.checks import Answer
 from containers.store import Image
 from cxr_core.errors import UserError
@@ -40,12 +41,22 @@ def _of_the_site(site: Site) -> Sequence[Check]:
     if image is None:
         return CHECKS
     ours = [_about(name, ask, image) for name, ask in containers_checks.CHECKS.items()]
+    ours += [Check("image owner", lambda site: _owner(site, image)), Check("site binds", _site_binds)]
     on_node = Check("node image", lambda site: _on_a_node(site, image), where=lambda site: site.visited)
     return (*CHECKS, *ours, on_node)
 
 
 def _about(name: str, ask: Callable[[Image], Answer], image: Image) -> Check:
     return Check(name, lambda site: _finding(ask(image)))
+
+
+def _owner(site: Site, image: Image) -> Finding:
+    return _finding(containers_checks.owner(image, is_copied=bool(site.profile.image_scratch) and image.path.is_file()))
+
+
+def _site_binds(site: Site) -> Finding:
+    folders = [*map(bind_of, site.profile.binds), Bind.at_its_place(site.runs.absolute())]
+    return _finding(containers_checks.site_binds(folders))
 
 
 def _finding(answer: Answer) -> Finding:

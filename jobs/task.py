@@ -212,8 +212,8 @@ def main(words: list[str]) -> int:
     # Slurm sends this to every process of a step long before it kills: the shell is warned, and what is nearly done
     # can be kept. Ignored rather than handled, so that children ignore it too.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    prepare_environment()
     try:
+        prepare_environment()
         if ranks.is_follower():
             ranks.follow()
             return 0

@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -118,11 +118,18 @@ def _opened(base: Base, part: Part) -> Any:
 
 
 def _scheduler(folder: Path) -> Any:
-    """That of the folder, or DDIM where its class needs a library that is not there: only its schedule is used."""
+    """That of the folder, or DDIM where its class needs a library that is not there: only its schedule is used.
+
+    Raises UserError if what is named is another thing of diffusers, which could open more than a schedule.
+    """
     named = read_json(folder / "model_index.json").get("scheduler")
     kind = getattr(diffusers, str(named[1]), None) if isinstance(named, list) and len(named) == 2 else None
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         return DDIMScheduler(**solver_options("ddim", read_schedule(folder), steps=1))
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        mend = 'write the class of the schedule, e.g. ["diffusers", "DDIMScheduler"]'
+        where = f"{folder / 'model_index.json'}, scheduler"
+        raise UserError(f"{str(named[1])[:80]!r} is no scheduler of diffusers", where=where, mend=mend)
     return kind.from_pretrained(str(folder), subfolder="scheduler", local_files_only=True)
 
 

@@ -52,6 +52,10 @@ def allocated_gpus(environ: dict[str, str] | None = None) -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
+HOST_PID = "CXR_HOST_PID"
+"""Variable that a container's start sets (see `containers/enter.sh`): inside, other processes cannot be seen."""
+
+
 def _origin(environ: dict[str, str]) -> dict[str, Any]:
     """Where an attempt runs: host, process, GPUs and, within a scheduler, job and node."""
     job, task = environ.get("SLURM_ARRAY_JOB_ID") or environ.get("SLURM_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
@@ -63,7 +67,9 @@ def _origin(environ: dict[str, str]) -> dict[str, Any]:
     }
     # Of a task on several nodes, each process sees the GPUs of its own.
     gpus = allocated_gpus(environ) * int(environ.get("SLURM_STEP_NUM_NODES", "1"))
-    machine = {"host": socket.gethostname(), "pid": os.getpid(), "gpus": gpus}
+    # A container has process numbers of its own; there, the one that this machine knows it by is told.
+    pid = int(environ.get(HOST_PID) or os.getpid())
+    machine = {"host": socket.gethostname(), "pid": pid, "gpus": gpus}
     return machine | {name: value for name, value in slurm.items() if value is not None}
 
 
@@ -202,7 +208,8 @@ def life_of(folder: Path) -> Life:
 
 def life_of_beat(beat: dict[str, Any]) -> Life:
     """The same, of an attempt that did not say how it ended and whose last heartbeat is `beat`."""
-    if beat["host"] == socket.gethostname() and not Path(f"/proc/{beat['pid']}").exists():
+    sees_processes = beat["host"] == socket.gethostname() and HOST_PID not in os.environ
+    if sees_processes and not Path(f"/proc/{beat['pid']}").exists():
         return "killed"
     return "silent" if time.time() - beat["time"] > SILENT_AFTER else "running"
 

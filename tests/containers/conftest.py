@@ -51,7 +51,7 @@ def small_disk() -> Iterator[Path]:
     """A file system of 8 MB."""
     require("apptainer", os.geteuid() == 0, "only root may mount a file system")
     with tempfile.TemporaryDirectory(prefix="cxr-small-") as folder:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", folder], check=True)
         try:
             yield Path(folder)
         finally:

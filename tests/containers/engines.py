@@ -64,6 +64,22 @@ def base() -> Path:
     return folder
 
 
+def base_image() -> Path:
+    """A SIF of that Debian alone, made once."""
+    folder, sif = base(), CACHE / f"base-{recipe_sha256()[:12]}.sif"
+    with (CACHE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not sif.is_file():
+            allow_subordinate_ids()
+            made = sif.with_suffix(".tmp")
+            squash = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
+            command = ["apptainer", "build", "--force", "--fakeroot", *squash, str(made), str(folder)]
+            done = subprocess.run(command, env=environ(), capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            made.rename(sif)
+    return sif
+
+
 def environ(**changes: str) -> dict[str, str]:
     """Ours, with a user namespace where we are root: plain root lacks capabilities inside containers."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "APPTAINER"))}

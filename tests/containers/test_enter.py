@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def make_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def seen(image: Path, cwd: Path, **options: object) -> dict[str, object]:
-    words = enter(image, 64 * "a", [cwd], cwd=cwd, gpus=False, **options)  # type: ignore[arg-type]
+    words = enter(image, Image.at(image).sha256, [cwd], cwd=cwd, gpus=False, **options)  # type: ignore[arg-type]
     command = [*words, "python", "-c", TELL, str(cwd.parent / ".local")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -56,7 +57,7 @@ def test_given_a_call_from_inside_home_then_only_that_folder_is_seen(thin_image:
     assert told["cwd"] == str(work)
     assert told["here"] == ["file"]
     assert told["local"] is False
-    assert str(told["home"]).endswith(f"/cxr-home-{os.getuid()}")
+    assert re.fullmatch(rf"/tmp/cxr-box-{os.getuid()}-.*-\d+\.\w{{8}}/home", str(told["home"]))
 
 
 def test_given_a_bind_to_another_place_to_be_read_only_then_it_lies_there_and_cannot_be_written(
@@ -66,7 +67,7 @@ def test_given_a_bind_to_another_place_to_be_read_only_then_it_lies_there_and_ca
     data.mkdir()
     (data / "image.png").touch()
     binds = [bind_of("/usr/share:/opt/inside:ro"), Bind(str(data), "/mnt", is_readonly=True), data]
-    words = enter(thin_image, 64 * "a", [*binds, tmp_path], cwd=tmp_path, gpus=False)
+    words = enter(thin_image, Image.at(thin_image).sha256, [*binds, tmp_path], cwd=tmp_path, gpus=False)
     script = 'ls /mnt; touch /mnt/new; touch "$1/new" && ls -d /opt/inside'
     done = subprocess.run([*words, "sh", "-c", script, "sh", str(data)], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["image.png", "/opt/inside"], done.stderr
@@ -149,7 +150,7 @@ def test_of_the_environment_only_what_is_listed_passes(
     assert isinstance(environ, dict)
     assert passing.items() <= environ.items()
     assert not set(stopped) & set(environ)
-    assert environ["CXR_IMAGE_SHA256"] == 64 * "a"
+    assert environ["CXR_IMAGE_SHA256"] == Image.at(thin_image).sha256
     assert environ["PYTHONNOUSERSITE"] == "1"
     assert environ["TMPDIR"] == str(tmp_path)
 

@@ -27,10 +27,15 @@ def test_every_dependency_of_the_project_is_pinned_to_a_version_that_it_allows(t
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_package_but_torch_has_a_hash_and_none_names_a_host(target: Target) -> None:
+def test_every_package_has_a_hash_and_none_names_a_host(target: Target) -> None:
     lines = lock_path(REPOSITORY, target).read_text().splitlines()[1:]
     unhashed = [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.+]+ --hash=sha256:[0-9a-f]{64}", line)]
-    assert [line.split("==")[0] for line in unhashed] == ["torch"]
+    assert unhashed == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_builds_packages_of_source_is_locked_too(target: Target) -> None:
+    assert {"setuptools", "wheel"} <= set(packages(lock_path(REPOSITORY, target)))
 
 
 def test_the_images_of_both_targets_differ_in_torch_and_what_it_brings() -> None:

@@ -9,6 +9,8 @@ from torch import nn
 
 from cxr_core.errors import UserError
 from cxr_core.evaluation.features import open_eye
+from cxr_core.evaluation.inception import InceptionEye
+from cxr_core.runs.files import sha256_file
 
 
 class Published(nn.Module):
@@ -38,9 +40,14 @@ def saved(network: nn.Module, folder: Path) -> Path:
     return path
 
 
+def opened(path: Path) -> InceptionEye:
+    """As if it were what NVIDIA publishes."""
+    return InceptionEye(path, {sha256_file(path)})
+
+
 def test_given_the_file_features_are_those_of_its_network_on_three_equal_channels(tmp_path: Path) -> None:
     network = Published()
-    eye = open_eye("model", saved(network, tmp_path))
+    eye = opened(saved(network, tmp_path))
     assert (eye.about.width, eye.about.size, eye.about.name) == (5, 299, "Inception (network.pt)")
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
     features, scores = eye.see(images)
@@ -55,4 +62,6 @@ def test_given_a_file_of_something_else_the_mistake_names_it(tmp_path: Path, wha
     if what == "no network":
         path.write_bytes(b"no network")
     with pytest.raises(UserError, match="not Inception as a TorchScript file"):
+        opened(path)
+    with pytest.raises(UserError, match=r"could run code when it is opened; its sha256 [0-9a-f]{64} is not"):
         open_eye("model", path)

@@ -113,7 +113,9 @@ def test_the_dockerfile_makes_the_same_and_it_comes_back_by_digest(
 ) -> None:
     tar = subprocess.Popen(["tar", "-C", engines.base(), "-c", "."], stdout=subprocess.PIPE)
     subprocess.run(["podman", "import", "-", "localhost/cxr-base:proof"], stdin=tar.stdout, check=True)
-    words = ("--engine", "buildah", "--base", "localhost/cxr-base:proof", *build_options())
+    tell = ["podman", "image", "inspect", "--format", "{{.Digest}}", "localhost/cxr-base:proof"]
+    base = subprocess.run(tell, check=True, capture_output=True, text=True).stdout.strip()
+    words = ("--engine", "buildah", "--base", f"localhost/cxr-base@{base}", *build_options())
     done = cxr("image", "build", *words, timeout=3600)
     assert done.returncode == 0, done.stderr
     name = done.stdout.splitlines()[0]
