@@ -56,13 +56,16 @@ def _odd(ids: pa.StringArray) -> np.ndarray:
     text = np.frombuffer(data if data is not None else b"", np.uint8)
     lengths = np.diff(places)
     odd = (lengths == 0) | (lengths > LONGEST_ID)
-    odd[~odd] |= text[places[:-1][~odd]] == ord(".")
-    bad = np.flatnonzero(_FORBIDDEN[text[places[0] : places[-1]]]) + places[0] if len(ids) else np.zeros(0, np.int64)
-    odd[np.searchsorted(places, bad, side="right") - 1] = True
+    if not odd.any():
+        odd = text[places[:-1]] == ord(".")
+    text = text[places[0] : places[-1]]
+    if (text < ord(" ")).any() or (text == ord("/")).any() or (text == _DELETE).any():
+        bad = np.flatnonzero((text < ord(" ")) | (text == ord("/")) | (text == _DELETE)) + places[0]
+        odd[np.searchsorted(places, bad, side="right") - 1] = True
     return odd
 
 
-_FORBIDDEN = np.isin(np.arange(256), [*range(32), 127, ord("/")])
+_DELETE = 127
 
 
 def _doubles(ids: pa.ChunkedArray) -> Iterator[str]:

@@ -34,7 +34,7 @@ from cxr_core.generation.bank_folder import Bank
 from cxr_core.models.checkpoints import read_checkpoints
 from cxr_core.models.tensors import read_header
 from cxr_core.report.picture import read_picture
-from cxr_core.runs.door import parse
+from cxr_core.runs.door import read_json
 from cxr_core.runs.tables import read_npy
 from cxr_core.yamlfile import parse_mapping, read_text
 from tests.planted import planted_rows, write_planted
@@ -112,7 +112,7 @@ READERS: dict[str, Reader] = {
     "bank.json": lambda path: Bank.open(room()),
     "checkpoints.json": lambda path: read_checkpoints(room()),
     "key.npz": lambda path: FeatureCache(room()).read("key"),
-    "metrics.json": lambda path: parse(path.read_bytes(), Metrics, path),
+    "metrics.json": lambda path: read_json(path, Metrics),
 }
 """Good file -> what reads it."""
 

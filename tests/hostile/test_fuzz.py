@@ -94,8 +94,8 @@ def test_a_record_is_parsed_or_named(data: bytes) -> None:
 def test_a_name_never_leads_out(text: str) -> None:
     for check in (checked_name, checked_inside):
         try:
-            found = Path("/root/place") / check(text)
+            found = Path("/a/place") / check(text)
         except ValueError:
             continue
-        assert found.resolve().is_relative_to("/root/place")
+        assert found.resolve().is_relative_to("/a/place")
         assert found.name == text.split("/")[-1]
