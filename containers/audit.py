@@ -22,7 +22,7 @@ def program(folder: Path) -> Path:
     found = folder / "bin" / "pip-audit"
     if not found.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        words = [folder / "bin" / "python", "-m", "pip", "--quiet", "install", "pip-audit"]
+        words: list[str | Path] = [folder / "bin" / "python", "-m", "pip", "--quiet", "install", "pip-audit"]
         if subprocess.run(words, capture_output=True, check=False).returncode != 0:
             raise UnansweredError("pip-audit cannot be fetched from here")
     return found
@@ -39,7 +39,8 @@ def answers(pip_audit: Path, lock: Path) -> list[dict[str, Any]]:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(pins(lock))
         file.flush()
-        words = [pip_audit, "--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json", "-r", file.name]
+        options = ("--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json", "-r", file.name)
+        words: list[str | Path] = [pip_audit, *options]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
     try:
         return list(json.loads(done.stdout)["dependencies"])

@@ -145,10 +145,10 @@ def owner(image: Image, *, is_copied: bool) -> Answer:
     return Answer("warn", fact, "set `image_scratch:`, or copy it to a folder of your own (`cxr image stage`)")
 
 
-def site_binds(binds: Iterable[Bind]) -> Answer:
+def site_binds(binds: Iterable[Bind], config: Path | None = None) -> Answer:
     """What apptainer.conf would bring into a container, and tasks do not see unless the profile's `binds` name it."""
     found = re.search(r"^APPTAINER_CONF_FILE=(.+)$", _said("apptainer", "buildcfg"), re.M)
-    path = Path(found[1]) if found else Path("/etc/apptainer/apptainer.conf")
+    path = config or Path(found[1] if found else "/etc/apptainer/apptainer.conf")
     if not os.access(path, os.R_OK):
         return Answer("ok", f"{path} cannot be read: what the site binds is not known")
     named = re.findall(r"^\s*bind path\s*=\s*([^:\s]+)(?::([^:\s]+))?", path.read_text(), re.M)

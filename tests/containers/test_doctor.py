@@ -31,6 +31,8 @@ def test_given_a_cluster_and_an_image_that_are_well_then_each_question_has_its_a
     assert found["namespaces"].startswith("ok ")
     assert re.match(r"ok squashfuse\w* mounts images", found["mount"])
     assert found["image"].startswith(f"ok sha256 {Image.at(thin_image).sha256[:12]}, 0.")
+    assert found["image owner"] == "ok nobody else can change it"
+    assert found["site binds"].startswith("ok ")
     assert found["machine"].startswith("ok the image is for ")
     assert re.match(r"ok `true` takes \d+\.\d\d s in it", found["start"])
     assert re.match(r"ok `true` takes \d+\.\d+ s in the image on a node", found["node image"])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from containers.binds import bind_of
+from containers.binds import Bind, bind_of
+from containers.checks import site_binds
 from containers.engine import enter
 from containers.store import Image
 from cxr_core.errors import UserError
@@ -157,3 +158,11 @@ def test_a_bind_is_never_an_option_of_the_engine() -> None:
             continue
         assert bind.mount.startswith("type=bind,"), text
         assert bind.mount.count('"') == 4, text
+
+
+def test_the_doctor_names_what_the_site_binds_and_tasks_would_miss(tmp_path: Path) -> None:
+    config = tmp_path / "apptainer.conf"
+    config.write_text("#bind path = /no\nbind path = /etc/hosts\nbind path = /scratch\nbind path = /opt/a:/opt/b\n")
+    answer = site_binds([Bind("/x", "/scratch")], config)
+    assert (answer.level, answer.fix.endswith("`binds: [/opt/b]`")) == ("warn", True)
+    assert site_binds([bind_of("/scratch"), bind_of("/opt")], config).level == "ok"
