@@ -12,6 +12,7 @@ from pathlib import Path
 from cxr_core.errors import UserError
 from cxr_core.runs.lives import Lives
 from cxr_core.runs.run import Run, RunHeldError
+from cxr_core.shown import say
 from jobs.cli import prepare_environment
 from jobs.cluster import Sent, locked_for, own_lives, send_rest
 from jobs.config import config_of, resolved
@@ -89,9 +90,9 @@ def main(root: Path, cluster: str | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prepare_environment()
     try:
-        print(f"auto-resume: {resume_itself(root, cluster)}")
+        say(f"auto-resume: {resume_itself(root, cluster)}")
     except UserError as error:
-        print(f"cxr: {error}", file=sys.stderr)
+        say(f"cxr: {error}", err=True)
         return 2
     return 0
 

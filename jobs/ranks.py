@@ -84,7 +84,7 @@ _LOOK_EVERY = 0.5
 
 def _write_to(log: Path) -> None:
     """What libraries say goes to the rank's own log, not between the lines of the others."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(file, stream)
     os.close(file)

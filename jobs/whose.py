@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cxr_core.errors import UserError
-from cxr_core.runs.door import printable
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, submit_folders
+from cxr_core.shown import printable
 from slurm.profile import own_profile
 
 
