@@ -19,7 +19,8 @@ _FIELDS = ("JobID", "State", "Start", "End", "NodeList")
 def refresh(run: Run, *, max_age: float = 30.0) -> Accounting:
     """What sacct says of all tasks that make shards, asked anew if the last answer is older than `max_age` seconds.
 
-    The answer is kept in the run folder, where it can be written. Never raises for what sacct does; a run that no scheduler has is not asked of.
+    The answer is kept in the run folder, where it can be written. Never raises for what sacct does; a run that no
+    scheduler has is not asked of.
     """
     known = Accounting.read(run.root)
     if 0 <= time.time() - known.asked < max_age:

@@ -1,12 +1,13 @@
 """Other users of this machine: real numbers of users and groups, which need no names; root alone can become them."""
 
+import json
 import os
 import shutil
 import site
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +43,35 @@ def need_people() -> None:
     require("people", bool(_python()), "no Python with these packages that another user may start")
 
 
+_IN_TURN = """
+import contextlib, io, json, sys, traceback
+from jobs.cli import main
+done = []
+for words in json.loads(sys.argv[1]):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = ["cxr", *words]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+    done.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(done))
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @dataclass(frozen=True)
 class Person:
     """A user by number, in one group, with the umask of their shell."""
@@ -70,12 +100,23 @@ class Person:
             capture_output=True,
             text=True,
             check=False,
-            **{"timeout": 120, "cwd": "/"} | options,
+            **{"timeout": 300, "cwd": "/"} | options,
         )
+
+    def all_cxr(self, *commands: Sequence[str | Path]) -> list[Done]:
+        """Several of their commands, one after another in one process, which starts but once."""
+        given = json.dumps([[str(word) for word in words] for words in commands])
+        done = self.python("-c", _IN_TURN, given)
+        assert done.returncode == 0, done.stderr
+        return [Done(*one) for one in json.loads(done.stdout)]
+
+    def python(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Python, with these packages."""
+        return self.run(_python(), *words, **options)
 
     def cxr(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         """Their `cxr`."""
-        return self.run(_python(), "-m", "jobs.cli", *words, **options)
+        return self.python("-m", "jobs.cli", *words, **options)
 
 
 @contextmanager

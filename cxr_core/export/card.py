@@ -57,7 +57,8 @@ def _contents(dataset: Dataset) -> Iterator[str]:
         has = rows["labels"] == 0 if name == NO_FINDING else rows["labels"] & dataset.findings.bit(name) != 0
         if has.any():
             views = rows.loc[has, "view"]
-            yield f"| {markdown(name)} | {int(has.sum()):,} | {int((views == 'PA').sum()):,} | {int((views == 'AP').sum()):,} |"
+            counts = (int(has.sum()), int((views == "PA").sum()), int((views == "AP").sum()))
+            yield f"| {markdown(name)} | {' | '.join(f'{count:,}' for count in counts)} |"
     yield from (
         "",
         f"Labels are of {', '.join(map(markdown, dataset.findings.names))}; of no other finding do they say anything.",
@@ -77,7 +78,8 @@ def _made(dataset: Dataset) -> Iterator[str]:
         return
     for series in made_series(dataset):
         yield from _series(series)
-    yield f"- sampled in {_text(about['dtype'])}, {_text(about['batch_size'])} at once; each image's seed is in the table"
+    how = f"{_text(about['dtype'])}, {_text(about['batch_size'])} at once"
+    yield f"- sampled in {how}; each image's seed is in the table"
     yield f"- prompts: {_spelt({name: value for name, value in about['prompts'].items() if name != 'tokenizer'})}"
     yield from _gate(about)
     yield from (f"- {_text(name)}: the model never saw an image with it" for name in about.get("unseen", ()))
@@ -97,8 +99,8 @@ def _gate(about: Mapping[str, Any]) -> Iterator[str]:
     if accepted is None:
         return
     yield (
-        f"- gate (a classifier, sha256 `{markdown_code(str(about['gate']['sha256']))}`): the first draw of {accepted.first:,} of "
-        f"{accepted.images:,} images passed, some draw of {accepted.passed:,}; of the others the best is here, and "
+        f"- gate (a classifier, sha256 `{markdown_code(str(about['gate']['sha256']))}`): the first draw of "
+        f"{accepted.first:,} of {accepted.images:,} images passed, some draw of {accepted.passed:,}; of the others the best is here, and "
         "its `generation` says `passed: false`"
     )
     shares = [f"{markdown(name)} {one.passed:,} of {one.asked:,}" for name, one in accepted.findings.items()]

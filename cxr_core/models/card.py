@@ -88,11 +88,13 @@ def _run(record: Mapping[str, Any]) -> Iterator[str]:
     if "run" not in record:
         return
     run = record["run"]
-    yield f"- run `{markdown_code(run['name'])}`, seed {_text(run['seed'])}, config sha256 `{markdown_code(run['config_sha256'])}`"
+    config = markdown_code(run["config_sha256"])
+    yield f"- run `{markdown_code(run['name'])}`, seed {_text(run['seed'])}, config sha256 `{config}`"
     for stage, about in record["losses"].items():
         known = {step: loss for step, loss in about["validation_loss"].items() if loss is not None}
         last = f", loss on held-out images {list(known.values())[-1]:.4g} at the end" if known else ""
-        yield f"- train stage `{markdown_code(stage)}`: {about['steps']:,} steps{last}; code {_text(', '.join(about['commits']))}"
+        code = _text(", ".join(about["commits"]))
+        yield f"- train stage `{markdown_code(stage)}`: {about['steps']:,} steps{last}; code {code}"
 
 
 def _learnt(learnt: TrainingData | None) -> Iterator[str]:

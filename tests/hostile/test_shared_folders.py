@@ -50,23 +50,24 @@ def test_given_umask_002_then_each_member_goes_on_with_the_others_run(shared: Pa
 
     data = next((shared / "tiny" / "real" / "shards").glob("00000-*"))
     data.write_bytes(b"damaged")
-    repaired = bob.cxr("verify", shared / "tiny", "--repair")
-    assert repaired.returncode == 0, repaired.stderr
-    again = bob.cxr("run", config(shared), "--runs", shared)
-    assert again.returncode == 0, again.stderr
-    cleared = ann.cxr("gc", shared / "tiny", "--yes")
+    for done in bob.all_cxr(("verify", shared / "tiny", "--repair"), ("run", config(shared), "--runs", shared)):
+        assert done.returncode == 0, done.stderr
+    cleared, verified = ann.all_cxr(("gc", shared / "tiny", "--yes"), ("verify", shared / "tiny"))
     assert cleared.returncode == 0, cleared.stderr
     assert "removed" in cleared.stdout
     assert not list((shared / "tiny" / "real").glob("quarantine/*"))
-    assert ann.cxr("verify", shared / "tiny").returncode == 0
+    assert verified.returncode == 0, verified.stderr
 
 
 def test_given_a_lock_that_only_its_owner_may_write_then_another_member_can_hold_it(shared: Path) -> None:
     ann, bob = (Person(uid, GROUP, umask=0o002) for uid in (54001, 54002))
-    assert ann.cxr("run", config(shared), "--runs", shared).returncode == 0
+    hold = (
+        "import sys; from pathlib import Path; from cxr_core.runs.run import _lock\nwith _lock(Path(sys.argv[1])): pass"
+    )
+    assert ann.python("-c", hold, shared / "tiny").returncode == 0
     (shared / "tiny" / ".lock").chmod(0o644)
-    again = bob.cxr("run", config(shared), "--runs", shared)
-    assert again.returncode == 0, again.stderr
+    held = bob.python("-c", hold, shared / "tiny")
+    assert held.returncode == 0, held.stderr
 
 
 def test_given_umask_027_then_the_group_reads_and_is_told_what_it_may_not_do(shared: Path) -> None:
@@ -77,7 +78,7 @@ def test_given_umask_027_then_the_group_reads_and_is_told_what_it_may_not_do(sha
     before = modes(run)
 
     page = shared / "bobs.html"
-    for words in (
+    commands = (
         ("status", run),
         ("verify", run),
         ("logs", run),
@@ -86,28 +87,27 @@ def test_given_umask_027_then_the_group_reads_and_is_told_what_it_may_not_do(sha
         ("plan", config(shared), "--runs", shared),
         ("plan", config(shared), "--runs", shared, "--cluster", "generic"),
         ("data", "verify", run / "real"),
-    ):
-        done = bob.cxr(*words)
+    )
+    for words, done in zip(commands, bob.all_cxr(*commands), strict=True):
         assert done.returncode == 0, (words, done.stderr)
     assert page.stat().st_uid == bob.uid
     assert stat.S_IMODE(page.stat().st_mode) == 0o640
     assert modes(run) == before
 
-    for words, told in (
-        (("report", run), "--out FILE"),
-        (("verify", run, "--repair"), "write"),
-        (("gc", run, "--yes"), "write"),
-        (("run", config(shared), "--runs", shared), "write"),
-        (("resume", run, "--cluster", "local"), "write"),
-    ):
-        refused = bob.cxr(*words)
+    changing: dict[tuple[str | Path, ...], str] = {
+        ("report", run): "--out FILE",
+        ("verify", run, "--repair"): "write",
+        ("gc", run, "--yes"): "write",
+        ("run", config(shared), "--runs", shared): "write",
+        ("resume", run, "--cluster", "local"): "write",
+    }
+    for (words, told), refused in zip(changing.items(), bob.all_cxr(*changing), strict=True):
         assert refused.returncode == 2, (words, refused.stdout)
         assert told in refused.stderr, refused.stderr
         assert "Traceback" not in refused.stderr
     assert modes(run) == before
 
-    for words in (("status", run), ("report", run, "--out", "/tmp/eves.html")):
-        refused = eve.cxr(*words)
+    for refused in eve.all_cxr(("status", run), ("report", run, "--out", "/tmp/eves.html")):
         assert refused.returncode == 2
         assert "ask for the right" in refused.stderr
         assert "Traceback" not in refused.stderr
@@ -118,9 +118,9 @@ def test_all_that_a_stage_writes_has_the_rights_that_the_umask_leaves(umask: int
     need_people()
     with common_folder(0o777) as folder:
         person = Person(54001, umask=umask)
-        assert person.cxr("run", config(folder), "--runs", folder).returncode == 0
-        assert person.cxr("data", "export", folder / "tiny/real", folder / "out", "--as", "nih").returncode in (0, 2)
-        assert person.cxr("data", "browse", folder / "tiny/real", "--out", folder / "page").returncode == 0
+        run = ("run", config(folder), "--runs", folder)
+        for done in person.all_cxr(run, ("data", "browse", folder / "tiny" / "real", "--out", folder / "page")):
+            assert done.returncode == 0, done.stderr
         for path in (folder / "tiny", *(folder / "tiny").rglob("*"), *(folder / "page").rglob("*")):
             whole = 0o777 if path.is_dir() else 0o666
             assert stat.S_IMODE(path.lstat().st_mode) == whole & ~umask, path
