@@ -100,8 +100,8 @@ def _gate(about: Mapping[str, Any]) -> Iterator[str]:
         return
     yield (
         f"- gate (a classifier, sha256 `{markdown_code(str(about['gate']['sha256']))}`): the first draw of "
-        f"{accepted.first:,} of {accepted.images:,} images passed, some draw of {accepted.passed:,}; of the others the best is here, and "
-        "its `generation` says `passed: false`"
+        f"{accepted.first:,} of {accepted.images:,} images passed, some draw of {accepted.passed:,}; of the others the "
+        "best is here, and its `generation` says `passed: false`"
     )
     shares = [f"{markdown(name)} {one.passed:,} of {one.asked:,}" for name, one in accepted.findings.items()]
     yield f"- passed by finding: {', '.join(shares)}"
