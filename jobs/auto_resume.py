@@ -1,4 +1,4 @@
-"""The last job of a run that resumes itself: `python -m jobs.auto_resume RUN`, when all others have ended.
+"""The last job of a run that resumes itself: `python -m jobs.auto_resume RUN PROFILE`, when all others have ended.
 
 It sends what is left and, behind that, itself again, until everything is done, nothing more can be done, the budget is
 used up, or it did so as often as it may. How it ended is in the run folder (`cxr_core.runs.lives`).
@@ -12,36 +12,41 @@ from pathlib import Path
 from cxr_core.errors import UserError
 from cxr_core.runs.lives import Lives
 from cxr_core.runs.run import Run, RunHeldError
+from cxr_core.shown import say
 from jobs.cli import prepare_environment
-from jobs.cluster import Sent, locked_for, send_rest, where_sent
+from jobs.cluster import Sent, locked_for, own_lives, send_rest
 from jobs.config import config_of, resolved
 from jobs.origin import check_origin
 from jobs.task import tell_the_shell, wait_until
+from jobs.whose import where_sent
 from slurm.profile import load_profile
 
 _PATIENCE = 600.0
 """Seconds for which another launcher, a person's say, may hold the run."""
 
 
-def resume_itself(root: Path) -> str:
-    """Resume the run once more if there is need. Returns what was done, in words."""
+def resume_itself(root: Path, cluster: str | None) -> str:
+    """Resume the run once more if there is need, by the profile that the user named. Returns what was done, in words.
+
+    Jobs of older versions do not name it: then it is that of the last submit, as for `cxr resume RUN`.
+    """
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            return _resume(root)
+            return _resume(root, cluster)
         except RunHeldError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(5)
 
 
-def _resume(root: Path) -> str:
+def _resume(root: Path, cluster: str | None) -> str:
     opened = Run.open(root)
     config = config_of(opened)
-    name, cwd = where_sent(opened)
+    name, cwd = where_sent(opened, cluster)
     profile = load_profile(name)
     with locked_for(profile, root, resolved(config)) as run:
-        lives = Lives.read(root)
+        lives = own_lives(run)
         if lives is None or lives.outcome:
             return "it is not wanted any more"
         stages = [lives.stage] if lives.stage else [stage.name for stage in config.stages]
@@ -78,19 +83,19 @@ def _end(root: Path, lives: Lives, outcome: str) -> str:
     return outcome
 
 
-def main(root: Path) -> int:
+def main(root: Path, cluster: str | None = None) -> int:
     """Returns the exit status: 2 where it could not go on."""
     tell_the_shell()
     # The seconds that this takes are given before a job is killed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prepare_environment()
     try:
-        print(f"auto-resume: {resume_itself(root)}")
+        say(f"auto-resume: {resume_itself(root, cluster)}")
     except UserError as error:
-        print(f"cxr: {error}", file=sys.stderr)
+        say(f"cxr: {error}", err=True)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:3]))

@@ -14,11 +14,11 @@ from cxr_core.runs.files import read_json
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, read_ledger
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
+from cxr_core.shown import say
 from jobs.cluster import checked_origin, cluster_name, freeze_roots, launch_of, locked_for, queue_of
 from jobs.config import RunConfig, going_on, resolved
 from jobs.left import works_of
 from jobs.origin import NOTHING_ELSE, Consent
-from jobs.show import print_line
 from jobs.task import REHEARSAL, wait_until
 from slurm.packs import Job, StageWork
 from slurm.profile import ClusterProfile, load_profile
@@ -57,7 +57,7 @@ def fly(
     config = going_on(config, root)
     with locked_for(profile, root, resolved(config)) as run:
         for note in checked_origin(run, config, profile, consent):
-            print_line(note)
+            say(note)
         read_ledger(run).check_budget(config.budget_gpu_hours)
         freeze_roots(run, config, profile)
         queue = queue_of(run, profile) if is_slurm else {}
@@ -85,7 +85,7 @@ def _wait(stage: str, job_id: str) -> None:
     pause, begun, told = _POLLS[0], time.monotonic(), ""
     while state := state_of(job_id):
         if state != told:
-            print_line(f"canary of {stage}: job {job_id} is {state}")
+            say(f"canary of {stage}: job {job_id} is {state}")
         told = state
         if state.startswith("PENDING") and time.monotonic() - begun > _PENDING:
             raise UserError(

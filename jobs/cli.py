@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cxr_core.shown import emit, say
 from jobs.data import app as data_app
 from jobs.image import app as image_app
 from jobs.model import app as model_app
@@ -225,7 +226,7 @@ def cancel(run: RunFolder) -> None:
     from jobs.cluster import cancel_run
 
     jobs = cancel_run(run)
-    typer.echo(f"cancelled: {', '.join(jobs)}" if jobs else "no job of this run is in the queue")
+    say(f"cancelled: {', '.join(jobs)}" if jobs else "no job of this run is in the queue")
 
 
 @app.command()
@@ -317,7 +318,13 @@ def gc(
 
 
 @app.command()
-def report(run: RunFolder, price: Price = None) -> None:
+def report(
+    run: RunFolder,
+    price: Price = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; by default report.html in the run folder.")
+    ] = None,
+) -> None:
     """Write the run's report.html from what is finished and print its path.
 
     Example: cxr report runs/demo
@@ -328,7 +335,7 @@ def report(run: RunFolder, price: Price = None) -> None:
 
     opened = Run.open(run)
     refresh(opened)
-    typer.echo(write_report(opened.root, price))
+    say(write_report(opened.root, price, out))
 
 
 @app.command()
@@ -347,7 +354,7 @@ def phantom(
 
     with bar("phantoms", images) as progress:
         write_layout(out, images, seed=seed, size=size, progress=lambda done, total: progress.advance())
-    typer.echo(out)
+    say(out)
 
 
 @app.command()
@@ -388,7 +395,7 @@ def schema(
     from cxr_core.evaluation.metrics import Metrics
     from jobs.config import RunConfig
 
-    typer.echo(json.dumps((Metrics if metrics else RunConfig).model_json_schema(), indent=2))
+    emit(json.dumps((Metrics if metrics else RunConfig).model_json_schema(), indent=2) + "\n")
 
 
 @config_app.command("show")
@@ -400,7 +407,7 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
     from cxr_core.runs.run import dump_config
     from jobs.config import load_config, resolved
 
-    typer.echo(dump_config(resolved(load_config(config, overrides or ()))), nl=False)
+    emit(dump_config(resolved(load_config(config, overrides or ()))))
 
 
 def prepare_environment() -> None:
@@ -421,13 +428,13 @@ def main() -> None:
         prepare_environment()
         app()
     except UserError as error:
-        typer.echo(f"cxr: {error}", err=True)
+        say(f"cxr: {error}", err=True)
         sys.exit(2)
     except OSError as error:
         text = explain_os_error(error)
         if text is None:
             raise
-        typer.echo(f"cxr: {text}", err=True)
+        say(f"cxr: {text}", err=True)
         sys.exit(2)
 
 

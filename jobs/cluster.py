@@ -15,12 +15,12 @@ from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.lives import FOLDER, Lives
 from cxr_core.runs.pack import freeze
 from cxr_core.runs.run import Run
-from cxr_core.runs.submits import Submit, submit_folders
 from jobs.config import RunConfig, config_of, going_on, inputs_of, renewed, resolved
 from jobs.container import copies, image_of, prefix, prelude, working_in_image_of
 from jobs.launch import prepare
 from jobs.left import changed, park, possible, refuse_dead, release_dead, works_of
 from jobs.origin import NOTHING_ELSE, Consent, check_origin
+from jobs.whose import is_mine, where_sent
 from slurm.accounting import refresh
 from slurm.grammar import cluster_of, number_of
 from slurm.held import drop_held
@@ -151,7 +151,8 @@ def resume(
     auto_resume: int | None = None,
     consent: Consent = NOTHING_ELSE,
 ) -> Sent:
-    """Send new jobs for exactly what has no receipt, to the cluster of the last submit unless another is named.
+    """Send new jobs for exactly what has no receipt, to the cluster of the last submit unless another is named; in a
+    run of which another user made a part, it must be.
 
     Shards that are parked are left out unless `retry_parked`. Raises UserError if jobs of the run are still in the
     queue, unless `if_needed` says that this is fine, if the run's budget is used up, and if what was sent last died
@@ -177,7 +178,7 @@ def resume(
                 release_dead(run.stage(stage.name))
         notes = [*notes, *check_origin(run, config, consent)]
         _may_live(run, profile, auto_resume)
-        sent = send_rest(run, config, profile, name, cwd)
+        sent = send_rest(run, config, profile, cluster_name(name), cwd)
         return replace(sent, notes=[*notes, *sent.notes])
 
 
@@ -276,12 +277,18 @@ def send_rest(
 
 def _tail(run: Run, jobs: Sequence[Job], live: Sequence[str], queue: Mapping[str, str]) -> list[Job]:
     """The job that resumes the run when all its other jobs have ended; none if it is in the queue, or is not wanted."""
-    lives = Lives.read(run.root)
+    lives = own_lives(run)
     waiting = [job for job in live_jobs(run, FOLDER, queue) if not _is_asking(job)]
     if lives is None or lives.outcome or waiting or not (jobs or live):
         return []
     nothing = StageWork(FOLDER, "control", threads=1, num_items=0, num_shards=0)
     return [Job(nothing, ("resume",), after=(*range(len(jobs)), *live))]
+
+
+def own_lives(run: Run) -> Lives | None:
+    """How often the run may resume itself, if this user said so: what a colleague allows sends no jobs of mine."""
+    lives = Lives.read(run.root)
+    return lives if lives and is_mine(run.root / FOLDER / "lives.json") else None
 
 
 def freeze_roots(run: Run, config: RunConfig, profile: ClusterProfile) -> None:
@@ -307,18 +314,6 @@ def cluster_name(given: str) -> str:
     """A profile named by a path is found again from elsewhere."""
     path = expanded(given).absolute()
     return str(path) if path.is_file() else given
-
-
-def where_sent(run: Run, cluster: str | None = None) -> tuple[str, Path]:
-    """The cluster of the last submit, unless another is named, and the folder where the user called."""
-    folders = [folder for stage in run.config["stages"] for folder in submit_folders(run.stage(stage["name"]).path)]
-    last = max((Submit.read(folder) for folder in folders), key=lambda each: each.time, default=None)
-    if last is not None:
-        return cluster or last.cluster, Path(last.cwd)
-    if cluster is None:
-        mend = "cxr submit CONFIG --cluster NAME"
-        raise UserError("nothing of this run was submitted", where=str(run.root), mend=mend)
-    return cluster, Path.cwd()
 
 
 def live_ids(run: Run, queue: Mapping[str, str]) -> list[str]:

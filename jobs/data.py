@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cxr_core.shown import say
+
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
 
@@ -46,7 +48,7 @@ def verify(path: Folder) -> None:
     wrong = 0
     for line in dataset.verify():
         wrong += 1
-        typer.echo(line)
+        say(line)
     if wrong:
         raise UserError(
             f"{wrong} things are not as recorded (listed above)",
@@ -54,7 +56,7 @@ def verify(path: Folder) -> None:
             mend=_mend_of_damage(path),
         )
     info = dataset.info
-    typer.echo(f"{path}: {info.num_images} images in {len(info.shards)} shards are as recorded, digest {info.digest}")
+    say(f"{path}: {info.num_images} images in {len(info.shards)} shards are as recorded, digest {info.digest}")
 
 
 @app.command()
@@ -78,7 +80,7 @@ def export(
 
     dataset = Dataset.open(path)
     write(dataset, out, form.value)
-    typer.echo(f"{out}: {dataset.info.num_images:,} images")
+    say(f"{out}: {dataset.info.num_images:,} images")
 
 
 @app.command()
@@ -94,7 +96,7 @@ def browse(
     from cxr_core.export.browse import write_page
 
     page = write_page(Dataset.open(path), out or path / "browse")
-    typer.echo(f"{page}: open it in a browser, from this folder or from a copy of it")
+    say(f"{page}: open it in a browser, from this folder or from a copy of it")
 
 
 @app.command()
@@ -128,12 +130,12 @@ def regenerate(
     values = again.difference
     changed = int((values > 0).sum())
     if changed:
-        typer.echo(
+        say(
             f"{image_id}: {changed:,} of {values.size:,} pixels differ, by at most {values.max()} of 255, "
             f"on average {values.mean():.4f}"
         )
     else:
-        typer.echo(f"{image_id}: the same, bit for bit")
+        say(f"{image_id}: the same, bit for bit")
 
 
 def _mend_of_damage(path: Path) -> str:

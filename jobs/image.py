@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from cxr_core.shown import say
+
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Container images: built, pinned, pulled once.")
 
 Images = Annotated[
@@ -37,10 +39,10 @@ def build(
     recipe = Recipe(target, base, build_base, index, find_links, bind or ())
     if engine == "buildah":
         name = build_oci(recipe)
-        typer.echo(f"{name}\nbuildah push --digestfile digest {name} docker://REGISTRY/NAME:TAG   then: cxr image pull")
+        say(f"{name}\nbuildah push --digestfile digest {name} docker://REGISTRY/NAME:TAG   then: cxr image pull")
         return
     image = build_sif(recipe, Store.of_environment(images))
-    typer.echo(f"{image.path}\n{image.bytes:,} bytes; in the profile of a cluster: `container: {image.path}`")
+    say(f"{image.path}\n{image.bytes:,} bytes; in the profile of a cluster: `container: {image.path}`")
 
 
 @app.command("base")
@@ -56,7 +58,7 @@ def make_debian(
     from containers.base import make_base
 
     made = make_base(folder, release, mirror)
-    typer.echo(f"{made}\nnext: cxr image build --base {made}")
+    say(f"{made}\nnext: cxr image build --base {made}")
 
 
 @app.command("lock")
@@ -69,7 +71,7 @@ def write_lock(target: Target = "cpu") -> None:
     from containers.lock import make_lock, packages
 
     path = make_lock(source(), target)
-    typer.echo(f"{path}: {len(packages(path))} packages")
+    say(f"{path}: {len(packages(path))} packages")
 
 
 @app.command()
@@ -84,7 +86,7 @@ def pull(reference: Annotated[str, typer.Argument(help="REGISTRY/NAME@sha256:DIG
 
     store = Store.of_environment(images)
     image = bring(Reference.parse(reference), store, tell=_tell)
-    typer.echo(f"{image.path}\n{image.bytes:,} bytes; in the profile of a cluster: `container: {image.path}`")
+    say(f"{image.path}\n{image.bytes:,} bytes; in the profile of a cluster: `container: {image.path}`")
 
 
 @app.command()
@@ -106,7 +108,7 @@ def verify(
             f"{len(damaged)} of {len(chosen)} images are damaged: {', '.join(str(each.path) for each in damaged)}",
             mend="`cxr image pull` with the reference (see `cxr image list`) replaces it",
         )
-    typer.echo(f"{len(chosen)} images are what their names say")
+    say(f"{len(chosen)} images are what their names say")
 
 
 @app.command()
@@ -120,7 +122,7 @@ def stage(
     from containers.stage import stage as copy
     from containers.store import find_image
 
-    typer.echo(copy(find_image(image, images), folder))
+    say(copy(find_image(image, images), folder))
 
 
 @app.command("exec")
@@ -178,8 +180,8 @@ def gc(
     store = Store.of_environment(images)
     for image in store.unused(days=days):
         removed = store.remove(image) if yes else False
-        typer.echo(f"{'removed' if removed else 'unused'}: {image.path} ({image.bytes:,} bytes)")
+        say(f"{'removed' if removed else 'unused'}: {image.path} ({image.bytes:,} bytes)")
 
 
 def _tell(text: str) -> None:
-    typer.echo(text, err=True)
+    say(text, err=True)

@@ -1,6 +1,5 @@
 """Work on a run in this process: its stages in order, each frozen, run, finalized. What is done is not done again."""
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import Run
 from cxr_core.runs.sources import Known
+from cxr_core.shown import say
 from jobs.config import RunConfig, flat_inputs, going_on, inputs_of, renewed, resolved
 from jobs.origin import NOTHING_ELSE, Consent, check_origin
 from jobs.outside import context_of, job_of, outside, user_path
@@ -49,7 +49,7 @@ def run_stages(
     stages = [config.stage(only)] if only else config.stages
     with Run.locked(runs / config.name, resolved(config), read=renewed) as run:
         for note in check_origin(run, config, consent, [stage.name for stage in stages]):
-            print(note, file=sys.stderr)
+            say(note, err=True)
         if retry_parked:
             for stage in stages:
                 release(run.stage(stage.name).path)

@@ -7,7 +7,8 @@ from cxr_core.runs.progress import bar
 from cxr_core.runs.repair import Repair, repair_run
 from cxr_core.runs.run import Run
 from cxr_core.runs.verify import StageCheck, verify_run
-from jobs.show import human_bytes, print_line, show_garbage
+from cxr_core.shown import say
+from jobs.show import human_bytes, show_garbage
 
 
 def verify(run: Run, *, repair: bool, quick: bool) -> None:
@@ -17,14 +18,14 @@ def verify(run: Run, *, repair: bool, quick: bool) -> None:
         checks = verify_run(run, quick=quick, progress=progress.advance)
     findings = [finding for check in checks for finding in check.findings]
     for finding in findings:
-        print_line(str(finding))
+        say(str(finding))
     damage = [finding for finding in findings if finding.is_damage]
     if not damage:
-        print_line(_all_well(run, checks, quick))
+        say(_all_well(run, checks, quick))
     elif repair:
         for done in repair_run(checks):
-            print_line(_repaired(done))
-        print_line(f"now run it again (`cxr run CONFIG` or `cxr resume {run.root}`): only what is missing will be made")
+            say(_repaired(done))
+        say(f"now run it again (`cxr run CONFIG` or `cxr resume {run.root}`): only what is missing will be made")
     else:
         raise UserError(
             f"{len(damage)} {'thing is' if len(damage) == 1 else 'things are'} not as recorded (listed above)",
@@ -55,11 +56,9 @@ def clear_up(run: Run, *, yes: bool) -> None:
             each.remove()
     if found:
         size = human_bytes(sum(each.bytes for each in found))
-        print_line(
-            f"removed: {size}" if yes else f"nothing was removed; `cxr gc {run.root} --yes` removes these {size}"
-        )
+        say(f"removed: {size}" if yes else f"nothing was removed; `cxr gc {run.root} --yes` removes these {size}")
     else:
-        print_line(f"{run.root}: nothing that could go")
+        say(f"{run.root}: nothing that could go")
 
 
 def show_logs(run: Run, stage: str | None, shard: str | None) -> None:
@@ -75,6 +74,6 @@ def show_logs(run: Run, stage: str | None, shard: str | None) -> None:
             raise UserError(f"stage {name!r} has no shard {shard!r}", where=str(folder.plan_path), mend=mend)
         lines = list(stage_log(folder.path, shard))
         for line in lines:
-            print_line(f"{name}: {line}" if line.startswith("attempt") else line)
+            say(f"{name}: {line}" if line.startswith("attempt") else line)
         if not lines and stage:
-            print_line(f"{name}: no attempt has worked on {'shard ' + shard if shard else 'it'} yet")
+            say(f"{name}: no attempt has worked on {'shard ' + shard if shard else 'it'} yet")

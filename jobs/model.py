@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from cxr_core.shown import say
+
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Trained models.")
 
 _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -26,7 +28,7 @@ def export(
     from cxr_core.models.export import export_model
 
     record = export_model(source, out, "float32" if float32 else "float16")
-    typer.echo(f"{out}: {record['dtype']}, sha256 {record['weights_sha256']}")
+    say(f"{out}: {record['dtype']}, sha256 {record['weights_sha256']}")
 
 
 Kind = Literal["base", "judge", "pggan", "lora"]
@@ -69,7 +71,7 @@ def import_model(
         from cxr_core.models.pggan_published import import_checkpoint
 
         info = import_checkpoint(source, out)
-        typer.echo(f"{out}: draws {info.size} pixels a side, {info.channels} channels")
+        say(f"{out}: draws {info.size} pixels a side, {info.channels} channels")
 
 
 def _import_base(source: Path, out: Path, like: Path | None, image_size: int | None) -> None:
@@ -77,7 +79,7 @@ def _import_base(source: Path, out: Path, like: Path | None, image_size: int | N
     from cxr_core.runs.files import read_json
 
     found, record = import_base(source, out, like, image_size), read_json(out / "model.json")
-    typer.echo(f"{out}: predicts {found.prediction}, {found.image_size} px, sha256 {record['weights_sha256']}")
+    say(f"{out}: predicts {found.prediction}, {found.image_size} px, sha256 {record['weights_sha256']}")
 
 
 def _import_lora(source: Path, out: Path, base: Path | None, scale: float) -> None:
@@ -88,7 +90,7 @@ def _import_lora(source: Path, out: Path, base: Path | None, scale: float) -> No
     if base is None:
         raise UserError("an adapter is added to a base", where="--base", mend="name the base's folder")
     num = import_lora(source, out, final_checkpoint(base), scale)
-    typer.echo(f"{out}: {base} with {num} layer{'s' * (num != 1)} changed")
+    say(f"{out}: {base} with {num} layer{'s' * (num != 1)} changed")
 
 
 def _import_judge(source: Path, out: Path, findings: str, preset: str, image_size: int) -> None:
@@ -99,7 +101,7 @@ def _import_judge(source: Path, out: Path, findings: str, preset: str, image_siz
     if preset not in CLASSIFIERS:
         raise UserError(f"no classifier {preset!r}", where="--preset", mend=f"take one of {', '.join(CLASSIFIERS)}")
     import_judge(source, out, preset, [name.strip() for name in findings.split(",")], image_size)
-    typer.echo(out)
+    say(out)
 
 
 @app.command("adopt", hidden=True, context_settings=_ANYTHING)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cxr_core.shown import emit, say
+
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Can people tell synthetic images from real ones?")
 
 
@@ -29,8 +31,8 @@ def make(
     made = _synthetic(source, synthetic)
     drawn = Dataset.open(made).given_as("synthetic")
     page, key = make_test(Dataset.open(real or _real(made)).given_as("real"), drawn, out, num, seed)
-    typer.echo(f"{page}: {2 * num} images; it needs no server and no network. Send this file to the readers")
-    typer.echo(f"{key}: the key. Keep it from the readers")
+    say(f"{page}: {2 * num} images; it needs no server and no network. Send this file to the readers")
+    say(f"{key}: the key. Keep it from the readers")
 
 
 @app.command()
@@ -48,7 +50,7 @@ def score(
 
     found = score_answers(key, answers)
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        emit(found.model_dump_json(indent=2) + "\n")
     else:
         show_readers(found)
 

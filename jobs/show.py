@@ -17,6 +17,7 @@ from cxr_core.runs.lives import FOLDER, Lives
 from cxr_core.runs.run import Run
 from cxr_core.runs.status import StageStatus
 from cxr_core.runs.stillborn import Stillborn, grouped, stillborn, told
+from cxr_core.shown import printable, say
 from cxr_core.training.overfit import RULE, overfit_of
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ def show_results(results: Sequence[Any]) -> None:
     Below, for a stage that met problems: how many of each kind, what left something out first.
     """
     if not any(result.num_made for result in results):
-        print_line(
-            f"done: all {sum(result.num_shards for result in results)} shards of {len(results)} stages were there"
-        )
+        say(f"done: all {sum(result.num_shards for result in results)} shards of {len(results)} stages were there")
         return
     rows = [
         (r.name, r.kind, str(r.num_shards), str(r.num_made) if r.num_made else "done before", f"{r.seconds:.1f} s")
@@ -43,7 +42,7 @@ def show_results(results: Sequence[Any]) -> None:
     for result in results:
         if result.problems:
             kinds = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in result.problems.items())
-            print_line(f"{result.name}: {kinds}; all are named in {result.name}/problems.csv")
+            say(f"{result.name}: {kinds}; all are named in {result.name}/problems.csv")
 
 
 def show_estimates(config: Any, estimates: Mapping[str, Any]) -> None:
@@ -62,7 +61,7 @@ def show_estimates(config: Any, estimates: Mapping[str, Any]) -> None:
     )
     for name, estimate in estimates.items():
         for note in estimate.notes:
-            print_line(f"{name}: {note}")
+            say(f"{name}: {note}")
 
 
 def show_jobs(preview: Any) -> None:
@@ -77,14 +76,14 @@ def show_jobs(preview: Any) -> None:
     _table(columns, [*lines, ("all", "", "", "", *_sizes(total))], right=1)
     guessed = [row["stage"] for row in rows if not row["measured"] and row["tasks"]]
     if guessed:
-        print_line(f"hours are guessed from seconds_per_item of the profile, not measured, for: {', '.join(guessed)}")
+        say(f"hours are guessed from seconds_per_item of the profile, not measured, for: {', '.join(guessed)}")
     for line in (_limits(preview), *preview.notes, *filter(None, [preview.image])):
-        print_line(line)
+        say(line)
     for number, (job, text) in enumerate(zip(preview.jobs, preview.scripts, strict=True), 1):
         waits = ", ".join(f"JOB{each + 1}" if isinstance(each, int) else each for each in job.after)
         what = f"{job.work.name}: {' + '.join(job.does)}, {job.num_tasks} tasks"
-        print_line(f"\n=== JOB{number} {what}" + (f", after {waits}" if waits else ""))
-        print_line(text.rstrip())
+        say(f"\n=== JOB{number} {what}" + (f", after {waits}" if waits else ""))
+        say(text.rstrip())
 
 
 def _limits(preview: Any) -> str:
@@ -108,21 +107,21 @@ def _sizes(row: Mapping[str, Any]) -> tuple[str, ...]:
 def show_sent(sent: Any) -> None:
     """What was submitted, and what was in the queue before."""
     for note in sent.notes:
-        print_line(note)
+        say(note)
     if sent.live:
-        print_line(f"in the queue already: {', '.join(sent.live)}")
+        say(f"in the queue already: {', '.join(sent.live)}")
     rows = [(job.work.name, " + ".join(job.does), str(job.num_tasks), job_id) for job, job_id in sent.jobs]
     if rows:
         _table(["stage", "does", "tasks", "job"], rows, right=2)
     else:
-        print_line("nothing to submit")
+        say("nothing to submit")
 
 
 def show_canaries(canaries: Iterable[Any]) -> None:
     """What was guessed and what was measured."""
     for canary in canaries:
         measured = f"{canary.what} took {canary.measured:.2f} s{f' on {canary.node}' if canary.node else ''}"
-        print_line(f"canary of {canary.stage}: {measured}; guessed were {canary.guess:.2f} s")
+        say(f"canary of {canary.stage}: {measured}; guessed were {canary.guess:.2f} s")
 
 
 def show_status(stages: Sequence[StageStatus], price: float | None = None, *, clear: bool = False) -> None:
@@ -138,10 +137,10 @@ def show_status(stages: Sequence[StageStatus], price: float | None = None, *, cl
     _table([_COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], right=2)
     for stage in stages:
         for line in _attention(stage):
-            print_line(f"{stage.name}: {line}")
+            say(f"{stage.name}: {line}")
     ledger = Ledger([attempt for stage in stages for attempt in stage.attempts])
     if ledger.gpu_hours.total:
-        print_line(_spent(ledger.gpu_hours, price))
+        say(_spent(ledger.gpu_hours, price))
 
 
 _SHARDS = ("running", "pending", "failed", "lost", "parked")
@@ -202,7 +201,7 @@ def show_overfit(run: Run) -> None:
     """Which diffusion models were trained for too long."""
     for stage in run.config["stages"]:
         if stage.get("model") == "diffusion" and (found := overfit_of(run.stage(stage["name"]).path)):
-            print_line(
+            say(
                 f"{stage['name']}: overfitting: the loss on held-out patients is {RULE}, which it had at step "
                 f"{found.best_step:,}; now it is {percent(found.rise, 1)} above"
             )
@@ -213,19 +212,19 @@ def show_lives(run: Run) -> None:
     lives = Lives.read(run.root)
     if lives is not None:
         outcome = f"; {lives.outcome}" if lives.outcome else ""
-        print_line(f"auto-resume: {len(lives.resumed)} of {lives.most} times{outcome}")
+        say(f"auto-resume: {len(lives.resumed)} of {lives.most} times{outcome}")
         for line in _dead(stillborn(run.stage(FOLDER), ())):
-            print_line(f"auto-resume: {line}")
+            say(f"auto-resume: {line}")
 
 
 def show_accounts(found: Comparison) -> None:
     """The scheduler's accounts beside the attempts; nothing where there are no accounts."""
     if found.num_lives:
         hours = f"{found.hours_by_scheduler:,.3f} hours by the scheduler, {found.hours_by_attempts:,.3f} by attempts"
-        print_line(f"accounts: {found.num_lives} lives of tasks took {hours}")
+        say(f"accounts: {found.num_lives} lives of tasks took {hours}")
     for life in found.without_attempt[:_MOST_NAMED]:
         ran = f"ran {life.seconds:.0f} s on {life.node}"
-        print_line(f"accounts: job {life.job} {ran} and left no attempt ({life.state})")
+        say(f"accounts: job {life.job} {ran} and left no attempt ({life.state})")
 
 
 def _in_shard(attempt: AttemptRecord) -> str:
@@ -243,8 +242,8 @@ def show_summary(dataset: Any) -> None:
     """Images and patients per split, view and finding."""
     rows, info = dataset.rows, dataset.info
     splits = sorted(rows["split"].unique())
-    print_line(f"{dataset.folder}: {info.num_images:,} images of {info.size} px in {len(info.shards)} shards")
-    print_line(f"digest {info.digest}")
+    say(f"{dataset.folder}: {info.num_images:,} images of {info.size} px in {len(info.shards)} shards")
+    say(f"digest {info.digest}")
 
     def line(name: str, mask: Any) -> tuple[str, ...]:
         return (
@@ -266,7 +265,7 @@ def show_summary(dataset: Any) -> None:
 def show_garbage(found: Sequence[Garbage]) -> None:
     """What may be removed from a run, a line each: paths are long and must not be folded."""
     for each in found:
-        print_line(f"{each.path}: {each.what}, {human_bytes(each.bytes)}")
+        say(f"{each.path}: {each.what}, {human_bytes(each.bytes)}")
 
 
 def show_images(images: Iterable[Any], locks: Mapping[str, Any]) -> None:
@@ -288,10 +287,10 @@ def show_findings(findings: Iterable[tuple[str, Any]]) -> bool:
     counts = {"ok": 0, "warn": 0, "fail": 0}
     for name, finding in findings:
         counts[finding.level] += 1
-        print_line(f"{finding.level:<5} {name:<13} {finding.fact}")
+        say(f"{finding.level:<5} {name:<13} {finding.fact}")
         if finding.fix and finding.level != "ok":
-            print_line(f"{'':<19} -> {finding.fix}")
-    print_line(", ".join(f"{number} {level}" for level, number in counts.items()))
+            say(f"{'':<19} -> {finding.fix}")
+    say(", ".join(f"{number} {level}" for level, number in counts.items()))
     return not counts["fail"]
 
 
@@ -303,11 +302,11 @@ def show_readers(found: "ReaderScores") -> None:
     ]
     _table(["reader", "answered", "accuracy", "synthetic found", "real spared"], rows, right=1)
     mean = _share(found.mean_accuracy)
-    print_line(f"all {len(rows)}: mean accuracy {mean}, over images; 0.50 is guessing. In brackets: 95 %")
+    say(f"all {len(rows)}: mean accuracy {mean}, over images; 0.50 is guessing. In brackets: 95 %")
     for pair in found.pairs:
-        print_line(f"Cohen's kappa, {' and '.join(pair.readers)}: {_kappa(pair.kappa, pair.num_images)}")
+        say(f"Cohen's kappa, {' and '.join(pair.readers)}: {_kappa(pair.kappa, pair.num_images)}")
     if len(rows) > 1:
-        print_line(f"Fleiss' kappa, all: {_kappa(found.fleiss_kappa, found.num_all_answered)}")
+        say(f"Fleiss' kappa, all: {_kappa(found.fleiss_kappa, found.num_all_answered)}")
     named = [(one.error, str(one.synthetic), str(one.real)) for one in found.errors if one.synthetic or one.real]
     if named:
         _table(["error named", "on synthetic", "on real"], named, right=1)
@@ -335,12 +334,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: int)
     """A table whose columns from number `right` on are aligned to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i >= right else "left", overflow="fold")
+        table.add_column(printable(column), justify="right" if i >= right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)
-
-
-def print_line(text: str) -> None:
-    """One line for people, in one piece however narrow the terminal is."""
-    Console(soft_wrap=True, highlight=False, markup=False).print(text)
+        table.add_row(*map(printable, row))
+    Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(table)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cxr_core.errors import UserError, explain_os_error
 from cxr_core.runs.ends import MISSING
 from cxr_core.runs.submits import Submit
+from cxr_core.shown import say
 from slurm.script import REQUEUE
 
 if TYPE_CHECKING:
@@ -220,16 +221,16 @@ def main(words: list[str]) -> int:
         root, stage, number = words
         run_task(Path(root), stage, number, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
     except Stopped as stopped:
-        print(f"stopped {stopped}", file=sys.stderr)
+        say(f"stopped {stopped}", err=True)
         return REQUEUE
     except UserError as error:
-        print(f"cxr: {error}", file=sys.stderr)
+        say(f"cxr: {error}", err=True)
         return MISSING if isinstance(error, MissingError) else 2
     except OSError as error:
         text = explain_os_error(error)
         if text is None:
             raise
-        print(f"cxr: {text}", file=sys.stderr)
+        say(f"cxr: {text}", err=True)
         return 2
     finally:
         ranks.dismiss()

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from cxr_core.runs.accounting import Accounting, Life
 from cxr_core.runs.run import Run
@@ -18,7 +19,8 @@ _FIELDS = ("JobID", "State", "Start", "End", "NodeList")
 def refresh(run: Run, *, max_age: float = 30.0) -> Accounting:
     """What sacct says of all tasks that make shards, asked anew if the last answer is older than `max_age` seconds.
 
-    The answer is kept in the run folder. Never raises for what sacct does; a run that no scheduler has is not asked of.
+    The answer is kept in the run folder, where it can be written. Never raises for what sacct does; a run that no
+    scheduler has is not asked of.
     """
     known = Accounting.read(run.root)
     if 0 <= time.time() - known.asked < max_age:
@@ -31,7 +33,8 @@ def refresh(run: Run, *, max_age: float = 30.0) -> Accounting:
     lives = [life for cluster in told for life in told[cluster].lives or _of(known, jobs[cluster])]
     refusal = next((each.refusal for each in told.values() if each.refusal), "")
     accounting = Accounting(time.time(), refusal, tuple(lives))
-    accounting.write(run.root)
+    with suppress(OSError):  # a run of somebody else's, or a full disk
+        accounting.write(run.root)
     return accounting
 
 

@@ -59,8 +59,8 @@ def _raised(
     for submit in (Submit.read(path) for path in submit_folders(folder.path)):
         if submit.computes == computes:
             before |= {key: value for key, value in submit.raised.items() if key in _CAUSES}
-    # A profile that asks for more since then is right.
-    values = {key: value for key, value in before.items() if _is_more(key, value, getattr(resources, key))}
+    # A profile that asks for more since then, or allows less, is right; and anybody may have written the record.
+    values = {key: value for key, value in before.items() if _is_allowed(key, value, resources)}
     reasons = [f"{key} stays {value}, as raised before" for key, value in values.items()]
     for key in _CAUSES:
         if victims[key] and key not in before:
@@ -114,9 +114,14 @@ def _doubled(key: str, resources: Resources) -> tuple[str | None, str]:
     return value, f"{key} raised from {now} to {value}"
 
 
-def _is_more(key: str, value: str, now: str | None) -> bool:
+def _is_allowed(key: str, value: str, resources: Resources) -> bool:
+    """Whether it is more than the profile asks for, and no more than it allows."""
     size = _size if key == "mem" else hours_of
-    return now is None or size(value) > size(now)
+    now, most = getattr(resources, key), getattr(resources, f"max_{key}")
+    try:
+        return most is not None and (now is None or size(value) > size(now)) and size(value) <= size(most)
+    except ValueError:
+        return False
 
 
 def _twice_mem(now: str, most: str) -> tuple[str, bool]:

@@ -55,17 +55,16 @@ class BatchExecutor(SlurmExecutor):
 
         Raises UserError with the scheduler's words if it refuses.
         """
-        path = self.folder / SCRIPT
-        write_atomic(path, self._make_submission_file_text(body, self.job_name))
-        return self._sbatch(self._make_submission_command(path))
+        text = self._make_submission_file_text(body, self.job_name)
+        write_atomic(self.folder / SCRIPT, text)  # for people to read
+        return self._sbatch(text)
 
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        # By --chdir the logs lie beside the script; its value may hold each character a folder's name can have.
-        return ["sbatch", f"--chdir={submission_file_path.parent}", str(submission_file_path)]
-
-    def _sbatch(self, words: list[str]) -> str:
+    def _sbatch(self, text: str) -> str:
+        # By --chdir the logs lie beside the script; its value may hold each character a folder's name can have. The
+        # script goes through a pipe: who may write to the folder could put another in the place of the file.
+        words = ["sbatch", f"--chdir={self.folder}"]
         for _ in range(_TRIES):
-            answer = call(words, self.environ)
+            answer = call(words, self.environ, text)
             job_id = answered(answer.stdout) if answer.returncode == 0 else None
             job_id = job_id or _settled(lambda: queued([self.cluster]).get(self.job_name))
             if job_id:

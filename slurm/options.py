@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from slurm.grammar import gres_of
 
-_FORM = re.compile(r"--[a-z][a-z0-9-]*(=[^\n]*)?")
+_FORM = re.compile(r"--[a-z][a-z0-9-]*(=[^'\"\\`$\n]*)?")
 
 _KEYS = {
     **{name: f"{name}:" for name in ("partition", "account", "qos", "constraint", "exclude", "mem", "time")},
@@ -33,6 +33,8 @@ _REASONS = {
     **dict.fromkeys(("parsable", "quiet"), "the answer of sbatch says which job was sent"),
     **dict.fromkeys(("test-only", "wait", "wrap", "help", "usage", "version"), "sbatch must send a script and return"),
     **dict.fromkeys(("uid", "gid"), "jobs are sent as you"),
+    **dict.fromkeys(("get-user-env", "propagate"), "login_shell: and setup: say what a task finds"),
+    "input": "a task reads nothing",
     "no-requeue": "a task that is stopped comes back by being requeued",
 }
 """Option -> why it cannot be given."""
@@ -51,7 +53,9 @@ def check_options(options: Sequence[str]) -> None:
         if re.match("-[A-Za-z]", option) and option[1] in _SHORT:
             raise ValueError(f"{option!r} is not for `sbatch:`: {_instead(_SHORT[option[1]])}")
         if not _FORM.fullmatch(option):
-            raise ValueError(f"{option!r} is no long option of sbatch: write --name or --name=value")
+            raise ValueError(
+                f"{option!r} is no long option of sbatch: write --name or --name=value, without quotes or $"
+            )
         name = option[2:].partition("=")[0]
         full = _full(name)
         if full:

@@ -10,12 +10,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cxr_core.errors import UserError
 from cxr_core.home import expanded, home
+from cxr_core.runs.door import checked_name, printable
 from cxr_core.settings import Settings
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 from slurm import grammar
-from slurm.checks.ask import SCHEDULER_VARIABLES
 from slurm.options import check_options
-from slurm.values import Limit, Memory, OneCluster, Word, gpus_of
+from slurm.values import Binding, Limit, Line, Memory, OneCluster, OnNode, Shell, Variable, Word, gpus_of
 
 StageKind = Literal["preprocess", "latents", "train", "invert", "generate", "evaluate", "control"]
 """What can have resources of its own: a kind of stage, or `control`: the one-task jobs that freeze and finalize."""
@@ -113,25 +113,25 @@ class ClusterProfile(Resources):
     """A task of which nothing is heard for so long is ended and requeued once; 0 waits for ever."""
     visible_seconds: float = Field(default=120, ge=0, le=3600)
     """How long a file written on one node may stay unseen on another, before it is called missing."""
-    cpu_bind: Word = "cores"
+    cpu_bind: Binding = "cores"
     """`srun --cpu-bind`."""
-    scratch: str | None = None
+    scratch: OnNode | None = None
     """Node-local folder for temporary files, e.g. `/scratch/$USER/$SLURM_JOB_ID`; made if it is not there."""
-    caches: dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], str] = Field(default_factory=dict)
+    caches: dict[Annotated[Variable, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], OnNode] = Field(default_factory=dict)
     """Variable -> folder of a cache off the home folder, e.g. `HF_HOME: /scratch/$USER/hf`."""
-    container: str | None = None
+    container: Line | None = None
     """Image in which tasks run: a .sif, a sandbox folder, or what `cxr image pull` got; without one, this Python."""
-    image_scratch: str | None = None
+    image_scratch: OnNode | None = None
     """Folder of a node's own disk for one copy of the image, which all jobs there see, e.g. `/scratch/$USER/images`;
     without it, the image is read where it lies."""
-    binds: list[str] = Field(default_factory=list)
+    binds: list[Line] = Field(default_factory=list)
     """Folders bound into the container besides the run folder, the working directory and the caches: data, models;
     each at its own place, or as `/data:/mnt` or `/data:/mnt:ro`."""
     price_per_gpu_hour: float = Field(default=0.0, ge=0)
     """For the cost in plan and report, in the currency of your bill."""
-    env: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=list)
+    env: list[Variable] = Field(default_factory=list)
     """Variables of your shell that tasks see, besides PATH, HOME, USER and the language; all others stay behind."""
-    setup: list[str] = Field(default_factory=list)
+    setup: list[Shell] = Field(default_factory=list)
     """Shell lines before the work, e.g. `module load apptainer`; the first that fails ends the task."""
     login_shell: bool = True
     """Whether the job reads what a login shell reads before `setup`; false where those files cannot be read there."""
@@ -139,21 +139,13 @@ class ClusterProfile(Resources):
     """Address for mail."""
     mail_type: Word | None = None
     """When to mail, e.g. `FAIL,END`."""
-    sbatch: list[str] = Field(default_factory=list)
+    sbatch: list[Line] = Field(default_factory=list)
     """Further options of sbatch, each with its dashes: `--reservation=course`. Those that a key says are refused."""
 
     @field_validator("setup", mode="before")
     @classmethod
     def _one_text_is_one_line(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
-
-    @field_validator("env")
-    @classmethod
-    def _nothing_of_the_scheduler_leaks(cls, value: list[str]) -> list[str]:
-        leaks = [name for name in value if name.startswith(SCHEDULER_VARIABLES)]
-        if leaks:
-            raise ValueError(f"{', '.join(leaks)}: variables of the scheduler must not reach another job")
-        return value
 
     @field_validator("sbatch")
     @classmethod
@@ -209,10 +201,28 @@ def folders() -> list[Path]:
     return [*([place / ".config" / "cxr" / "clusters"] if place else []), Path(str(files("slurm") / "clusters"))]
 
 
+def own_profile(name: str) -> Path:
+    """The file of a profile in the user's folder or among ours, by a name that somebody else may have written: it leads
+    nowhere else. Raises UserError if it is a path, or if there is none."""
+    if not _is_name(name):
+        raise UserError("not the name of a profile", where=printable(name))
+    return find_profile(name)
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return not checked_name(text).endswith(_ENDINGS)
+    except ValueError:
+        return False
+
+
+_ENDINGS = (".yaml", ".yml")
+
+
 def find_profile(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
     """The file of a profile. Raises UserError with the names that there are."""
     given = expanded(name_or_path)
-    if given.suffix in (".yaml", ".yml"):
+    if given.suffix in _ENDINGS:
         path = beside.parent / given if beside else given
         if path.is_file():
             return path.absolute()

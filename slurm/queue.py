@@ -20,12 +20,14 @@ _PATIENCE = 90.0
 """Seconds for which a controller that does not answer is asked again; a restart of it takes less."""
 
 
-def call(words: Sequence[str], environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command of Slurm, without the variables that would change what it does unless `environ` is given. Raises
-    UserError where there is none."""
+def call(
+    words: Sequence[str], environ: Mapping[str, str] | None = None, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of Slurm, which may read `text`, without the variables that would change what it does unless
+    `environ` is given. Raises UserError where there is none."""
     environ = scrubbed(os.environ) if environ is None else environ
     try:
-        return subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(words, env=environ, input=text, capture_output=True, text=True, check=False, timeout=60)
     except FileNotFoundError:
         raise UserError(
             f"no command `{words[0]}` on this machine",

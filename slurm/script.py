@@ -201,7 +201,7 @@ def _step(profile: ClusterProfile, payload: Payload, cpus: int) -> str:
     return (
         f"srun --ntasks={num} {spread if payload.has_ranks else ''}--cpus-per-task={cpus} "
         # Of a job that was sent with --export=NONE, a step would not see what is exported here.
-        f"--cpu-bind={profile.cpu_bind} --kill-on-bad-exit=1 --unbuffered --export=ALL"
+        f"--cpu-bind={shlex.quote(profile.cpu_bind)} --kill-on-bad-exit=1 --unbuffered --export=ALL"
     )
 
 

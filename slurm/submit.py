@@ -37,8 +37,9 @@ class Launch:
 
     def payload(self, job: Job, folder: Path) -> Payload:
         if "resume" in job.does:
-            # Not in the container, where no sbatch is.
-            words = [sys.executable, "-m", "jobs.auto_resume", str(self.run.root)]
+            # Not in the container, where no sbatch is. The profile is the one that the user named, whatever the
+            # folder says by then.
+            words = [sys.executable, "-m", "jobs.auto_resume", str(self.run.root), self.cluster]
             return Payload(words, folder, self.cwd, code_folder(), has_heart=False, in_step=False)
         words = [*self.python, "-m", "jobs.task", str(self.run.root), job.work.name, folder.name]
         return Payload(

@@ -6,6 +6,17 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from slurm import grammar
+from slurm.checks.ask import SCHEDULER_VARIABLES
+
+
+def _is_one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"{text!r} is not one line of characters that can be printed")
+    return text
+
+
+Line = Annotated[str, Field(min_length=1), AfterValidator(_is_one_line)]
+"""One line of text, such as a path."""
 
 
 def _is_plain(text: str) -> str:
@@ -15,7 +26,53 @@ def _is_plain(text: str) -> str:
     return text
 
 
-Word = Annotated[str, Field(min_length=1), AfterValidator(_is_plain)]
+Word = Annotated[Line, AfterValidator(_is_plain)]
+
+Binding = Annotated[str, Field(pattern=r"^[A-Za-z0-9_:,*]+$")]
+"""What `srun --cpu-bind` takes: `none`, `verbose,cores`, `mask_cpu:0x3,0xC`."""
+
+
+def _is_shell(text: str) -> str:
+    odd = [char for char in text if not char.isprintable() and char not in "\n\t"]
+    if odd:
+        raise ValueError(f"it has the character {odd[0]!r}, which no line of shell needs")
+    return text
+
+
+Shell = Annotated[str, AfterValidator(_is_shell)]
+"""Lines of shell, which are executed as they stand."""
+
+
+def _is_on_node(text: str) -> str:
+    """`${` begins what a shell can execute: only its two harmless forms are taken."""
+    odd = re.search(r"\$\{(?![A-Za-z_]\w*(:-[^$`\"\\{}]*)?\}).*", text)
+    if odd:
+        raise ValueError(f"{odd.group()!r}: of the shell's forms, $NAME, ${{NAME}} and ${{NAME:-text}} are read")
+    return text
+
+
+OnNode = Annotated[Line, AfterValidator(_is_on_node)]
+"""A folder on a node, with a `~` at the beginning and variables of the job: `/scratch/$USER/${SLURM_JOB_ID}`."""
+
+_STEERS = re.compile(
+    r"LD_.*|GCONV_PATH|GLIBC_TUNABLES|LOCPATH|NLSPATH|PATH|HOME|USER|LOGNAME|SHELL|IFS|ENV|BASH.*|SHELLOPTS|CDPATH"
+    r"|GLOBIGNORE|PS\d|PROMPT_COMMAND|PYTHON.*|PERL.*|OMP_.*|TMPDIR"
+    r"|CXR_(FLAG|START|RANKS|GIT_SHA|IMAGE_.*|SUITE_.*)"
+    r"|(APPTAINER|SINGULARITY)(?!_(CACHEDIR|TMPDIR)$).*"
+)
+"""Variables by which another program would be run than is meant, or which are ours to set."""
+
+
+def _is_no_steering(name: str) -> str:
+    if _STEERS.fullmatch(name):
+        raise ValueError(f"{name} changes which programs run, or is set by the suite: in `setup`, you may export it")
+    if name.startswith(SCHEDULER_VARIABLES):
+        raise ValueError(f"{name}: variables of the scheduler must not reach another job")
+    return name
+
+
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_is_no_steering)]
+"""The name of an environment variable that means something to the work alone."""
 
 
 def _is_limit(text: str) -> str:

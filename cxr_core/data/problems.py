@@ -9,6 +9,7 @@ from cxr_core.data.paths import printable
 from cxr_core.data.settings import Policies
 from cxr_core.errors import UserError
 from cxr_core.runs.files import atomic_path
+from cxr_core.shown import csv_cell, from_csv_cell
 
 COLUMNS = ("kind", "image_id", "file", "detail", "action")
 
@@ -110,7 +111,7 @@ def count_cases(found: pd.DataFrame) -> dict[str, int]:
 
 def read_problems(path: Path) -> pd.DataFrame:
     """problems.csv with all its columns as text; one written before rows had `cases` has one case a row."""
-    found = pd.read_csv(path, dtype=str, keep_default_na=False)
+    found = pd.read_csv(path, dtype=str, keep_default_na=False).map(from_csv_cell)
     return found if CASES in found else found.assign(**{CASES: "1"})
 
 
@@ -123,4 +124,4 @@ def _ranks(found: pd.DataFrame) -> pd.Series:
 
 def _write(path: Path, found: pd.DataFrame) -> None:
     with atomic_path(path) as temporary:
-        found.to_csv(temporary, index=False)
+        found.map(lambda value: csv_cell(str(value))).to_csv(temporary, index=False)

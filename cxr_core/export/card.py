@@ -8,6 +8,7 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.generation.acceptance import shown
 from cxr_core.generation.series import MadeSeries, made_series
+from cxr_core.shown import markdown, markdown_code
 
 LICENCES = {
     "chestxray14": "ChestX-ray14 is free to use with attribution to the NIH Clinical Center and a citation of Wang et "
@@ -56,31 +57,41 @@ def _contents(dataset: Dataset) -> Iterator[str]:
         has = rows["labels"] == 0 if name == NO_FINDING else rows["labels"] & dataset.findings.bit(name) != 0
         if has.any():
             views = rows.loc[has, "view"]
-            yield f"| {name} | {int(has.sum()):,} | {int((views == 'PA').sum()):,} | {int((views == 'AP').sum()):,} |"
-    yield from ("", f"Labels are of {', '.join(dataset.findings.names)}; of no other finding do they say anything.", "")
+            counts = (int(has.sum()), int((views == "PA").sum()), int((views == "AP").sum()))
+            yield f"| {markdown(name)} | {' | '.join(f'{count:,}' for count in counts)} |"
+    yield from (
+        "",
+        f"Labels are of {', '.join(map(markdown, dataset.findings.names))}; of no other finding do they say anything.",
+        "",
+    )
 
 
 def _made(dataset: Dataset) -> Iterator[str]:
     about, info = dataset.info.about, dataset.info
-    yield from ("## What made it", "", f"- cxr-suite {cxr_core.__version__}; digest of the Dataset `{info.digest}`")
+    yield from (
+        "## What made it",
+        "",
+        f"- cxr-suite {cxr_core.__version__}; digest of the Dataset `{markdown_code(info.digest)}`",
+    )
     if not info.synthetic:
         yield from (f"- source: {_source(about['source'])}", "") if "source" in about else ("",)
         return
     for series in made_series(dataset):
         yield from _series(series)
-    yield f"- sampled in {about['dtype']}, {about['batch_size']} at once; each image's seed is in the table"
+    how = f"{_text(about['dtype'])}, {_text(about['batch_size'])} at once"
+    yield f"- sampled in {how}; each image's seed is in the table"
     yield f"- prompts: {_spelt({name: value for name, value in about['prompts'].items() if name != 'tokenizer'})}"
     yield from _gate(about)
-    yield from (f"- {name}: the model never saw an image with it" for name in about.get("unseen", ()))
+    yield from (f"- {_text(name)}: the model never saw an image with it" for name in about.get("unseen", ()))
     yield ""
 
 
 def _series(series: MadeSeries) -> Iterator[str]:
-    name = f"{series.name}: " if series.name else ""
+    name = f"{markdown(series.name)}: " if series.name else ""
     learnt = series.training_data.words if series.training_data else "what is not known"
     yield f"- {name}{series.num_images:,} images asked for by {_spelt(series.request.model_dump())}"
-    yield f"  - model (sha256 of its weights): `{series.model}`, which learnt from {learnt}"
-    yield f"  - sampler: {series.words}"
+    yield f"  - model (sha256 of its weights): `{markdown_code(series.model)}`, which learnt from {markdown(learnt)}"
+    yield f"  - sampler: {markdown(series.words)}"
 
 
 def _gate(about: Mapping[str, Any]) -> Iterator[str]:
@@ -88,13 +99,13 @@ def _gate(about: Mapping[str, Any]) -> Iterator[str]:
     if accepted is None:
         return
     yield (
-        f"- gate (a classifier, sha256 `{about['gate']['sha256']}`): the first draw of {accepted.first:,} of "
-        f"{accepted.images:,} images passed, some draw of {accepted.passed:,}; of the others the best is here, and "
-        "its `generation` says `passed: false`"
+        f"- gate (a classifier, sha256 `{markdown_code(str(about['gate']['sha256']))}`): the first draw of "
+        f"{accepted.first:,} of {accepted.images:,} images passed, some draw of {accepted.passed:,}; of the others the "
+        "best is here, and its `generation` says `passed: false`"
     )
-    shares = [f"{name} {one.passed:,} of {one.asked:,}" for name, one in accepted.findings.items()]
+    shares = [f"{markdown(name)} {one.passed:,} of {one.asked:,}" for name, one in accepted.findings.items()]
     yield f"- passed by finding: {', '.join(shares)}"
-    reasons = [f"{kind} {num:,}" for kind, num in accepted.reasons.items()]
+    reasons = [f"{markdown(kind)} {num:,}" for kind, num in accepted.reasons.items()]
     yield f"- rejected draws by reason: {', '.join(reasons) or 'none'}"
 
 
@@ -105,7 +116,11 @@ def _source(source: Mapping[str, Any]) -> str:
 
 
 def _spelt(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
+    return ", ".join(f"{_text(name)}: {_text(value)}" for name, value in values.items() if value is not None)
+
+
+def _text(value: Any) -> str:
+    return markdown(str(value))
 
 
 def _limits(dataset: Dataset) -> Iterator[str]:

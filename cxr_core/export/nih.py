@@ -15,6 +15,7 @@ from cxr_core.data.findings import NIH_FINDINGS
 from cxr_core.data.nih_files import BBOX_HEADER, BBOX_LIST, DATA_ENTRY_HEADER, box_name, labels_field
 from cxr_core.errors import UserError
 from cxr_core.export.layout import FILES_A_FOLDER
+from cxr_core.shown import csv_cell
 
 _NAME = re.compile(r"\d{8}_\d{3}")
 _VISITS = 1000
@@ -54,7 +55,10 @@ class NihLayout:
         for name, chosen in (("train_val", ~is_test), ("test", is_test)):
             (folder / f"{name}_list.txt").write_text("\n".join(rows.loc[chosen, "Image Index"]))
         told = rows[_IDS.names].astype({"seed": "Int64"})
-        told.to_csv(folder / "image_ids.csv", index=False)
+        texts = told.select_dtypes(include="object")
+        told.assign(**texts.map(_cell)).to_csv(
+            folder / "image_ids.csv", index=False
+        )  # the Parquet has them as they are
         pq.write_table(pa.Table.from_pandas(told, _IDS, preserve_index=False), folder / "image_ids.parquet")
 
     def _data_entry(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -63,7 +67,7 @@ class NihLayout:
         sizes = rows["width"], rows["height"]
         columns = (
             *(rows["Image Index"], labels, rows["follow_up"], patients),
-            *(ages, rows["sex"], rows["view"], *sizes, "", ""),
+            *(ages, rows["sex"].map(_cell), rows["view"].map(_cell), *sizes, "", ""),
         )
         return pd.DataFrame(dict(zip(DATA_ENTRY_HEADER.split(","), columns, strict=True)))
 
@@ -75,6 +79,10 @@ class NihLayout:
                 for box in boxes:
                     frame = [box[key] * _FRAME / width for key in "xywh"]
                     writer.writerow([name, box_name(box["finding"]), *frame, "", "", ""])
+
+
+def _cell(value: Any) -> Any:
+    return csv_cell(value) if isinstance(value, str) else value
 
 
 def nih_names(rows: pd.DataFrame) -> list[str]:

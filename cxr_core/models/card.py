@@ -10,10 +10,11 @@ from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.models.checkpoints import is_pggan
 from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.run import Run
+from cxr_core.shown import in_quotes, markdown, markdown_code, yaml_text
 
 _HEADER = """\
 ---
-pretty_name: {name}
+pretty_name: {title}
 license: other
 {kind}
 tags:
@@ -65,14 +66,14 @@ def card(checkpoint: Path, record: Mapping[str, Any], stage: Path | None, name: 
 
     `record` is the model's `model.json`; `stage` its train stage where it has a run.
     """
-    how = [] if is_pggan(checkpoint) else [_HOW.format(folder=name)]
+    how = [] if is_pggan(checkpoint) else [_HOW.format(folder=in_quotes(name))]
     name = f"{record['run']['name']}, stage {stage.name}" if stage else name
     kind = _PGGAN if is_pggan(checkpoint) else _STABLE_DIFFUSION
-    lines = [_HEADER.format(name=name, version=cxr_core.__version__, **kind)]
+    lines = [_HEADER.format(title=yaml_text(name), name=markdown(name), version=cxr_core.__version__, **kind)]
     lines += ["## What made it", ""]
-    rounded = f", rounded to {record['dtype']} from `{record['of_weights_sha256']}`"
+    rounded = f", rounded to {markdown(record['dtype'])} from `{markdown_code(record['of_weights_sha256'])}`"
     is_same = record["weights_sha256"] == record["of_weights_sha256"]
-    lines += [f"- weights: sha256 `{record['weights_sha256']}`{'' if is_same else rounded}"]
+    lines += [f"- weights: sha256 `{markdown_code(record['weights_sha256'])}`{'' if is_same else rounded}"]
     lines += _run(record)
     lines += ["", "## What it learnt from", "", *_learnt(read_training_data(checkpoint)), ""]
     lines += ["## What was measured of its images", "", *(_measured(stage) if stage else [_UNKNOWN]), ""]
@@ -87,25 +88,27 @@ def _run(record: Mapping[str, Any]) -> Iterator[str]:
     if "run" not in record:
         return
     run = record["run"]
-    yield f"- run `{run['name']}`, seed {run['seed']}, config sha256 `{run['config_sha256']}`"
+    config = markdown_code(run["config_sha256"])
+    yield f"- run `{markdown_code(run['name'])}`, seed {_text(run['seed'])}, config sha256 `{config}`"
     for stage, about in record["losses"].items():
         known = {step: loss for step, loss in about["validation_loss"].items() if loss is not None}
         last = f", loss on held-out images {list(known.values())[-1]:.4g} at the end" if known else ""
-        yield f"- train stage `{stage}`: {about['steps']:,} steps{last}; code {', '.join(about['commits'])}"
+        code = _text(", ".join(about["commits"]))
+        yield f"- train stage `{markdown_code(stage)}`: {about['steps']:,} steps{last}; code {code}"
 
 
 def _learnt(learnt: TrainingData | None) -> Iterator[str]:
     if learnt is None:
         yield "It does not say."
         return
-    yield f"{learnt.words}."
+    yield f"{markdown(learnt.words)}."
     yield from ("", "| finding | images | patients |", "|---|---|---|")
     seen = {name: one for name, one in learnt.findings.items() if one.images}
-    yield from (f"| {name} | {one.images:,} | {one.patients:,} |" for name, one in seen.items())
+    yield from (f"| {markdown(name)} | {one.images:,} | {one.patients:,} |" for name, one in seen.items())
     if never := [name for name in learnt.findings if name not in seen]:
-        yield f"\nNo image had: {', '.join(never)}. Of these words it knows what its base knew."
+        yield f"\nNo image had: {markdown(', '.join(never))}. Of these words it knows what its base knew."
     if learnt.base:
-        yield f"\nThe weights that training started from had learnt from {learnt.base.words}."
+        yield f"\nThe weights that training started from had learnt from {markdown(learnt.base.words)}."
 
 
 def _measured(stage: Path) -> list[str]:
@@ -117,7 +120,12 @@ def _measured(stage: Path) -> list[str]:
     for name, entry in entries.items():
         path = run.root / name / FILE
         if entry["kind"] == "evaluate" and drew & set(_named(entry["inputs"]["synthetic"])) and path.is_file():
-            found += [f"Evaluation `{name}`:", "", *_numbers(Metrics.model_validate_json(path.read_bytes())), ""]
+            found += [
+                f"Evaluation `{markdown_code(name)}`:",
+                "",
+                *_numbers(Metrics.model_validate_json(path.read_bytes())),
+                "",
+            ]
     return found or ["Nothing: no finished evaluation of its run looks at its images."]
 
 
@@ -128,21 +136,25 @@ def _named(value: Any) -> list[str]:
 def _numbers(metrics: Metrics) -> Iterator[str]:
     yield f"- of {metrics.synthetic.num_images:,} synthetic and {metrics.real.num_images:,} real images"
     if fidelity := metrics.fidelity:
-        seen = f"features of {fidelity.extractor.name}, {fidelity.resize.to} px"
+        seen = f"features of {_text(fidelity.extractor.name)}, {fidelity.resize.to} px"
         for what, one in (("held-out patients", fidelity.beside_floor), ("the floor: real to real", fidelity.floor)):
-            told = one.not_computed or f"FID {_words(one.fid)}, KID {_words(one.kid)}"
+            told = _text(one.not_computed or "") or f"FID {_words(one.fid)}, KID {_words(one.kid)}"
             yield f"- to {what} ({seen}, n = {one.a.effective:g} and {one.b.effective:g}): {told}"
-        yield f"- {fidelity.alarm_words}"
+        yield f"- {markdown(fidelity.alarm_words)}"
     if faithfulness := metrics.faithfulness:
         for each in faithfulness.findings:
             for contrast in each.synthetic:
-                told = f"AUROC {_words(contrast.auroc)}" if contrast.auroc else f"not told: {contrast.refused}"
-                yield f"- {each.finding} is there, by the judge, within {contrast.within}: {told}"
+                told = f"AUROC {_words(contrast.auroc)}" if contrast.auroc else f"not told: {_text(contrast.refused)}"
+                yield f"- {markdown(each.finding)} is there, by the judge, within {_text(contrast.within)}: {told}"
     if metrics.memorisation:
-        yield f"- copies of training images: {metrics.memorisation.verdict}"
+        yield f"- copies of training images: {_text(metrics.memorisation.verdict)}"
     if metrics.sweep:
-        yield f"- a sweep: {metrics.sweep.rule}"
+        yield f"- a sweep: {_text(metrics.sweep.rule)}"
 
 
 def _words(interval: Interval | None) -> str:
     return "–" if interval is None else f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
+
+
+def _text(value: Any) -> str:
+    return markdown(str(value))

@@ -5,20 +5,27 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from cxr_core.errors import UserError
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
 from cxr_core.runs.files import write_atomic
 
 
-def write_report(run_folder: Path, price: float | None = None) -> Path:
-    """Write `report.html` into a run folder, atomically, and return its path.
+def write_report(run_folder: Path, price: float | None = None, out: Path | None = None) -> Path:
+    """Write `report.html` into a run folder, or the page as the file `out`, atomically, and return its path.
 
     One file that needs no network and runs no script; a function of the folder alone, so equal folders give equal
     bytes. Stages that are not finished are named as such. `price` of a GPU-hour goes before the config's.
-    Raises UserError naming the file that is damaged.
+    Raises UserError naming the file that is damaged, or the folder that may not be written to.
     """
-    path = run_folder / "report.html"
-    write_atomic(path, render(run_folder, price))
+    path = out or run_folder / "report.html"
+    page = render(run_folder, price)
+    try:
+        write_atomic(path, page)
+    except PermissionError as error:
+        raise UserError(
+            "you may not write there", where=str(path.parent), mend="name a file elsewhere: --out FILE"
+        ) from error
     return path
 
 

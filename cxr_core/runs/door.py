@@ -21,6 +21,7 @@ from pydantic import AfterValidator, ConfigDict, PydanticUserError, TypeAdapter,
 from pydantic_core import from_json
 
 from cxr_core.errors import UserError
+from cxr_core.shown import printable as printable
 
 T = TypeVar("T")
 
@@ -42,11 +43,6 @@ class BadFileError(UserError):
     def __init__(self, what: str, path: Path, hint: str = _HINT) -> None:
         self.path = path
         super().__init__(what, where=printable(str(path)), mend=hint)
-
-
-def printable(text: str) -> str:
-    """`text` with characters that steer a terminal, or cannot be encoded, written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def checked_name(text: str) -> str:

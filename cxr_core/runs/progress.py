@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from cxr_core import shown
+
 _LOG_EVERY = 10.0
 """Seconds between the plain lines of a log."""
 
@@ -28,7 +30,7 @@ def say(line: str) -> None:
     """A line for people, on the screen or in the log."""
     # Whoever reads it may be gone, as where a node lost its daemons: no reason to fail a shard.
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        shown.say(line, err=True)
 
 
 @contextmanager
@@ -41,13 +43,22 @@ def bar(label: str, total: int) -> Iterator[Bar]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     inner = _num_bars.get() > 0
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = Progress(*columns, TextColumn("{task.fields[values]}"), console=Console(stderr=True), transient=inner)
+    columns = (
+        TextColumn("{task.description:<28}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    screen = Progress(
+        *columns, TextColumn("{task.fields[values]}", markup=False), console=Console(stderr=True), transient=inner
+    )
     token = _num_bars.set(_num_bars.get() + 1)
     try:
-        with shown as progress:
-            task = progress.add_task(label, total=total, values="")
-            yield _Rich(label, total, lambda num, text: progress.update(task, advance=num, values=text))
+        with screen as progress:
+            task = progress.add_task(shown.printable(label), total=total, values="")
+            yield _Rich(
+                label, total, lambda num, text: progress.update(task, advance=num, values=shown.printable(text))
+            )
     finally:
         _num_bars.reset(token)
 

@@ -167,18 +167,30 @@ def dump_config(config: Mapping[str, Any]) -> str:
 def _lock(root: Path) -> Iterator[None]:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = _open_lock(root / ".lock")
     except OSError as error:
+        is_there = (root / "config.yaml").exists()
         raise UserError(
-            f"cannot create the run folder ({error.strerror})",
+            f"cannot {'write to' if is_there else 'create'} the run folder ({error.strerror})",
             where=str(root),
-            mend="choose a folder that you may write to with --runs DIR",
+            mend=f"{'ask its owner for the right, or ' if is_there else ''}choose a folder that you may write to with "
+            "--runs DIR",
         ) from error
     try:
         _hold(lock, root)
         yield
     finally:
         os.close(lock)
+
+
+def _open_lock(path: Path) -> int:
+    """With the rights that the user's umask leaves to others. Who may only read it can hold it too."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not os.access(path.parent, os.W_OK):
+            raise
+        return os.open(path, os.O_RDONLY)
 
 
 def _hold(lock: int, root: Path) -> None:
@@ -196,5 +208,6 @@ def _hold(lock: int, root: Path) -> None:
         # Some parallel file systems are mounted without locks. The commit protocol is safe without this one.
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise
-    os.ftruncate(lock, 0)
-    os.write(lock, f"pid {os.getpid()} on {os.uname().nodename}\n".encode())
+    if fcntl.fcntl(lock, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+        os.ftruncate(lock, 0)
+        os.write(lock, f"pid {os.getpid()} on {os.uname().nodename}\n".encode())

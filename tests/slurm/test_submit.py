@@ -49,6 +49,9 @@ class Site:
         assert done.returncode == 0, done.stderr
         return done
 
+    def resume(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.cxr("resume", self.runs / "nano", "--cluster", self.profile, *words)
+
     def queue(self) -> list[str]:
         """Names of the jobs that have not ended."""
         return self.cluster.run("squeue", "--noheader", "--format=%j").stdout.split()
@@ -156,15 +159,15 @@ def test_given_a_cancelled_task_then_what_is_missing_is_named_and_resume_makes_o
     site.submit(nano_config)
     job = site.submits("real")[0].job_id
     site.cluster.run("scancel", f"{job}_3")
-    busy = site.cxr("resume", site.runs / "nano")
+    busy = site.resume()
     assert busy.returncode == 2
     assert f"still in the queue: {job}, " in busy.stderr
-    assert site.cxr("resume", site.runs / "nano", "--if-needed").returncode == 0
+    assert site.resume("--if-needed").returncode == 0
     site.wait()
     assert "stage 'real' lacks 3 of 12 shards: 00009, 00010, 00011" in site.logs()
     assert "cxr resume " in site.logs()
     site.profile.write_text(PROFILE)
-    done = site.cxr("resume", site.runs / "nano")
+    done = site.resume()
     assert done.returncode == 0, done.stderr
     assert [shard for pack in site.submits("real")[-1].packs or () for shard in pack] == ["00009", "00010", "00011"]
     site.cluster.until("the stage is finished", lambda: stage_folder(site.runs, "real").facts() is not None)

@@ -157,7 +157,9 @@ class TinyRun:
         self.env["PATH"] = f"{self.bin}:{folder}"
 
     def cxr(self, *words: str | Path) -> CompletedProcess[str]:
-        return cxr(*words, env=self.env)
+        # A profile that is a path is named each time.
+        by = ("--cluster", self.profile) if words[0] == "resume" and "--cluster" not in words else ()
+        return cxr(*words, *by, env=self.env)
 
     def submit(self, *words: str) -> str:
         """Submit and return the id of the array that makes the shards."""

@@ -34,6 +34,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return made
 
 
+def again(run: Run) -> str:
+    return resume_itself(run.root, str(run.root.parent / "site.yaml"))
+
+
 def outcome(run: Run) -> str:
     lives = Lives.read(run.root)
     assert lives is not None
@@ -42,20 +46,20 @@ def outcome(run: Run) -> str:
 
 def test_given_a_budget_that_is_used_up_then_it_ends_and_says_so(run: Run) -> None:
     with pytest.raises(UserError, match=r"the budget of 0\.5 GPU-hours is used up"):
-        resume_itself(run.root)
+        again(run)
     assert outcome(run).startswith("the budget of 0.5 GPU-hours is used up: 1.00 GPU-hours were spent (`cxr resume ")
-    assert resume_itself(run.root) == "it is not wanted any more"
+    assert again(run) == "it is not wanted any more"
 
 
 def test_given_as_many_resumes_as_it_may_then_it_ends_and_says_so(run: Run) -> None:
     Lives(2, resumed=("2026-01-01", "2026-01-02")).write(run.root)
-    assert resume_itself(run.root) == "it resumed 2 times, as often as it may, and is not done"
+    assert again(run) == "it resumed 2 times, as often as it may, and is not done"
     assert outcome(run) == "it resumed 2 times, as often as it may, and is not done"
 
 
 def test_given_that_everything_is_done_then_it_sends_nothing(run: Run) -> None:
     write_json(run.stage("real").path / "stage.json", {"format": 1})
-    assert resume_itself(run.root) == "everything is done"
+    assert again(run) == "everything is done"
     assert outcome(run) == "everything is done"
 
 
@@ -63,7 +67,7 @@ def test_given_one_stage_that_was_sent_alone_then_the_others_need_not_be_done(ru
     Lives(2, "vae").write(run.root)
     (run.root / "vae").mkdir()
     write_json(run.root / "vae" / "stage.json", {"format": 1})
-    assert resume_itself(run.root) == "everything is done"
+    assert again(run) == "everything is done"
 
 
 def test_given_a_damaged_count_of_lives_then_the_file_is_named(run: Run) -> None:

@@ -100,7 +100,7 @@ def _write_configs(small: _Small, work: Path, image_size: int | None) -> None:
     others = {name: value for name, value in index.items() if isinstance(value, list) and name not in kept | unused}
     write_json(work / "model_index.json", {**kept, **others, **unused, "requires_safety_checker": False})
     for name in _SMALL_FOLDERS:
-        shutil.copytree(small.need(name), work / name)
+        shutil.copytree(small.need(name), work / name, copy_function=shutil.copyfile)
     for part in PARTS:
         (work / part).mkdir()
         shutil.copyfile(small.need(f"{part}/config.json"), work / part / "config.json")
