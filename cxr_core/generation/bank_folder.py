@@ -3,9 +3,11 @@
 A folder with `bank.json` and `bank.parquet` (a row an image: image_id, patient_id, labels, error, latent).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -23,6 +25,8 @@ class Bank:
     folder: Path
     model: str
     digest: str
+    boxed_split: Mapping[str, Any] | None = None
+    """Test patients who were moved into the training images of its Dataset."""
 
     @classmethod
     def open(cls, folder: Path) -> "Bank":
@@ -33,7 +37,7 @@ class Bank:
         value = read_json(path)
         if value.get("format") != FORMAT:
             raise UserError(f"format {value.get('format')!r}, but this version reads {FORMAT}", where=str(path))
-        return cls(folder, value["model"], value["digest"])
+        return cls(folder, value["model"], value["digest"], value.get("boxed_split"))
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 It lies outside the components that `weights_sha256` covers, so it changes no digest of weights.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,11 @@ class TrainingData(Seen):
             base=base,
         )
 
+    def renamed(self, name: Callable[[str], str]) -> "TrainingData":
+        """With other names of moved patients, see `BoxedSplit.renamed`."""
+        split = self.boxed_split.renamed(name) if self.boxed_split else None
+        return self.model_copy(update={"boxed_split": split, "base": self.base and self.base.renamed(name)})
+
     @property
     def words(self) -> str:
         """For people, without the findings."""
@@ -89,10 +94,14 @@ class TrainingData(Seen):
         return known if len(known) == len(chain) else None
 
     @property
+    def boxed_splits(self) -> tuple[BoxedSplit, ...]:
+        """Of this training and its bases: whose moved test patients were learnt from."""
+        return tuple(step.boxed_split for step in self.chain if step.boxed_split)
+
+    @property
     def barred(self) -> frozenset[str]:
         """Official test patients who were learnt from, by this training or its bases: no test may be made on them."""
-        moved = self.boxed_split.moved if self.boxed_split else ()
-        return frozenset(moved) | (self.base.barred if self.base else frozenset())
+        return frozenset(patient for split in self.boxed_splits for patient in split.moved)
 
 
 def read_training_data(checkpoint: Path) -> TrainingData | None:
