@@ -317,10 +317,17 @@ def gc(
 
 
 @app.command()
-def report(run: RunFolder, price: Price = None) -> None:
-    """Write the run's report.html from what is finished and print its path.
+def report(
+    run: RunFolder,
+    price: Price = None,
+    public: Annotated[
+        bool,
+        typer.Option("--public", help="The page that may be shared: no real image, no id, no small counts."),
+    ] = False,
+) -> None:
+    """Write the run's report.html from what is finished and print its path; it is internal, --public may be shared.
 
-    Example: cxr report runs/demo
+    Example: cxr report runs/demo --public
     """
     from cxr_core.report.write import write_report
     from cxr_core.runs.run import Run
@@ -328,7 +335,7 @@ def report(run: RunFolder, price: Price = None) -> None:
 
     opened = Run.open(run)
     refresh(opened)
-    typer.echo(write_report(opened.root, price))
+    typer.echo(write_report(opened.root, price, public=public))
 
 
 @app.command()

@@ -102,6 +102,8 @@ def _learnt(learnt: TrainingData | None) -> Iterator[str]:
     yield from ("", "| finding | images | patients |", "|---|---|---|")
     seen = {name: one for name, one in learnt.findings.items() if one.images}
     yield from (f"| {name} | {one.images:,} | {one.patients:,} |" for name, one in seen.items())
+    if learnt.withheld:
+        yield f"\nNot told, since few patients have them or the others would tell: {', '.join(learnt.withheld)}."
     if never := [name for name in learnt.findings if name not in seen]:
         yield f"\nNo image had: {', '.join(never)}. Of these words it knows what its base knew."
     if learnt.base:
@@ -117,7 +119,7 @@ def _measured(stage: Path) -> list[str]:
     for name, entry in entries.items():
         path = run.root / name / FILE
         if entry["kind"] == "evaluate" and drew & set(_named(entry["inputs"]["synthetic"])) and path.is_file():
-            found += [f"Evaluation `{name}`:", "", *_numbers(Metrics.model_validate_json(path.read_bytes())), ""]
+            found += [f"Evaluation `{name}`:", "", *numbers(Metrics.model_validate_json(path.read_bytes())), ""]
     return found or ["Nothing: no finished evaluation of its run looks at its images."]
 
 
@@ -125,18 +127,19 @@ def _named(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def _numbers(metrics: Metrics) -> Iterator[str]:
+def numbers(metrics: Metrics) -> Iterator[str]:
+    """What may be told of an evaluation, a line each, without counts of few patients."""
     yield f"- of {metrics.synthetic.num_images:,} synthetic and {metrics.real.num_images:,} real images"
     if fidelity := metrics.fidelity:
         seen = f"features of {fidelity.extractor.name}, {fidelity.resize.to} px"
         for what, one in (("held-out patients", fidelity.beside_floor), ("the floor: real to real", fidelity.floor)):
-            told = one.not_computed or f"FID {_words(one.fid)}, KID {_words(one.kid)}"
+            told = "not computed" if one.not_computed else f"FID {_words(one.fid)}, KID {_words(one.kid)}"
             yield f"- to {what} ({seen}, n = {one.a.effective:g} and {one.b.effective:g}): {told}"
         yield f"- {fidelity.alarm_words}"
     if faithfulness := metrics.faithfulness:
         for each in faithfulness.findings:
             for contrast in each.synthetic:
-                told = f"AUROC {_words(contrast.auroc)}" if contrast.auroc else f"not told: {contrast.refused}"
+                told = f"AUROC {_words(contrast.auroc)}" if contrast.auroc else "not told: the judge is not sure here"
                 yield f"- {each.finding} is there, by the judge, within {contrast.within}: {told}"
     if metrics.memorisation:
         yield f"- copies of training images: {metrics.memorisation.verdict}"

@@ -46,11 +46,10 @@ class BoxedSplit(Settings):
 
 def together(splits: Sequence[BoxedSplit]) -> BoxedSplit | None:
     """One record of several: whoever is moved in one of them is moved."""
-    distinct = list(dict.fromkeys(split.model_dump_json() for split in splits))
-    if len(distinct) < 2:
+    if len({split.model_dump_json() for split in splits}) < 2:
         return splits[0] if splits else None
     return BoxedSplit(
-        sha256=sha256_text(canonical_json(sorted(split.sha256 for split in splits))),
+        sha256=sha256_text(canonical_json(known)) if (known := sorted({s.sha256 for s in splits} - {""})) else "",
         num_patients={},
         moved=tuple(sorted({patient for split in splits for patient in split.moved})),
     )
