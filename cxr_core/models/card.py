@@ -129,9 +129,11 @@ def _named(value: Any) -> list[str]:
 
 def numbers(metrics: Metrics) -> Iterator[str]:
     """What may be told of an evaluation, a line each, without counts of few patients."""
-    yield f"- of {metrics.synthetic.num_images:,} synthetic and {metrics.real.num_images:,} real images"
+    yield f"- of {metrics.synthetic.num_images:,} synthetic images"
     if fidelity := metrics.fidelity:
-        seen = f"features of {fidelity.extractor.name}, {fidelity.resize.to} px"
+        extractor = fidelity.extractor  # a model's name is that of a folder of the user's
+        by = extractor.name if extractor.kind == "judge" else f"a model of sha256 {extractor.digest[:12]}"
+        seen = f"features of {by}, {fidelity.resize.to} px"
         for what, one in (("held-out patients", fidelity.beside_floor), ("the floor: real to real", fidelity.floor)):
             told = "not computed" if one.not_computed else f"FID {_words(one.fid)}, KID {_words(one.kid)}"
             yield f"- to {what} ({seen}, n = {one.a.effective:g} and {one.b.effective:g}): {told}"
