@@ -12,7 +12,9 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
 
 from cxr_core.data.identity import patient_key
 from cxr_core.errors import UserError
@@ -91,6 +93,14 @@ def key() -> PatientKey:
     return made
 
 
+class _Names(TypedDict):
+    """The whole of patients.json."""
+
+    format: int
+    access: str
+    moved: list[str]
+
+
 def unnamed(patient: str) -> str:
     """What a synthetic Dataset says in place of a patient; a keyed name stays."""
     return patient if patient.startswith(PREFIX) else UNNAMED
@@ -108,8 +118,7 @@ def with_names(folder: Path, moved: Iterable[str]) -> frozenset[str]:
     names = frozenset(moved)
     if UNNAMED not in names or not (folder / FILE).exists():
         return names
-    record: dict[str, Any] = read_json(folder / FILE, dict[str, Any])
-    return (names - {UNNAMED}) | {str(name) for name in record.get("moved", ())}
+    return (names - {UNNAMED}) | {*read_json(folder / FILE, _Names)["moved"]}
 
 
 def who(names: frozenset[str], real: "Dataset") -> frozenset[str]:
