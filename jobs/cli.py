@@ -324,10 +324,14 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The file to write; by default report.html in the run folder.")
     ] = None,
+    public: Annotated[
+        bool,
+        typer.Option("--public", help="The page that may be shared: no real image, no id, no small counts."),
+    ] = False,
 ) -> None:
-    """Write the run's report.html from what is finished and print its path.
+    """Write the run's report.html from what is finished and print its path; it is internal, --public may be shared.
 
-    Example: cxr report runs/demo
+    Example: cxr report runs/demo --public
     """
     from cxr_core.report.write import write_report
     from cxr_core.runs.run import Run
@@ -335,7 +339,7 @@ def report(
 
     opened = Run.open(run)
     refresh(opened)
-    say(write_report(opened.root, price, out))
+    say(write_report(opened.root, price, out, public=public))
 
 
 @app.command()

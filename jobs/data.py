@@ -70,8 +70,13 @@ def export(
             help="imagefolder, webdataset: Hugging Face's; nih: ChestX-ray14's; dicom: Secondary Capture objects.",
         ),
     ] = Form.imagefolder,
+    internal: Annotated[
+        bool, typer.Option("--internal", help="Export real images too: with ids, and marked as internal in each file.")
+    ] = False,
 ) -> None:
     """Write a dataset in a form that others read, with a card that says what it is. Killed, it goes on where it was.
+
+    A synthetic dataset leaves with its public fields alone (docs/what-may-leave.md); a real one only with --internal.
 
     Example: cxr data export runs/demo/synthetic /data/synthetic --as nih
     """
@@ -79,7 +84,7 @@ def export(
     from cxr_core.export.write import export as write
 
     dataset = Dataset.open(path)
-    write(dataset, out, form.value)
+    write(dataset, out, form.value, internal=internal)
     say(f"{out}: {dataset.info.num_images:,} images")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
@@ -36,6 +37,9 @@ PARTS: dict[str, Part] = {
 OF_A_SWEEP: dict[str, Part] = {"sweep": sweep}
 """Those of a stage that compares many points."""
 
+BARRED = "barred.json"
+"""Side file of the plan: test patients who are in no test. None where there are no such patients."""
+
 _NUM_OWN_FILES = 6
 
 
@@ -54,7 +58,9 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
 
 def freeze(context: Context, work: Path) -> Draft:
     """The shards of every part; each is told whose it is."""
-    datasets = _datasets(context)
+    datasets = _datasets(context, as_frozen=False)
+    if barred := datasets["real"].barred:
+        write_json(work / BARRED, {"format": 1, "patients": sorted(barred)})
     return Draft(
         [
             replace(shard, extra={**shard.extra, "part": name})
@@ -72,7 +78,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
 def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
     """Ask every part what it measured and write metrics.json."""
     from cxr_core.evaluation.metrics import FILE, Metrics
-    from cxr_core.runs.files import canonical_json, sha256_text, write_json
+    from cxr_core.runs.files import canonical_json, sha256_text
 
     datasets = _datasets(context)
     by_id = {receipt.shard: receipt for receipt in receipts}
@@ -90,18 +96,27 @@ def _parts(settings: EvaluateStage) -> Mapping[str, Part]:
     return OF_A_SWEEP if settings.sweep else PARTS
 
 
-def _datasets(context: Context) -> dict[str, Any]:
+def _datasets(context: Context, *, as_frozen: bool = True) -> dict[str, Any]:
     """The Datasets by their roles: `real`, `synthetic`, and of a sweep also `synthetic.1` ...
 
-    The real one comes without test patients whom a generator of synthetic ones learnt from.
+    The real one comes without test patients from whom a generator of synthetic ones, their gate or a judge learnt:
+    as the plan says, since shards may run where the key that tells who they are is not.
     """
     from cxr_core.data.dataset import Dataset
+    from cxr_core.data.keyed import who
     from cxr_core.generation.series import barred_patients
+    from jobs.learnt import moved_for_judges
 
     roles = [role for role in context.inputs if role.partition(".")[0] in ("real", "synthetic")]
     datasets = {role: Dataset.open(context.inputs[role]).given_as(role) for role in roles}
-    barred = [barred_patients(dataset) for role, dataset in datasets.items() if role != "real"]
-    return datasets | {"real": datasets["real"].barring(frozenset().union(*barred))}
+    frozen = context.plan_folder / BARRED
+    if as_frozen and frozen.is_file():
+        barred = frozenset(read_json(frozen)["patients"])
+    else:
+        judges = moved_for_judges(context.inputs)
+        names = [barred_patients(dataset) for role, dataset in datasets.items() if role != "real"]
+        barred = who(frozenset(judges.moved if judges else ()).union(*names), datasets["real"])
+    return datasets | {"real": datasets["real"].barring(barred)}
 
 
 def _check_roles(inputs: Mapping[str, Estimate | Path]) -> None:

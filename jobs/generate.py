@@ -14,6 +14,8 @@ from cxr_core.data.captions import warning
 from cxr_core.data.dataset import Dataset, committed_parts, committed_tars, write_index_of_parts
 from cxr_core.data.duplicates import EqualPixels
 from cxr_core.data.findings import Findings
+from cxr_core.data.keyed import write_names
+from cxr_core.data.positions.split import BoxedSplit, together
 from cxr_core.data.problems import problem, write_problems
 from cxr_core.data.prompts import PromptWriter, check_lengths
 from cxr_core.data.settings import PromptSettings
@@ -51,6 +53,7 @@ from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.runs.tables import read_table
 from cxr_core.settings import without_paths
+from jobs.learnt import moved_for_judges
 
 _BYTES_A_PIXEL = 0.5
 """Of a lossless grey PNG of a radiograph, with its caption: an image whose size is not known yet counts as 512 px."""
@@ -222,10 +225,18 @@ def _made(context: Context, series: Sequence[Series], numbers: Sequence[int]) ->
             noise=context.settings.noise,
             model=digests[folder],
             training_data=read_training_data(folder),
+            also_learnt_from=_also_learnt_from(context, folder),
             num_images=num,
         )
         for one, folder, num in zip(series, folders, numbers, strict=True)
     ]
+
+
+def _also_learnt_from(context: Context, folder: Path) -> BoxedSplit | None:
+    """Moved test patients from whom the gate learnt, or whose images are in the bank that a PG-GAN draws from."""
+    gate = moved_for_judges({role: path for role, path in context.inputs.items() if role == "gate"})
+    bank = Bank.open(context.inputs["bank"]).boxed_split if "bank" in context.inputs and is_pggan(folder) else None
+    return together([*([gate] if gate else []), *([BoxedSplit.model_validate(bank)] if bank else [])])
 
 
 def _checkpoint(context: Context, series: Series) -> Path:
@@ -279,8 +290,11 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     """Write the synthetic Dataset's index and problems.csv; in the memory of some shards, however many there are."""
     facts = read_json(context.plan_folder / "model.json")
     findings = Findings(tuple(facts["findings"]))
+    series = [MadeSeries.model_validate(one) for one in facts["series"]]
+    write_names(context.folder, (name for one in series for split in one.boxed_splits for name in split.moved))
     about = {
-        **{name: facts[name] for name in ("series", "prompts", "like", "source", "unseen")},
+        "series": [one.unnamed().model_dump(mode="json") for one in series],
+        **{name: facts[name] for name in ("prompts", "like", "source", "unseen")},
         "seed": context.seed,
         **facts["generation"],
         "smallest_batch": min(receipt.counts["smallest_batch"] for receipt in receipts),

@@ -94,7 +94,9 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     }
     dataset = Dataset.open(context.inputs["dataset"])
     model = read_json(context.plan_folder / "model.json")["weights_sha256"]
-    write_bank(context.folder, rows, {**facts, "model": model, "dataset": dataset.info.digest})
+    moved = dataset.info.about.get("boxed_split")
+    about = {**facts, "model": model, "dataset": dataset.info.digest}
+    write_bank(context.folder, rows, {**about, **({"boxed_split": moved} if moved else {})})
     return facts
 
 

@@ -11,6 +11,7 @@ from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.latents import COLUMNS, SPLITS, LatentsInfo, rows_to_encode, write_latents_info
 from cxr_core.data.prompts import MAX_TOKENS, check_lengths
 from cxr_core.errors import UserError
+from cxr_core.generation.series import moved_patients
 from cxr_core.models.base import look_at
 from cxr_core.models.checkpoints import final_checkpoint, lock_base, vae_sha256
 from cxr_core.models.geometry import Geometry
@@ -94,7 +95,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         findings=dataset.info.findings,
         vae=vae_sha256(final_checkpoint(context.inputs["base"])),
         digest=sha256_text(canonical_json([receipt.digest for receipt in receipts])),
-        boxed_split=dataset.info.about.get("boxed_split"),
+        boxed_split=moved.model_dump(mode="json") if (moved := moved_patients(dataset)) else None,
         shards=tuple(_files(context, receipt) for receipt in receipts),
     )
     write_latents_info(context.folder, info)

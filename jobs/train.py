@@ -11,7 +11,6 @@ from cxr_core.data.captions import warning
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.latents import LatentCache
-from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.data.prompts import MAX_TOKENS, token_counter
 from cxr_core.errors import UserError
 from cxr_core.models.base import look_at
@@ -21,7 +20,6 @@ from cxr_core.models.localiser_folder import NUM_PARAMETERS
 from cxr_core.models.pggan_folder import PGGANS
 from cxr_core.models.presets import CLASSIFIERS, PRESETS
 from cxr_core.models.training_data import FILE as TRAINING_DATA
-from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.files import canonical_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
@@ -33,12 +31,13 @@ from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.sampling import FILE as SAMPLING
 from cxr_core.training.sampling import realised, training_source
 from cxr_core.training.settings import DiffusionTrain, RankedTrain, TextEncoderTrain, TrainSettings, VaeTrain
+from jobs.learnt import learnt_from
 
 Train: TypeAlias = VaeTrain | TextEncoderTrain | DiffusionTrain | ClassifierTrain | LocaliserTrain | PgganTrain
 
 _FILES_A_CHECKPOINT = 14
-_FILES_OF_OURS = {"classifier": 2, "localiser": 2, "pggan": 5}
-"""Of models whose folder is none of diffusers': of a PG-GAN with its preview and what it learnt from."""
+_FILES_OF_OURS = {"classifier": 3, "localiser": 3, "pggan": 5}
+"""Of models whose folder is none of diffusers': with what it learnt from, and of a PG-GAN its preview."""
 _NUMBERS_A_PARAMETER = 4
 """In a training state: the weight, two moments and the average."""
 
@@ -76,8 +75,8 @@ def freeze(context: Context, work: Path) -> Draft:
     """Check that inputs fit together; write what the plan is a function of into side files.
 
     base.json: what is trained further. Of a classifier or a localiser findings.json, what it tells; of a diffusion
-    model preview.json, what is drawn, and sampling.json, what is shown how often; of a generator training_data.json,
-    what every exported checkpoint says that it learnt from.
+    model preview.json, what is drawn, and sampling.json, what is shown how often; training_data.json, what every
+    checkpoint says that it learnt from.
     """
     settings: Train = context.settings
     if not isinstance(settings, ClassifierTrain | LocaliserTrain | PgganTrain) and "base" in context.inputs:
@@ -92,14 +91,14 @@ def freeze(context: Context, work: Path) -> Draft:
         findings = _check_localiser(settings, context.inputs)
         write_json(work / "findings.json", {"format": 1, "findings": findings})
     elif isinstance(settings, PgganTrain):
-        learnt = _check_pggan(settings, context.inputs)
-        write_json(work / TRAINING_DATA, learnt.model_dump(mode="json"))
+        _check_pggan(settings, context.inputs)
     elif isinstance(settings, DiffusionTrain):
         prompts = _check_diffusion(settings, context.inputs)
         write_json(work / "preview.json", {"format": 1, "prompts": prompts})
         source = training_source(LatentCache.open(context.inputs["latents"]), settings, context.seed)
         write_json(work / SAMPLING, realised(source, settings.steps))
-        write_json(work / TRAINING_DATA, _training_data(context.inputs).model_dump(mode="json"))
+    if learnt := learnt_from(context.inputs):
+        write_json(work / TRAINING_DATA, learnt.model_dump(mode="json"))
     return Draft(_intervals(settings), chain=True)
 
 
@@ -214,8 +213,8 @@ def _check_vae(settings: VaeTrain, inputs: Mapping[str, Path]) -> None:
     _check_splits(settings, dataset.rows["split"], str(dataset.folder))
 
 
-def _check_pggan(settings: PgganTrain, inputs: Mapping[str, Path]) -> TrainingData:
-    """Raise UserError where it cannot learn from the Dataset. Returns what it learns from."""
+def _check_pggan(settings: PgganTrain, inputs: Mapping[str, Path]) -> None:
+    """Raise UserError where it cannot learn from the Dataset."""
     dataset, size = Dataset.open(inputs["dataset"]), PGGANS[settings.preset].image_size
     if dataset.info.size != size:
         raise UserError(
@@ -224,7 +223,6 @@ def _check_pggan(settings: PgganTrain, inputs: Mapping[str, Path]) -> TrainingDa
             mend=f"take another preset, or set size: {size} in the preprocess stage",
         )
     _check_splits(settings, dataset.rows["split"], str(dataset.folder))
-    return TrainingData.of(dataset.rows, dataset.findings, dataset.info.digest, None)
 
 
 def _check_diffusion(settings: DiffusionTrain, inputs: Mapping[str, Path]) -> list[str]:
@@ -263,14 +261,6 @@ def _check_latents(cache: LatentCache, base: Path) -> None:
 
 def _sides(shape: Sequence[int]) -> str:
     return f"{shape[1]} x {shape[2]} of {shape[0]} channels"
-
-
-def _training_data(inputs: Mapping[str, Path]) -> TrainingData:
-    cache, base = LatentCache.open(inputs["latents"]), final_checkpoint(inputs["base"])
-    moved = cache.info.boxed_split
-    boxed_split = BoxedSplit.model_validate(moved) if moved else None
-    findings = Findings(cache.info.findings)
-    return TrainingData.of(cache.rows, findings, cache.info.dataset, read_training_data(base), boxed_split)
 
 
 def _check_preview(settings: DiffusionTrain, base: Path) -> None:

@@ -122,8 +122,9 @@ class ShardWriter:
     ustar but for names over 100 bytes, which pax headers hold.
     """
 
-    def __init__(self, path: Path, findings: Findings) -> None:
-        self.path, self.findings = path, findings
+    def __init__(self, path: Path, findings: Findings, notes: Mapping[str, str] | None = None) -> None:
+        """`notes` stand in the JSON of every image."""
+        self.path, self.findings, self.notes = path, findings, notes or {}
         self._rows: list[dict[str, Any]] = []
         self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by __exit__
 
@@ -139,7 +140,7 @@ class ShardWriter:
         """Append one image. `row` holds the columns of `SCHEMA` except shard, offset and length."""
         key = member_key(row["image_id"])
         offset = self._add_member(f"{key}.png", png)
-        self._add_member(f"{key}.json", canonical_json(caption(row, self.findings)).encode())
+        self._add_member(f"{key}.json", canonical_json(caption(row, self.findings) | self.notes).encode())
         self._rows.append(dict(row) | {"shard": self.path.name, "offset": offset, "length": len(png)})
 
     def rows(self) -> pa.Table:

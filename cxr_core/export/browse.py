@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from cxr_core.boundary import INTERNAL
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.data.made import made_of
@@ -34,7 +35,9 @@ def write_page(dataset: Dataset, out: Path) -> Path:
     with new_folder(out, {"form": "browse", **dataset.marks()}) as part:
         _write_sheets(dataset, part)
         (part / "data.js").write_text(f"const DATA = {json.dumps(_told(dataset), ensure_ascii=True)};\n")
-        (part / "index.html").write_text((files("cxr_core.export") / "browse.html").read_text(encoding="utf-8"))
+        page = (files("cxr_core.export") / "browse.html").read_text(encoding="utf-8")
+        mark = "" if dataset.info.synthetic else f"<p><strong>{INTERNAL}</strong></p>"
+        (part / "index.html").write_text(page.replace("<header>", f"<header>{mark}", 1))
     return out / "index.html"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cxr_core
+from cxr_core.boundary import INTERNAL
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.generation.acceptance import shown
@@ -45,7 +46,8 @@ def _header(dataset: Dataset) -> list[str]:
         "",
         f"# {kind}",
         "",
-        *(["**Every image is synthetic: made by a model, of no patient.**", ""] if dataset.info.synthetic else []),
+        f"**{'Every image is synthetic: made by a model, of no patient.' if dataset.info.synthetic else INTERNAL}**",
+        "",
     ]
 
 
@@ -88,7 +90,7 @@ def _made(dataset: Dataset) -> Iterator[str]:
 
 def _series(series: MadeSeries) -> Iterator[str]:
     name = f"{markdown(series.name)}: " if series.name else ""
-    learnt = series.training_data.words if series.training_data else "what is not known"
+    learnt = series.training_data.public().words if series.training_data else "what is not known"
     yield f"- {name}{series.num_images:,} images asked for by {_spelt(series.request.model_dump())}"
     yield f"  - model (sha256 of its weights): `{markdown_code(series.model)}`, which learnt from {markdown(learnt)}"
     yield f"  - sampler: {markdown(series.words)}"

@@ -21,14 +21,18 @@ _LEAF = uuid.UUID("8b2c7c3e-5d0f-5b0e-9c77-3f2c1f4f9a61")
 """The name space of our UIDs: 2.25 and a UUID (PS3.5 B.2), made of the Dataset's digest and the image's id."""
 
 
+def refuse_real(dataset: Dataset) -> None:
+    """Raise UserError for a Dataset of real images."""
+    if not dataset.info.synthetic:
+        raise UserError(
+            "only synthetic images are exported as DICOM: a patient's belong into their archive",
+            where=str(dataset.folder),
+            mend="take --internal with --as imagefolder or --as nih",
+        )
+
+
 class Dicom:
     def __init__(self, dataset: Dataset) -> None:
-        if not dataset.info.synthetic:
-            raise UserError(
-                "only synthetic images are exported as DICOM: a patient's belong into their archive",
-                where=str(dataset.folder),
-                mend="take --as imagefolder or --as nih",
-            )
         self.dataset = dataset
         self._paths: list[str] = []
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from cxr_core.boundary import INTERNAL
 from cxr_core.data.dataset import Dataset, boxes_text
 
 FILES_A_FOLDER = 10_000
@@ -78,7 +79,13 @@ def typed_table(dataset: Dataset, file_names: Sequence[str]) -> pa.Table:
     columns = [pa.array(values[field.name], field.type, from_pandas=True) for field in _COLUMNS]
     matrix = dataset.label_matrix(rows).astype("int64")
     findings = [f"{name} (finding)" if name in _TAKEN else name for name in dataset.findings.names]
-    return pa.table(
+    table = pa.table(
         [pa.array(file_names, pa.string()), *columns, *map(pa.array, matrix.T)],
         names=["file_name", *_COLUMNS.names, *findings],
     )
+    return marked(table, dataset)
+
+
+def marked(table: pa.Table, dataset: Dataset) -> pa.Table:
+    """With the note in the file's metadata that it is internal, if it is of real images."""
+    return table if dataset.info.synthetic else table.replace_schema_metadata({"access": INTERNAL})

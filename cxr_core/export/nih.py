@@ -10,11 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxr_core.boundary import INTERNAL
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH_FINDINGS
 from cxr_core.data.nih_files import BBOX_HEADER, BBOX_LIST, DATA_ENTRY_HEADER, box_name, labels_field
 from cxr_core.errors import UserError
-from cxr_core.export.layout import FILES_A_FOLDER
+from cxr_core.export.layout import FILES_A_FOLDER, marked
 from cxr_core.shown import csv_cell
 
 _NAME = re.compile(r"\d{8}_\d{3}")
@@ -40,6 +41,7 @@ class NihLayout:
         _refuse_unsayable(dataset)
         self.dataset = dataset
         self.names = nih_names(dataset.rows)
+        self._mark = "" if dataset.info.synthetic else INTERNAL
 
     def path(self, number: int, row: Any) -> str:
         return f"images_{number // FILES_A_FOLDER + 1:03d}/images/{self.names[number]}.png"
@@ -55,11 +57,12 @@ class NihLayout:
         for name, chosen in (("train_val", ~is_test), ("test", is_test)):
             (folder / f"{name}_list.txt").write_text("\n".join(rows.loc[chosen, "Image Index"]))
         told = rows[_IDS.names].astype({"seed": "Int64"})
-        texts = told.select_dtypes(include="object")
-        told.assign(**texts.map(_cell)).to_csv(
-            folder / "image_ids.csv", index=False
-        )  # the Parquet has them as they are
-        pq.write_table(pa.Table.from_pandas(told, _IDS, preserve_index=False), folder / "image_ids.parquet")
+        # NIH's tables end in a column without a name, which says that they are internal; this one in one of ours.
+        texts = told.select_dtypes(include="object").map(_cell)  # the Parquet has them as they are
+        access = {"access": self._mark} if self._mark else {}
+        told.assign(**texts, **access).to_csv(folder / "image_ids.csv", index=False)
+        ids = pa.Table.from_pandas(told, _IDS, preserve_index=False).replace_schema_metadata(None)
+        pq.write_table(marked(ids, self.dataset), folder / "image_ids.parquet")
 
     def _data_entry(self, rows: pd.DataFrame) -> pd.DataFrame:
         labels = [labels_field(self.dataset.findings.decode(bits)) for bits in rows["labels"]]
@@ -67,7 +70,7 @@ class NihLayout:
         sizes = rows["width"], rows["height"]
         columns = (
             *(rows["Image Index"], labels, rows["follow_up"], patients),
-            *(ages, rows["sex"].map(_cell), rows["view"].map(_cell), *sizes, "", ""),
+            *(ages, rows["sex"].map(_cell), rows["view"].map(_cell), *sizes, "", self._mark),
         )
         return pd.DataFrame(dict(zip(DATA_ENTRY_HEADER.split(","), columns, strict=True)))
 
@@ -78,7 +81,7 @@ class NihLayout:
             for name, boxes, width in zip(rows["Image Index"], rows["boxes"], rows["width"], strict=True):
                 for box in boxes:
                     frame = [box[key] * _FRAME / width for key in "xywh"]
-                    writer.writerow([name, box_name(box["finding"]), *frame, "", "", ""])
+                    writer.writerow([name, box_name(box["finding"]), *frame, "", "", self._mark])
 
 
 def _cell(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cxr_core.boundary import INTERNAL
 from cxr_core.data.dataset import Dataset, ShardWriter
 from cxr_core.export.imagefolder import SPLITS
 from cxr_core.runs.files import atomic_path
@@ -29,6 +30,7 @@ def write_tars(dataset: Dataset, folder: Path) -> None:
 
 
 def _write_tar(dataset: Dataset, rows: pd.DataFrame, path: Path) -> None:
-    with atomic_path(path) as temporary, ShardWriter(temporary, dataset.findings) as writer:
+    notes = {} if dataset.info.synthetic else {"access": INTERNAL}
+    with atomic_path(path) as temporary, ShardWriter(temporary, dataset.findings, notes) as writer:
         for row in rows.itertuples():
             writer.add(dataset.png(row), {name: getattr(row, name) for name in rows.columns})

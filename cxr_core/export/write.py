@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.shareable import shareable
 from cxr_core.data.threads import in_order
 from cxr_core.export.card import card
-from cxr_core.export.dicom import Dicom
+from cxr_core.export.dicom import Dicom, refuse_real
 from cxr_core.export.folder import new_folder, write_file
 from cxr_core.export.imagefolder import ImageFolder
 from cxr_core.export.layout import Layout
@@ -23,15 +24,21 @@ _THREADS = 8
 """Files are small, and a file system of a cluster answers many at once."""
 
 
-def export(dataset: Dataset, out: Path, form: str) -> None:
+def export(dataset: Dataset, out: Path, form: str, *, internal: bool = False) -> None:
     """Write all images of a Dataset, their tables and a card to the new folder `out`.
 
-    `form` is one of `LAYOUTS`, or `TARS`. Raises UserError where `out` exists, where another export was begun in its
-    place, or for what a form cannot hold: real images as DICOM, and see `NihLayout`.
+    Of a synthetic Dataset public fields alone (`cxr_core.boundary`); a real one is refused unless it is to stay
+    `internal`, and then keeps its ids and says so in each file. `form` is one of `LAYOUTS`, or `TARS`. Raises UserError
+    where `out` exists, where another export was begun in its place, or for what a form cannot hold: real images as
+    DICOM, and see `NihLayout`.
     """
+    if form == "dicom":
+        refuse_real(dataset)
+    dataset = shareable(dataset, internal=internal)
     layout = LAYOUTS[form](dataset) if form != TARS else None
     _ = dataset.rows  # refused before anything is begun
-    with new_folder(out, {"form": form, **dataset.marks()}) as part:
+    access = {} if dataset.info.synthetic else {"access": "internal"}
+    with new_folder(out, {"form": form, **dataset.marks(), **access}) as part:
         if layout:
             _write_files(dataset, layout, part)
             layout.finish(part)

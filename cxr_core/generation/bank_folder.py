@@ -3,10 +3,11 @@
 A folder with `bank.json` and `bank.parquet` (a row an image: image_id, patient_id, labels, error, latent).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import pandas as pd
 from typing_extensions import TypedDict
@@ -26,6 +27,7 @@ _COLUMNS = ["image_id", "patient_id", "labels", "error", "latent"]
 class _About(TypedDict):
     model: str
     digest: str
+    boxed_split: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Bank:
     folder: Path
     model: str
     digest: str
+    boxed_split: Mapping[str, Any] | None = None
+    """Test patients who were moved into the training images of its Dataset."""
 
     @classmethod
     def open(cls, folder: Path) -> "Bank":
@@ -47,7 +51,7 @@ class Bank:
         if number != FORMAT:
             raise UserError(f"format {number!r}, but this version reads {FORMAT}", where=str(path))
         about = parse(text, _About, path)
-        return cls(folder, about["model"], about["digest"])
+        return cls(folder, about["model"], about["digest"], about.get("boxed_split"))
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -8,7 +8,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.keyed import unnamed, with_names
 from cxr_core.data.lists import possible_ids
+from cxr_core.data.positions.split import BoxedSplit, together
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import (
     FromBank,
@@ -67,8 +69,25 @@ class MadeSeries(Series):
     """All arguments of diffusers' scheduler. Of an older version there are none: they came from the model's config."""
     training_data: TrainingData | None = None
     """What the model learnt from, as far as it says so."""
+    also_learnt_from: BoxedSplit | None = None
+    """Moved test patients from whom the latent bank or the gate learnt."""
     num_images: int
     """Images of the series."""
+
+    def unnamed(self) -> "MadeSeries":
+        """As dataset.json holds it: without the names of patients."""
+        learnt, also = self.training_data, self.also_learnt_from
+        changed = {
+            "training_data": learnt and learnt.renamed(unnamed),
+            "also_learnt_from": also and also.renamed(unnamed),
+        }
+        return self.model_copy(update=changed)
+
+    @property
+    def boxed_splits(self) -> tuple[BoxedSplit, ...]:
+        """Whose moved test patients are behind the images."""
+        also = (self.also_learnt_from,) if self.also_learnt_from else ()
+        return (*(self.training_data.boxed_splits if self.training_data else ()), *also)
 
     @property
     def sampler(self) -> dict[str, str | int | float]:
@@ -179,10 +198,21 @@ def learnt_by(synthetic: Dataset) -> tuple[TrainingData, ...] | None:
 def barred_patients(synthetic: Dataset) -> frozenset[str]:
     """Official test patients whom a generator of the Dataset learnt from, as far as the Dataset says so.
 
+    Those whom the Dataset may not name stand in its own record, which does not leave with it, see `data.keyed`.
     Raises UserError as `made_series`.
     """
-    told = (one.training_data for one in made_series(synthetic))
-    return frozenset().union(*(learnt.barred for learnt in told if learnt))
+    split = together([split for one in made_series(synthetic) for split in one.boxed_splits])
+    return with_names(synthetic.folder, split.moved) if split else frozenset()
+
+
+def moved_patients(dataset: Dataset) -> BoxedSplit | None:
+    """Test patients who were moved to train or val of a real Dataset, or from whom a generator of a synthetic one
+    learnt. Raises UserError as `made_series`."""
+    moved = dataset.info.about.get("boxed_split")
+    if not dataset.info.synthetic:
+        return BoxedSplit.model_validate(moved) if moved else None
+    split = together([split for one in made_series(dataset) for split in one.boxed_splits])
+    return split.model_copy(update={"moved": tuple(sorted(with_names(dataset.folder, split.moved)))}) if split else None
 
 
 def position(dataset: Dataset, image_id: str) -> int:

@@ -105,6 +105,9 @@ def _learnt(learnt: TrainingData | None) -> Iterator[str]:
     yield from ("", "| finding | images | patients |", "|---|---|---|")
     seen = {name: one for name, one in learnt.findings.items() if one.images}
     yield from (f"| {markdown(name)} | {one.images:,} | {one.patients:,} |" for name, one in seen.items())
+    if learnt.withheld:
+        names = markdown(", ".join(learnt.withheld))
+        yield f"\nNot told, since few patients have them or the others would tell: {names}."
     if never := [name for name in learnt.findings if name not in seen]:
         yield f"\nNo image had: {markdown(', '.join(never))}. Of these words it knows what its base knew."
     if learnt.base:
@@ -120,12 +123,8 @@ def _measured(stage: Path) -> list[str]:
     for name, entry in entries.items():
         path = run.root / name / FILE
         if entry["kind"] == "evaluate" and drew & set(_named(entry["inputs"]["synthetic"])) and path.is_file():
-            found += [
-                f"Evaluation `{markdown_code(name)}`:",
-                "",
-                *_numbers(Metrics.model_validate_json(path.read_bytes())),
-                "",
-            ]
+            told = numbers(Metrics.model_validate_json(path.read_bytes()))
+            found += [f"Evaluation `{markdown_code(name)}`:", "", *(f"- {markdown(line)}" for line in told), ""]
     return found or ["Nothing: no finished evaluation of its run looks at its images."]
 
 
@@ -133,23 +132,26 @@ def _named(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def _numbers(metrics: Metrics) -> Iterator[str]:
-    yield f"- of {metrics.synthetic.num_images:,} synthetic and {metrics.real.num_images:,} real images"
+def numbers(metrics: Metrics) -> Iterator[str]:
+    """What may be told of an evaluation, a line of plain text each, without counts of few patients."""
+    yield f"of {metrics.synthetic.num_images:,} synthetic images"
     if fidelity := metrics.fidelity:
-        seen = f"features of {_text(fidelity.extractor.name)}, {fidelity.resize.to} px"
+        extractor = fidelity.extractor  # a model's name is that of a folder of the user's
+        by = extractor.name if extractor.kind == "judge" else f"a model of sha256 {extractor.digest[:12]}"
+        seen = f"features of {by}, {fidelity.resize.to} px"
         for what, one in (("held-out patients", fidelity.beside_floor), ("the floor: real to real", fidelity.floor)):
-            told = _text(one.not_computed or "") or f"FID {_words(one.fid)}, KID {_words(one.kid)}"
-            yield f"- to {what} ({seen}, n = {one.a.effective:g} and {one.b.effective:g}): {told}"
-        yield f"- {markdown(fidelity.alarm_words)}"
+            told = "not computed" if one.not_computed else f"FID {_words(one.fid)}, KID {_words(one.kid)}"
+            yield f"to {what} ({seen}, n = {one.a.effective:g} and {one.b.effective:g}): {told}"
+        yield fidelity.alarm_words
     if faithfulness := metrics.faithfulness:
         for each in faithfulness.findings:
             for contrast in each.synthetic:
-                told = f"AUROC {_words(contrast.auroc)}" if contrast.auroc else f"not told: {_text(contrast.refused)}"
-                yield f"- {markdown(each.finding)} is there, by the judge, within {_text(contrast.within)}: {told}"
+                told = f"AUROC {_words(contrast.auroc)}" if contrast.auroc else "not told: the judge is not sure here"
+                yield f"{each.finding} is there, by the judge, within {contrast.within}: {told}"
     if metrics.memorisation:
-        yield f"- copies of training images: {_text(metrics.memorisation.verdict)}"
+        yield f"copies of training images: {metrics.memorisation.verdict}"
     if metrics.sweep:
-        yield f"- a sweep: {_text(metrics.sweep.rule)}"
+        yield f"a sweep: {metrics.sweep.rule}"
 
 
 def _words(interval: Interval | None) -> str:

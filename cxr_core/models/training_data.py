@@ -3,15 +3,17 @@
 It lies outside the components that `weights_sha256` covers, so it changes no digest of weights.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 from pydantic import ValidationError
 
+from cxr_core.boundary import FEWEST_PATIENTS, withheld
 from cxr_core.data.findings import NO_FINDING, Findings
-from cxr_core.data.positions.split import BoxedSplit
+from cxr_core.data.keyed import unnamed
+from cxr_core.data.positions.split import BoxedSplit, together
 from cxr_core.errors import UserError
 from cxr_core.runs.files import sha256_text
 from cxr_core.settings import Settings
@@ -28,9 +30,13 @@ class Seen(Settings):
     """Patients of these images."""
 
 
-class TrainingData(Seen):
+class TrainingData(Settings):
     """The whole of training_data.json."""
 
+    images: int | None
+    """Real images. Null in what was given away: they are of fewer than 10 patients."""
+    patients: int | None
+    """Patients of these images."""
     format: Literal[1] = 1
     """Version of this form."""
     dataset: str
@@ -39,6 +45,8 @@ class TrainingData(Seen):
     """`images_sha256` of the training images. Null: not told by who wrote this."""
     findings: dict[str, Seen]
     """Of each finding of the vocabulary, alone or among others, and of No Finding."""
+    withheld: tuple[str, ...] = ()
+    """Findings that are missing in `findings` of what was given away: few patients have them, see `boundary`."""
     boxed_split: BoxedSplit | None = None
     """Of a Dataset for which test patients with a bounding box were moved to train and val: who they are."""
     base: "TrainingData | None" = None
@@ -67,9 +75,35 @@ class TrainingData(Seen):
             base=base,
         )
 
+    def renamed(self, name: Callable[[str], str]) -> "TrainingData":
+        """With other names of moved patients, see `BoxedSplit.renamed`."""
+        split = self.boxed_split.renamed(name) if self.boxed_split else None
+        return self.model_copy(update={"boxed_split": split, "base": self.base and self.base.renamed(name)})
+
+    def public(self, name: Callable[[str], str] = unnamed) -> "TrainingData":
+        """As it may leave: moved patients by another `name`, and no count of few patients, nor one from which such a
+        count follows. A base that learnt from the same Dataset adds no counts, since differences tell of few."""
+        base, splits = self.base, [self.boxed_split] if self.boxed_split else []
+        while base and base.dataset == self.dataset:
+            splits += [base.boxed_split] if base.boxed_split else []
+            base = base.base
+        hidden = withheld({finding: seen.patients for finding, seen in self.findings.items()}) | {*self.withheld}
+        few = (self.patients or 0) < FEWEST_PATIENTS
+        split = together([one.renamed(name) for one in splits])
+        changed = {
+            **({"images": None, "patients": None, "images_sha256": None} if few else {}),
+            "findings": {finding: seen for finding, seen in self.findings.items() if finding not in hidden},
+            "withheld": tuple(finding for finding in [*self.findings, *self.withheld] if finding in hidden),
+            "boxed_split": split,
+            "base": base.public(name) if base else None,
+        }
+        return self.model_copy(update=changed)
+
     @property
     def words(self) -> str:
         """For people, without the findings."""
+        if self.images is None:
+            return f"real images of fewer than {FEWEST_PATIENTS} patients (Dataset {self.dataset[:16]})"
         return f"{self.images:,} real images of {self.patients:,} patients (Dataset {self.dataset[:16]})"
 
     @property
@@ -89,10 +123,14 @@ class TrainingData(Seen):
         return known if len(known) == len(chain) else None
 
     @property
+    def boxed_splits(self) -> tuple[BoxedSplit, ...]:
+        """Of this training and its bases: whose moved test patients were learnt from."""
+        return tuple(step.boxed_split for step in self.chain if step.boxed_split)
+
+    @property
     def barred(self) -> frozenset[str]:
         """Official test patients who were learnt from, by this training or its bases: no test may be made on them."""
-        moved = self.boxed_split.moved if self.boxed_split else ()
-        return frozenset(moved) | (self.base.barred if self.base else frozenset())
+        return frozenset(patient for split in self.boxed_splits for patient in split.moved)
 
 
 def read_training_data(checkpoint: Path) -> TrainingData | None:

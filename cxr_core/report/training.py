@@ -47,7 +47,7 @@ def training_section(run: RunView) -> Section:
         blocks += _starts_from(stage)
         blocks += sampling_chart(stage)
         if stage.receipts:
-            blocks += _curves(stage)
+            blocks += curves(stage)
             blocks += _previews(stage)
     return Section("training", "Training", blocks or [Text("This run trains nothing.", "absent")])
 
@@ -66,7 +66,8 @@ def _distinct(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(kinds.values())
 
 
-def _curves(stage: StageView) -> Iterator[Block]:
+def curves(stage: StageView) -> Iterator[Block]:
+    """Loss, learning rate and validation over steps."""
     values = pd.DataFrame([line for path in stage.data("metrics") for line in read_lines(path)])
     if values.empty:
         return

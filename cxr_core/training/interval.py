@@ -75,7 +75,7 @@ def run_interval(context: Context, shard: Shard, work: Path, *, world: World | N
 
 
 def _training_data(context: Context) -> list[Path]:
-    """What a checkpoint of a generator says of the images behind it, as frozen; others say nothing."""
+    """What a checkpoint says of the images behind it, as frozen; nothing in plans of older versions."""
     path = context.plan_folder / TRAINING_DATA
     return [path] if path.is_file() else []
 

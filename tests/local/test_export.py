@@ -60,7 +60,7 @@ def test_an_image_folder_is_read_by_hugging_faces_datasets(
 
 
 def test_real_images_keep_their_splits_in_an_image_folder(real: Dataset, tmp_path: Path) -> None:
-    export(real, tmp_path / "out", "imagefolder")
+    export(real, tmp_path / "out", "imagefolder", internal=True)
     for split, folder in (("train", "train"), ("val", "validation"), ("test", "test")):
         table = pd.read_parquet(tmp_path / "out" / folder / "metadata.parquet")
         rows = real.of_split(split)
@@ -78,7 +78,7 @@ def test_no_exported_byte_names_the_run_the_home_or_the_user(
     secret = [str(synthetic.folder.parent), str(Path.home()), f"/{getpass.getuser()}/"]
     for dataset in (synthetic, real):
         out = tmp_path / dataset.folder.name
-        export(dataset, out, form)
+        export(dataset, out, form, internal=dataset is real)
         files = [dataset.folder / "dataset.json", *(path for path in out.rglob("*") if path.is_file())]
         found = [(path.name, word) for path in files for word in secret if word.encode() in path.read_bytes()]
         assert not found
@@ -99,7 +99,7 @@ def test_nihs_layout_is_read_by_pandas_and_pillow_and_by_our_own_reader(
             assert np.array_equal(np.asarray(image), synthetic.image(row))
         assert set(wanted.split("|")) == set(synthetic.findings.decode(row.labels))
 
-    export(real, tmp_path / "real", "nih")
+    export(real, tmp_path / "real", "nih", internal=True)
     read = read_chestxray14(ChestXray14Data(kind="chestxray14", metadata=tmp_path / "real"))
     rows = read.rows.sort_values("image_id", ignore_index=True)
     for column in ("image_id", "patient_id", "view", "sex", "labels", "follow_up"):
@@ -157,7 +157,7 @@ def test_a_killed_export_goes_on_where_it_was_and_one_of_another_dataset_does_no
     before = kept.stat().st_mtime_ns
     cut.write_bytes(cut.read_bytes()[:50])
     with pytest.raises(UserError, match="the export of another Dataset was begun here"):
-        export(real, tmp_path / "out", "imagefolder")
+        export(real, tmp_path / "out", "imagefolder", internal=True)
     export(synthetic, tmp_path / "out", "imagefolder")
     assert (tmp_path / "out" / kept.relative_to(part / "content")).stat().st_mtime_ns == before
     told = [

@@ -49,7 +49,7 @@ def test_given_a_dataset_of_before_then_it_is_whole_and_can_be_exported(
 ) -> None:
     folder = old_runs / "runs" / "small" / stage
     assert list(Dataset.open(folder).verify()) == []
-    done = cxr("data", "export", folder, tmp_path / "out", "--as", form)
+    done = cxr("data", "export", folder, tmp_path / "out", "--as", form, *(["--internal"] if stage == "real" else []))
     assert done.returncode == 0, done.stderr
 
 

@@ -69,7 +69,7 @@ def synthetic(folder: Path) -> Dataset:
 @pytest.mark.parametrize("make", [real, synthetic])
 def test_torchxrayvision_reads_nihs_layout_with_equal_values(make: Any, python_of_xrv: Path, tmp_path: Path) -> None:
     dataset = make(tmp_path / "data")
-    export(dataset, tmp_path / "out", "nih")
+    export(dataset, tmp_path / "out", "nih", internal=make is real)
     done = subprocess.run([python_of_xrv, READER, tmp_path / "out"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     read = json.loads(done.stdout.splitlines()[-1])
@@ -98,7 +98,7 @@ def test_datasets_reads_image_folder_and_shards_with_equal_values(
     import datasets
 
     dataset = make(tmp_path / "data")
-    export(dataset, tmp_path / "out", "imagefolder")
+    export(dataset, tmp_path / "out", "imagefolder", internal=make is real)
     cache = str(tmp_path / "cache")
     folder = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=cache)
     tars = datasets.load_dataset("webdataset", data_files=str(dataset.folder / "shards" / "*.tar"), cache_dir=cache)

@@ -62,7 +62,7 @@ def check_images(dataset: Dataset, found: dict[str, dict[str, Any]], picture: st
 def test_given_odd_ids_and_empty_columns_then_an_image_folder_says_what_the_dataset_says(
     odd: Dataset, hub: Any, tmp_path: Path
 ) -> None:
-    export(odd, tmp_path / "out", "imagefolder")
+    export(odd, tmp_path / "out", "imagefolder", internal=True)
     read = hub("imagefolder", data_dir=str(tmp_path / "out"))
     assert sorted(read) == ["test", "train", "validation"]
     assert read["train"].features == read["validation"].features == read["test"].features
@@ -96,12 +96,12 @@ def test_given_shards_by_split_then_they_hold_what_the_index_does_and_no_left_ou
 ) -> None:
     left_out = odd.barring(frozenset(odd.of_split("test")["patient_id"]))
     assert len(left_out.rows) == len(odd.rows) - 1
-    export(left_out, tmp_path / "fewer", "webdataset")
+    export(left_out, tmp_path / "fewer", "webdataset", internal=True)
     assert sorted(path.name for path in (tmp_path / "fewer").glob("*.tar")) == [
         "train-00000.tar",
         "validation-00000.tar",
     ]
-    export(odd, tmp_path / "out", "webdataset")
+    export(odd, tmp_path / "out", "webdataset", internal=True)
     read = hub("webdataset", data_dir=str(tmp_path / "out"))
     assert {name: len(part) for name, part in read.items()} == {
         "train": len(odd.of_split("train")),
@@ -130,7 +130,7 @@ def test_given_records_of_generation_that_differ_then_shards_are_read_with_equal
 @pytest.mark.parametrize("split", ["test", "synthetic"])
 def test_given_one_image_of_one_split_without_a_label_then_it_is_read(split: str, hub: Any, tmp_path: Path) -> None:
     dataset = write_planted(tmp_path / "one", [planted_row("1", split=split, age=math.nan, view="", sex="")])
-    export(dataset, tmp_path / "out", "imagefolder")
+    export(dataset, tmp_path / "out", "imagefolder", internal=True)
     read = hub("imagefolder", data_dir=str(tmp_path / "out"))
     assert {name: part["image_id"] for name, part in read.items()} == {"test" if split == "test" else "train": ["1"]}
 
@@ -138,7 +138,7 @@ def test_given_one_image_of_one_split_without_a_label_then_it_is_read(split: str
 def test_given_findings_called_like_our_columns_then_both_are_there(hub: Any, tmp_path: Path) -> None:
     findings = Findings(("split", "image", "Mass"))
     dataset = write_planted(tmp_path / "own", [planted_row("a", labels=1)], findings=findings)
-    export(dataset, tmp_path / "out", "imagefolder")
+    export(dataset, tmp_path / "out", "imagefolder", internal=True)
     (one,) = hub("imagefolder", data_dir=str(tmp_path / "out"), split="train")
     assert (one["split"], one["split (finding)"], one["image (finding)"], one["Mass"]) == ("train", 1, 0, 0)
 
@@ -146,7 +146,7 @@ def test_given_findings_called_like_our_columns_then_both_are_there(hub: Any, tm
 def export_as_nih(folder: Path, rows: list[dict[str, Any]], **given: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The Dataset's rows in their order, as our own reader finds them in the export, and image_ids.parquet."""
     dataset = write_planted(folder / "data", rows, **given)
-    export(dataset, folder / "out", "nih")
+    export(dataset, folder / "out", "nih", internal=True)
     read = read_chestxray14(ChestXray14Data(kind="chestxray14", metadata=folder / "out"))
     told = pq.read_table(folder / "out" / "image_ids.parquet").to_pandas()
     assert list(told["image_id"]) == list(dataset.rows["image_id"])
@@ -194,7 +194,7 @@ def test_given_a_finding_or_a_box_outside_the_14_then_nihs_layout_refuses_it(tmp
     for number, (rows, num) in enumerate(((labelled, 2), (boxed, 1))):
         dataset = write_planted(tmp_path / f"{number}", rows, findings=findings)
         with pytest.raises(UserError) as caught:
-            export(dataset, tmp_path / "out", "nih")
+            export(dataset, tmp_path / "out", "nih", internal=True)
         assert caught.value.what.startswith(f"{num} images have 'Rib fracture'")
         assert "--as imagefolder" in caught.value.mend
     assert not (tmp_path / ".out.partial").exists()
@@ -229,7 +229,7 @@ def test_given_a_dataset_of_an_older_version_then_no_exported_byte_names_a_path_
         if form == "browse":
             write_page(dataset, out)
         else:
-            export(dataset, out, form)
+            export(dataset, out, form, internal=not synthetic)
         files = [path for path in out.rglob("*") if path.is_file()]
         assert len(files) > 1
         found = [(path.name, word) for path in files for word in secret if word.encode() in path.read_bytes()]
@@ -244,7 +244,7 @@ def test_the_pages_example_opens_an_export(
     assert example
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    export(odd, Path("out"), "imagefolder")
+    export(odd, Path("out"), "imagefolder", internal=True)
     found: dict[str, Any] = {}
     exec(example[1], found)
     assert found["one"]["image_id"] == odd.of_split("train")["image_id"].iloc[0]

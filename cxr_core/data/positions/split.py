@@ -4,6 +4,8 @@ What that costs is written down: whoever is moved out of the test list is named 
 utility is made on them.
 """
 
+from collections.abc import Callable, Sequence
+
 import pandas as pd
 from pydantic import Field, model_validator
 
@@ -35,7 +37,22 @@ class BoxedSplit(Settings):
     num_patients: dict[str, int]
     """Of those with a box who were in test: how many are in train, val and test now."""
     moved: tuple[str, ...]
-    """Patients who were moved out of test."""
+    """Patients who were moved out of test; where they are not to be told, see `data.keyed`."""
+
+    def renamed(self, name: Callable[[str], str]) -> "BoxedSplit":
+        """With other names of the patients, and without what tells of few: a digest of few names can be guessed."""
+        return BoxedSplit(sha256="", num_patients={}, moved=tuple(sorted(set(map(name, self.moved)))))
+
+
+def together(splits: Sequence[BoxedSplit]) -> BoxedSplit | None:
+    """One record of several: whoever is moved in one of them is moved."""
+    if len({split.model_dump_json() for split in splits}) < 2:
+        return splits[0] if splits else None
+    return BoxedSplit(
+        sha256=sha256_text(canonical_json(known)) if (known := sorted({s.sha256 for s in splits} - {""})) else "",
+        num_patients={},
+        moved=tuple(sorted({patient for split in splits for patient in split.moved})),
+    )
 
 
 def move_boxed(rows: pd.DataFrame, boxed_images: pd.Series, settings: MoveBoxed) -> tuple[pd.Series, BoxedSplit]:
