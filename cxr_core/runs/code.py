@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
 from pydantic import ConfigDict
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 import cxr_core
 from cxr_core.errors import UserError

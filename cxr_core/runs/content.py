@@ -1,5 +1,4 @@
-"""Size and sha256 of what lies in a run folder, a file or a folder, as `files` computes them, without following a link.
-"""
+"""Size and sha256 of what lies in a run, a file or a folder, as `files` computes them, and without following a link."""
 
 import hashlib
 import os
@@ -26,7 +25,9 @@ def sha256_in(place: Place, name: str) -> str:
     depth = len(place.parts) + 1
     found = sorted((*folder.parts[depth:], file) for folder, file in _files(place, name))
     inside = place / name
-    lines = (f"{'/'.join(path)}\0{_sha256(Place(inside.root, (*inside.parts, *path[:-1])), path[-1])}\n" for path in found)
+    lines = (
+        f"{'/'.join(path)}\0{_sha256(Place(inside.root, (*inside.parts, *path[:-1])), path[-1])}\n" for path in found
+    )
     return sha256_text("".join(lines))
 
 

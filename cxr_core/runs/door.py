@@ -177,6 +177,12 @@ class Place:
         with self.open(name) as file:
             return _bounded(file, self.path / name, limit)
 
+    def first_line(self, name: str, *, limit: int = RECORD_LIMIT) -> bytes:
+        """The first line of a text, with its end if it has one. Raises as `read` does."""
+        with self.open(name) as file:
+            _refuse_over(limit, os.fstat(file.fileno()).st_size, self.path / name)
+            return file.readline(limit)
+
     def tail(self, name: str, *, limit: int = RECORD_LIMIT) -> str:
         """The last `limit` bytes of a text, such as a log. Raises as `open` does."""
         with self.open(name) as file:
@@ -369,7 +375,12 @@ def _refuse_another(mode: int, path: Path) -> None:
 
 
 def _bounded(file: BinaryIO, path: Path, limit: int) -> bytes:
-    data = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else b"\0" * (limit + 1)
-    if len(data) > limit:
-        raise BadFileError(f"over {limit:,} bytes", path)
+    _refuse_over(limit, os.fstat(file.fileno()).st_size, path)
+    data = file.read(limit + 1)
+    _refuse_over(limit, len(data), path)
     return data
+
+
+def _refuse_over(limit: int, size: int, path: Path) -> None:
+    if size > limit:
+        raise BadFileError(f"over {limit:,} bytes", path)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxr_core.runs.door import BadFiles, below
+from cxr_core.runs.door import MIB, BadFiles, below
 
 _LINE = re.compile(
     r"^requeue \S+: (?P<asked>.+)$"
@@ -30,7 +30,10 @@ def scheduler_logs(stage_folder: Path, job: str) -> list[Path]:
 def text_of_log(path: Path) -> str:
     """The end of `<stage>/submits/<number>/<task>.out`, however long it is; empty where it is no log."""
     folder = below(path.parent, 3)
-    return BadFiles().read(lambda: folder.tail(path.name), "")
+    return BadFiles().read(lambda: folder.tail(path.name, limit=_LONGEST_LOG), "")
+
+
+_LONGEST_LOG = 16 * MIB
 
 
 def last_words(stage_folder: Path, job: str, started: float, until: float = float("inf")) -> str:

@@ -4,14 +4,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from cxr_core.errors import UserError
 from cxr_core.runs.accounting import Accounting
 from cxr_core.runs.attempt import End, State, life_of_beat, read_beat
-from cxr_core.runs.door import RECORD_LIMIT, BadFileError, BadFiles, Place, below, parse
+from cxr_core.runs.door import BadFileError, BadFiles, Place, below, parse
 from cxr_core.runs.ends import shell_ends, why_killed
 from cxr_core.runs.last_words import last_words
 from cxr_core.runs.run import Run
@@ -141,9 +141,16 @@ def _sum(weighted: Iterable[tuple[AttemptRecord, float]]) -> Spent:
     return Spent(**totals)
 
 
-def read_ledger(run: Run) -> Ledger:
-    """All attempts of all stages of a run."""
-    found = [a for stage in run.config["stages"] for a in read_attempts(run.stage(stage["name"]).path)]
+def read_ledger(run: Run, bad: BadFiles | None = None) -> Ledger:
+    """All attempts of all stages of a run. Files that are none are added to `bad`; without it they are an error, or
+    are told by the attempt."""
+    folders = [run.stage(stage["name"]).path for stage in run.config["stages"]]
+    if bad is None:
+        found = [attempt for folder in folders for attempt in read_attempts(folder)]
+    else:
+        found = [attempt for folder in folders for attempt in bad.read(partial(read_attempts, folder), [])]
+        for error in (error for attempt in found for error in attempt.bad_files):
+            bad.note(error)
     return Ledger(sorted(found, key=lambda attempt: (attempt.started, attempt.id)))
 
 
@@ -249,8 +256,7 @@ def _name_killed(stage_folder: Path, records: list[AttemptRecord]) -> list[Attem
 def _first_event(folder: Place) -> State | None:
     """What an attempt said of itself when it started; None if it did not come so far, or a crash cut the line short."""
     try:
-        with folder.open("events.jsonl") as file:
-            line = file.readline(RECORD_LIMIT)
+        line = folder.first_line("events.jsonl")
     except FileNotFoundError:
         return None
     return parse(line, State, folder.path / "events.jsonl", line=1) if line.endswith(b"\n") else None

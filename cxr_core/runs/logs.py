@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cxr_core.runs.door import BadFileError, BadFiles, Place, below, parse
+from cxr_core.runs.door import MIB, BadFileError, BadFiles, Place, below, parse
 from cxr_core.runs.ends import shell_ends
 from cxr_core.runs.last_words import scheduler_logs, text_of_log
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, when
@@ -112,7 +112,7 @@ def _events(place: Place, bad: BadFiles) -> list[dict[str, Any]]:
 def _indented(place: Place, name: str, bad: BadFiles) -> Iterator[str]:
     if place.has(name):
         yield f"  {place.path / name}:"
-        yield from (f"    {line}" for line in bad.read(lambda: place.tail(name), "").splitlines())
+        yield from (f"    {line}" for line in bad.read(lambda: place.tail(name, limit=MIB), "").splitlines())
 
 
 def _tail(path: Path) -> Iterator[str]:

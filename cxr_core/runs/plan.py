@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Required
 
 from pydantic import Field
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
-from cxr_core.runs.door import RECORD_LIMIT, STRICT, BadFileError, Name, below, parse
+from cxr_core.runs.door import STRICT, BadFileError, Name, below, parse
 from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.records import Count, RelativePath
 
@@ -113,8 +113,7 @@ class Plan:
     @classmethod
     def read_header(cls, path: Path) -> Header:
         """The plan's first line. Raises FileNotFoundError, or BadFileError if it is damaged."""
-        with below(path.parent, 1).open(path.name) as file:
-            return _header(file.readline(RECORD_LIMIT), path)
+        return _header(below(path.parent, 1).first_line(path.name), path)
 
     @classmethod
     def read(cls, path: Path) -> "Plan":

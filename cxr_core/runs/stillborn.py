@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxr_core.runs.ends import LAUNCH_FAILED, MISSING, ShellEnd, ended_by_itself, is_own_doing, shell_ends
 from cxr_core.runs.door import BadFiles, below
+from cxr_core.runs.ends import LAUNCH_FAILED, MISSING, ShellEnd, ended_by_itself, is_own_doing, shell_ends
 from cxr_core.runs.files import json_text
 from cxr_core.runs.last_words import text_of_log
 from cxr_core.runs.ledger import AttemptRecord
