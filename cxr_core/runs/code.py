@@ -221,7 +221,7 @@ def _headers(run: Path) -> Iterator[tuple[str, Header]]:
 
 def _made_by(run: Path, header: Header) -> dict[str, Any]:
     """Code, commit and libraries of a plan; of one that says nothing, what run.json knows."""
-    parts = header.get("parts")
+    parts: Mapping[str, Any] = header.get("parts", {})
     if parts:
         return {"code": parts["code"], "commit": parts["commit"], "libraries": parts["libraries"]}
     made: RunRecord = Place(run).json("run.json", RunRecord) if Place(run).has("run.json") else {"format": 1}

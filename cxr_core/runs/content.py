@@ -67,4 +67,4 @@ def _size(place: Place, name: str) -> int:
 
 def _sha256(place: Place, name: str) -> str:
     with place.open(name) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -99,6 +99,8 @@ class Place:
 
     root: Path
     parts: tuple[str, ...] = ()
+    descriptor: int | None = None
+    """Of the folder, while it is `held`."""
 
     def __truediv__(self, name: str) -> "Place":
         """The folder `name` in it; it need not be there."""
@@ -112,6 +114,9 @@ class Place:
     @contextmanager
     def handle(self) -> Iterator[int]:
         """A descriptor of the folder. Raises FileNotFoundError, or BadFileError if a part of the way is no folder."""
+        if self.descriptor is not None:
+            yield self.descriptor
+            return
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for i, part in enumerate(self.parts):
@@ -121,6 +126,12 @@ class Place:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def held(self) -> Iterator["Place"]:
+        """The same folder, opened once for all that is done to it meanwhile."""
+        with self.handle() as here:
+            yield Place(self.root, self.parts, here)
 
     def _step(self, above: int, part: str, depth: int) -> int:
         try:
@@ -206,9 +217,11 @@ class Place:
                 with _create(temporary, here) as file:
                     file.write(data.encode() if isinstance(data, str) else data)
                     file.flush()
-                    _ = os.fsync(file.fileno()) if durably else None
+                    if durably:
+                        os.fsync(file.fileno())
                 os.rename(temporary, _one(name), src_dir_fd=here, dst_dir_fd=here)
-                _ = os.fsync(here) if durably else None
+                if durably:
+                    os.fsync(here)
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=here)

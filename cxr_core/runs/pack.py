@@ -371,7 +371,7 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
     missing = [shard.id for shard in plan.shards if shard.id not in done]
     if missing:
         raise _incomplete(work.folder, plan, missing)
-    receipts = [work.folder.receipt(shard.id) for shard in plan.shards]
+    receipts = work.folder.receipts_of([shard.id for shard in plan.shards])
     strangers = [receipt.shard for receipt in receipts if receipt.plan != plan.fingerprint]
     if strangers:
         raise UserError(

@@ -5,7 +5,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,15 +109,18 @@ class StageFolder:
 
     def receipt(self, shard: str) -> Receipt:
         """Raises BadFileError if it is damaged, or is the receipt of another shard."""
-        receipt = (self.place / "receipts").json(f"{shard}.json", Receipt)
-        if receipt.shard != shard:
-            path = self.path / "receipts" / f"{shard}.json"
-            raise BadFileError(f"damaged: it is the receipt of shard {receipt.shard!r}", path)
-        return receipt
+        return _receipt(self.place / "receipts", shard)
 
     def receipts(self) -> list[Receipt]:
         """All receipts, by shard id."""
-        return [self.receipt(shard) for shard in sorted(self.done())]
+        return self.receipts_of(sorted(self.done()))
+
+    def receipts_of(self, shards: Sequence[str]) -> list[Receipt]:
+        """Those of some shards, in their order. Raises as `receipt` does."""
+        if not shards:
+            return []
+        with (self.place / "receipts").held() as place:
+            return [_receipt(place, shard) for shard in shards]
 
     @property
     def is_finished(self) -> bool:
@@ -132,6 +135,14 @@ class StageFolder:
             return None
         checked(facts, Facts, self.path / "stage.json")
         return facts
+
+
+def _receipt(receipts: Place, shard: str) -> Receipt:
+    receipt = receipts.json(f"{shard}.json", Receipt)
+    if receipt.shard != shard:
+        path = receipts.path / f"{shard}.json"
+        raise BadFileError(f"damaged: it is the receipt of shard {receipt.shard!r}", path)
+    return receipt
 
 
 @dataclass(frozen=True)
