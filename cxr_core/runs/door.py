@@ -316,7 +316,8 @@ def checked(value: Any, kind: type[T], path: Path) -> T:
         raise BadFileError(f"damaged: {_words_of(error)}", path) from error
 
 
-_BEYOND_FLOATS = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
+_BEYOND_FLOATS = re.compile(rb"[\[:,\s]-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3}|^-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3}")
+"""Such a number, and not the digits of a digest, which a quotation mark precedes."""
 
 
 def _refuse_no_numbers(text: bytes) -> None:
@@ -388,8 +389,11 @@ def _refuse_another(mode: int, path: Path) -> None:
 
 
 def _bounded(file: BinaryIO, path: Path, limit: int) -> bytes:
-    _refuse_over(limit, os.fstat(file.fileno()).st_size, path)
-    data = file.read(limit + 1)
+    size = os.fstat(file.fileno()).st_size
+    _refuse_over(limit, size, path)
+    data = file.read(size + 1)  # as much memory as is asked for is taken
+    if len(data) > size:  # it grows
+        data += file.read(limit + 1 - len(data))
     _refuse_over(limit, len(data), path)
     return data
 
