@@ -60,7 +60,7 @@ def prepare(run: Run, config: RunConfig, name: str) -> Work:
     """One stage of a run ready to be worked on. Raises UserError if a stage that it needs is not finished."""
     stage = config.stage(name)
     folder = run.stage(name)
-    folder.path.mkdir(exist_ok=True)
+    folder.place.make()
     names = {other.name for other in config.stages}
     plan = folder.plan()
     known = Known.of(folder.path)

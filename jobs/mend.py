@@ -1,7 +1,8 @@
 """The commands that look after a run: compare it with its receipts, repair it, clear it up, and tell what happened."""
 
 from cxr_core.errors import UserError
-from cxr_core.runs.gc import garbage
+from cxr_core.runs.door import BadFiles
+from cxr_core.runs.gc import Garbage, garbage
 from cxr_core.runs.logs import stage_log
 from cxr_core.runs.progress import bar
 from cxr_core.runs.repair import Repair, repair_run
@@ -13,7 +14,7 @@ from jobs.show import human_bytes, show_garbage
 
 def verify(run: Run, *, repair: bool, quick: bool) -> None:
     """Print what is not as recorded and, if asked, set it aside. Raises UserError where damage is left."""
-    num_receipts = sum(len(run.stage(stage["name"]).done()) for stage in run.config["stages"])
+    num_receipts = sum(len(BadFiles().read(run.stage(each["name"]).done, set())) for each in run.config["stages"])
     with bar("verify", num_receipts) as progress:
         checks = verify_run(run, quick=quick, progress=progress.advance)
     findings = [finding for check in checks for finding in check.findings]
@@ -43,22 +44,28 @@ def _all_well(run: Run, checks: list[StageCheck], quick: bool) -> str:
 def _repaired(done: Repair) -> str:
     parts = [f"shards {', '.join(done.shards)}"] if done.shards else []
     parts += ["its plan"] if done.plan else []
+    parts += [f"{done.records} other {'record' if done.records == 1 else 'records'}"] if done.records else []
     what = "the whole stage" if done.whole_stage else " and ".join(parts) or "data without a receipt, or stage.json"
     return f"{done.stage}: set aside in {done.quarantine}: {what}"
 
 
 def clear_up(run: Run, *, yes: bool) -> None:
     """List what may go and, if `yes`, remove it."""
-    found = garbage(run)
+    found, bad = garbage(run)
     show_garbage(found)
-    if yes:
-        for each in found:
-            each.remove()
+    gone = [each for each in found if _removed(each, bad)] if yes else found
+    for error in bad:
+        say(f"left as it is: {error.where}: {error.what}")
     if found:
-        size = human_bytes(sum(each.bytes for each in found))
+        size = human_bytes(sum(each.bytes for each in gone))
         say(f"removed: {size}" if yes else f"nothing was removed; `cxr gc {run.root} --yes` removes these {size}")
     else:
         say(f"{run.root}: nothing that could go")
+
+
+def _removed(each: Garbage, bad: BadFiles) -> bool:
+    bad.read(each.remove, None)
+    return not each.place.has(each.name)
 
 
 def show_logs(run: Run, stage: str | None, shard: str | None) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.report.spell import duration, percent
 from cxr_core.runs.accounting import Comparison
+from cxr_core.runs.door import BadFileError, BadFiles
 from cxr_core.runs.ends import is_own_doing
 from cxr_core.runs.gc import Garbage
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
@@ -184,11 +185,21 @@ def _attention(stage: StageStatus) -> Iterator[str]:
         where = f"on {attempt.node or attempt.host} was {whose}: {attempt.why}"
         yield f"attempt {attempt.id} {where}{_in_shard(attempt)}"
     yield from _dead(stage.stillborn)
+    yield from show_bad(stage.bad_files)
     words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
     for word, shards in words.items():
         if shards:
             names = ", ".join(sorted(shards)[:_MOST_NAMED]) + (" ..." if len(shards) > _MOST_NAMED else "")
             yield f"{word}: {names}"
+
+
+def show_bad(files: Sequence[BadFileError]) -> Iterator[str]:
+    """Files that are not what they must be; what they would tell is missing."""
+    for error in files[:_MOST_NAMED]:
+        yield f"{error.where}: {error.what}"
+    if files:
+        more = f"{len(files)} such files; " if len(files) > _MOST_NAMED else ""
+        yield f"{more}the rest is as shown; `cxr verify RUN --repair` sets such files aside"
 
 
 def _dead(tasks: Sequence[Stillborn]) -> Iterator[str]:
@@ -200,21 +211,27 @@ def _dead(tasks: Sequence[Stillborn]) -> Iterator[str]:
 def show_overfit(run: Run) -> None:
     """Which diffusion models were trained for too long."""
     for stage in run.config["stages"]:
-        if stage.get("model") == "diffusion" and (found := overfit_of(run.stage(stage["name"]).path)):
+        bad = BadFiles()
+        if stage.get("model") == "diffusion" and (found := overfit_of(run.stage(stage["name"]).path, bad)):
             say(
                 f"{stage['name']}: overfitting: the loss on held-out patients is {RULE}, which it had at step "
                 f"{found.best_step:,}; now it is {percent(found.rise, 1)} above"
             )
+        for line in show_bad(bad):
+            say(f"{stage['name']}: {line}")
 
 
 def show_lives(run: Run) -> None:
     """How often the run resumed itself, where it may."""
-    lives = Lives.read(run.root)
+    bad = BadFiles()
+    lives = bad.read(lambda: Lives.read(run.root), None)
     if lives is not None:
         outcome = f"; {lives.outcome}" if lives.outcome else ""
         say(f"auto-resume: {len(lives.resumed)} of {lives.most} times{outcome}")
-        for line in _dead(stillborn(run.stage(FOLDER), ())):
+        for line in _dead(bad.read(lambda: stillborn(run.stage(FOLDER), ()), [])):
             say(f"auto-resume: {line}")
+    for line in show_bad(bad):
+        say(f"auto-resume: {line}")
 
 
 def show_accounts(found: Comparison) -> None:

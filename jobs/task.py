@@ -105,8 +105,9 @@ def _alone(folder: "StageFolder") -> "Iterator[None]":
     """One freezer at a time: a requeued task may meet its former self."""
     import fcntl
 
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / ".freeze.lock").open("w") as file:
+    with folder.place.make().handle() as here:
+        lock = os.open(".freeze.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=here)
+    with os.fdopen(lock) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

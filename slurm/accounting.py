@@ -4,8 +4,10 @@ import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from functools import partial
 
 from cxr_core.runs.accounting import Accounting, Life
+from cxr_core.runs.door import BadFiles
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, submit_folders
 from slurm.checks.ask import ask, at, scrubbed
@@ -44,9 +46,11 @@ def _of(known: Accounting, jobs: Collection[str]) -> list[Life]:
 
 def _jobs(run: Run) -> dict[str, set[str]]:
     """Cluster -> numbers of the jobs whose tasks have attempts."""
-    folders = [folder for stage in run.config["stages"] for folder in submit_folders(run.stage(stage["name"]).path)]
+    bad = BadFiles()
+    stages = [run.stage(stage["name"]).path for stage in run.config["stages"]]
+    folders = [folder for stage in stages for folder in bad.read(partial(submit_folders, stage), [])]
     found: dict[str, set[str]] = {}
-    for submit in map(Submit.read, folders):
+    for submit in filter(None, [bad.read(partial(Submit.read, folder), None) for folder in folders]):
         if {"shards", "canary"} & set(submit.does) and (submit.job_id or "").isdigit():
             found.setdefault(submit.slurm_cluster, set()).add(submit.job_id or "")
     return found

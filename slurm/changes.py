@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from cxr_core.runs.accounting import Accounting
 from cxr_core.runs.ends import NODE_FAILURE, OUT_OF_MEMORY, TIME_LIMIT, shell_ends
-from cxr_core.runs.failures import Failure
-from cxr_core.runs.files import read_json
+from cxr_core.runs.failures import Failure, failures_in
 from cxr_core.runs.ledger import AttemptRecord
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
@@ -95,7 +94,7 @@ def _out_of(cause: str, folder: StageFolder, tasks: set[str]) -> list[str]:
 def _failures(attempts: Iterable[AttemptRecord]) -> Iterator[Failure]:
     for attempt in attempts:
         if attempt.num_failed:
-            yield from (Failure(**read_json(path)) for path in (attempt.folder / "failed").glob("*.json"))
+            yield from failures_in(attempt.folder)
 
 
 def _is_host(failure: Failure) -> bool:

@@ -23,7 +23,7 @@ def cost_section(run: RunView, price: float | None = None) -> Section:
 
     `price` of a GPU-hour takes the place of the config's `price_per_gpu_hour`.
     """
-    ledger = read_ledger(run.as_run)
+    ledger = read_ledger(run.as_run, run.bad_files)
     if not ledger.attempts:
         return Section("cost", "What it cost", [Text("Nothing was run yet.", "absent")])
     price = run.config.get("price_per_gpu_hour") if price is None else price

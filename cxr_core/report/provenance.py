@@ -105,7 +105,7 @@ def provenance_section(run: RunView) -> Section:
     else:
         blocks.append(Text("No stage is finished, so there are no digests yet.", "absent"))
     made = [[stage.name, sha256[:12], str(num)] for stage in run.stages for sha256, num in _codes(stage).items()]
-    accepted = code.accepted(run.root)
+    accepted = run.bad_files.read(lambda: code.accepted(run.root), [])
     if len({sha256 for _, sha256, _ in made}) > 1 or accepted:
         blocks += _mixed(made, accepted)
     blocks.append(Details("The config, fully resolved", [Code(run.config_text)]))

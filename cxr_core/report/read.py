@@ -1,19 +1,21 @@
-"""The run folder as the report sees it. What is damaged is an error that names the file; what is not there is None."""
+"""The run folder as the report sees it. What is damaged is named and left out; what is not there is None."""
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from cxr_core.data import problems
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
+from cxr_core.runs.code import RunRecord
+from cxr_core.runs.door import BadFileError, BadFiles, checked
 from cxr_core.runs.ledger import read_attempts
+from cxr_core.runs.plan import Plan
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.run import Run, StageFolder
 
@@ -24,6 +26,7 @@ class StageView:
 
     settings: Mapping[str, Any]
     folder: StageFolder
+    bad_files: BadFiles = field(default_factory=BadFiles)
 
     @property
     def name(self) -> str:
@@ -52,8 +55,7 @@ class StageView:
     @cached_property
     def facts(self) -> Mapping[str, Any] | None:
         """stage.json, or None while the stage is not finished."""
-        path = self.folder.path / "stage.json"
-        return read_object(path) if path.exists() else None
+        return self.bad_files.read(self.folder.facts, None)
 
     @cached_property
     def num_planned(self) -> int | None:
@@ -63,25 +65,30 @@ class StageView:
     @cached_property
     def num_items(self) -> int:
         """Items (images, steps) of the shards that have a receipt."""
-        done = self.folder.done()
-        return sum(shard.num_items for shard in self._plan.shards if shard.id in done) if self._plan else 0
+        return sum(shard.num_items for shard in self._plan.shards if shard.id in self.done) if self._plan else 0
+
+    @cached_property
+    def done(self) -> set[str]:
+        """Ids of the shards that have a receipt."""
+        return self.bad_files.read(self.folder.done, set())
 
     @cached_property
     def receipts(self) -> list[Receipt]:
-        """Receipts of all committed shards, by shard id."""
-        return self.folder.receipts()
+        """Receipts of all committed shards, by shard id, without those that cannot be read."""
+        found = (self.bad_files.read(partial(self.folder.receipt, shard), None) for shard in sorted(self.done))
+        return [receipt for receipt in found if receipt is not None]
 
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Seconds of work on shards, summed over their receipts, and of finalize."""
         shards = sum(r.seconds.get("make", 0.0) + r.seconds.get("place", 0.0) for r in self.receipts)
         recorded = (self.facts or {}).get("seconds", {})
-        return {"shards": shards, "finalize": float(recorded.get("finalize", 0.0))}
+        return {"shards": shards, "finalize": recorded.get("finalize", 0.0)}
 
     @cached_property
     def attempts(self) -> list[str]:
         """How each attempt ended, in the order in which they started: "finished", a cause, "killed", "running" ..."""
-        return [attempt.cause for attempt in read_attempts(self.folder.path)]
+        return [attempt.cause for attempt in self.bad_files.read(partial(read_attempts, self.folder.path), [])]
 
     @property
     def state(self) -> str:
@@ -90,7 +97,7 @@ class StageView:
             return "done"
         if self.num_planned is None:
             return "not run yet"
-        return f"{len(self.folder.done()):,} of {self.num_planned:,} shards"
+        return f"{len(self.done):,} of {self.num_planned:,} shards"
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -112,8 +119,8 @@ class StageView:
                     yield path
 
     @cached_property
-    def _plan(self) -> Any:
-        return self.folder.plan()
+    def _plan(self) -> Plan | None:
+        return self.bad_files.read(self.folder.plan, None)
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,8 @@ class RunView:
     config: Mapping[str, Any]
     config_text: str
     stages: tuple[StageView, ...]
+    bad_files: BadFiles = field(default_factory=BadFiles)
+    """Of the run and all its stages, as far as they were met."""
 
     @property
     def name(self) -> str:
@@ -144,15 +153,21 @@ class RunView:
 
 
 def read_run(root: Path) -> RunView:
-    """Open a run folder. Raises UserError if `root` is none, or if its config or run.json is damaged."""
-    path = root / "config.yaml"
+    """Open a run folder. Raises UserError if `root` is none, or if its config is damaged."""
+    run, bad = Run.open(root), BadFiles()
+    stages = tuple(StageView(stage, run.stage(stage["name"]), bad) for stage in run.config["stages"])
+    text = run.place.read("config.yaml").decode()
+    return RunView(root, bad.read(lambda: _provenance(run), {}), run.config, text, stages, bad)
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    """run.json, its keys in their order."""
     try:
-        run = Run.open(root)
-        stages = tuple(StageView(stage, run.stage(stage["name"])) for stage in run.config["stages"])
-        kinds = [stage.kind for stage in stages]  # noqa: F841 - a stage without one is damage too
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"not the config of a run ({error})", where=str(path), mend="restore the file") from error
-    return RunView(root, read_object(root / "run.json"), run.config, path.read_text(), stages)
+        found: dict[str, Any] = run.place.json("run.json", dict)
+    except FileNotFoundError as error:
+        raise BadFileError("it is not there", run.root / "run.json") from error
+    checked(found, RunRecord, run.root / "run.json")
+    return found
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """The sections of the page, in the order in which a reader asks."""
 
+from collections.abc import Callable
+from functools import partial
+
+from cxr_core.errors import UserError
 from cxr_core.report.bank import bank_section
 from cxr_core.report.benefit import benefit_section
-from cxr_core.report.blocks import Section
+from cxr_core.report.blocks import Column, Section, Table, Text
 from cxr_core.report.calibration import calibration_section
 from cxr_core.report.cost import cost_section
 from cxr_core.report.datasets import dataset_section, examples_section, histogram_section, problems_section
@@ -20,33 +24,58 @@ from cxr_core.report.sweep import sweep_section
 from cxr_core.report.systems import systems_section
 from cxr_core.report.training import training_section
 from cxr_core.report.utility import utility_section
+from cxr_core.runs.door import BadFileError
 
 
 def sections(run: RunView, price: float | None = None) -> list[Section]:
-    """All sections; each renders what is finished and names what is not. `price` is that of a GPU-hour."""
-    return [
-        summary(run),
-        dataset_section(run),
-        histogram_section(run),
-        problems_section(run),
-        examples_section(run),
-        training_section(run),
-        bank_section(run),
-        systems_section(run),
-        pictures_section(run),
-        gate_section(run),
-        judge_section(run),
-        faithfulness_section(run),
-        position_section(run),
-        calibration_section(run),
-        fidelity_section(run),
-        diversity_section(run),
-        memorisation_section(run),
-        sweep_section(run),
-        utility_section(run),
-        benefit_section(run),
-        time_section(run),
-        cost_section(run, price),
-        provenance_section(run),
-        glossary_section(),
+    """All sections; each renders what is finished and names what is not. `price` is that of a GPU-hour.
+
+    A section whose files are damaged says so in its place; the others stand. All such files are listed at the end.
+    """
+    makers: list[Callable[[RunView], Section]] = [
+        summary,
+        dataset_section,
+        histogram_section,
+        problems_section,
+        examples_section,
+        training_section,
+        bank_section,
+        systems_section,
+        pictures_section,
+        gate_section,
+        judge_section,
+        faithfulness_section,
+        position_section,
+        calibration_section,
+        fidelity_section,
+        diversity_section,
+        memorisation_section,
+        sweep_section,
+        utility_section,
+        benefit_section,
+        time_section,
+        partial(cost_section, price=price),
+        provenance_section,
     ]
+    found = [_made(make, run) for make in makers]
+    if run.bad_files:
+        found.append(_bad_files(run))
+    return [*found, glossary_section()]
+
+
+def _made(make: Callable[[RunView], Section], run: RunView) -> Section:
+    try:
+        return make(run)
+    except UserError as error:
+        name = getattr(make, "func", make).__name__.removesuffix("_section")
+        if isinstance(error, BadFileError):
+            run.bad_files.note(error)
+        file = error.where.removeprefix(f"{run.root}/")
+        return Section(name, name.capitalize(), [Text(f"Not shown. {file}: {error.what}", "absent")])
+
+
+def _bad_files(run: RunView) -> Section:
+    """Files that are not what they must be, with what is wrong."""
+    rows = [[str(error.path.relative_to(run.root)), error.what] for error in run.bad_files]
+    note = "What they would tell is missing above. `cxr verify RUN --repair` sets them aside."
+    return Section("bad-files", "Files that could not be read", [Table(note, [Column("file"), Column("why")], rows)])

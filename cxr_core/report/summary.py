@@ -85,4 +85,4 @@ def _stage_table(run: RunView) -> Table:
 
 
 def _time(stage: StageView) -> str:
-    return duration(sum(stage.seconds.values())) if stage.folder.done() else "–"
+    return duration(sum(stage.seconds.values())) if stage.done else "–"

@@ -4,13 +4,15 @@ They are a second opinion. What is done is known from receipts, and how an attem
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, write_json
+from cxr_core.runs.door import STRICT, BadFileError, Place
+from cxr_core.runs.files import json_text
+from cxr_core.runs.records import Moment, OptionalName
 
 FORMAT = 1
 
@@ -39,10 +41,12 @@ class Life:
     None while it runs.
     """
 
-    job: str
+    __pydantic_config__ = STRICT
+
+    job: OptionalName
     state: str
-    start: float
-    end: float | None
+    start: Moment
+    end: Moment | None
     node: str = ""
 
     @property
@@ -63,24 +67,25 @@ class Life:
 class Accounting:
     """All lives that the scheduler knew of when it was asked (seconds since 1970), or why it told none."""
 
-    asked: float = 0.0
+    __pydantic_config__ = STRICT
+
+    asked: Moment = 0.0
     refusal: str = ""
-    lives: Sequence[Life] = field(default_factory=tuple)
+    lives: tuple[Life, ...] = ()
     format: int = FORMAT
 
     @classmethod
     def read(cls, root: Path) -> "Accounting":
         """The last answer; an empty one where nobody has asked, or the file is damaged: it can be asked again."""
         try:
-            value = read_json(root / FILE)
-            return cls(**value | {"lives": tuple(Life(**life) for life in value["lives"])})
-        except (OSError, ValueError, TypeError, KeyError):
+            return Place(root).json(FILE, cls)
+        except (OSError, BadFileError):
             return cls()
 
     def write(self, root: Path) -> None:
         """Keep it for those who cannot ask. A run folder that may only be read is no obstacle."""
         try:
-            write_json(root / FILE, asdict(self))
+            Place(root).write(FILE, json_text(asdict(self)))
         except (OSError, UserError):
             return
 

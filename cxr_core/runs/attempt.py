@@ -12,13 +12,18 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Required, Self
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from cxr_core.errors import UserError
+from cxr_core.runs.door import BadFileError, below, parse
 from cxr_core.runs.failures import Stopped, cause_of
-from cxr_core.runs.files import remove, write_json
+from cxr_core.runs.files import json_text
 from cxr_core.runs.progress import heartbeat
 from cxr_core.runs.provenance import code, now
+from cxr_core.runs.records import Count, Moment, OptionalName, Seconds, without_nan
 
 BEAT_EVERY = 1.0
 """Least seconds between two writes of the heartbeat."""
@@ -29,6 +34,59 @@ SILENT_AFTER = 120.0
 
 Purpose = Literal["useful", "duplicated", "failed"]
 """What the time of a shard was good for: it was committed, another attempt was first, or it failed."""
+
+
+class _Spent(TypedDict, total=False):
+    useful: Seconds
+    duplicated: Seconds
+    failed: Seconds
+
+
+class State(TypedDict, total=False):
+    """What an attempt says of itself from its start on. What a job says besides, such as further figures of a
+    training, is kept as it is."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", allow_inf_nan=False)  # type: ignore[misc]
+
+    started: Moment
+    host: str
+    pid: Count
+    gpus: Annotated[int, Field(ge=0, le=100_000)]
+    job: OptionalName
+    restart: Annotated[int, Field(ge=0, le=1 << 31)] | Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+    node: str
+    shards: Count
+    items: Count
+    duplicates: Count
+    failed: Count
+    seconds_in: _Spent
+    shard: OptionalName
+    since: Moment
+    doing: str
+    done: Count
+    total: Count
+    step: Count
+    loss: float | None
+    images_per_second: float | None
+    gpu_gib: float | None
+    seconds_left: Annotated[float, Field(ge=-1e11, le=1e11)] | None
+
+
+class Beat(State, total=False):
+    """heartbeat.json: how far an attempt was when it was last heard."""
+
+    time: Required[Moment]
+    host: Required[str]  # type: ignore[misc]
+    pid: Required[Count]  # type: ignore[misc]
+
+
+class End(State, total=False):
+    """ended.json: how it ended."""
+
+    cause: Required[str]
+    detail: str
+    time: str
+    seconds: Seconds
 
 
 def new_attempt_id(environ: dict[str, str] | None = None) -> str:
@@ -86,7 +144,7 @@ class Attempt(AbstractContextManager["Attempt"]):
 
     def __init__(self, stage_folder: Path, attempt_id: str | None = None) -> None:
         self.id = attempt_id or new_attempt_id()
-        self.folder = stage_folder / "attempts" / self.id
+        self.place = below(stage_folder, 1) / "attempts" / self.id
         self.counters: dict[str, Any] = {"shards": 0, "items": 0, "problems": 0, "duplicates": 0, "failed": 0}
         self.seconds_in = {"useful": 0.0, "duplicated": 0.0, "failed": 0.0}
         self.cause = ""
@@ -96,8 +154,12 @@ class Attempt(AbstractContextManager["Attempt"]):
         self._start = time.monotonic()
         self._origin = {"started": time.time(), **_origin(dict(os.environ))}
 
+    @property
+    def folder(self) -> Path:
+        return self.place.path
+
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True)
+        self.place.make()
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.event("started", **self._origin, visible=visible, cpus=len(os.sched_getaffinity(0)), code=code())
         self._token = heartbeat.set(self.beat)
@@ -113,7 +175,7 @@ class Attempt(AbstractContextManager["Attempt"]):
         with suppress(OSError):  # of a disk that is full
             self._at_end.close()
         heartbeat.reset(self._token)
-        remove(self.work)
+        self.place.remove("work")
         self._leave("failed")
         cause = self.cause or ("finished" if error is None else cause_of(error))
         end = {"cause": cause, "detail": str(error or "")}
@@ -121,17 +183,17 @@ class Attempt(AbstractContextManager["Attempt"]):
         with suppress(OSError):
             self.event("ended", **end)
             if error is not None and not isinstance(error, UserError | KeyboardInterrupt | Stopped):
-                (self.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
+                self.place.append("traceback.txt", "".join(traceback.format_exception(error)))
         self._write_end({**end, "time": now(), "seconds": self.seconds, **self._state()})
 
     def _write_end(self, record: dict[str, Any]) -> None:
-        path = self.folder / "ended.json"
+        text = json_text(record)
         try:
-            write_json(path, record)
+            self.place.write("ended.json", text)
         except OSError:
             # On a full disk it gets the room of the heartbeat, of which it tells all.
-            (self.folder / "heartbeat.json").unlink(missing_ok=True)
-            write_json(path, record)
+            self.place.remove("heartbeat.json")
+            self.place.write("ended.json", text)
 
     def enter_shard(self, shard: str) -> None:
         """Work on a shard begins."""
@@ -168,29 +230,27 @@ class Attempt(AbstractContextManager["Attempt"]):
 
     def event(self, what: str, **fields: Any) -> None:
         """Append one line to events.jsonl."""
-        with (self.folder / "events.jsonl").open("a") as file:
-            file.write(json.dumps({"time": now(), "what": what, **fields}, ensure_ascii=False) + "\n")
+        line = json.dumps(without_nan({"time": now(), "what": what, **fields}), ensure_ascii=False, allow_nan=False)
+        self.place.append("events.jsonl", line + "\n")
 
     def beat(self, values: dict[str, Any], *, force: bool = False) -> None:
         """Say that the attempt lives and how far it is; at most once a second unless forced."""
         moment = time.monotonic()
         if force or moment - self._last_beat >= BEAT_EVERY:
             self._last_beat = moment
-            beat = {"time": time.time(), **self._state(), **values}
-            path = self.folder / "heartbeat.json"
+            beat = {"time": time.time(), **self._state(), **without_nan(values)}
             # No fsync: a lost heartbeat is renewed in a second, and thousands of tasks share the file system.
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(beat))
-            temporary.rename(path)
+            self.place.write("heartbeat.json", json.dumps(beat, allow_nan=False), durable=False)
 
 
-def read_beat(folder: Path) -> dict[str, Any] | None:
-    """The last heartbeat of an attempt's folder; None if there is none, or a power cut left it empty."""
+def read_beat(folder: Path) -> Beat | None:
+    """The last heartbeat of an attempt's folder; None if there is none, or a power cut left it empty. Raises
+    BadFileError if it is damaged."""
+    place = below(folder, 3)
     try:
-        beat = json.loads((folder / "heartbeat.json").read_text())
-    except (FileNotFoundError, ValueError):
+        return parse(text, Beat, folder / "heartbeat.json") if (text := place.read("heartbeat.json")) else None
+    except FileNotFoundError:
         return None
-    return beat if isinstance(beat, dict) else None
 
 
 Life = Literal["ended", "running", "killed", "silent"]
@@ -200,13 +260,16 @@ Life = Literal["ended", "running", "killed", "silent"]
 def life_of(folder: Path) -> Life:
     """How it stands with the attempt of a folder. "killed" is certain only on this machine, whose processes can be
     seen; an attempt elsewhere whose heart is not heard is "silent": it may be dead, or cut off and still at work."""
-    if (folder / "ended.json").exists():
+    if below(folder, 3).is_file("ended.json"):
         return "ended"
-    beat = read_beat(folder)
+    try:
+        beat = read_beat(folder)
+    except BadFileError:
+        return "silent"
     return "silent" if beat is None else life_of_beat(beat)
 
 
-def life_of_beat(beat: dict[str, Any]) -> Life:
+def life_of_beat(beat: Beat) -> Life:
     """The same, of an attempt that did not say how it ended and whose last heartbeat is `beat`."""
     sees_processes = beat["host"] == socket.gethostname() and HOST_PID not in os.environ
     if sees_processes and not Path(f"/proc/{beat['pid']}").exists():

@@ -7,23 +7,28 @@ mixes two programs in one run, so it is refused until somebody accepts it, which
 
 import getpass
 import hashlib
-import json
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
+
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 import cxr_core
 from cxr_core.errors import UserError
 from cxr_core.runs import image
-from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
+from cxr_core.runs.door import STRICT, BadFileError, Place
+from cxr_core.runs.files import canonical_json, json_text, sha256_text
+from cxr_core.runs.plan import Header, Plan
 
 PACKAGES = ("containers", "cxr_core", "jobs", "slurm")
 """Our packages: folders beside one another, in a checkout as in an installation."""
@@ -82,10 +87,9 @@ class Code:
 
     def record(self, run: Path) -> None:
         """Keep the list of files in the run, so that a later difference can be named."""
-        path = _list_of(run, self.sha256)
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            write_json(path, {"format": 1, "commit": self.commit, "files": dict(self.files)})
+        folder, name = (Place(run) / _LISTS).make(), _list_of(self.sha256)
+        if not folder.has(name):
+            folder.write(name, json_text({"format": 1, "commit": self.commit, "files": dict(self.files)}))
 
 
 def libraries() -> dict[str, str]:
@@ -121,13 +125,64 @@ def accept(run: Path) -> None:
     before = accepted(run)
     if not any(all(each.get(key) == value for key, value in entry.items()) for each in before):
         entry |= {"time": datetime.now(UTC).isoformat(timespec="seconds"), "by": _who()}
-        write_json(run / "accepted_code.json", {"format": 1, "accepted": [*before, entry]})
+        Place(run).write(ACCEPTED, json_text({"format": 1, "accepted": [*before, entry]}))
+
+
+ACCEPTED = "accepted_code.json"
+
+
+class _Consent(TypedDict):
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    image: str
+    code: str | None
+    commit: str
+    libraries: dict[str, str]
+    time: str
+    by: str
+
+
+class AcceptedCode(TypedDict):
+    """accepted_code.json."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    format: int
+    accepted: list[_Consent]
+
+
+class _FilesOfCode(TypedDict):
+    """`_code/<sha256>.json`."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    format: int
+    commit: str
+    files: dict[str, str]
+
+
+class _Git(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="ignore")  # type: ignore[misc]
+
+    commit: str
+
+
+class RunRecord(TypedDict, total=False):
+    """run.json, as far as a run goes by it; whatever else stands there is for people."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", allow_inf_nan=False)  # type: ignore[misc]
+
+    format: Required[int]
+    git: _Git
+    versions: dict[str, str]
 
 
 def accepted(run: Path) -> list[dict[str, Any]]:
     """What was accepted in a run: entries with time, by, code, commit, libraries, image."""
-    path = run / "accepted_code.json"
-    return list(read_json(path)["accepted"]) if path.exists() else []
+    try:
+        return [dict(entry) for entry in Place(run).json(ACCEPTED, AcceptedCode)["accepted"]]
+    except FileNotFoundError:
+        return []
 
 
 def check(run: Path) -> None:
@@ -156,25 +211,20 @@ def _is_accepted(run: Path, here: Code) -> bool:
     )
 
 
-def _headers(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _headers(run: Path) -> Iterator[tuple[str, Header]]:
     """Stage and first line of each plan of the run."""
-    for path in sorted(run.glob("*/plan.jsonl")):
-        with path.open() as file:
-            try:
-                header = json.loads(file.readline())
-            except ValueError:
-                continue  # whoever reads the plan says that it is damaged
-        if isinstance(header, dict):
-            yield path.parent.name, header
+    for entry in Place(run).entries():
+        if entry.is_folder:
+            with suppress(FileNotFoundError, BadFileError):  # whoever reads the plan says that it is damaged
+                yield entry.name, Plan.read_header(run / entry.name / "plan.jsonl")
 
 
-def _made_by(run: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+def _made_by(run: Path, header: Header) -> dict[str, Any]:
     """Code, commit and libraries of a plan; of one that says nothing, what run.json knows."""
-    parts = header.get("parts")
+    parts: Mapping[str, Any] = header.get("parts", {})
     if parts:
         return {"code": parts["code"], "commit": parts["commit"], "libraries": parts["libraries"]}
-    path = run / "run.json"
-    made = read_json(path) if path.exists() else {}
+    made: RunRecord = Place(run).json("run.json", RunRecord) if Place(run).has("run.json") else {"format": 1}
     versions = {name: text for name, text in made.get("versions", {}).items() if name in LIBRARIES}
     return {"code": "", "commit": made.get("git", {}).get("commit", ""), "libraries": versions}
 
@@ -196,9 +246,9 @@ def _code_difference(run: Path, made: Mapping[str, Any], here: Code) -> Iterator
         return
     before = f"{made['code'][:12] or 'not recorded'}{_of_commit(made['commit'])}"
     yield f"code: {before} -> {here.sha256[:12]}{_of_commit(here.commit)}"
-    path = _list_of(run, made["code"])
-    if made["code"] and path.exists():
-        files = read_json(path)["files"]
+    folder, name = Place(run) / _LISTS, _list_of(made["code"])
+    if made["code"] and folder.has(name):
+        files = folder.json(name, _FilesOfCode)["files"]
         names = sorted(name for name in {*files, *here.files} if files.get(name) != here.files.get(name))
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         yield f"files that differ: {', '.join(names[:_MOST_NAMED])}{more}"
@@ -220,8 +270,11 @@ def _of_commit(commit: str) -> str:
     return f" (commit {commit.rstrip('+')[:12]}{' with changes' if commit.endswith('+') else ''})"
 
 
-def _list_of(run: Path, sha256: str) -> Path:
-    return run / "_code" / f"{sha256[:16]}.json"
+_LISTS = "_code"
+
+
+def _list_of(sha256: str) -> str:
+    return f"{sha256[:16]}.json"
 
 
 def _sources(root: Path) -> Iterator[Path]:

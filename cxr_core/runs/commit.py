@@ -13,11 +13,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cxr_core.runs.files import fsync_dir, fsync_tree, remove, sha256_path, size_of, write_json
+from typing_extensions import TypedDict
+
+from cxr_core.runs.content import sha256_in
+from cxr_core.runs.door import LONGEST_NAME, STRICT, Name, Place, below
+from cxr_core.runs.files import fsync_tree, json_text, remove, sha256_path, size_of
 from cxr_core.runs.receipt import Data, Receipt
 
 Outcome = Literal["committed", "duplicate", "differs"]
@@ -41,32 +46,33 @@ class Commit:
 
 def place(stage_folder: Path, shard: str, attempt: str, paths: Mapping[str, Path]) -> tuple[Data, ...]:
     """Move `paths` (role -> file or folder) to their content-addressed names in `shards/`, durably. Idempotent."""
-    shards = stage_folder / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
-    return tuple(_place_one(shards, shard, attempt, role, path) for role, path in paths.items())
+    shards = (below(stage_folder, 1) / "shards").make()
+    with shards.handle() as here:
+        return tuple(_place_one(shards, here, shard, attempt, role, path) for role, path in paths.items())
 
 
-def _place_one(shards: Path, shard: str, attempt: str, role: str, path: Path) -> Data:
-    staged = _bring_near(path, shards / f".{shard}.{attempt}.{role}.tmp")
+def _place_one(shards: Place, here: int, shard: str, attempt: str, role: str, path: Path) -> Data:
+    temporary = f".{shard}.{attempt}.{role}.tmp"
+    _bring_near(path, here, temporary, shards.path / temporary)
+    staged = shards.path / temporary
     fsync_tree(staged)
     sha256 = sha256_path(staged)
     data = Data(role, f"{shard}-{sha256[:12]}{path.suffix}", size_of(staged), sha256)
-    final = shards / data.name
     try:
-        staged.rename(final)
+        os.rename(temporary, data.name, src_dir_fd=here, dst_dir_fd=here)
     except OSError as error:
         # A folder cannot replace a folder that is not empty: another attempt placed the same content first.
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or sha256_path(final) != sha256:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or sha256_in(shards, data.name) != sha256:
             raise
-        remove(staged)
-    fsync_dir(shards)
+        shards.remove(temporary)
+    os.fsync(here)
     return data
 
 
-def _bring_near(path: Path, staged: Path) -> Path:
+def _bring_near(path: Path, here: int, temporary: str, staged: Path) -> None:
     """Bring data into the file system of `shards/`, where a rename is atomic; a copy only if it lies elsewhere."""
     try:
-        path.rename(staged)
+        os.rename(path, temporary, dst_dir_fd=here)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -75,77 +81,96 @@ def _bring_near(path: Path, staged: Path) -> Path:
         else:
             shutil.copyfile(path, staged)
         remove(path)
-    return staged
 
 
 def commit(stage_folder: Path, receipt: Receipt, *, is_alive: Callable[[str], bool]) -> Commit:
     """Publish `receipt` if its shard has none yet; its data must have been placed.
 
     `is_alive` says whether an attempt still runs. It is asked only on file systems without hard links, where a claim
-    file takes the place of the exclusive link and a dead claimant is succeeded.
+    file takes the place of the exclusive link and a dead claimant is succeeded. Raises BadFileError if what stands in
+    its place is no receipt.
     """
-    receipts = stage_folder / "receipts"
-    receipts.mkdir(parents=True, exist_ok=True)
-    final = receipts / f"{receipt.shard}.json"
-    temporary = receipts / f".{receipt.shard}.{receipt.attempt}.tmp"
-    temporary.write_text(receipt.to_json())
-    fsync_tree(temporary)
-    try:
-        won = _publish(temporary, final, receipt.attempt, is_alive)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_dir(receipts)
+    receipts = (below(stage_folder, 1) / "receipts").make()
+    final = f"{receipt.shard}.json"
+    temporary = f".{receipt.shard}.{receipt.attempt}.tmp"
+    with receipts.handle() as here:
+        try:
+            _write(receipts, here, temporary, receipt.to_json())
+            won = _publish(receipts, here, temporary, final, receipt.attempt, is_alive)
+        finally:
+            _unlink(here, temporary)
+        os.fsync(here)
     if won:
         return Commit("committed", receipt)
-    standing = Receipt.read(final)
+    standing = receipts.json(final, Receipt)
     if standing.attempt == receipt.attempt:
         return Commit("committed", standing)
     return Commit("duplicate" if standing.digest == receipt.digest else "differs", standing)
 
 
-def _publish(temporary: Path, final: Path, attempt: str, is_alive: Callable[[str], bool]) -> bool:
+def _write(receipts: Place, here: int, name: str, text: str) -> None:
+    """A new file, flushed; a leftover by its name is nobody's, since the name carries the attempt."""
+    _unlink(here, name)
+    with receipts.create(name) as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _unlink(here: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=here)
+
+
+def _publish(
+    receipts: Place, here: int, temporary: str, final: str, attempt: str, is_alive: Callable[[str], bool]
+) -> bool:
     try:
-        os.link(temporary, final)
+        os.link(temporary, final, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=False)
     except FileExistsError:
         # NFS retransmits a link whose answer was lost and then reports our own success as a collision.
-        return final.stat().st_ino == temporary.stat().st_ino
+        ours, theirs = (os.stat(name, dir_fd=here, follow_symlinks=False) for name in (temporary, final))
+        return ours.st_ino == theirs.st_ino
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        return _publish_by_claim(temporary, final, attempt, is_alive)
+        return _publish_by_claim(receipts, here, temporary, final, attempt, is_alive)
     return True
 
 
-def _publish_by_claim(temporary: Path, final: Path, attempt: str, is_alive: Callable[[str], bool]) -> bool:
+def _publish_by_claim(
+    receipts: Place, here: int, temporary: str, final: str, attempt: str, is_alive: Callable[[str], bool]
+) -> bool:
     """Without links: the holder of the last claim may rename. A claim of a dead attempt is succeeded by the next."""
     number = 0
-    while not final.exists():
+    while not receipts.has(final):
         try:
-            with _claim(final, number).open("x") as file:
-                file.write(attempt)
+            with receipts.create(_claim(final, number)) as file:
+                file.write(attempt.encode())
         except FileExistsError:
-            if _is_held(_claim(final, number), attempt, is_alive):
+            if _is_held(receipts, _claim(final, number), attempt, is_alive):
                 time.sleep(_CLAIM_POLL)
             else:
                 number += 1
             continue
-        if final.exists() or _claim(final, number + 1).exists():
+        if receipts.has(final) or receipts.has(_claim(final, number + 1)):
             return False
-        temporary.rename(final)
+        os.rename(temporary, final, src_dir_fd=here, dst_dir_fd=here)
         return True
     return False
 
 
-def _claim(final: Path, number: int) -> Path:
-    return final.with_name(f"{final.stem}.{number}.claim")
+def _claim(final: str, number: int) -> str:
+    return f"{final.removesuffix('.json')}.{number}.claim"
 
 
-def _is_held(claim: Path, attempt: str, is_alive: Callable[[str], bool]) -> bool:
+def _is_held(receipts: Place, claim: str, attempt: str, is_alive: Callable[[str], bool]) -> bool:
     """Whether another attempt holds the claim and lives. One that is still empty was made a moment ago, or its maker
     died in that moment."""
-    holder = claim.read_text()
+    with receipts.open(claim) as file:
+        holder, touched = file.read(LONGEST_NAME).decode(errors="replace"), os.fstat(file.fileno()).st_mtime
     if not holder:
-        return time.time() - claim.stat().st_mtime < _EMPTY_CLAIM
+        return time.time() - touched < _EMPTY_CLAIM
     return holder != attempt and is_alive(holder)
 
 
@@ -155,19 +180,29 @@ def sweep(stage_folder: Path, receipts: Iterable[Receipt]) -> list[str]:
     Call it only when every shard has its receipt: then whoever still writes can only lose.
     """
     named = {data.name for receipt in receipts for data in receipt.data}
-    shards = stage_folder / "shards"
-    strays = sorted(entry.name for entry in os.scandir(shards) if entry.name not in named) if shards.is_dir() else []
+    shards = below(stage_folder, 1) / "shards"
+    strays = [entry.name for entry in shards.entries() if entry.name not in named]
     for name in strays:
-        remove(shards / name)
+        shards.remove(name)
     return strays
 
 
 def prune(stage_folder: Path, receipt: Receipt, roles: Iterable[str], why: str) -> int:
     """Remove data that a keep rule no longer wants, after recording so in `pruned/`. Returns the bytes freed."""
+    stage = below(stage_folder, 1)
     gone = [data for data in receipt.data if data.role in set(roles)]
-    record = stage_folder / "pruned" / f"{receipt.shard}.json"
-    record.parent.mkdir(exist_ok=True)
-    write_json(record, {"shard": receipt.shard, "why": why, "data": [data.name for data in gone]})
+    record = {"shard": receipt.shard, "why": why, "data": [data.name for data in gone]}
+    (stage / "pruned").make().write(f"{receipt.shard}.json", json_text(record))
     for data in gone:
-        remove(stage_folder / "shards" / data.name)
+        (stage / "shards").remove(data.name)
     return sum(data.bytes for data in gone)
+
+
+class Pruned(TypedDict):
+    """A record in `pruned/`."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    shard: Name
+    why: str
+    data: list[Name]

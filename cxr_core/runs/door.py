@@ -7,10 +7,12 @@ else `BadFileError` names it, and a command goes on with the other files.
 """
 
 import errno
+import math
 import os
+import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -43,6 +45,25 @@ class BadFileError(UserError):
     def __init__(self, what: str, path: Path, hint: str = _HINT) -> None:
         self.path = path
         super().__init__(what, where=printable(str(path)), mend=hint)
+
+
+class BadFiles(list[BadFileError]):
+    """The files of a folder that are not what they must be, found while the others were read."""
+
+    def read(self, read: Callable[[], T], instead: T) -> T:
+        """What `read` returns; `instead` where it meets a bad file, which is listed once."""
+        try:
+            return read()
+        except BadFileError as error:
+            self.note(error)
+        except OSError as error:
+            self.note(BadFileError(f"cannot be read: {error.strerror}", Path(str(error.filename or ""))))
+        return instead
+
+    def note(self, error: BadFileError) -> None:
+        """List a bad file, if it is not listed yet."""
+        if error.path not in {each.path for each in self}:
+            self.append(error)
 
 
 def checked_name(text: str) -> str:
@@ -88,6 +109,8 @@ class Place:
 
     root: Path
     parts: tuple[str, ...] = ()
+    descriptor: int | None = None
+    """Of the folder, while it is `held`."""
 
     def __truediv__(self, name: str) -> "Place":
         """The folder `name` in it; it need not be there."""
@@ -109,6 +132,9 @@ class Place:
     @contextmanager
     def handle(self) -> Iterator[int]:
         """A descriptor of the folder. Raises FileNotFoundError, or BadFileError if a part of the way is no folder."""
+        if self.descriptor is not None:
+            yield self.descriptor
+            return
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for i, part in enumerate(self.parts):
@@ -118,6 +144,12 @@ class Place:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def held(self) -> Iterator["Place"]:
+        """The same folder, opened once for all that is done to it meanwhile."""
+        with self.handle() as here:
+            yield Place(self.root, self.parts, here)
 
     def _step(self, above: int, part: str, depth: int) -> int:
         try:
@@ -159,6 +191,11 @@ class Place:
         except FileNotFoundError:
             return None
 
+    def is_file(self, name: str) -> bool:
+        """Whether there is a regular file by this name, and no link to one."""
+        found = self.stat(name)
+        return found is not None and stat.S_ISREG(found.st_mode)
+
     def open(self, name: str) -> BinaryIO:
         """A regular file, to be read. Raises FileNotFoundError, or BadFileError if it is another thing."""
         with self.handle() as here:
@@ -168,6 +205,18 @@ class Place:
         """All of a regular file. Raises FileNotFoundError, or BadFileError if it is another thing or over `limit`."""
         with self.open(name) as file:
             return _bounded(file, self.path / name, limit)
+
+    def first_line(self, name: str, *, limit: int = RECORD_LIMIT) -> bytes:
+        """The first line of a text, with its end if it has one. Raises as `read` does."""
+        with self.open(name) as file:
+            _refuse_over(limit, os.fstat(file.fileno()).st_size, self.path / name)
+            return file.readline(limit)
+
+    def tail(self, name: str, *, limit: int = RECORD_LIMIT) -> str:
+        """The last `limit` bytes of a text, such as a log. Raises as `open` does."""
+        with self.open(name) as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - limit, 0))
+            return file.read(limit).decode(errors="replace")
 
     def json(self, name: str, kind: type[T], *, limit: int = RECORD_LIMIT) -> T:
         """A file's one JSON value as `kind`. Raises FileNotFoundError or BadFileError, as `read` does."""
@@ -186,7 +235,7 @@ class Place:
         temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
         with self.handle() as here:
             try:
-                with self.create(temporary, mode=mode) as file:
+                with _create(temporary, here, mode) as file:
                     file.write(data.encode() if isinstance(data, str) else data)
                     file.flush()
                     if durable:
@@ -199,17 +248,33 @@ class Place:
                     os.unlink(temporary, dir_fd=here)
                 raise
 
+    def append(self, name: str, text: str) -> None:
+        """Add to the end of a file, which is made if there is none. Raises BadFileError if it is another thing."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        with self.handle() as here:
+            try:
+                descriptor = os.open(_one(name), flags, 0o666, dir_fd=here)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                    raise BadFileError("another thing where a file must be", self.path / name) from error
+                raise
+            with os.fdopen(descriptor, "wb") as file:
+                _refuse_another(os.fstat(file.fileno()).st_mode, self.path / name)
+                file.write(text.encode())
+
     def create(self, name: str, *, mode: int = 0o666) -> BinaryIO:
         """A new file, to be written; `mode` less the umask. Raises FileExistsError if anything has this name."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with self.handle() as here:
-            return os.fdopen(os.open(name, flags, mode, dir_fd=here), "wb")
+            return _create(_one(name), here, mode)
 
     def remove(self, name: str) -> None:
         """Remove a file, a link (not what it leads to) or a folder; what is already gone is no error."""
         with suppress(FileNotFoundError), self.handle() as here:
             if stat.S_ISDIR(os.stat(_one(name), dir_fd=here, follow_symlinks=False).st_mode):
-                shutil.rmtree(name, ignore_errors=True, dir_fd=here)  # which follows no link either
+                try:
+                    shutil.rmtree(name, ignore_errors=True, dir_fd=here)  # which follows no link either
+                except RecursionError as error:
+                    raise BadFileError("folders in folders, too deep to be removed", self.path / name) from error
             else:
                 os.unlink(name, dir_fd=here)
 
@@ -221,6 +286,12 @@ class Place:
         with self.handle() as here, to.handle() as there:
             os.rename(_one(name), _one(new or name), src_dir_fd=here, dst_dir_fd=there)
         return True
+
+
+def below(path: Path, depth: int) -> Place:
+    """The folder at `path`, whose last `depth` names may not be links: 1 for a stage of a run, 3 for an attempt."""
+    path = path if len(path.parts) > depth else path.absolute()
+    return Place(path.parents[depth - 1], tuple(map(_one, path.parts[-depth:])))
 
 
 def place_of(path: Path, root: Path) -> tuple[Place, str]:
@@ -249,13 +320,40 @@ def read_json(path: Path, kind: type[T], *, limit: int = RECORD_LIMIT) -> T:
 def parse(text: bytes, kind: type[T], path: Path, *, line: int = 0) -> T:
     """JSON as `kind`, strictly: "5" is no number. Raises BadFileError, which says which value is wrong."""
     try:
-        if b"NaN" in text or b"Infinity" in text:
-            from_json(text, allow_inf_nan=False)
+        _refuse_no_numbers(text)
         value: T = _adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]
         return value
     except (ValueError, RecursionError) as error:
         where = f"line {line}: " if line else ""
         raise BadFileError(f"damaged: {where}{_words_of(error)}", path) from error
+
+
+def checked(value: Any, kind: type[T], path: Path) -> T:
+    """A value that was read from `path` by another reader (YAML) as `kind`. Raises BadFileError."""
+    try:
+        found: T = _adapter(kind).validate_python(value, strict=True)  # type: ignore[arg-type]
+        return found
+    except (ValueError, RecursionError) as error:
+        raise BadFileError(f"damaged: {_words_of(error)}", path) from error
+
+
+_BEYOND_FLOATS = re.compile(rb"[\[:,\s]-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3}|^-?[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{3}")
+"""Such a number, and not the digits of a digest, which a quotation mark precedes."""
+
+
+def _refuse_no_numbers(text: bytes) -> None:
+    """Raise ValueError for NaN, Infinity and numbers that would be read as it, wherever they stand."""
+    if b"NaN" in text or b"Infinity" in text:
+        from_json(text, allow_inf_nan=False)
+    elif _BEYOND_FLOATS.search(text) and _has_infinity(from_json(text)):
+        raise ValueError("a number beyond all bounds")
+
+
+def _has_infinity(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isinf(value)
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_has_infinity, values))
 
 
 @cache
@@ -273,6 +371,11 @@ def _words_of(error: Exception) -> str:
     keys = ".".join(map(str, first["loc"]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return printable(f"{keys + ': ' if keys else ''}{first['msg']}")[:300] + more
+
+
+def _create(name: str, folder: int, mode: int = 0o666) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return os.fdopen(os.open(name, flags, mode, dir_fd=folder), "wb")
 
 
 def _one(name: str) -> str:
@@ -307,9 +410,15 @@ def _refuse_another(mode: int, path: Path) -> None:
 
 
 def _bounded(file: BinaryIO, path: Path, limit: int) -> bytes:
-    """Read no more than `limit` bytes, also of a file that grows meanwhile."""
-    is_over = os.fstat(file.fileno()).st_size > limit
-    data = b"" if is_over else file.read(limit + 1)
-    if is_over or len(data) > limit:
-        raise BadFileError(f"over {limit:,} bytes", path)
+    size = os.fstat(file.fileno()).st_size
+    _refuse_over(limit, size, path)
+    data = file.read(size + 1)  # as much memory as is asked for is taken
+    if len(data) > size:  # it grows
+        data += file.read(limit + 1 - len(data))
+    _refuse_over(limit, len(data), path)
     return data
+
+
+def _refuse_over(limit: int, size: int, path: Path) -> None:
+    if size > limit:
+        raise BadFileError(f"over {limit:,} bytes", path)

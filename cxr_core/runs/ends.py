@@ -4,8 +4,13 @@ The shell leaves `submits/<number>/<job>-<restart>.end` with one line where it s
 slurm/script.py); who cancels a task that could not be launched leaves it in the shell's place.
 """
 
+import os
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from cxr_core.runs.door import BadFileError, Place, below
 
 MISSING = 69
 """Exit status of a task that lacks what others were to make (EX_UNAVAILABLE of sysexits.h)."""
@@ -47,22 +52,33 @@ _BY_ITSELF = "exit status "
 def shell_ends(stage_folder: Path) -> dict[tuple[str, int], ShellEnd]:
     """(Job, restart) -> how it ended, of all tasks of a stage whose shell left a record."""
     found = {}
-    for path in (stage_folder / "submits").glob("*/*.end"):
-        job, _, restart = path.stem.rpartition("-")
-        if restart.isdigit():
-            found[job, int(restart)] = _read(path)
+    submits = below(stage_folder, 1) / "submits"
+    for folder in (submits / entry.name for entry in submits.entries() if entry.is_folder):
+        for entry in folder.entries():
+            job, _, restart = entry.name.removesuffix(".end").rpartition("-")
+            if entry.name.endswith(".end") and _NUMBER.fullmatch(restart):
+                with suppress(BadFileError):  # it is a second opinion, which `verify` lists
+                    found[job, int(restart)] = _read(folder, entry.name)
     return found
 
 
-def _read(path: Path) -> ShellEnd:
+_NUMBER = re.compile("[0-9]{1,9}")
+
+
+def _read(folder: Place, name: str) -> ShellEnd:
     # WHAT SECONDS, and where Python had not begun: start SECONDS STATUS STEP.
-    word, _, status, step = [*path.read_text(errors="replace").split(maxsplit=3), "", "", "", ""][:4]
-    moment = path.stat().st_mtime
-    if word == "start" and status.isdigit():
-        return ShellEnd(path.parent, _of_status(int(status)), moment, int(status), step.strip())
-    if word.isdigit():
-        return ShellEnd(path.parent, _of_status(int(word)), moment, int(word))
-    return ShellEnd(path.parent, _WORDS.get(word, ""), moment)
+    with folder.open(name) as file:
+        text, moment = file.read(_LONGEST).decode(errors="replace"), os.fstat(file.fileno()).st_mtime
+    word, _, status, step = [*text.split(maxsplit=3), "", "", "", ""][:4]
+    if word == "start" and _NUMBER.fullmatch(status):
+        return ShellEnd(folder.path, _of_status(int(status)), moment, int(status), step.strip())
+    if _NUMBER.fullmatch(word):
+        return ShellEnd(folder.path, _of_status(int(word)), moment, int(word))
+    return ShellEnd(folder.path, _WORDS.get(word, ""), moment)
+
+
+_LONGEST = 4096
+"""Bytes that the shell writes at most."""
 
 
 def _of_status(status: int) -> str:
@@ -82,7 +98,7 @@ def why_killed(*, by_shell: str, by_log: str, by_accounts: str, came_back: bool)
 
 def note_failed_launch(submit_folder: Path, task: str, restart: int) -> None:
     """Leave the record of a task whose launch failed and which will not be tried again: no shell of it ever ran."""
-    (submit_folder / f"{task}-{restart}.end").write_text("launch")
+    below(submit_folder, 3).write(f"{task}-{restart}.end", "launch")
 
 
 def is_own_doing(why: str) -> bool:

@@ -5,17 +5,20 @@ two writers. A shard that failed three times for the same cause is parked: `<sta
 """
 
 import errno
-import os
 import re
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from cxr_core.errors import UserError, explain_os_error
-from cxr_core.runs.files import read_json, write_json
+from cxr_core.runs.door import STRICT, BadFileError, BadFiles, Name, Place, below
+from cxr_core.runs.files import json_text
 from cxr_core.runs.provenance import now
+from cxr_core.runs.records import Seconds
 
 FORMAT = 1
 
@@ -38,11 +41,13 @@ class Failure:
     `is_parked` says that with it the shard was parked.
     """
 
-    shard: str
-    attempt: str
+    __pydantic_config__ = STRICT
+
+    shard: Name
+    attempt: Name
     cause: str
     text: str
-    seconds: float
+    seconds: Seconds
     time: str
     is_parked: bool = False
     format: int = FORMAT
@@ -103,23 +108,49 @@ def text_of(error: BaseException) -> str:
 
 def record_failure(attempt_folder: Path, failure: Failure, error: Exception) -> None:
     """Write `failed/<shard>.json` into the attempt's folder and, beside it, the traceback of what was no refusal."""
-    folder = attempt_folder / "failed"
-    folder.mkdir(exist_ok=True)
+    folder = (below(attempt_folder, 3) / "failed").make()
     if not isinstance(error, UserError):
-        (folder / f"{failure.shard}.txt").write_text("".join(traceback.format_exception(error)))
-    write_json(folder / f"{failure.shard}.json", asdict(failure))
+        folder.write(f"{failure.shard}.txt", "".join(traceback.format_exception(error)), durable=False)
+    folder.write(f"{failure.shard}.json", json_text(asdict(failure)))
 
 
 def forget_failure(attempt_folder: Path, shard: str) -> None:
     """Take back a record: it was the whole stage that failed, which must not count against the shard."""
     for ending in ("json", "txt"):
-        (attempt_folder / "failed" / f"{shard}.{ending}").unlink(missing_ok=True)
+        (below(attempt_folder, 3) / "failed").remove(f"{shard}.{ending}")
 
 
 def failures_of(stage_folder: Path, shard: str) -> list[Failure]:
-    """Every recorded failure of a shard, the oldest first."""
-    paths = (stage_folder / "attempts").glob(f"*/failed/{shard}.json")
-    return sorted((Failure(**read_json(path)) for path in paths), key=lambda failure: failure.time)
+    """Every recorded failure of a shard, the oldest first. A record that is damaged counts for nothing."""
+    attempts, bad = below(stage_folder, 1) / "attempts", BadFiles()
+    folders = [attempts / entry.name / "failed" for entry in attempts.entries() if entry.is_folder]
+    found = [bad.read(lambda folder=folder: _failure(folder, shard), None) for folder in folders]
+    return sorted(filter(None, found), key=lambda failure: failure.time)
+
+
+def _failure(folder: Place, shard: str) -> Failure | None:
+    try:
+        return folder.json(f"{shard}.json", Failure)
+    except FileNotFoundError:
+        return None
+
+
+def failures_in(attempt_folder: Path) -> Iterator[Failure]:
+    """Every failure that one attempt recorded and that can be read."""
+    folder, bad = below(attempt_folder, 3) / "failed", BadFiles()
+    for entry in bad.read(folder.entries, []):
+        failure = bad.read(lambda name=entry.name: folder.json(name, Failure), None) if _is_record(entry.name) else None
+        if failure is not None:
+            yield failure
+
+
+def failed_shards(attempt_folder: Path) -> list[str]:
+    """Ids of the shards of which an attempt recorded a failure: one listing, no file is opened."""
+    return [entry.name[:-5] for entry in (below(attempt_folder, 3) / "failed").entries() if _is_record(entry.name)]
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and name[0] != "."
 
 
 def park_if_hopeless(stage_folder: Path, shard: str, kills: Sequence[Failure] = ()) -> str | None:
@@ -134,37 +165,49 @@ def park_if_hopeless(stage_folder: Path, shard: str, kills: Sequence[Failure] = 
         return None
     attempts = [failure.attempt for failure in counted if failure.cause == cause]
     record = {"format": FORMAT, "shard": shard, "cause": cause, "attempts": attempts, "time": now()}
-    path = stage_folder / "parked" / f"{shard}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, record | {"text": counted[-1].text})
+    folder = (below(stage_folder, 1) / "parked").make()
+    folder.write(f"{shard}.json", json_text(record | {"text": counted[-1].text}))
     return cause
+
+
+class Parked(TypedDict, total=False):
+    """A record in `parked/` or `parked/released/`."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    format: int
+    shard: Name
+    cause: str
+    attempts: list[Name]
+    time: str
+    text: str
 
 
 def parked(stage_folder: Path) -> set[str]:
     """Ids of the parked shards: one listing, no file is opened."""
-    try:
-        with os.scandir(stage_folder / "parked") as entries:
-            return {entry.name[:-5] for entry in entries if entry.name.endswith(".json") and entry.name[0] != "."}
-    except FileNotFoundError:
-        return set()
+    folder = below(stage_folder, 1) / "parked"
+    return {entry.name[:-5] for entry in folder.entries() if _is_record(entry.name)}
 
 
 def release(stage_folder: Path, shards: Sequence[str] | None = None) -> list[str]:
     """Let parked shards (all of them by default) be tried again, three times anew. Returns their ids."""
     chosen = sorted(parked(stage_folder) & set(shards) if shards is not None else parked(stage_folder))
+    folder, bad = below(stage_folder, 1) / "parked", BadFiles()
     for shard in chosen:
-        counted = read_json(stage_folder / "parked" / f"{shard}.json").get("attempts", [])
+        counted = bad.read(lambda name=f"{shard}.json": folder.json(name, Parked), {}).get("attempts", [])
         attempts = sorted({*counted, *(failure.attempt for failure in failures_of(stage_folder, shard))})
-        record = stage_folder / "parked" / "released" / f"{shard}.json"
-        record.parent.mkdir(exist_ok=True)
-        write_json(record, {"format": FORMAT, "shard": shard, "attempts": attempts, "time": now()})
-        (stage_folder / "parked" / f"{shard}.json").unlink()
+        record = {"format": FORMAT, "shard": shard, "attempts": attempts, "time": now()}
+        (folder / "released").make().write(f"{shard}.json", json_text(record))
+        folder.remove(f"{shard}.json")
     return chosen
 
 
 def _released(stage_folder: Path, shard: str) -> list[str]:
-    path = stage_folder / "parked" / "released" / f"{shard}.json"
-    return list(read_json(path)["attempts"]) if path.exists() else []
+    try:
+        found = (below(stage_folder, 1) / "parked" / "released").json(f"{shard}.json", Parked)
+    except (FileNotFoundError, BadFileError):
+        return []
+    return found.get("attempts", [])
 
 
 class ShardsFailedError(UserError):

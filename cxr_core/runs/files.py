@@ -99,6 +99,11 @@ def read_json(path: Path) -> Any:
     return door.read_json(path, Any)
 
 
+def json_text(value: Any) -> str:
+    """Pretty JSON for people."""
+    return json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Pretty JSON for people, written atomically."""
-    write_atomic(path, json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(path, json_text(value))

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from cxr_core.errors import UserError
-from cxr_core.runs.files import write_atomic
+from cxr_core.runs.door import BadFileError, Place
 
 VARIABLE = "CXR_IMAGE_SHA256"
 
@@ -45,7 +45,7 @@ def accept(run: Path) -> None:
     """Let the run at `run` go on in this image, whatever its stages were planned in."""
     known = accepted(run)
     if image() not in known:
-        write_atomic(_path(run), "".join(f"{each or '-'}\n" for each in [*known, image()]))
+        Place(run).write(FILE, "".join(f"{each or '-'}\n" for each in [*known, image()]))
 
 
 def check(run: Path, stage: str, planned: str) -> None:
@@ -60,14 +60,17 @@ def check(run: Path, stage: str, planned: str) -> None:
     )
 
 
-def _path(run: Path) -> Path:
-    return run / "accepted_images"
+FILE = "accepted_images"
 
 
 def accepted(run: Path) -> list[str]:
     """Images that somebody accepted for a run; "" stands for none."""
-    path = _path(run)
-    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        lines = Place(run).read(FILE).decode().splitlines()
+    except FileNotFoundError:
+        return []
+    except UnicodeDecodeError as error:
+        raise BadFileError("damaged: no text", run / FILE) from error
     return ["" if line == "-" else line for line in lines]
 
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cxr_core.runs.door import MIB, BadFiles, below
+
 _LINE = re.compile(
     r"^requeue \S+: (?P<asked>.+)$"
     r"|\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT (?P<when>[\dT:-]+)(?: DUE TO (?P<cause>.+?))? \*\*\*",
@@ -20,8 +22,18 @@ def scheduler_logs(stage_folder: Path, job: str) -> list[Path]:
     """The logs of a job: of an element of an array ("12_3"), or of a job without elements ("12")."""
     # Asked for by name: a listing of all logs for each of a thousand killed tasks would take minutes.
     names = (f"{job}.out", f"{job}_0.out")
-    folders = sorted((stage_folder / "submits").glob("*"))
-    return [path for folder in folders for name in names if (path := folder / name).is_file()]
+    submits = below(stage_folder, 1) / "submits"
+    folders = [submits / entry.name for entry in submits.entries() if entry.is_folder]
+    return [folder.path / name for folder in folders for name in names if folder.is_file(name)]
+
+
+def text_of_log(path: Path) -> str:
+    """The end of `<stage>/submits/<number>/<task>.out`, however long it is; empty where it is no log."""
+    folder = below(path.parent, 3)
+    return BadFiles().read(lambda: folder.tail(path.name, limit=_LONGEST_LOG), "")
+
+
+_LONGEST_LOG = 16 * MIB
 
 
 def last_words(stage_folder: Path, job: str, started: float, until: float = float("inf")) -> str:
@@ -31,7 +43,7 @@ def last_words(stage_folder: Path, job: str, started: float, until: float = floa
     time" ... or "" where the log does not tell.
     """
     for path in scheduler_logs(stage_folder, job):
-        for moment, why in _ends(path.read_text(errors="replace")):
+        for moment, why in _ends(text_of_log(path)):
             if int(started) <= moment <= until:
                 return why
     return ""

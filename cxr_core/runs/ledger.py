@@ -1,18 +1,17 @@
 """The ledger: every attempt of a run, how it ended, and what its time was good for. No receipt is opened for it."""
 
-import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from cxr_core.errors import UserError
 from cxr_core.runs.accounting import Accounting
-from cxr_core.runs.attempt import Life, life_of_beat, read_beat
+from cxr_core.runs.attempt import End, State, life_of_beat, read_beat
+from cxr_core.runs.door import BadFileError, BadFiles, Place, below, parse
 from cxr_core.runs.ends import shell_ends, why_killed
 from cxr_core.runs.last_words import last_words
 from cxr_core.runs.run import Run
@@ -50,6 +49,8 @@ class AttemptRecord:
     shard: str = ""
     since: float = 0.0
     beat: Mapping[str, Any] = field(default_factory=dict)
+    bad_files: Sequence[BadFileError] = ()
+    """Its records that are not what they must be; what they would tell is not known."""
 
     @property
     def seconds(self) -> float:
@@ -140,54 +141,71 @@ def _sum(weighted: Iterable[tuple[AttemptRecord, float]]) -> Spent:
     return Spent(**totals)
 
 
-def read_ledger(run: Run) -> Ledger:
-    """All attempts of all stages of a run."""
-    found = [a for stage in run.config["stages"] for a in read_attempts(run.stage(stage["name"]).path)]
+def read_ledger(run: Run, bad: BadFiles | None = None) -> Ledger:
+    """All attempts of all stages of a run. Files that are none are added to `bad`; without it they are an error, or
+    are told by the attempt."""
+    folders = [run.stage(stage["name"]).path for stage in run.config["stages"]]
+    if bad is None:
+        found = [attempt for folder in folders for attempt in read_attempts(folder)]
+    else:
+        found = [attempt for folder in folders for attempt in bad.read(partial(read_attempts, folder), [])]
+        for error in (error for attempt in found for error in attempt.bad_files):
+            bad.note(error)
     return Ledger(sorted(found, key=lambda attempt: (attempt.started, attempt.id)))
 
 
 def read_attempts(stage_folder: Path) -> list[AttemptRecord]:
-    """The attempts of one stage in the order in which they started: one small file of each is read, mostly."""
-    try:
-        with os.scandir(stage_folder / "attempts") as entries:
-            folders = [Path(entry.path) for entry in entries if entry.is_dir()]
-    except FileNotFoundError:
-        return []
-    records = [_read(stage_folder.name, folder) for folder in folders]
+    """The attempts of one stage in the order in which they started: one small file of each is read, mostly. Raises
+    BadFileError if `attempts` is no folder; a bad file of one attempt is told by its record."""
+    place = below(stage_folder, 1) / "attempts"
+    records = [_read(stage_folder.name, place, entry.name) for entry in place.entries() if entry.is_folder]
     return _name_killed(stage_folder, sorted(records, key=lambda attempt: (attempt.started, attempt.id)))
 
 
-def _read(stage: str, folder: Path) -> AttemptRecord:
-    ended = _object(folder / "ended.json")
+def _read(stage: str, attempts: Place, name: str) -> AttemptRecord:
+    place, bad = attempts / name, BadFiles()
+    ended = bad.read(lambda: _ended(place), None)
     if ended is not None:
         over = ended.get("started", _seconds_of(ended)) + ended.get("seconds", 0.0)
-        return _record(stage, folder, str(ended.get("cause")), ended, over)
-    beat = read_beat(folder)
+        return _record(stage, place.path, ended["cause"], ended, over)
+    beat = bad.read(lambda: read_beat(place.path), None)
     if beat is not None:
         life = life_of_beat(beat)
-        return _record(stage, folder, life, beat, time.time() if life == "running" else beat["time"])
-    return _without_heartbeat(stage, folder)
+        record = _record(stage, place.path, life, beat, time.time() if life == "running" else beat["time"])
+    else:
+        record = _without_heartbeat(stage, attempts, name, bad)
+    return replace(record, bad_files=tuple(bad)) if bad else record
 
 
-def _without_heartbeat(stage: str, folder: Path) -> AttemptRecord:
+def _ended(place: Place) -> End | None:
+    """How it ended; None if it did not say so, or a crash left the record empty."""
+    try:
+        text = place.read("ended.json")
+    except FileNotFoundError:
+        return None
+    return parse(text, End, place.path / "ended.json") if text else None
+
+
+def _without_heartbeat(stage: str, attempts: Place, name: str, bad: BadFiles) -> AttemptRecord:
     """An attempt that was lost before its first heartbeat: what is known of it are its first event, or just its age."""
-    touched = folder.stat().st_mtime
-    first = _first_event(folder)
-    if first is None:
-        return AttemptRecord(stage, folder.name, folder, "silent", touched, touched)
-    life: Life = life_of_beat({"time": touched, **{name: first.get(name, "") for name in ("host", "pid")}})
-    return _record(stage, folder, life, {"started": touched, **first}, touched)
+    folder, found = attempts / name, attempts.stat(name)
+    touched = found.st_mtime if found else 0.0
+    first = bad.read(lambda: _first_event(folder), None)
+    if first is None or "pid" not in first:
+        return AttemptRecord(stage, name, folder.path, "silent", touched, touched)
+    life = life_of_beat({"time": touched, "host": first.get("host", ""), "pid": first["pid"]})
+    return _record(stage, folder.path, life, {**first, "started": first.get("started", touched)}, touched)
 
 
-def _record(stage: str, folder: Path, cause: str, told: dict[str, Any], ended: float) -> AttemptRecord:
+def _record(stage: str, folder: Path, cause: str, told: State, ended: float) -> AttemptRecord:
     spent = told.get("seconds_in", {})
     return AttemptRecord(
         stage=stage,
         id=folder.name,
         folder=folder,
         cause=cause,
-        started=float(told.get("started", ended)),
-        ended=float(ended),
+        started=told.get("started", ended),
+        ended=ended,
         useful=spent.get("useful", 0.0),
         duplicated=spent.get("duplicated", 0.0),
         failed=spent.get("failed", 0.0),
@@ -195,13 +213,13 @@ def _record(stage: str, folder: Path, cause: str, told: dict[str, Any], ended: f
         num_duplicates=told.get("duplicates", 0),
         num_failed=told.get("failed", 0),
         gpus=told.get("gpus", 0),
-        host=str(told.get("host", "")),
-        node=str(told.get("node", "")),
-        job=str(told.get("job", "")),
+        host=told.get("host", ""),
+        node=told.get("node", ""),
+        job=told.get("job", ""),
         restart=int(told.get("restart", 0)),
         detail=str(told.get("detail", "")),
-        shard=str(told.get("shard", "")),
-        since=float(told.get("since", 0.0)),
+        shard=told.get("shard", ""),
+        since=told.get("since", 0.0),
         beat=told,
     )
 
@@ -235,29 +253,20 @@ def _name_killed(stage_folder: Path, records: list[AttemptRecord]) -> list[Attem
     return [named(record) for record in records]
 
 
-def _object(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is none, or a crash left it damaged."""
+def _first_event(folder: Place) -> State | None:
+    """What an attempt said of itself when it started; None if it did not come so far, or a crash cut the line short."""
     try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        line = folder.first_line("events.jsonl")
+    except FileNotFoundError:
         return None
-    return value if isinstance(value, dict) else None
+    return parse(line, State, folder.path / "events.jsonl", line=1) if line.endswith(b"\n") else None
 
 
-def _first_event(folder: Path) -> dict[str, Any] | None:
-    try:
-        with (folder / "events.jsonl").open() as file:
-            value = json.loads(file.readline())
-    except (FileNotFoundError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _seconds_of(ended: dict[str, Any]) -> float:
+def _seconds_of(ended: End) -> float:
     """The start of an attempt that recorded only when it ended."""
     try:
-        return datetime.fromisoformat(ended["time"]).timestamp() - float(ended.get("seconds", 0.0))
-    except (KeyError, ValueError):
+        return datetime.fromisoformat(ended["time"]).timestamp() - ended.get("seconds", 0.0)
+    except (KeyError, ValueError, OverflowError):
         return 0.0
 
 

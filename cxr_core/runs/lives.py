@@ -1,12 +1,12 @@
 """How often a run resumed itself, and how that ended: `<run>/_auto_resume/lives.json`."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, write_json
+from cxr_core.runs.door import STRICT, BadFileError, Name, Place
+from cxr_core.runs.files import json_text
 from cxr_core.runs.provenance import now
+from cxr_core.runs.records import Count
 
 FORMAT = 1
 
@@ -21,25 +21,26 @@ class Lives:
     `stage` is the one that is to be done, where it is not the whole run.
     """
 
-    most: int
-    stage: str | None = None
-    resumed: Sequence[str] = ()
+    __pydantic_config__ = STRICT
+
+    most: Count
+    stage: Name | None = None
+    resumed: tuple[str, ...] = ()
     outcome: str = ""
     format: int = FORMAT
 
     @classmethod
     def read(cls, root: Path) -> "Lives | None":
-        """Of a run folder; None if it was not asked for. Raises UserError if the file is damaged."""
-        path = root / FOLDER / "lives.json"
+        """Of a run folder; None if it was not asked for. Raises BadFileError if the file is damaged."""
         try:
-            return cls(**read_json(path)) if path.exists() else None
-        except (ValueError, TypeError) as error:
-            mend = "remove it, and resume with --auto-resume N"
-            raise UserError(f"damaged ({error!r})", where=str(path), mend=mend) from error
+            return (Place(root) / FOLDER).json("lives.json", cls)
+        except FileNotFoundError:
+            return None
+        except BadFileError as error:
+            raise BadFileError(error.what, error.path, "remove it, and resume with --auto-resume N") from error
 
     def write(self, root: Path) -> None:
-        (root / FOLDER).mkdir(exist_ok=True)
-        write_json(root / FOLDER / "lives.json", asdict(self))
+        (Place(root) / FOLDER).make().write("lives.json", json_text(asdict(self)))
 
     @property
     def num_left(self) -> int:

@@ -1,13 +1,13 @@
 """What happened: the events, tracebacks and scheduler logs of the attempts that worked on a stage or a shard."""
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cxr_core.runs.door import MIB, BadFileError, BadFiles, Place, below, parse
 from cxr_core.runs.ends import shell_ends
-from cxr_core.runs.last_words import scheduler_logs
+from cxr_core.runs.last_words import scheduler_logs, text_of_log
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, when
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stillborn import grouped, shards_of, stillborn, told
@@ -21,20 +21,37 @@ def stage_log(stage_folder: Path, shard: str | None = None) -> Iterator[str]:
     """Lines about each attempt of a stage, in the order in which they started; only about those that worked on `shard`
     where it is given. Its events, the traceback of what failed, and the end of the scheduler's log of its job.
 
-    Below them, tasks that ended before they had an attempt, those alike together, with the end of one log."""
-    attempts = read_attempts(stage_folder)
+    Below them, tasks that ended before they had an attempt, those alike together, with the end of one log. A file that
+    cannot be read is named in its place."""
+    bad = BadFiles()
+    attempts = bad.read(lambda: read_attempts(stage_folder), [])
     for attempt in attempts:
-        events = [event for event in _events(attempt.folder) if shard in (None, event.get("shard"))]
-        if shard is not None and not events:
-            continue
-        yield _head(attempt)
-        yield from (f"  {_line(event)}" for event in events)
-        yield from _indented(attempt.folder / "traceback.txt" if shard is None else None)
-        for path in sorted((attempt.folder / "failed").glob(f"{shard or '*'}.txt")):
-            yield from _indented(path)
-        for path in scheduler_logs(stage_folder, attempt.job) if attempt.job else ():
-            yield from _tail(path)
-    yield from _without_attempt(StageFolder(stage_folder), attempts, shard)
+        yield from _attempt(stage_folder, attempt, shard)
+    yield from bad.read(lambda: list(_without_attempt(StageFolder(stage_folder), attempts, shard)), [])
+    yield from map(_bad, bad)
+
+
+def _attempt(stage_folder: Path, attempt: AttemptRecord, shard: str | None) -> Iterator[str]:
+    place, bad = below(attempt.folder, 3), BadFiles()
+    for error in attempt.bad_files:
+        bad.note(error)
+    events = [event for event in _events(place, bad) if shard in (None, event.get("shard"))]
+    if shard is not None and not events:
+        return
+    yield _head(attempt)
+    yield from (f"  {_line(event)}" for event in events)
+    if shard is None:
+        yield from _indented(place, "traceback.txt", bad)
+    for entry in bad.read((place / "failed").entries, []):
+        if entry.name.endswith(".txt") and shard in (None, entry.name[:-4]):
+            yield from _indented(place / "failed", entry.name, bad)
+    yield from (f"  {_bad(error)}" for error in bad)
+    for path in scheduler_logs(stage_folder, attempt.job) if attempt.job else ():
+        yield from _tail(path)
+
+
+def _bad(error: BadFileError) -> str:
+    return f"{error.where}: {error.what}"
 
 
 def _without_attempt(folder: StageFolder, attempts: Sequence[AttemptRecord], shard: str | None) -> Iterator[str]:
@@ -56,7 +73,8 @@ def _silent_logs(folder: StageFolder, attempts: Sequence[AttemptRecord], known: 
     """Logs of tasks that were to make shards and of which nothing else is there: they may just have begun."""
     begun, ends = {attempt.job for attempt in attempts}, {task for task, _ in shell_ends(folder.path)}
     for submit in submit_folders(folder.path):
-        for path in sorted(submit.glob("*.out")) if Submit.read(submit).computes else ():
+        names = [entry.name for entry in below(submit, 3).entries() if entry.name.endswith(".out")]
+        for path in (submit / name for name in names if Submit.read(submit).computes):
             if path not in known and path.stem not in begun | ends and not path.stem.startswith("local"):
                 yield path
 
@@ -82,27 +100,24 @@ def _line(event: dict[str, Any]) -> str:
     return f"{moment} {event.get('what', '')} {values}".rstrip()
 
 
-def _events(folder: Path) -> list[dict[str, Any]]:
+def _events(place: Place, bad: BadFiles) -> list[dict[str, Any]]:
     """The events of an attempt; a last line that a crash cut short is left out."""
-    path = folder / "events.jsonl"
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+    path = place.path / "events.jsonl"
+    text = bad.read(lambda: place.read(path.name) if place.has(path.name) else b"", b"")
+    *lines, _ = text.split(b"\n")
+    found = [bad.read(lambda line=line, i=i: parse(line, dict, path, line=i), None) for i, line in enumerate(lines, 1)]
+    return [event for event in found if event is not None]
 
 
-def _indented(path: Path | None) -> Iterator[str]:
-    if path is not None and path.exists():
-        yield f"  {path}:"
-        yield from (f"    {line}" for line in path.read_text().splitlines())
+def _indented(place: Place, name: str, bad: BadFiles) -> Iterator[str]:
+    if place.has(name):
+        yield f"  {place.path / name}:"
+        yield from (f"    {line}" for line in bad.read(lambda: place.tail(name, limit=MIB), "").splitlines())
 
 
 def _tail(path: Path) -> Iterator[str]:
     """The last lines of a scheduler's log; nothing where there is none."""
-    if path.is_file():
-        lines = path.read_text(errors="replace").splitlines()
+    if below(path.parent, 3).is_file(path.name):
+        lines = text_of_log(path).splitlines()
         yield f"  {path}:" + (f" (last {_TAIL} of {len(lines)} lines)" if len(lines) > _TAIL else "")
         yield from (f"    {line}" for line in lines[-_TAIL:])

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from cxr_core.runs.failures import (
     text_of,
     told,
 )
-from cxr_core.runs.files import fsync_dir, fsync_tree, remove, sha256_file, walk_files, write_json
+from cxr_core.runs.files import fsync_tree, json_text, sha256_file, walk_files
 from cxr_core.runs.plan import Plan, Shard, fingerprint, listed
 from cxr_core.runs.progress import bar
 from cxr_core.runs.provenance import now
@@ -36,6 +35,7 @@ from cxr_core.runs.receipt import Data, Receipt, broken_links
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.sources import changed_files, frozen_files
 from cxr_core.runs.stage import Context, Draft, Job, Output
+from cxr_core.runs.verify import is_as_frozen
 from cxr_core.settings import OF_A_RUN, without_added
 
 _NO_ROOM = 1 << 20
@@ -74,7 +74,7 @@ def freeze(work: Work) -> Plan:
             mend="put back what it was made of, start a run under another name, or make this stage and what follows "
             "from it again: --take-inputs (what was made before goes to quarantine/)",
         )
-    damaged = [name for name, sha256 in plan.files.items() if not _is(work.context.plan_folder / name, sha256)]
+    damaged = [name for name, sha256 in plan.files.items() if not is_as_frozen(work.folder, name, sha256)]
     if damaged:
         raise UserError(
             f"side files of the plan are not as frozen: {', '.join(damaged)}",
@@ -86,7 +86,7 @@ def freeze(work: Work) -> Plan:
 
 def is_finished(folder: StageFolder, plan: Plan) -> bool:
     """Whether nothing is left to make of a stage."""
-    return folder.facts() is not None and {shard.id for shard in plan.shards} <= folder.done()
+    return folder.is_finished and {shard.id for shard in plan.shards} <= folder.done()
 
 
 def _changes(work: Work, plan: Plan) -> list[str]:
@@ -134,28 +134,27 @@ def _settings_of(work: Work, plan: Plan) -> dict[str, Any]:
         return dict(given)  # another form of settings: the difference is shown
 
 
-def _is(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_file(path) == sha256
-
-
 def _freeze_now(work: Work) -> Plan:
-    final = work.context.plan_folder
-    temporary = final.with_name(".plan.tmp")
-    for leftover in (temporary, final):  # of a freeze that was killed before it wrote plan.jsonl
-        remove(leftover)
-    temporary.mkdir(parents=True)
+    stage = work.folder.place.make()
+    for leftover in (_UNFINISHED, "plan"):  # of a freeze that was killed before it wrote plan.jsonl
+        stage.remove(leftover)
+    temporary = (stage / _UNFINISHED).make().path
     try:
         draft = work.job.freeze(work.context, temporary)
         fsync_tree(temporary)
-        temporary.rename(final)
+        stage.move(_UNFINISHED, stage, "plan")
     except BaseException:
-        remove(temporary)
+        stage.remove(_UNFINISHED)
         raise
-    fsync_dir(work.folder.path)
+    with stage.handle() as here:
+        os.fsync(here)
     plan = _sealed(work, draft)
     getattr(work.job, "frozen", _nothing)(work.context)
     plan.write(work.folder.plan_path)
     return plan
+
+
+_UNFINISHED = ".plan.tmp"
 
 
 def _nothing(context: Context) -> None:
@@ -264,7 +263,7 @@ def _stop_if_of_the_stage(error: Exception, failed: Sequence[tuple[Failure, Exce
 
 def _record(work: Work, attempt: Attempt, shard: Shard, error: Exception) -> Failure:
     """Write down that a shard failed, and clear what it left half-made."""
-    remove(attempt.work / shard.id)
+    (attempt.place / "work").remove(shard.id)
     cause, text = cause_of(error), text_of(error)
     attempt.counters["failed"] += 1
     seconds = attempt.leave_shard(shard.id, "failed", "shard failed", cause=cause, text=text)
@@ -279,7 +278,7 @@ def _record(work: Work, attempt: Attempt, shard: Shard, error: Exception) -> Fai
 def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
     folder = attempt.work / shard.id
     attempt.enter_shard(shard.id)
-    folder.mkdir(parents=True)
+    (attempt.place / "work" / shard.id).make()
     start = time.monotonic()
     with _full_disks_named(folder):
         output = work.job.run_shard(work.context, shard, folder)
@@ -305,7 +304,7 @@ def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
     )
     attempt.beat({}, force=True)  # placing may have taken long, and a silent attempt counts as dead
     result = commit(work.folder.path, receipt, is_alive=lambda other: is_alive(work.folder.path, other))
-    shutil.rmtree(folder, ignore_errors=True)
+    (attempt.place / "work").remove(shard.id)
     if result.outcome != "committed":
         _withdraw(work.folder, data, result.receipt)
     _count(attempt, shard, output, result.outcome)
@@ -318,7 +317,7 @@ def _withdraw(folder: StageFolder, placed: Sequence[Data], standing: Receipt) ->
     kept = {data.name for data in standing.data}
     for data in placed:
         if data.name not in kept:
-            remove(folder.path / "shards" / data.name)
+            (folder.place / "shards").remove(data.name)
 
 
 def _continued(work: Work, shard: Shard) -> str:
@@ -355,7 +354,7 @@ def _prune(work: Work, plan: Plan) -> None:
     done = work.folder.done()
     for shard_id, roles in _by_shard(obsolete(work.context, [s.id for s in plan.shards if s.id in done])).items():
         receipt = work.folder.receipt(shard_id)
-        if any((work.folder.path / "shards" / data.name).exists() for data in receipt.data if data.role in roles):
+        if any((work.folder.place / "shards").has(data.name) for data in receipt.data if data.role in roles):
             prune(work.folder.path, receipt, roles, "keep rule")
 
 
@@ -372,7 +371,7 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
     missing = [shard.id for shard in plan.shards if shard.id not in done]
     if missing:
         raise _incomplete(work.folder, plan, missing)
-    receipts = [work.folder.receipt(shard.id) for shard in plan.shards]
+    receipts = work.folder.receipts_of([shard.id for shard in plan.shards])
     strangers = [receipt.shard for receipt in receipts if receipt.plan != plan.fingerprint]
     if strangers:
         raise UserError(
@@ -396,7 +395,7 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
         "code": sorted({receipt.code for receipt in receipts if receipt.code}),
         **facts,
     }
-    write_json(work.folder.path / "stage.json", record)
+    work.folder.place.write("stage.json", json_text(record))
     return record
 
 
@@ -423,13 +422,14 @@ def _incomplete(folder: StageFolder, plan: Plan, missing: Sequence[str]) -> User
 
 def _clear_dead_attempts(folder: StageFolder) -> None:
     """Remove what killed attempts left half-made; their events and heartbeats stay."""
-    for work in (folder.path / "attempts").glob("*/work"):
-        if not is_alive(folder.path, work.parent.name):
-            remove(work)
+    attempts = folder.place / "attempts"
+    for entry in attempts.entries():
+        if entry.is_folder and (attempts / entry.name).has("work") and not is_alive(folder.path, entry.name):
+            (attempts / entry.name).remove("work")
 
 
 def _seconds(receipts: Sequence[Receipt]) -> float:
-    return round(sum(receipt.seconds["make"] + receipt.seconds["place"] for receipt in receipts), 3)
+    return round(sum(receipt.seconds.get("make", 0) + receipt.seconds.get("place", 0) for receipt in receipts), 3)
 
 
 def _device() -> str:

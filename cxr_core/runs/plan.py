@@ -1,17 +1,20 @@
 """Plans: the frozen list of a stage's shards, and the fingerprint of all that their contents depend on."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required
 
-from cxr_core.errors import UserError
-from cxr_core.runs.files import canonical_json, sha256_text, write_atomic
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from cxr_core.runs.door import STRICT, BadFileError, Name, below, parse
+from cxr_core.runs.files import canonical_json, sha256_text
+from cxr_core.runs.records import Count, RelativePath
 
 FORMAT = 1
 
-_MEND = "the plan is damaged or of another version: start the run under another name"
+_HINT = "the plan is damaged or of another version: `cxr verify RUN --repair` sets it aside, and it is frozen anew"
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,47 @@ class Shard:
     Ids and contents never depend on how many tasks or devices run.
     """
 
-    id: str
-    start: int
-    stop: int
+    __pydantic_config__ = STRICT
+
+    id: Name
+    start: Count
+    stop: Count
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_items(self) -> int:
         return self.stop - self.start
+
+
+class _NoParts(TypedDict):
+    """Of a plan of before."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+
+class _Parts(_NoParts):
+    settings: dict[str, Any]
+    seed: int
+    code: Annotated[str, Field(pattern="^[0-9a-f]*$")]
+    commit: str
+    libraries: dict[str, str]
+    files: dict[str, str]
+
+
+class Header(TypedDict, total=False):
+    """The first line of a plan: all but the shards."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    stage: Required[str]
+    fingerprint: Required[str]
+    num_shards: Required[Count]
+    chain: bool
+    files: dict[RelativePath, str]
+    upstream: dict[str, str]
+    image: str
+    parts: _Parts | _NoParts
+    format: Required[Annotated[int, Field(ge=FORMAT, le=FORMAT)]]
 
 
 @dataclass(frozen=True)
@@ -72,30 +108,41 @@ class Plan:
     def write(self, path: Path) -> None:
         header = {name: value for name, value in asdict(self).items() if name != "shards"}
         lines = [header | {"num_shards": len(self.shards)}, *(asdict(shard) for shard in self.shards)]
-        write_atomic(path, "".join(canonical_json(line) + "\n" for line in lines))
+        below(path.parent, 1).write(path.name, "".join(canonical_json(line) + "\n" for line in lines))
 
     @classmethod
-    def read_header(cls, path: Path) -> dict[str, Any]:
-        """The plan's first line: all but the shards, and `num_shards`. Raises UserError if it is damaged."""
-        try:
-            with path.open() as file:
-                header = json.loads(file.readline())
-            return {**header, "num_shards": int(header["num_shards"])}
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"damaged ({error!r})", where=str(path), mend=_MEND) from error
+    def read_header(cls, path: Path) -> Header:
+        """The plan's first line. Raises FileNotFoundError, or BadFileError if it is damaged."""
+        return _header(below(path.parent, 1).first_line(path.name), path)
 
     @classmethod
     def read(cls, path: Path) -> "Plan":
-        """Read a plan. Raises UserError if it is truncated or of another format."""
-        try:
-            header, *shards = [json.loads(line) for line in path.read_text().splitlines()]
-            num_shards = header.pop("num_shards")
-            plan = cls(shards=tuple(Shard(**shard) for shard in shards), **header)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"damaged ({error!r})", where=str(path), mend=_MEND) from error
-        if plan.format != FORMAT or num_shards != len(shards):
-            raise UserError(f"format {plan.format}, {len(shards)} of {num_shards} shards", where=str(path), mend=_MEND)
-        return plan
+        """Read a plan. Raises FileNotFoundError, or BadFileError if it is truncated, of another format, or names a
+        shard twice."""
+        first, *lines = below(path.parent, 1).read(path.name).splitlines() or [b""]
+        header: dict[str, Any] = {**_header(first, path)}
+        num_shards = header.pop("num_shards")
+        shards = tuple(parse(line, Shard, path, line=number) for number, line in enumerate(lines, 2))
+        if num_shards != len(shards):
+            raise BadFileError(f"format {header['format']}, {len(shards)} of {num_shards} shards", path, _HINT)
+        _check(shards, path)
+        return cls(shards=shards, **header)
+
+
+def _header(line: bytes, path: Path) -> Header:
+    return parse(line, Header, path, line=1)
+
+
+def _check(shards: Sequence[Shard], path: Path) -> None:
+    """Raise BadFileError if shards cannot be told apart, end before they start, or follow one that is not there."""
+    ids: set[str] = set()
+    for number, shard in enumerate(shards, 2):
+        if shard.id in ids:
+            raise BadFileError(f"damaged: line {number}: shard {shard.id!r} is there twice", path, _HINT)
+        before = shard.extra.get("after", "")
+        if shard.stop < shard.start or not isinstance(before, str) or (before and before not in ids):
+            raise BadFileError(f"damaged: line {number}: shard {shard.id!r} is no slice of the work", path, _HINT)
+        ids.add(shard.id)
 
 
 def slices(num_items: int, shard_size: int, *, prefix: str = "") -> tuple[Shard, ...]:

@@ -1,12 +1,16 @@
 """The receipt: the commit record of one shard. It exists if and only if the shard is done, and it is never edited."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from cxr_core.errors import UserError
+from pydantic import Field
+
+from cxr_core.runs.door import STRICT, Name, below
 from cxr_core.runs.plan import Plan
+from cxr_core.runs.records import Count
 
 FORMAT = 1
 
@@ -15,10 +19,12 @@ FORMAT = 1
 class Data:
     """One committed file or folder: `name` in `shards/`, its bytes and sha256 (of a folder: see `sha256_path`)."""
 
+    __pydantic_config__ = STRICT
+
     role: str
-    name: str
-    bytes: int
-    sha256: str
+    name: Name
+    bytes: Count
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,16 @@ class Receipt:
     `continues` is the digest of the shard before it in a chain (training), which it went on from.
     """
 
-    shard: str
+    __pydantic_config__ = STRICT
+
+    shard: Name
     digest: str
-    data: Sequence[Data]
+    data: tuple[Data, ...]
     plan: str
-    attempt: str
+    attempt: Name
     seed: int
     counts: Mapping[str, int] = field(default_factory=dict)
-    problems: Sequence[Mapping[str, str]] = ()
+    problems: tuple[Mapping[str, str], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     device: str = ""
     ended: str = ""
@@ -58,12 +66,8 @@ class Receipt:
 
     @classmethod
     def read(cls, path: Path) -> "Receipt":
-        """Read a receipt. Raises UserError if it is damaged."""
-        try:
-            value = json.loads(path.read_text())
-            return cls(**value | {"data": tuple(Data(**data) for data in value["data"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"damaged receipt ({error})", where=str(path), mend="remove it and run again") from error
+        """Read `<run>/<stage>/receipts/<shard>.json`. Raises FileNotFoundError, or BadFileError if it is damaged."""
+        return below(path.parent, 2).json(path.name, cls)
 
 
 def broken_links(plan: Plan, receipts: Mapping[str, Receipt]) -> list[str]:

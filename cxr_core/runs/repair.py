@@ -1,17 +1,20 @@
 """Set aside what is damaged, so that the same command as ever makes exactly that again. Nothing is deleted."""
 
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cxr_core.errors import UserError
-from cxr_core.runs.files import fsync_dir, write_json
+from cxr_core.runs.door import Place, place_of
+from cxr_core.runs.files import json_text
 from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.provenance import now
 from cxr_core.runs.run import StageFolder
-from cxr_core.runs.verify import Finding, StageCheck
+from cxr_core.runs.verify import SET_ASIDE, Finding, StageCheck
 
 STATE = "state"
 """The role of the data from which the next shard of a chain goes on."""
@@ -32,6 +35,8 @@ class Repair:
     shards: dict[str, str] = field(default_factory=dict)
     plan: bool = False
     whole_stage: bool = False
+    records: int = 0
+    """Other files that were set aside: of attempts, submits, what was parked or pruned."""
 
 
 def repair_run(checks: Sequence[StageCheck]) -> list[Repair]:
@@ -74,29 +79,58 @@ def _refuse_while_at_work(check: StageCheck) -> None:
 
 
 def _repair_stage(check: StageCheck) -> Repair:
-    folder, target = check.folder.path, _new_quarantine(check.folder.path)
-    kinds = {finding.kind for finding in check.findings}
+    stage = check.folder.place
+    if check.folder.name == SET_ASIDE:
+        return _repair_run_records(check)
+    target = _new_quarantine(stage)
+    kinds = {finding.kind for finding in check.findings if finding.is_damage}
     whole, plan = "made of other inputs" in kinds, "damaged plan" in kinds
     again = {} if whole else _to_make_again(check)
-    # Before anything goes: a stage that lacks a shard must not be called done.
-    (folder / "stage.json").unlink(missing_ok=True)
-    findings = [{"kind": f.kind, "shard": f.shard, "path": f.path.name, "detail": f.detail} for f in check.findings]
-    write_json(target / "reason.json", {"format": 1, "time": now(), "findings": findings, "shards": again})
+    if kinds != {"damaged record"}:
+        # Before anything goes: a stage that lacks a shard must not be called done.
+        stage.move("stage.json", target)
+    _tell(check, again, target)
     if whole:
-        _move_all(
-            folder, target, [path.name for path in folder.iterdir() if path.name not in _STAYS and path.name[0] != "."]
-        )
+        _move_all(stage, target, [e.name for e in stage.entries() if e.name not in _STAYS and e.name[0] != "."])
     else:
         _set_aside(check, again, target)
+        _set_aside_records(check, stage.path, target)
         if plan:
-            _move_all(folder, target, ["plan.jsonl", "plan"])
-    fsync_dir(folder)
-    return Repair(check.folder.name, target, again, plan, whole)
+            _move_all(stage, target, ["plan.jsonl", "plan"])
+    _flush(stage)
+    records = sum(finding.kind == "damaged record" for finding in check.findings)
+    return Repair(check.folder.name, target.path, again, plan, whole, records)
 
 
-def _move_all(folder: Path, target: Path, names: Sequence[str]) -> None:
+def _repair_run_records(check: StageCheck) -> Repair:
+    """Set aside what lies in the run's folder itself; all of it is made again or asked for anew."""
+    target = (check.folder.place / _stamp()).make()
+    _tell(check, {}, target)
+    _set_aside_records(check, check.folder.path.parent, target)
+    return Repair(_RUN, target.path, records=len(check.findings))
+
+
+_RUN = "run"
+"""In place of a stage's name: the files beside the stages."""
+
+
+def _tell(check: StageCheck, again: dict[str, str], target: Place) -> None:
+    findings = [{"kind": f.kind, "shard": f.shard, "path": f.path.name, "detail": f.detail} for f in check.findings]
+    record = {"format": 1, "time": now(), "findings": findings, "shards": again}
+    target.write("reason.json", json_text(record))
+
+
+def _move_all(folder: Place, target: Place, names: Sequence[str]) -> None:
     for name in sorted(names):
-        _move(folder / name, target / name)
+        folder.move(name, target)
+
+
+def _set_aside_records(check: StageCheck, above: Path, target: Place) -> None:
+    """Each under the same path within the quarantine."""
+    for finding in check.findings:
+        if finding.kind == "damaged record":
+            place, name = place_of(finding.path, above)
+            place.move(name, Place(target.root, (*target.parts, *place.parts)))
 
 
 def _to_make_again(check: StageCheck) -> dict[str, str]:
@@ -132,37 +166,43 @@ def _add_needed(check: StageCheck, shards: Sequence[Shard], again: dict[str, str
 
 def _has_state(check: StageCheck, shard: str) -> bool:
     names = [data.name for data in check.receipts[shard].data if data.role == STATE]
-    return all((check.folder.path / "shards" / name).exists() for name in names)
+    return all((check.folder.place / "shards").has(name) for name in names)
 
 
-def _set_aside(check: StageCheck, again: dict[str, str], target: Path) -> None:
+def _set_aside(check: StageCheck, again: dict[str, str], target: Place) -> None:
     """Receipts first: nobody may read a receipt whose data are gone."""
-    folder = check.folder.path
+    stage = check.folder.place
     for shard in again:
-        _move(folder / "receipts" / f"{shard}.json", target / "receipts" / f"{shard}.json")
+        (stage / "receipts").move(f"{shard}.json", target / "receipts")
     names = {data.name for shard in again if shard in check.receipts for data in check.receipts[shard].data}
     # Data that no receipt names may be about to get one from an attempt of which nothing was heard for a while.
     if all(attempt.is_over for attempt in check.attempts):
         names |= {finding.path.name for finding in check.findings if _is_stray(finding)}
     for name in sorted(names):
-        _move(folder / "shards" / name, target / "shards" / name)
+        (stage / "shards").move(name, target / "shards")
     for shard in again:
-        _move(folder / "pruned" / f"{shard}.json", target / "pruned" / f"{shard}.json")
+        (stage / "pruned").move(f"{shard}.json", target / "pruned")
 
 
 def _is_stray(finding: Finding) -> bool:
     return finding.kind == "data without a receipt"
 
 
-def _new_quarantine(folder: Path) -> Path:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    target = folder / "quarantine" / stamp
-    target.mkdir(parents=True)
+def _new_quarantine(stage: Place) -> Place:
+    """A new folder to move things to. What lies in the place of `quarantine` and is no folder is moved there too."""
+    target, found = stage / "quarantine" / _stamp(), stage.stat("quarantine")
+    if found is None or stat.S_ISDIR(found.st_mode):
+        return target.make()
+    stage.move("quarantine", stage, ".quarantine.tmp")
+    target.make()
+    stage.move(".quarantine.tmp", target, "quarantine")
     return target
 
 
-def _move(path: Path, target: Path) -> None:
-    """Rename within the run's file system; what is not there has nothing to be moved."""
-    if path.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def _flush(folder: Place) -> None:
+    with folder.handle() as here:
+        os.fsync(here)

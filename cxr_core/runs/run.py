@@ -4,16 +4,21 @@ import difflib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required
 
 import yaml
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
+from cxr_core import yamlfile
 from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, write_atomic, write_json
+from cxr_core.runs.door import MIB, BadFileError, Name, Place, below, checked, printable
+from cxr_core.runs.files import json_text
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.provenance import provenance
 from cxr_core.runs.receipt import Receipt
@@ -21,6 +26,37 @@ from cxr_core.runs.receipt import Receipt
 FORMAT = 1
 
 Reader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+_LARGEST_CONFIG = 4 * MIB
+"""Bytes of a config.yaml; YAML takes a second for a few of them."""
+
+
+class _StageEntry(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    name: Required[Name]
+    kind: Required[str]
+    inputs: dict[str, Any] | None
+
+
+class _Config(TypedDict, total=False):
+    """What every command asks of a run's config; the rest is for those that compute (`jobs.config`)."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    name: Name
+    stages: Required[list[_StageEntry]]
+    price_per_gpu_hour: Annotated[float, Field(ge=0, le=1e9)] | None
+    budget_gpu_hours: Annotated[float, Field(ge=0, le=1e12)] | None
+
+
+class Facts(TypedDict):
+    """What every stage.json says; each kind of stage adds facts of its own."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", allow_inf_nan=False)  # type: ignore[misc]
+
+    digest: str
 
 
 class RunHeldError(UserError):
@@ -34,6 +70,10 @@ class StageFolder:
     path: Path
 
     @property
+    def place(self) -> Place:
+        return below(self.path, 1)
+
+    @property
     def name(self) -> str:
         return self.path.name
 
@@ -42,36 +82,67 @@ class StageFolder:
         return self.path / "plan.jsonl"
 
     def plan(self) -> Plan | None:
-        """The frozen plan, or None before it is frozen."""
-        return Plan.read(self.plan_path) if self.plan_path.exists() else None
+        """The frozen plan, or None before it is frozen. Raises BadFileError if it is damaged."""
+        try:
+            return Plan.read(self.plan_path)
+        except FileNotFoundError:
+            return None
 
     def num_planned(self) -> int | None:
         """Shards of the frozen plan, from its first line alone; None before it is frozen."""
-        return Plan.read_header(self.plan_path)["num_shards"] if self.plan_path.exists() else None
+        try:
+            return Plan.read_header(self.plan_path)["num_shards"]
+        except FileNotFoundError:
+            return None
 
     def done(self) -> set[str]:
         """Ids of the shards that have a receipt: one listing, no file is opened."""
-        folder = self.path / "receipts"
-        if not folder.is_dir():
+        try:
+            with (self.place / "receipts").handle() as here, os.scandir(here) as entries:
+                return {entry.name[:-5] for entry in entries if entry.name.endswith(".json") and entry.name[0] != "."}
+        except FileNotFoundError:
             return set()
-        with os.scandir(folder) as entries:
-            return {entry.name[:-5] for entry in entries if entry.name.endswith(".json") and entry.name[0] != "."}
 
     def is_done(self, shard: str) -> bool:
         """Whether one shard has its receipt."""
-        return (self.path / "receipts" / f"{shard}.json").exists()
+        return (self.place / "receipts").has(f"{shard}.json")
 
     def receipt(self, shard: str) -> Receipt:
-        return Receipt.read(self.path / "receipts" / f"{shard}.json")
+        """Raises BadFileError if it is damaged, or is the receipt of another shard."""
+        return _receipt(self.place / "receipts", shard)
 
     def receipts(self) -> list[Receipt]:
         """All receipts, by shard id."""
-        return [self.receipt(shard) for shard in sorted(self.done())]
+        return self.receipts_of(sorted(self.done()))
+
+    def receipts_of(self, shards: Sequence[str]) -> list[Receipt]:
+        """Those of some shards, in their order. Raises as `receipt` does."""
+        if not shards:
+            return []
+        with (self.place / "receipts").held() as place:
+            return [_receipt(place, shard) for shard in shards]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether `finalize` recorded its end; the record is not opened."""
+        return self.place.has("stage.json")
 
     def facts(self) -> dict[str, Any] | None:
-        """What `finalize` recorded in stage.json, or None while the stage is not finished."""
-        path = self.path / "stage.json"
-        return read_json(path) if path.exists() else None
+        """What `finalize` recorded in stage.json, or None while the stage is not finished. Raises BadFileError."""
+        try:
+            facts: dict[str, Any] = self.place.json("stage.json", dict)
+        except FileNotFoundError:
+            return None
+        checked(facts, Facts, self.path / "stage.json")
+        return facts
+
+
+def _receipt(receipts: Place, shard: str) -> Receipt:
+    receipt = receipts.json(f"{shard}.json", Receipt)
+    if receipt.shard != shard:
+        path = receipts.path / f"{shard}.json"
+        raise BadFileError(f"damaged: it is the receipt of shard {receipt.shard!r}", path)
+    return receipt
 
 
 @dataclass(frozen=True)
@@ -83,19 +154,28 @@ class Run:
 
     @classmethod
     def open(cls, root: Path) -> "Run":
-        """Open an existing run. Raises UserError if `root` is none."""
+        """Open an existing run. Raises UserError if `root` is none, or if its config is none."""
         path = root / "config.yaml"
-        if not path.is_file():
-            raise UserError("not a run: it has no config.yaml", where=str(root), mend="`cxr run CONFIG` makes one")
         try:
-            config = yaml.safe_load(path.read_text())
-            return cls(root, {**config, "stages": [dict(stage) for stage in config["stages"]]})
-        except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+            text = Place(root).read(path.name, limit=_LARGEST_CONFIG).decode()
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(
-                f"not the config of a run ({error!r})",
-                where=str(path),
-                mend="run under another name, or put the file back",
-            ) from error
+                "not a run: it has no config.yaml", where=str(root), mend="`cxr run CONFIG` makes one"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise BadFileError("not the config of a run: no text", path, _HINT) from error
+        try:
+            config = yamlfile.parse_mapping(text, path, mend=_HINT)
+            checked(config, _Config, path)
+        except (UserError, RecursionError) as error:
+            what = error.what if isinstance(error, UserError) else "mappings in mappings, too deep"
+            raise BadFileError(f"not the config of a run: {what}", path, _HINT) from error
+        _refuse_doubles([stage["name"] for stage in config["stages"]], path)
+        return cls(root, {**config, "stages": [dict(stage) for stage in config["stages"]]})
+
+    @property
+    def place(self) -> Place:
+        return Place(self.root)
 
     @classmethod
     @contextmanager
@@ -123,10 +203,10 @@ class Run:
             run = cls(root, read(cls.open(root).config))
             run._refuse_another(config)
             if dump_config(run.config) != dump_config(config):
-                write_atomic(root / "config.yaml", dump_config(config))
+                Place(root).write("config.yaml", dump_config(config))
             return cls(root, config)
-        write_json(root / "run.json", {"format": FORMAT, **provenance(root, config)})
-        write_atomic(root / "config.yaml", dump_config(config))
+        Place(root).write("run.json", json_text({"format": FORMAT, **provenance(root, config)}))
+        Place(root).write("config.yaml", dump_config(config))
         return cls(root, config)
 
     def stage(self, name: str) -> StageFolder:
@@ -143,6 +223,15 @@ class Run:
                 f"`cxr run {self.root / 'config.yaml'} --runs {self.root.parent}`. A key that is not in your "
                 "config has another default now than when the run was made",
             )
+
+
+_HINT = "run under another name, or put the file back"
+
+
+def _refuse_doubles(names: list[str], path: Path) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BadFileError(f"not the config of a run: two stages are called {twice[0]!r}", path, _HINT)
 
 
 def is_begun(root: Path) -> bool:
@@ -167,7 +256,7 @@ def dump_config(config: Mapping[str, Any]) -> str:
 def _lock(root: Path) -> Iterator[None]:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = _open_lock(root / ".lock")
+        lock = _open_lock(root)
     except OSError as error:
         is_there = (root / "config.yaml").exists()
         raise UserError(
@@ -183,14 +272,32 @@ def _lock(root: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _open_lock(path: Path) -> int:
-    """With the rights that the user's umask leaves to others. Who may only read it can hold it too."""
+def _open_lock(root: Path) -> int:
+    """With the rights that the user's umask leaves to others; a member of the group who may only read it can hold it.
+
+    Raises BadFileError if it is another thing than a file of its own: what a link leads to would be overwritten.
+    """
+    path, flags = root / ".lock", os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        if not os.access(path.parent, os.W_OK):
-            raise
-        return os.open(path, os.O_RDONLY)
+        with Place(root).handle() as here:
+            try:
+                lock = os.open(path.name, os.O_RDWR | os.O_CREAT | flags, 0o666, dir_fd=here)
+            except PermissionError:
+                if not os.access(root, os.W_OK):
+                    raise
+                lock = os.open(path.name, os.O_RDONLY | flags, dir_fd=here)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise BadFileError("another thing where the run's lock must be", path, _NO_LOCK) from error
+        raise
+    found = os.fstat(lock)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(lock)
+        raise BadFileError("another thing where the run's lock must be", path, _NO_LOCK)
+    return lock
+
+
+_NO_LOCK = "remove it; it is made anew"
 
 
 def _hold(lock: int, root: Path) -> None:
@@ -198,7 +305,7 @@ def _hold(lock: int, root: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(lock, 200, 0).decode().strip()
+        holder = printable(os.pread(lock, 200, 0).decode(errors="replace").strip())
         raise RunHeldError(
             f"another cxr works in this run ({holder or 'unknown process'})",
             where=str(root),

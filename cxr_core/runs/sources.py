@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, sha256_file, sha256_text, write_json
+from cxr_core.runs.door import STRICT, BadFileError, Place, below
+from cxr_core.runs.files import json_text, read_json, sha256_file, sha256_text
 from cxr_core.runs.plan import Plan
 
 RECORD = "sources.json"
@@ -22,7 +24,7 @@ RECORD = "sources.json"
 GONE = ""
 """In place of a sha256: there is no such file."""
 
-_OF_OLD_PLAN = "frozen_sources.json"
+OF_OLD_PLAN = "frozen_sources.json"
 
 _NOT_READ = {"attempts", "submits", "receipts", "quarantine", "pruned"}
 """Folders of a stage of another run that nobody reads who is given the stage."""
@@ -63,9 +65,10 @@ class Known:
     def of(cls, stage: Path) -> "Known":
         """What the stage in this folder and its neighbours recorded."""
         others: dict[str, State] = {}
-        for path in sorted(stage.parent.glob(f"*/{RECORD}")):
-            others |= _read(path) if path.parent != stage else {}
-        return cls(stage, _read(stage / RECORD), others)
+        run = Place(stage.parent)
+        for entry in run.entries():
+            others |= _read(run / entry.name) if entry.is_folder and entry.name != stage.name else {}
+        return cls(stage, _read(below(stage, 1)), others)
 
     def look(self, path: Path, told: str = "") -> str:
         """The sha256 that the file at `path` counts as; GONE where it is not there. `told`: its sha256, if known."""
@@ -95,15 +98,34 @@ class Known:
 
     def write(self) -> None:
         """Record what was seen, if there is any and it is new."""
-        if self.own and self.own != _read(self.stage / RECORD):
+        place = below(self.stage, 1)
+        if self.own and self.own != _read(place):
             files = {name: astuple(state) for name, state in sorted(self.own.items())}
-            write_json(self.stage / RECORD, {"format": 1, "files": files})
+            place.write(RECORD, json_text({"format": 1, "files": files}))
 
 
-def _read(path: Path) -> dict[str, State]:
+class SourcesRecord(TypedDict):
+    """sources.json: path -> the values of its `State`."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    format: int
+    files: dict[str, tuple[int, int, int, str, str]]
+
+
+class FrozenSources(TypedDict):
+    """frozen_sources.json: path -> sha256."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    format: int
+    files: dict[str, str]
+
+
+def _read(stage: Place) -> dict[str, State]:
     try:
-        return {name: State(*values) for name, values in read_json(path)["files"].items()}
-    except (FileNotFoundError, ValueError, TypeError, LookupError):
+        return {name: State(*values) for name, values in stage.json(RECORD, SourcesRecord)["files"].items()}
+    except (FileNotFoundError, BadFileError):
         return {}  # it only spares reading files again
 
 
@@ -184,13 +206,15 @@ def frozen_files(stage: Path, plan: Plan) -> dict[str, str] | None:
     when that was first asked, or None if it never was."""
     if not plan.is_old:
         return dict(plan.parts["files"])
-    path = stage / _OF_OLD_PLAN
-    return dict(read_json(path)["files"]) if path.exists() else None
+    try:
+        return below(stage, 1).json(OF_OLD_PLAN, FrozenSources)["files"]
+    except FileNotFoundError:
+        return None
 
 
 def freeze_files(stage: Path, files: Mapping[str, str]) -> None:
     """Take the files of now for those that an old plan was frozen for."""
-    write_json(stage / _OF_OLD_PLAN, {"format": 1, "files": dict(files)})
+    below(stage, 1).write(OF_OLD_PLAN, json_text({"format": 1, "files": dict(files)}))
 
 
 def look_at(known: Known, paths: Iterable[Path]) -> dict[str, str]:

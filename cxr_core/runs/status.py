@@ -4,9 +4,11 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from cxr_core.runs.failures import parked
+from cxr_core.runs.door import BadFileError, BadFiles
+from cxr_core.runs.failures import failed_shards, parked
 from cxr_core.runs.ledger import AttemptRecord, Ledger, read_attempts
 from cxr_core.runs.run import Run, StageFolder
 from cxr_core.runs.stillborn import Stillborn, stillborn
@@ -39,6 +41,8 @@ class StageStatus:
     rate: float | None
     stillborn: Sequence[Stillborn]
     seconds_left: float | None = None
+    bad_files: Sequence[BadFileError] = ()
+    """Records that are not what they must be; what they would tell is missing here."""
 
     @property
     def ledger(self) -> Ledger:
@@ -103,19 +107,24 @@ def run_status(run: Run) -> list[StageStatus]:
 
 
 def stage_status(folder: StageFolder, kind: str) -> StageStatus:
-    """The status of one stage."""
-    planned, done, attempts = folder.num_planned(), folder.done(), read_attempts(folder.path)
+    """The status of one stage, from what can be read."""
+    bad = BadFiles()
+    planned, done = bad.read(folder.num_planned, None), bad.read(folder.done, set())
+    attempts = bad.read(lambda: read_attempts(folder.path), [])
+    for error in (error for attempt in attempts for error in attempt.bad_files):
+        bad.note(error)
     running = frozenset(a.shard for a in attempts if a.shard and not a.is_over) - done
-    hopeless = frozenset(parked(folder.path) - done)
+    hopeless = frozenset(bad.read(lambda: parked(folder.path), set()) - done)
     lost = frozenset(a.shard for a in attempts if a.shard and a.is_over) - done - running - hopeless
-    failed = _failed(attempts) - done - running - hopeless - lost
+    failed = _failed(attempts, bad) - done - running - hopeless - lost
     live = [attempt for attempt in attempts if attempt.cause == "running"]
+    dead = bad.read(lambda: stillborn(folder, attempts), [])
     return StageStatus(
         name=folder.name,
         kind=kind,
         planned=planned,
         done=len(done),
-        is_finished=(folder.path / "stage.json").exists(),
+        is_finished=bad.read(lambda: folder.is_finished, False),
         running=running,
         failed=failed,
         lost=lost,
@@ -123,15 +132,16 @@ def stage_status(folder: StageFolder, kind: str) -> StageStatus:
         attempts=attempts,
         doing=_doing(live),
         rate=_rate(live),
-        stillborn=stillborn(folder, attempts),
+        stillborn=dead,
         seconds_left=_seconds_left(live),
+        bad_files=tuple(bad),
     )
 
 
-def _failed(attempts: Sequence[AttemptRecord]) -> frozenset[str]:
+def _failed(attempts: Sequence[AttemptRecord], bad: BadFiles) -> frozenset[str]:
     """Shards of which a failure is recorded; only attempts that counted one are looked at."""
-    folders = (attempt.folder / "failed" for attempt in attempts if attempt.num_failed)
-    return frozenset(path.stem for folder in folders for path in folder.glob("*.json"))
+    folders = [attempt.folder for attempt in attempts if attempt.num_failed]
+    return frozenset(shard for folder in folders for shard in bad.read(partial(failed_shards, folder), []))
 
 
 def _rate(live: Sequence[AttemptRecord]) -> float | None:
@@ -155,18 +165,18 @@ def _figures(beat: Mapping[str, Any]) -> Iterator[str]:
     """What training says of itself."""
     if "step" in beat:
         yield f"step {beat['step']:,}"
-    if "loss" in beat:
+    if beat.get("loss") is not None:
         yield f"loss {beat['loss']:.4g}"
-    if "images_per_second" in beat:
+    if beat.get("images_per_second") is not None:
         yield f"{beat['images_per_second']:.3g} images/s"
-    if "gpu_gib" in beat:
+    if beat.get("gpu_gib") is not None:
         yield f"at most {beat['gpu_gib']:.1f} GiB of the GPU"
     if "ranks" in beat:
         yield str(beat["ranks"])
 
 
 def _seconds_left(live: Sequence[AttemptRecord]) -> float | None:
-    if not live or "seconds_left" not in live[-1].beat:
+    if not live or live[-1].beat.get("seconds_left") is None:
         return None
     beat = live[-1].beat
     return max(beat["seconds_left"] - (time.time() - beat["time"]), 0.0)

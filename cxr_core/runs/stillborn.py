@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxr_core.runs.door import BadFiles, below
 from cxr_core.runs.ends import LAUNCH_FAILED, MISSING, ShellEnd, ended_by_itself, is_own_doing, shell_ends
-from cxr_core.runs.files import write_json
+from cxr_core.runs.files import json_text
+from cxr_core.runs.last_words import text_of_log
 from cxr_core.runs.ledger import AttemptRecord
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.provenance import now
@@ -57,17 +59,18 @@ class Stillborn:
     @property
     def last_lines(self) -> list[str]:
         """The end of its log; empty where it has none."""
-        text = self.log.read_text(errors="replace") if self.log.is_file() else ""
-        return [line.rstrip() for line in text.splitlines() if line.strip()][-_NUM_LINES:]
+        return [line.rstrip() for line in text_of_log(self.log).splitlines() if line.strip()][-_NUM_LINES:]
 
 
 def stillborn(folder: StageFolder, attempts: Sequence[AttemptRecord]) -> list[Stillborn]:
     """The tasks of a stage that died so of their own doing, or could not be launched, and whose work is still not done;
     in the order of their numbers. Not those that only lacked what others were to make."""
-    if folder.facts() is not None:
+    if folder.is_finished:
         return []
     ends = {task: end for task, end in _last_ends(folder, attempts).items() if _counts(end)}
-    submits = {end.submit: Submit.read(end.submit) for end in ends.values() if (end.submit / "submit.json").exists()}
+    bad = BadFiles()
+    read = {path: bad.read(lambda path=path: Submit.read(path), None) for path in {end.submit for end in ends.values()}}
+    submits = {path: submit for path, submit in read.items() if submit is not None}
     found = [Stillborn(task, end, submits[end.submit]) for task, end in ends.items() if end.submit in submits]
     plan, done = folder.plan() if found else None, folder.done()
     newest = max(submits, default=None)
@@ -127,7 +130,7 @@ def hopeless(folder: StageFolder, attempts: Sequence[AttemptRecord]) -> list[Sti
 def _of_dead_submits(tasks: Sequence[Stillborn], attempts: Sequence[AttemptRecord]) -> Iterator[Stillborn]:
     for folder in sorted({dead.end.submit for dead in tasks}):
         ours = [dead for dead in tasks if dead.end.submit == folder and _is_a_fault(dead.end)]
-        if ours and not (folder / RELEASED).exists() and not _worked(ours, attempts):
+        if ours and not below(folder, 3).has(RELEASED) and not _worked(ours, attempts):
             yield from ours
 
 
@@ -147,7 +150,7 @@ def _worked(tasks: Sequence[Stillborn], attempts: Sequence[AttemptRecord]) -> bo
 def release_tasks(folder: StageFolder, attempts: Sequence[AttemptRecord]) -> None:
     """Let what died so be sent again."""
     for submit in {dead.end.submit for dead in stillborn(folder, attempts)}:
-        write_json(submit / RELEASED, {"format": FORMAT, "time": now()})
+        below(submit, 3).write(RELEASED, json_text({"format": FORMAT, "time": now()}))
 
 
 def grouped(tasks: Iterable[Stillborn]) -> list[list[Stillborn]]:

@@ -5,14 +5,18 @@ between, the id that job and record share tells whether the job is there.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, write_json
+from pydantic import Field
+
+from cxr_core.runs.door import STRICT, BadFileError, Name, below
+from cxr_core.runs.files import json_text
 from cxr_core.runs.plan import Plan
+from cxr_core.runs.records import Count, Seconds
 
 FORMAT = 1
 
@@ -32,15 +36,17 @@ class Submit:
     job in `slurm_cluster`, the cluster to which it was sent by name; empty for the one that Slurm asks by itself.
     """
 
-    id: str
-    stage: str
-    does: tuple[Part, ...]
-    num_tasks: int
+    __pydantic_config__ = STRICT
+
+    id: Name
+    stage: Name
+    does: Annotated[tuple[Part, ...], Field(min_length=1)]
+    num_tasks: Count
     cluster: str
     cwd: str
-    packs: Sequence[Sequence[str]] | None = None
+    packs: Sequence[Sequence[Name]] | None = None
     resources: Mapping[str, Any] = field(default_factory=dict)
-    visible_seconds: float = 0.0
+    visible_seconds: Seconds = 0.0
     waits_for: Sequence[str] = ()
     raised: Mapping[str, str] = field(default_factory=dict)
     time: str = ""
@@ -55,18 +61,17 @@ class Submit:
 
     @classmethod
     def read(cls, folder: Path) -> "Submit":
-        """Read `submit.json`. Raises UserError if it is damaged."""
-        path = folder / "submit.json"
+        """Read `submit.json`. Raises BadFileError if it is damaged."""
         try:
-            value = read_json(path)
-            return cls(**value | {"does": tuple(value["does"]), "waits_for": tuple(value["waits_for"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"not the record of a submit ({error!r})", where=str(path), mend="remove the folder and submit again"
-            ) from error
+            found = below(folder, 3).json("submit.json", cls)
+        except (BadFileError, FileNotFoundError) as error:
+            what = error.what if isinstance(error, BadFileError) else "it is not there"
+            hint = "remove the folder and submit again"
+            raise BadFileError(f"not the record of a submit: {what}", folder / "submit.json", hint) from error
+        return replace(found, waits_for=tuple(found.waits_for))
 
     def write(self, folder: Path) -> None:
-        write_json(folder / "submit.json", vars(self))
+        below(folder, 3).write("submit.json", json_text(vars(self)))
 
     def sent(self, job_id: str) -> "Submit":
         """The same, with the scheduler's answer: `123`, or `123;cluster`."""
@@ -93,14 +98,20 @@ def new_id() -> str:
 
 def submit_folders(stage_folder: Path) -> list[Path]:
     """The folders of all submits of a stage whose record was written, in order."""
-    return sorted(path.parent for path in (stage_folder / "submits").glob("*/submit.json"))
+    submits = below(stage_folder, 1) / "submits"
+    folders = [submits / entry.name for entry in submits.entries() if entry.is_folder]
+    return [folder.path for folder in folders if folder.has("submit.json")]
 
 
 def new_folder(stage_folder: Path) -> Path:
     """Make the next folder: 0001, 0002 ... Raises FileExistsError if another launcher makes it at this moment."""
-    submits = stage_folder / "submits"
-    submits.mkdir(parents=True, exist_ok=True)
-    numbers = [int(path.name) for path in submits.iterdir() if path.name.isdigit()]
-    folder = submits / f"{max(numbers, default=0) + 1:04d}"
-    folder.mkdir()
-    return folder
+    stage_folder.parent.mkdir(parents=True, exist_ok=True)
+    submits = (below(stage_folder, 1) / "submits").make()
+    numbers = [int(entry.name) for entry in submits.entries() if _NUMBER.fullmatch(entry.name)]
+    name = f"{max(numbers, default=0) + 1:04d}"
+    with submits.handle() as here:
+        os.mkdir(name, dir_fd=here)
+    return submits.path / name
+
+
+_NUMBER = re.compile("[0-9]{1,9}")

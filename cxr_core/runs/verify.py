@@ -1,15 +1,16 @@
 """Whether a run is as its receipts say: every receipt, every data file, every plan. Changes nothing."""
 
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from cxr_core.errors import UserError
-from cxr_core.runs.files import read_json, sha256_file, sha256_path, size_of
+from cxr_core.runs.bad_records import bad_records_of_run, bad_records_of_stage
+from cxr_core.runs.commit import Pruned
+from cxr_core.runs.content import sha256_in, size_in
+from cxr_core.runs.door import BadFileError, BadFiles, Place, printable
 from cxr_core.runs.ledger import AttemptRecord, read_attempts
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.receipt import Data, Receipt, broken_links
@@ -26,7 +27,11 @@ Kind = Literal[
     "finished without a receipt",
     "damaged stage.json",
     "made of other inputs",
+    "damaged record",
 ]
+
+SET_ASIDE = "_set_aside"
+"""Beside the stages: files of the run itself that were damaged."""
 
 _READERS = 4
 """Files that are read at the same time: hashing leaves Python's lock alone."""
@@ -45,7 +50,7 @@ class Finding:
 
     def __str__(self) -> str:
         note = "" if self.is_damage else " (no damage: it is swept when the stage is finished)"
-        return f"{self.stage}: {self.kind}: {self.path}: {self.detail}{note}"
+        return printable(f"{self.stage}: {self.kind}: {self.path}: {self.detail}{note}")
 
 
 @dataclass(frozen=True)
@@ -61,82 +66,90 @@ class StageCheck:
 
 
 def verify_run(run: Run, *, quick: bool = False, progress: Callable[[], None] = lambda: None) -> list[StageCheck]:
-    """Check every stage that has a plan, in the order of the config.
+    """Check every stage that has a plan, in the order of the config, and then the files beside the stages.
 
     `quick` compares the sizes of data files but does not read them. `progress` is called once a data file.
     """
-    return [verify_stage(run, stage, quick=quick, progress=progress) for stage in run.config["stages"]]
+    checks = [verify_stage(run, stage, quick=quick, progress=progress) for stage in run.config["stages"]]
+    beside = _damaged_records("run", bad_records_of_run(run))
+    return [*checks, StageCheck(run.stage(SET_ASIDE), findings=beside)] if beside else checks
 
 
 def verify_stage(
     run: Run, stage: Mapping[str, Any], *, quick: bool = False, progress: Callable[[], None] = lambda: None
 ) -> StageCheck:
-    """Check one stage; a stage without a plan has nothing to check."""
-    folder = run.stage(stage["name"])
+    """Check one stage; of a stage without a plan only what attempts and submits recorded."""
+    folder, bad = run.stage(stage["name"]), BadFiles()
     try:
         plan = folder.plan()
-    except UserError as error:
-        return StageCheck(folder, findings=(Finding(folder.name, "damaged plan", folder.plan_path, error.what),))
+    except BadFileError as error:
+        at = Finding(folder.name, "damaged plan", error.path, error.what)
+        return StageCheck(folder, findings=(at, *_damaged_records(folder.name, bad_records_of_stage(folder))))
+    attempts = tuple(bad.read(lambda: read_attempts(folder.path), []))
     if plan is None:
-        return StageCheck(folder)
-    attempts = tuple(read_attempts(folder.path))
-    receipts, findings = _read_receipts(folder, plan)
-    findings += [*_side_files(folder, plan), *_stage_record(folder, plan, receipts), *_inputs(run, stage, plan)]
+        return StageCheck(folder, None, {}, attempts, _damaged_records(folder.name, bad_records_of_stage(folder)))
+    receipts, findings = _read_receipts(folder, plan, bad)
+    findings += [*_side_files(folder, plan), *_stage_record(folder, plan, bad), *_inputs(run, stage, plan)]
     findings += _data(folder, receipts, quick, progress)
     findings += [_torn(folder, shard) for shard in broken_links(plan, receipts)]
     if not any(attempt.cause == "running" for attempt in attempts):
-        findings += _strays(folder, receipts)
+        findings += bad.read(lambda: _strays(folder, receipts), [])
+    for error in bad_records_of_stage(folder):
+        bad.note(error)
     num_files = sum(len(receipt.data) for receipt in receipts.values())
+    findings += _damaged_records(folder.name, bad)
     return StageCheck(folder, plan, receipts, attempts, tuple(findings), num_files)
 
 
-def _read_receipts(folder: StageFolder, plan: Plan) -> tuple[dict[str, Receipt], list[Finding]]:
+def _damaged_records(stage: str, bad: Iterable[BadFileError]) -> tuple[Finding, ...]:
+    return tuple(Finding(stage, "damaged record", error.path, error.what) for error in bad)
+
+
+def _read_receipts(folder: StageFolder, plan: Plan, bad: BadFiles) -> tuple[dict[str, Receipt], list[Finding]]:
     planned, receipts, findings = {shard.id for shard in plan.shards}, {}, []
-    for shard in sorted(folder.done()):
+    for shard in sorted(bad.read(folder.done, set())):
         path = folder.path / "receipts" / f"{shard}.json"
         try:
-            receipt = Receipt.read(path)
-        except (UserError, UnicodeDecodeError) as error:
-            detail = error.what if isinstance(error, UserError) else "not text"
-            findings.append(Finding(folder.name, "damaged receipt", path, detail, shard))
+            receipt = folder.receipt(shard)
+        except BadFileError as error:
+            findings.append(Finding(folder.name, "damaged receipt", path, error.what, shard))
             continue
         if receipt.plan != plan.fingerprint or shard not in planned:
             detail = f"of the plan {receipt.plan[:12]}, this is {plan.fingerprint[:12]}"
             detail = detail if shard in planned else f"the plan has no shard {shard}"
             findings.append(Finding(folder.name, "receipt of another plan", path, detail, shard))
-        elif receipt.shard != shard or not all(_is_whole(data) for data in receipt.data):
-            findings.append(
-                Finding(folder.name, "damaged receipt", path, "its values are not those of a receipt", shard)
-            )
         else:
             receipts[shard] = receipt
     return receipts, findings
-
-
-def _is_whole(data: Data) -> bool:
-    """Whether a data entry can be one: a plain name, a size and a sha256."""
-    named = isinstance(data.name, str) and data.name == Path(data.name).name not in ("", ".", "..")
-    return named and isinstance(data.bytes, int) and re.fullmatch(r"[0-9a-f]{64}", str(data.sha256)) is not None
 
 
 def _side_files(folder: StageFolder, plan: Plan) -> Iterator[Finding]:
     if plan.sealed() != plan.fingerprint:
         yield Finding(folder.name, "damaged plan", folder.plan_path, "its fingerprint is not that of what stands in it")
     for name, sha256 in plan.files.items():
-        path = folder.path / "plan" / name
-        if not path.is_file() or sha256_file(path) != sha256:
-            yield Finding(folder.name, "damaged plan", path, "not as frozen")
+        if not is_as_frozen(folder, name, sha256):
+            yield Finding(folder.name, "damaged plan", folder.path / "plan" / name, "not as frozen")
 
 
-def _stage_record(folder: StageFolder, plan: Plan, receipts: Mapping[str, Receipt]) -> Iterator[Finding]:
+def is_as_frozen(folder: StageFolder, name: str, sha256: str) -> bool:
+    """Whether a side file of a plan has the content with which it was frozen."""
+    *parts, last = name.split("/")
+    place = folder.place / "plan"
+    try:
+        return sha256_in(Place(place.root, (*place.parts, *parts)), last) == sha256
+    except (OSError, BadFileError):
+        return False
+
+
+def _stage_record(folder: StageFolder, plan: Plan, bad: BadFiles) -> Iterator[Finding]:
     path = folder.path / "stage.json"
-    if not path.exists():
+    if not folder.is_finished:
         return
     try:
-        str(read_json(path)["digest"])
-    except (ValueError, TypeError, KeyError) as error:
-        yield Finding(folder.name, "damaged stage.json", path, repr(error))
-    done = folder.done()
+        folder.facts()
+    except BadFileError as error:
+        yield Finding(folder.name, "damaged stage.json", path, error.what)
+    done = bad.read(folder.done, set())
     for shard in plan.shards:
         if shard.id not in done:
             detail = "stage.json says that the stage is done"
@@ -149,7 +162,7 @@ def _inputs(run: Run, stage: Mapping[str, Any], plan: Plan) -> Iterator[Finding]
     """Where an earlier stage has another digest now than when this one was planned."""
     names = {other["name"] for other in run.config["stages"]}
     for role, name in (stage.get("inputs") or {}).items():
-        facts = _facts(run.stage(name)) if name in names else None
+        facts = _facts(run.stage(name)) if isinstance(name, str) and name in names else None
         if facts and role in plan.upstream and facts.get("digest") != plan.upstream[role]:
             detail = f"planned with {name} {plan.upstream[role][:12]}, which is {str(facts.get('digest'))[:12]} now"
             yield Finding(stage["name"], "made of other inputs", run.stage(stage["name"]).plan_path, detail)
@@ -158,10 +171,9 @@ def _inputs(run: Run, stage: Mapping[str, Any], plan: Plan) -> Iterator[Finding]
 def _facts(folder: StageFolder) -> dict[str, Any] | None:
     """stage.json; None where it is not there or is damaged, which is a finding of that stage."""
     try:
-        facts = folder.facts()
-    except ValueError:
+        return folder.facts()
+    except BadFileError:
         return None
-    return facts if isinstance(facts, dict) else None
 
 
 def _data(
@@ -183,15 +195,17 @@ def _data(
 
 
 def _check_data(folder: StageFolder, shard: str, data: Data, quick: bool) -> Finding | None:
-    path = folder.path / "shards" / data.name
-    if not path.exists():
-        return Finding(folder.name, "missing data", path, f"the receipt of shard {shard} names it", shard)
+    shards, path = folder.place / "shards", folder.path / "shards" / data.name
     try:
-        size = size_of(path)
+        if not shards.has(data.name):
+            return Finding(folder.name, "missing data", path, f"the receipt of shard {shard} names it", shard)
+        size = size_in(shards, data.name)
         if size != data.bytes:
             return Finding(folder.name, "damaged data", path, f"{size} bytes, {data.bytes} were recorded", shard)
-        if not quick and sha256_path(path) != data.sha256:
+        if not quick and sha256_in(shards, data.name) != data.sha256:
             return Finding(folder.name, "damaged data", path, "another sha256 than recorded", shard)
+    except BadFileError as error:
+        return Finding(folder.name, "damaged data", path, error.what, shard)
     except OSError as error:
         return Finding(folder.name, "damaged data", path, f"cannot be read: {error.strerror}", shard)
     return None
@@ -199,9 +213,12 @@ def _check_data(folder: StageFolder, shard: str, data: Data, quick: bool) -> Fin
 
 def _pruned(folder: StageFolder) -> set[str]:
     """Data that a keep rule removed and may be missing: names that are not there and were recorded as removed."""
-    records = (folder.path / "pruned").glob("*.json")
-    names = {str(name) for record in records for name in read_json(record)["data"]}
-    return {name for name in names if not (folder.path / "shards" / name).exists()}
+    place, shards, bad = folder.place / "pruned", folder.place / "shards", BadFiles()
+    names: set[str] = set()
+    for entry in bad.read(place.entries, []):
+        record = bad.read(partial(place.json, entry.name, Pruned), None) if entry.name.endswith(".json") else None
+        names |= set(record["data"]) if record else set()
+    return {name for name in names if not bad.read(partial(shards.has, name), False)}
 
 
 def _torn(folder: StageFolder, shard: str) -> Finding:
@@ -210,11 +227,16 @@ def _torn(folder: StageFolder, shard: str) -> Finding:
 
 
 def _strays(folder: StageFolder, receipts: Mapping[str, Receipt]) -> list[Finding]:
-    shards = folder.path / "shards"
+    shards = folder.place / "shards"
     named = {data.name for receipt in receipts.values() for data in receipt.data}
-    names = sorted(entry.name for entry in os.scandir(shards) if entry.name not in named) if shards.is_dir() else []
-    is_done = (folder.path / "stage.json").exists()
     return [
-        Finding(folder.name, "data without a receipt", shards / name, "no readable receipt names it", is_damage=is_done)
-        for name in names
+        Finding(
+            folder.name,
+            "data without a receipt",
+            shards.path / entry.name,
+            "no readable receipt names it",
+            is_damage=folder.is_finished,
+        )
+        for entry in shards.entries()
+        if entry.name not in named
     ]

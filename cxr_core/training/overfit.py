@@ -1,9 +1,16 @@
 """The overfit alarm: when the loss on held-out patients says that training has gone on for too long."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from cxr_core.runs.door import MIB, BadFiles, Entry, Place, below, parse
+from cxr_core.runs.records import Count
 
 RISE = 0.02
 """Share by which the validation loss lies above its lowest value."""
@@ -28,14 +35,30 @@ def overfit(losses: Sequence[tuple[int, float]]) -> Overfit | None:
     if len(losses) <= CHECKPOINTS:
         return None
     step, lowest = min(losses, key=lambda point: point[1])
-    if min(loss for _, loss in losses[-CHECKPOINTS:]) <= (1 + RISE) * lowest:
+    if lowest <= 0 or min(loss for _, loss in losses[-CHECKPOINTS:]) <= (1 + RISE) * lowest:
         return None
     return Overfit(step, losses[-1][1] / lowest - 1)
 
 
-def overfit_of(stage_folder: Path) -> Overfit | None:
-    """The same of a train stage that may be under way, from the last line of each interval's metrics."""
-    texts = (path.read_text().splitlines() for path in stage_folder.glob("shards/*.jsonl"))
-    last = [json.loads(lines[-1]) for lines in texts if lines]
-    found = {row["step"]: row["validation_loss"] for row in last if row.get("validation_loss") is not None}
+class _Row(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow", allow_inf_nan=False)  # type: ignore[misc]
+
+    step: Count
+    validation_loss: Annotated[float, Field(ge=0)] | None
+
+
+def overfit_of(stage_folder: Path, bad: BadFiles) -> Overfit | None:
+    """The same of a train stage that may be under way, from the last line of each interval's metrics. Files that are
+    none are added to `bad`."""
+    shards = below(stage_folder, 1) / "shards"
+    entries: list[Entry] = bad.read(shards.entries, [])
+    names = [entry.name for entry in entries if entry.name.endswith(".jsonl")]
+    rows = [row for name in names if (row := bad.read(partial(_last_row, shards, name), None)) is not None]
+    found = {row["step"]: loss for row in rows if (loss := row.get("validation_loss")) is not None and "step" in row}
     return overfit(sorted(found.items()))
+
+
+def _last_row(shards: Place, name: str) -> _Row | None:
+    """A row has some hundred bytes."""
+    lines = shards.tail(name, limit=MIB).splitlines()
+    return parse(lines[-1].encode(), _Row, shards.path / name) if lines else None

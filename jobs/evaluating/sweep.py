@@ -194,11 +194,12 @@ def _last_step(dataset: "Dataset", role: str) -> int | None:
 def _rises(datasets: Mapping[str, "Dataset"]) -> list[str]:
     """What the train stages of the points' models say of their validation losses."""
     from cxr_core.generation.series import made_series
+    from cxr_core.runs.door import BadFiles
     from cxr_core.training.overfit import RULE, overfit_of
 
     roles = [(dataset, one.role) for dataset in datasets.values() for one in made_series(dataset)]
     stages = dict.fromkeys(trained for dataset, role in roles if (trained := _trained(dataset, role)))
-    found = {stage.name: overfit_of(stage) for stage in stages}
+    found = {stage.name: overfit_of(stage, BadFiles()) for stage in stages}
     return [
         f"{name}: its validation loss is {rise.rise:.1%} above that of step {rise.best_step:,} ({RULE})"
         for name, rise in found.items()

@@ -24,6 +24,15 @@ from tests.stages import tiny_work
 FILE_OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
 
+def is_of(folder: Path, event: str, arguments: tuple[object, ...]) -> bool:
+    """Whether an audited call changes or reads a file of `folder`: what is reached by a handle has a name alone. A
+    folder that is only opened on the way changes nothing."""
+    name, flags = str(arguments[0]), arguments[2] if event == "open" else 0
+    if event not in FILE_OPERATIONS or (isinstance(flags, int) and flags & os.O_DIRECTORY):
+        return False
+    return name.startswith(str(folder)) or "/" not in name
+
+
 def write_shard(stage: Path, attempt: str, content: bytes) -> Commit:
     """What every attempt does with the shard it has made: one file and one folder, placed, then committed."""
     work = stage / "attempts" / attempt / "work"
@@ -39,7 +48,7 @@ def gated_writer(stage: Path, attempt: str, content: bytes, gate: Connection, no
     """A writer that stops before each file operation below `stage` until it is let on, or killed."""
 
     def before(event: str, arguments: tuple[object, ...]) -> None:
-        if event in FILE_OPERATIONS and str(arguments[0]).startswith(str(stage)):
+        if is_of(stage, event, arguments):
             gate.send(event)
             gate.recv()
             if no_links and event == "os.link":
@@ -166,7 +175,7 @@ def do_stage_and_die(folder: Path, last: int) -> None:
 
     def before(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal num_seen
-        if event in FILE_OPERATIONS and str(arguments[0]).startswith(str(folder)):
+        if is_of(folder, event, arguments):
             if num_seen == last:
                 os.kill(os.getpid(), signal.SIGKILL)
             num_seen += 1

@@ -60,8 +60,8 @@ DAMAGES = [
     (truncate_tar, "damaged data", "bytes, "),
     (flip_byte, "damaged data", "another sha256 than recorded"),
     (lose_data, "missing data", "the receipt of shard 00003 names it"),
-    (truncate_receipt, "damaged receipt", "00003.json: damaged receipt"),
-    (empty_receipt, "damaged receipt", "00003.json: damaged receipt"),
+    (truncate_receipt, "damaged receipt", "00003.json: damaged: "),
+    (empty_receipt, "damaged receipt", "00003.json: damaged: "),
     (swap_in_a_receipt_of_another_plan, "receipt of another plan", "of the plan eeeeeeeeeeee"),
     (lose_receipt, "finished without a receipt", "shard 00003 is not"),
 ]

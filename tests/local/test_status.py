@@ -28,8 +28,10 @@ try:
     app(["status", sys.argv[1]])
 except SystemExit:
     pass
-run = [path for path in opened if path.startswith(sys.argv[1])]
-print(json.dumps({"run": len(run), "receipts": len([path for path in run if "/receipts" in path])}), file=sys.stderr)
+names = [path.rpartition("/")[2] for path in opened]
+records = [name for name in names if name.endswith((".json", ".jsonl", ".yaml"))]
+receipts = [name for name in names if name.removesuffix(".json").isdigit() and name.endswith(".json")]
+print(json.dumps({"run": len(records), "receipts": len(receipts)}), file=sys.stderr)
 """
 
 

@@ -72,5 +72,5 @@ def test_given_one_stage_that_was_sent_alone_then_the_others_need_not_be_done(ru
 
 def test_given_a_damaged_count_of_lives_then_the_file_is_named(run: Run) -> None:
     (run.root / "_auto_resume" / "lives.json").write_text("{")
-    with pytest.raises(UserError, match=r"lives\.json: damaged .*\n.*--auto-resume N"):
+    with pytest.raises(UserError, match=r"lives\.json: damaged: .*\n.*--auto-resume N"):
         Lives.read(run.root)

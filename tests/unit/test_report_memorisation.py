@@ -8,7 +8,6 @@ import pytest
 
 from cxr_core.data.findings import NIH
 from cxr_core.data.png import encode_grey
-from cxr_core.errors import UserError
 from cxr_core.evaluation.memorisation.results import (
     MemorisationResult,
     Nearest,
@@ -125,5 +124,4 @@ def test_given_targeted_and_reidentification_then_each_says_what_it_found_or_why
 
 
 def test_given_a_damaged_picture_then_the_report_names_it(run: Path) -> None:
-    with pytest.raises(UserError, match="is no picture, but"):
-        page_of(run, result(), picture=b"nothing")
+    assert "is no picture, but" in page_of(run, result(), picture=b"nothing")

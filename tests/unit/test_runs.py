@@ -58,7 +58,7 @@ def test_given_a_truncated_plan_then_the_error_names_the_file_and_counts(tmp_pat
 def test_given_a_truncated_receipt_then_the_error_names_it(tmp_path: Path) -> None:
     path = tmp_path / "00000.json"
     path.write_text(Receipt("00000", "d", (), "p", "a", 0).to_json()[:40])
-    with pytest.raises(UserError, match=r"00000\.json: damaged receipt"):
+    with pytest.raises(UserError, match=r"00000\.json: damaged: "):
         Receipt.read(path)
 
 

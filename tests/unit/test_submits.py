@@ -21,7 +21,7 @@ def test_a_record_is_read_as_it_was_written_and_folders_are_numbered(tmp_path: P
     assert submit_folders(tmp_path) == [second]
     assert Submit.read(second) == SUBMIT
     (second / "submit.json").write_text("{")
-    with pytest.raises(UserError, match=r"submit\.json: not the record of a submit .*\n.*submit again"):
+    with pytest.raises(UserError, match=r"submit\.json: not the record of a submit: .*\n.*submit again"):
         Submit.read(second)
 
 
