@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from cxr_core.data.dataset import Dataset, write_parquet
-from cxr_core.data.latents import COLUMNS, SPLITS, LatentsInfo, rows_to_encode, write_latents_info
+from cxr_core.data.latents import COLUMNS, SPLITS, LatentShard, LatentsInfo, rows_to_encode, write_latents_info
 from cxr_core.data.prompts import MAX_TOKENS, check_lengths
 from cxr_core.errors import UserError
 from cxr_core.generation.series import moved_patients
@@ -102,6 +102,6 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     return {"digest": info.digest, "num_images": info.num_images, "latent_shape": info.latent_shape}
 
 
-def _files(context: Context, receipt: Receipt) -> dict[str, str | int]:
-    names = {role: receipt.path(context.folder, role).relative_to(context.folder).as_posix() for role in ROLES}
-    return {**names, "num_images": receipt.counts["images"]}
+def _files(context: Context, receipt: Receipt) -> LatentShard:
+    moments, token_ids = (receipt.path(context.folder, role).relative_to(context.folder).as_posix() for role in ROLES)
+    return {"moments": moments, "token_ids": token_ids, "num_images": receipt.counts["images"]}

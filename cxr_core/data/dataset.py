@@ -29,7 +29,7 @@ from cxr_core.data.png import check_grey, decode_grey
 from cxr_core.data.tars import Tars
 from cxr_core.errors import UserError
 from cxr_core.runs.door import BadFileError, Place, checked_inside, parse, place_of
-from cxr_core.runs.files import atomic_path, canonical_json, write_json
+from cxr_core.runs.files import atomic_path, canonical_json, sha256_of, write_json
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.tables import read_table
 
@@ -353,7 +353,7 @@ class Dataset:
     def marks(self) -> dict[str, str]:
         """What tells its content, by the digest and by each byte of the index, which holds more than that is of."""
         with Place(self.folder).open(_INDEX) as file:
-            return {"dataset": self.info.digest, "index": hashlib.file_digest(file, "sha256").hexdigest()}
+            return {"dataset": self.info.digest, "index": sha256_of(file)}
 
     def given_as(self, role: str) -> "Dataset":
         """Itself, if it fits the role: `synthetic` (or `synthetic.1` ...), or any other, which is of real images.
@@ -458,7 +458,7 @@ class Dataset:
         try:
             with place.open(name) as file:
                 size = os.fstat(file.fileno()).st_size
-                is_other = size != shard["bytes"] or hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]
+                is_other = size != shard["bytes"] or sha256_of(file) != shard["sha256"]
                 if is_other:
                     yield f"{shard['name']}: {size} bytes with another sha256 than recorded"
                 file.seek(0)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cxr_core.runs import door
 
@@ -26,7 +26,12 @@ def sha256_text(text: str) -> str:
 def sha256_file(path: Path) -> str:
     """sha256 of a file's bytes, read back from the file system."""
     with door.open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """sha256 of an open file, from where it stands."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def walk_files(folder: Path) -> list[Path]:

@@ -146,10 +146,10 @@ def _npy(file: BinaryIO, path: Path, mapped: bool) -> np.ndarray:
         start, size = file.tell(), os.fstat(file.fileno()).st_size
         if dtype.hasobject or dtype.kind not in "biuf" or dtype.itemsize == 0:
             raise BadFileError(f"holds {dtype}, no numbers", path)
-        if min(shape, default=0) < 0 or math.prod(list(shape)) * dtype.itemsize != size - start:
+        if min(shape, default=0) < 0 or math.prod(map(int, shape)) * dtype.itemsize != size - start:
             raise BadFileError(f"has {size - start:,} bytes, but its header says {shape} of {dtype}", path)
         order = "F" if fortran else "C"
-        if mapped and math.prod(list(shape)):
+        if mapped and size > start:
             return np.memmap(file, dtype, "r", start, shape, order)  # type: ignore[call-overload]
         return np.frombuffer(bytearray(file.read(size - start)), dtype).reshape(shape, order=order)  # type: ignore[call-overload]
 
