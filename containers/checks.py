@@ -152,12 +152,13 @@ def site_binds(binds: Iterable[Bind], config: Path | None = None) -> Answer:
     if not os.access(path, os.R_OK):
         return Answer("ok", f"{path} cannot be read: what the site binds is not known")
     named = re.findall(r"^\s*bind path\s*=\s*([^:\s]+)(?::([^:\s]+))?", path.read_text(), re.M)
-    there = [to or source for source, to in named if source not in _KEPT]
+    there = {to or source: f"{source}:{to}" if to else source for source, to in named if source not in _KEPT}
     inside = [Path(bind.destination) for bind in binds]
-    lost = [text for text in there if not any(Path(text).is_relative_to(each) for each in inside)]
+    lost = [place for place in there if not any(Path(place).is_relative_to(each) for each in inside)]
     if not lost:
-        return Answer("ok", f"{path} binds {', '.join(there) if there else 'no folder'}: nothing is missed")
-    fix = f"if data, models or libraries that you need lie there: `binds: [{', '.join(lost)}]`"
+        return Answer("ok", f"{path} binds {', '.join(there) or 'no folder'}: nothing is missed")
+    to_write = ", ".join(there[place] for place in lost)
+    fix = f"if data, models or libraries that you need lie there: `binds: [{to_write}]`"
     return Answer("warn", f"{path} binds {', '.join(lost)}, which tasks do not see", fix)
 
 

@@ -164,5 +164,5 @@ def test_the_doctor_names_what_the_site_binds_and_tasks_would_miss(tmp_path: Pat
     config = tmp_path / "apptainer.conf"
     config.write_text("#bind path = /no\nbind path = /etc/hosts\nbind path = /scratch\nbind path = /opt/a:/opt/b\n")
     answer = site_binds([Bind("/x", "/scratch")], config)
-    assert (answer.level, answer.fix.endswith("`binds: [/opt/b]`")) == ("warn", True)
+    assert (answer.level, answer.fix.endswith("`binds: [/opt/a:/opt/b]`")) == ("warn", True)
     assert site_binds([bind_of("/scratch"), bind_of("/opt")], config).level == "ok"
