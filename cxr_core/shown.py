@@ -26,7 +26,7 @@ def say(text: object, *, err: bool = False) -> None:
     try:
         print(_encodable(terminal(str(text)), file), file=file, flush=True)
     except BrokenPipeError:  # of `cxr logs RUN | head`
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         sys.exit(1)
 
 
