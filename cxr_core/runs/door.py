@@ -50,7 +50,7 @@ class BadFileError(UserError):
 class BadFiles(list[BadFileError]):
     """The files of a folder that are not what they must be, found while the others were read."""
 
-    def read(self, read: Callable[[], T], instead: T) -> T:
+    def read(self, read: Callable[[], T], instead: Any) -> T:
         """What `read` returns; `instead` where it meets a bad file, which is listed once."""
         try:
             return read()
