@@ -8,10 +8,10 @@ from cxr_core.data.findings import Findings
 from cxr_core.data.latents import LatentCache
 from cxr_core.data.positions.split import BoxedSplit, together
 from cxr_core.generation.series import moved_patients
-from cxr_core.models.checkpoints import final_checkpoint
+from cxr_core.models.checkpoints import ModelKind, final_checkpoint
 from cxr_core.models.training_data import TrainingData, read_training_data
 
-JUDGES = {"judge": "classifier", "gate": "classifier", "localiser": "localiser"}
+JUDGES: Mapping[str, ModelKind] = {"judge": "classifier", "gate": "classifier", "localiser": "localiser"}
 """Role of an input -> the model that stands in it, and that learnt from patients too."""
 
 

@@ -140,7 +140,7 @@ class ShardWriter:
         """Append one image. `row` holds the columns of `SCHEMA` except shard, offset and length."""
         key = member_key(row["image_id"])
         offset = self._add_member(f"{key}.png", png)
-        self._add_member(f"{key}.json", canonical_json(caption(row, self.findings) | self.notes).encode())
+        self._add_member(f"{key}.json", canonical_json({**caption(row, self.findings), **self.notes}).encode())
         self._rows.append(dict(row) | {"shard": self.path.name, "offset": offset, "length": len(png)})
 
     def rows(self) -> pa.Table:

@@ -143,7 +143,7 @@ def _provenance(run: RunView) -> Iterator[Block]:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     known = {"code": f"git {about['git']['commit'] or 'unknown'}", "versions": versions, "seed": str(about["seed"])}
     yield Facts([(name, value) for name, value in known.items() if value])
-    rows = [[stage.name, str(stage.facts["digest"])] for stage in run.stages if _is_public(stage)]
+    rows = [[stage.name, str(stage.facts["digest"])] for stage in run.stages if stage.facts and _is_public(stage)]
     yield Table("Equal digests mean equal content.", [Column("stage"), Column("sha256")], rows)
 
 

@@ -10,6 +10,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import TypedDict
@@ -124,7 +125,7 @@ def failures_of(stage_folder: Path, shard: str) -> list[Failure]:
     """Every recorded failure of a shard, the oldest first. A record that is damaged counts for nothing."""
     attempts, bad = below(stage_folder, 1) / "attempts", BadFiles()
     folders = [attempts / entry.name / "failed" for entry in attempts.entries() if entry.is_folder]
-    found = [bad.read(lambda folder=folder: _failure(folder, shard), None) for folder in folders]
+    found = [bad.read(partial(_failure, folder, shard), None) for folder in folders]
     return sorted(filter(None, found), key=lambda failure: failure.time)
 
 
@@ -139,7 +140,7 @@ def failures_in(attempt_folder: Path) -> Iterator[Failure]:
     """Every failure that one attempt recorded and that can be read."""
     folder, bad = below(attempt_folder, 3) / "failed", BadFiles()
     for entry in bad.read(folder.entries, []):
-        failure = bad.read(lambda name=entry.name: folder.json(name, Failure), None) if _is_record(entry.name) else None
+        failure = bad.read(partial(folder.json, entry.name, Failure), None) if _is_record(entry.name) else None
         if failure is not None:
             yield failure
 
@@ -194,7 +195,7 @@ def release(stage_folder: Path, shards: Sequence[str] | None = None) -> list[str
     chosen = sorted(parked(stage_folder) & set(shards) if shards is not None else parked(stage_folder))
     folder, bad = below(stage_folder, 1) / "parked", BadFiles()
     for shard in chosen:
-        counted = bad.read(lambda name=f"{shard}.json": folder.json(name, Parked), {}).get("attempts", [])
+        counted = bad.read(partial(folder.json, f"{shard}.json", Parked), {}).get("attempts", [])
         attempts = sorted({*counted, *(failure.attempt for failure in failures_of(stage_folder, shard))})
         record = {"format": FORMAT, "shard": shard, "attempts": attempts, "time": now()}
         (folder / "released").make().write(f"{shard}.json", json_text(record))

@@ -10,7 +10,7 @@ from typing import Any
 
 from cxr_core.errors import UserError
 from cxr_core.runs.accounting import Accounting
-from cxr_core.runs.attempt import End, State, life_of_beat, read_beat
+from cxr_core.runs.attempt import Beat, End, State, life_of_beat, read_beat
 from cxr_core.runs.door import BadFileError, BadFiles, Place, below, parse
 from cxr_core.runs.ends import shell_ends, why_killed
 from cxr_core.runs.last_words import last_words
@@ -197,7 +197,7 @@ def _without_heartbeat(stage: str, attempts: Place, name: str, bad: BadFiles) ->
     return _record(stage, folder.path, life, {**first, "started": first.get("started", touched)}, touched)
 
 
-def _record(stage: str, folder: Path, cause: str, told: State, ended: float) -> AttemptRecord:
+def _record(stage: str, folder: Path, cause: str, told: State | Beat, ended: float) -> AttemptRecord:
     spent = told.get("seconds_in", {})
     return AttemptRecord(
         stage=stage,

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def _events(place: Place, bad: BadFiles) -> list[dict[str, Any]]:
     path = place.path / "events.jsonl"
     text = bad.read(lambda: place.read(path.name) if place.has(path.name) else b"", b"")
     *lines, _ = text.split(b"\n")
-    found = [bad.read(lambda line=line, i=i: parse(line, dict, path, line=i), None) for i, line in enumerate(lines, 1)]
+    found = [bad.read(partial(parse, line, dict[str, Any], path, line=i), None) for i, line in enumerate(lines, 1)]
     return [event for event in found if event is not None]
 
 

@@ -7,6 +7,7 @@ end the next one too.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cxr_core.runs.door import BadFiles, below
@@ -69,7 +70,7 @@ def stillborn(folder: StageFolder, attempts: Sequence[AttemptRecord]) -> list[St
         return []
     ends = {task: end for task, end in _last_ends(folder, attempts).items() if _counts(end)}
     bad = BadFiles()
-    read = {path: bad.read(lambda path=path: Submit.read(path), None) for path in {end.submit for end in ends.values()}}
+    read = {path: bad.read(partial(Submit.read, path), None) for path in {end.submit for end in ends.values()}}
     submits = {path: submit for path, submit in read.items() if submit is not None}
     found = [Stillborn(task, end, submits[end.submit]) for task, end in ends.items() if end.submit in submits]
     plan, done = folder.plan() if found else None, folder.done()

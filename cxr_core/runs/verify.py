@@ -94,8 +94,8 @@ def verify_stage(
     findings += [_torn(folder, shard) for shard in broken_links(plan, receipts)]
     if not any(attempt.cause == "running" for attempt in attempts):
         findings += bad.read(lambda: _strays(folder, receipts), [])
-    for error in bad_records_of_stage(folder):
-        bad.note(error)
+    for each in bad_records_of_stage(folder):
+        bad.note(each)
     num_files = sum(len(receipt.data) for receipt in receipts.values())
     findings += _damaged_records(folder.name, bad)
     return StageCheck(folder, plan, receipts, attempts, tuple(findings), num_files)
