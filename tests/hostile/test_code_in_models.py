@@ -43,10 +43,10 @@ class Program(nn.Module):
     @torch.jit.export
     def __setstate__(self, state: int) -> None:
         self.training = True
-        torch.from_file("was-here", shared=True, size=4, dtype=torch.int32).fill_(7)
+        assert int(torch.from_file("was-here", shared=True, size=4, dtype=torch.int32).fill_(7).sum()) > 0
 
     def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
-        torch.from_file("was-here", shared=True, size=4, dtype=torch.int32).fill_(7)
+        assert int(torch.from_file("was-here", shared=True, size=4, dtype=torch.int32).fill_(7).sum()) > 0
         return images.float().mean(dim=(2, 3))
 
 
