@@ -128,7 +128,8 @@ def _move_all(folder: Place, target: Place, names: Sequence[str]) -> None:
 def _set_aside_records(check: StageCheck, above: Path, target: Place) -> None:
     """Each under the same path within the quarantine."""
     for finding in check.findings:
-        if finding.kind == "damaged record":
+        # What lay in the place of `quarantine` is moved already, and a folder cannot be moved into itself.
+        if finding.kind == "damaged record" and finding.path != above / "quarantine":
             place, name = place_of(finding.path, above)
             place.move(name, Place(target.root, (*target.parts, *place.parts)))
 

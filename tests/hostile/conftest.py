@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-_SECONDS = 60
+_SECONDS = 120
 _BYTES = 8 << 30
 
 
