@@ -79,7 +79,7 @@ def live_jobs(run: Run, stage: str, queue: Mapping[str, str]) -> dict[str, tuple
 
 def clusters_of(run: Run) -> set[str]:
     """The clusters to which jobs of a run were sent, by their records; "" is the one that Slurm asks by itself."""
-    folders = [folder for stage in run.root.iterdir() for folder in submit_folders(stage)]
+    folders = [folder for stage in run.folders() for folder in submit_folders(stage)]
     return {Submit.read(folder).slurm_cluster for folder in folders}
 
 
