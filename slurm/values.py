@@ -58,7 +58,7 @@ _STEERS = re.compile(
     r"LD_.*|GCONV_PATH|GLIBC_TUNABLES|LOCPATH|NLSPATH|PATH|HOME|USER|LOGNAME|SHELL|IFS|ENV|BASH.*|SHELLOPTS|CDPATH"
     r"|GLOBIGNORE|PS\d|PROMPT_COMMAND|PYTHON.*|PERL.*|OMP_.*|TMPDIR"
     r"|CXR_(FLAG|START|RANKS|GIT_SHA|IMAGE_.*|SUITE_.*)"
-    r"|(APPTAINER|SINGULARITY)(?!_(CACHEDIR|TMPDIR)$).*"
+    r"|(APPTAINER|SINGULARITY)(?!_(CACHEDIR|TMPDIR|USERNS|NO_PRIVS)$).*"
 )
 """Variables by which another program would be run than is meant, or which are ours to set."""
 

@@ -20,6 +20,7 @@ from cxr_core.runs.files import write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.progress import Bar, bar, heartbeat
 from cxr_core.runs.stage import Context, Output
+from cxr_core.shown import say
 from cxr_core.training.rendezvous import (
     ANSWER,
     BEAT_EVERY,
@@ -204,7 +205,7 @@ class Group(AbstractContextManager["Group"]):
         if num > self._num_strangers:
             self._num_strangers = num
             what = f"{num} connection(s) to the ranks of stage {self.context.settings.name!r} were turned away"
-            print(f"{what}: who made them does not know the ranks' secret. From where: {self._log(0)}", file=sys.stderr)
+            say(f"{what}: who made them does not know the ranks' secret. From where: {self._log(0)}", err=True)
 
     def _log(self, rank: int) -> Path:
         return self.folder / log_name(rank)

@@ -21,6 +21,7 @@ from cxr_core.errors import UserError
 from cxr_core.runs.door import STRICT, BadFileError, Place, parse
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.private import PrivatePlace
+from cxr_core.shown import say
 
 T = TypeVar("T")
 
@@ -320,7 +321,7 @@ class Beat:
 
     def strangers(self, num: int, last: str) -> None:
         """So many that are no ranks have connected, the last one from this address."""
-        print(f"a stranger at {last} connected and was turned away: {num} so far", flush=True)
+        say(f"a stranger at {last} connected and was turned away: {num} so far")
         self._strangers = num
 
     def _say(self) -> None:

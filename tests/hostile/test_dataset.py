@@ -58,7 +58,7 @@ def refused(folder: Path, words: str) -> None:
         assert words in f"{result.output}{result.exception}", (command, result.output, result.exception)
     for form in FORMS:
         with pytest.raises(UserError, match=re.escape(words)):
-            export(Dataset.open(folder), folder.parent / f"out-{form}", form)
+            export(Dataset.open(folder), folder.parent / f"out-{form}", form, internal=True)
     assert sorted(path for path in folder.parent.iterdir() if not path.name.startswith(".out")) == before
 
 
@@ -75,7 +75,7 @@ def test_no_file_that_a_row_names_leaves_in_an_export(folder: Path, form: str, n
             info = json.loads((folder / "dataset.json").read_text())
             change_info(folder, shards=[*info["shards"], {**info["shards"][0], "name": name}])
         with pytest.raises(UserError):
-            export(Dataset.open(folder), folder.parent / "out", form)
+            export(Dataset.open(folder), folder.parent / "out", form, internal=True)
         left = [path for path in folder.parent.rglob("*") if path.is_file() and path.parent != folder.parent]
         assert not [path for path in left if b"PRIVATE KEY" in path.read_bytes() and path.resolve() == path]
         assert not (folder.parent / "out").exists()
@@ -88,7 +88,7 @@ def test_a_link_where_the_tars_lie_is_not_followed(folder: Path, what: str) -> N
     path.rename(moved)
     path.symlink_to(moved)
     with pytest.raises(UserError, match="a link"):
-        export(Dataset.open(folder), folder.parent / "out", "imagefolder")
+        export(Dataset.open(folder), folder.parent / "out", "imagefolder", internal=True)
     assert any("a link" in line for line in Dataset.open(folder).verify())
 
 
@@ -219,7 +219,7 @@ def test_what_is_exported_is_one_png_of_the_datasets_size(tmp_path: Path, spoil:
         change_index(tmp_path / "data", "length", len(png), row)
     for form in FORMS:
         with pytest.raises(UserError, match="not one 8-bit grey PNG of 32 x 32 pixels"):
-            export(Dataset.open(tmp_path / "data"), tmp_path / form, form)
+            export(Dataset.open(tmp_path / "data"), tmp_path / form, form, internal=True)
 
 
 def odd_tar(path: Path) -> None:
@@ -251,7 +251,7 @@ def test_verify_names_members_that_no_dataset_has_and_nothing_is_extracted(folde
         lines = [line for line in Dataset.open(folder).verify() if "member" in line]
         named = ("../../victim", "/tmp/victim", "link", "hard", "device", "pipe", "folder", "twice.png")
         assert [next(word for word in named if repr(word) in line) for line in lines] == list(named)
-    export(Dataset.open(folder), folder.parent / "out", "webdataset")
+    export(Dataset.open(folder), folder.parent / "out", "webdataset", internal=True)
     for path in (folder.parent / "out").glob("*.tar"):
         with tarfile.open(path) as exported:
             assert all(member.isreg() and "/" not in member.name for member in exported)
