@@ -335,7 +335,7 @@ class Beat:
                     os._exit(0)  # how the attempt ends, its starter decides
                 self._say()
             except BadFileError as error:
-                print(error, flush=True)
+                say(error)
                 os._exit(0)
             except OSError:  # of a full disk the work itself will tell
                 continue
