@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -18,6 +18,8 @@ from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.run import Run, StageFolder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,9 @@ def read_object(path: Path) -> dict[str, Any]:
     return parse(_text(path), dict, path)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a .jsonl file of a run. Raises BadFileError naming file and line if one is damaged."""
-    return [parse(line, dict, path, line=number) for number, line in enumerate(_text(path).splitlines(), 1)]
+def read_lines(path: Path, kind: type[T]) -> list[T]:
+    """The JSON values of a .jsonl file of a run. Raises BadFileError naming file and line if one is no `kind`."""
+    return [parse(line, kind, path, line=number) for number, line in enumerate(_text(path).splitlines(), 1)]
 
 
 def _text(path: Path) -> bytes:

@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cxr_core.errors import UserError
+from cxr_core.report.read import StageView, read_lines, read_object
+from cxr_core.report.training import _Step
 from cxr_core.runs.attempt import Attempt
 from cxr_core.runs.commit import place
 from cxr_core.runs.failures import Failure
@@ -414,3 +416,21 @@ def test_logs_of_a_shard_of_a_plan_without_shards_are_told_of(root: Path) -> Non
     first = (root / "next" / "plan.jsonl").read_text().splitlines()[0]
     (root / "next" / "plan.jsonl").write_text(first.replace('"num_shards":5', '"num_shards":0') + "\n")
     assert "no shard" in cxr("logs", root, "next", "00001").text
+
+
+@pytest.mark.parametrize("bad", ["pipe", "endless", "link", "folder", "wrong", "infinite"])
+def test_metrics_that_are_none_are_not_read_into_the_report(root: Path, bad: str) -> None:
+    stage = StageView({"name": "next", "kind": "train"}, Run.open(root).stage("next"))
+    path = next(stage.data("text"))
+    path.unlink()
+    kinds = {
+        "wrong": text('{"step": "x", "loss": {}}\n'),
+        "link": lambda path: path.symlink_to(root.parents[1] / "victim" / "kept.json"),
+    }
+    (BAD | kinds)[bad](path)
+    assert path in stage.data("text")
+    with pytest.raises(UserError, match=path.name):
+        read_lines(path, _Step)
+    if bad not in ("wrong", "infinite"):
+        with pytest.raises(UserError, match=path.name):
+            read_object(path)
