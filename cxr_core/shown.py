@@ -17,7 +17,12 @@ def printable(text: str) -> str:
 def terminal(text: str) -> str:
     """Lines of text without anything that steers a terminal: other control characters, and those that turn the
     direction of writing, become escapes."""
-    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+    return "\n".join(map(one_line, text.split("\n")))
+
+
+def one_line(text: str) -> str:
+    """The same of a text that is one line: what somebody wrote into a record begins no further one."""
+    return "\t".join(map(printable, text.split("\t")))
 
 
 def say(text: object, *, err: bool = False) -> None:
@@ -28,6 +33,11 @@ def say(text: object, *, err: bool = False) -> None:
     except BrokenPipeError:  # of `cxr logs RUN | head`
         sys.stdout = None
         sys.exit(1)
+
+
+def say_line(text: object) -> None:
+    """The same of what must stay one line, such as an event or the name of a file."""
+    say(one_line(str(text)))
 
 
 def emit(text: str) -> None:

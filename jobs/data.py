@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxr_core.shown import say
+from cxr_core.shown import say, say_line
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
@@ -48,7 +48,7 @@ def verify(path: Folder) -> None:
     wrong = 0
     for line in dataset.verify():
         wrong += 1
-        say(line)
+        say_line(line)
     if wrong:
         raise UserError(
             f"{wrong} things are not as recorded (listed above)",

@@ -8,7 +8,7 @@ from cxr_core.runs.progress import bar
 from cxr_core.runs.repair import Repair, repair_run
 from cxr_core.runs.run import Run
 from cxr_core.runs.verify import StageCheck, verify_run
-from cxr_core.shown import say
+from cxr_core.shown import say, say_line
 from jobs.show import human_bytes, show_garbage
 
 
@@ -55,7 +55,7 @@ def clear_up(run: Run, *, yes: bool) -> None:
     show_garbage(found)
     gone = [each for each in found if _removed(each, bad)] if yes else found
     for error in bad:
-        say(f"left as it is: {error.where}: {error.what}")
+        say_line(f"left as it is: {error.where}: {error.what}")
     if found:
         size = human_bytes(sum(each.bytes for each in gone))
         say(f"removed: {size}" if yes else f"nothing was removed; `cxr gc {run.root} --yes` removes these {size}")
@@ -77,10 +77,11 @@ def show_logs(run: Run, stage: str | None, shard: str | None) -> None:
         folder = run.stage(name)
         plan = folder.plan() if shard is not None else None
         if plan is not None and shard not in {planned.id for planned in plan.shards}:
-            mend = f"its {len(plan.shards)} shards are named {plan.shards[0].id} to {plan.shards[-1].id}"
+            ids = [planned.id for planned in plan.shards]
+            mend = f"its {len(ids)} shards are named {ids[0]} to {ids[-1]}" if ids else "its plan has none"
             raise UserError(f"stage {name!r} has no shard {shard!r}", where=str(folder.plan_path), mend=mend)
         lines = list(stage_log(folder.path, shard))
         for line in lines:
-            say(f"{name}: {line}" if line.startswith("attempt") else line)
+            say_line(f"{name}: {line}" if line.startswith("attempt") else line)
         if not lines and stage:
             say(f"{name}: no attempt has worked on {'shard ' + shard if shard else 'it'} yet")

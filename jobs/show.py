@@ -18,7 +18,7 @@ from cxr_core.runs.lives import FOLDER, Lives
 from cxr_core.runs.run import Run
 from cxr_core.runs.status import StageStatus
 from cxr_core.runs.stillborn import Stillborn, grouped, stillborn, told
-from cxr_core.shown import printable, say
+from cxr_core.shown import one_line, printable, say, say_line
 from cxr_core.training.overfit import RULE, overfit_of
 
 if TYPE_CHECKING:
@@ -138,7 +138,9 @@ def show_status(stages: Sequence[StageStatus], price: float | None = None, *, cl
     _table([_COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], right=2)
     for stage in stages:
         for line in _attention(stage):
-            say(f"{stage.name}: {line}")
+            say_line(f"{stage.name}: {line}")
+        for lines in _dead(stage.stillborn):
+            say(f"{stage.name}: {lines}")
     ledger = Ledger([attempt for stage in stages for attempt in stage.attempts])
     if ledger.gpu_hours.total:
         say(_spent(ledger.gpu_hours, price))
@@ -184,7 +186,6 @@ def _attention(stage: StageStatus) -> Iterator[str]:
         whose = "killed" if is_own_doing(attempt.why) else "ended by the scheduler"
         where = f"on {attempt.node or attempt.host} was {whose}: {attempt.why}"
         yield f"attempt {attempt.id} {where}{_in_shard(attempt)}"
-    yield from _dead(stage.stillborn)
     yield from show_bad(stage.bad_files)
     words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
     for word, shards in words.items():
@@ -205,7 +206,7 @@ def show_bad(files: Sequence[BadFileError]) -> Iterator[str]:
 def _dead(tasks: Sequence[Stillborn]) -> Iterator[str]:
     """Tasks that ended before they had an attempt, those alike together, with the end of a log."""
     for group in grouped(tasks)[:_MOST_NAMED]:
-        yield "\n    ".join([told(group), *group[0].last_lines])
+        yield "\n    ".join(map(one_line, [told(group), *group[0].last_lines]))
 
 
 def show_overfit(run: Run) -> None:
@@ -218,7 +219,7 @@ def show_overfit(run: Run) -> None:
                 f"{found.best_step:,}; now it is {percent(found.rise, 1)} above"
             )
         for line in show_bad(bad):
-            say(f"{stage['name']}: {line}")
+            say_line(f"{stage['name']}: {line}")
 
 
 def show_lives(run: Run) -> None:
@@ -227,11 +228,11 @@ def show_lives(run: Run) -> None:
     lives = bad.read(lambda: Lives.read(run.root), None)
     if lives is not None:
         outcome = f"; {lives.outcome}" if lives.outcome else ""
-        say(f"auto-resume: {len(lives.resumed)} of {lives.most} times{outcome}")
+        say_line(f"auto-resume: {len(lives.resumed)} of {lives.most} times{outcome}")
         for line in _dead(bad.read(lambda: stillborn(run.stage(FOLDER), ()), [])):
             say(f"auto-resume: {line}")
     for line in show_bad(bad):
-        say(f"auto-resume: {line}")
+        say_line(f"auto-resume: {line}")
 
 
 def show_accounts(found: Comparison) -> None:
@@ -241,7 +242,7 @@ def show_accounts(found: Comparison) -> None:
         say(f"accounts: {found.num_lives} lives of tasks took {hours}")
     for life in found.without_attempt[:_MOST_NAMED]:
         ran = f"ran {life.seconds:.0f} s on {life.node}"
-        say(f"accounts: job {life.job} {ran} and left no attempt ({life.state})")
+        say_line(f"accounts: job {life.job} {ran} and left no attempt ({life.state})")
 
 
 def _in_shard(attempt: AttemptRecord) -> str:
@@ -282,7 +283,7 @@ def show_summary(dataset: Any) -> None:
 def show_garbage(found: Sequence[Garbage]) -> None:
     """What may be removed from a run, a line each: paths are long and must not be folded."""
     for each in found:
-        say(f"{each.path}: {each.what}, {human_bytes(each.bytes)}")
+        say_line(f"{each.path}: {each.what}, {human_bytes(each.bytes)}")
 
 
 def show_images(images: Iterable[Any], locks: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from cxr_core.data.members import odd_members
 from cxr_core.data.png import check_grey, decode_grey
 from cxr_core.data.tars import Tars
 from cxr_core.errors import UserError
-from cxr_core.runs.door import BadFileError, Place, checked_inside, parse, place_of
+from cxr_core.runs.door import STRICT, BadFileError, Place, checked_inside, parse, place_of
 from cxr_core.runs.files import atomic_path, canonical_json, sha256_of, write_json
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.tables import read_table
@@ -104,6 +104,8 @@ class ShardInfo(TypedDict):
 @dataclass(frozen=True)
 class DatasetInfo:
     """What `dataset.json` says of the whole: vocabulary, size, counts, digest, and how it came to be."""
+
+    __pydantic_config__ = STRICT
 
     findings: Annotated[tuple[_Text, ...], AfterValidator(checked_findings)]
     size: Annotated[int, Field(ge=1, le=10_000)]

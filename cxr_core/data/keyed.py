@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from cxr_core.data.identity import patient_key
 from cxr_core.errors import UserError
-from cxr_core.runs.door import BadFileError, read_bytes, read_json
+from cxr_core.runs.door import STRICT, BadFileError, read_bytes, read_json
 from cxr_core.runs.files import write_json
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def key() -> PatientKey:
 
 class _Names(TypedDict):
     """The whole of patients.json."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
 
     format: int
     access: str

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from cxr_core.data.splits import choose_patients
 from cxr_core.errors import UserError
-from cxr_core.runs.door import BadFileError, Inside, Place, parse
+from cxr_core.runs.door import STRICT, BadFileError, Inside, Place, parse
 from cxr_core.runs.files import write_json
 from cxr_core.runs.tables import read_npy, read_table
 
@@ -51,6 +51,8 @@ class LatentsInfo:
     vocabulary (the bits of `labels`), and `vae` the sha256 of the VAE's weights. `shards` lists the files:
     {"moments": name, "token_ids": name, "num_images": n}.
     """
+
+    __pydantic_config__ = STRICT
 
     num_images: _Count
     latent_shape: tuple[_Side, _Side, _Side]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 
@@ -109,7 +110,7 @@ def count_cases(found: pd.DataFrame) -> dict[str, int]:
     return {str(kind): int(num) for kind, num in numbers.items()}
 
 
-def read_problems(path: Path) -> pd.DataFrame:
+def read_problems(path: Path | IO[bytes]) -> pd.DataFrame:
     """problems.csv with all its columns as text; one written before rows had `cases` has one case a row."""
     found = pd.read_csv(path, dtype=str, keep_default_na=False).map(from_csv_cell)
     return found if CASES in found else found.assign(**{CASES: "1"})

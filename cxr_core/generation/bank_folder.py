@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NotRequired
 
 import pandas as pd
+from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from cxr_core.errors import UserError
@@ -25,6 +26,8 @@ _COLUMNS = ["image_id", "patient_id", "labels", "error", "latent"]
 
 
 class _About(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow", allow_inf_nan=False)  # type: ignore[misc]
+
     model: str
     digest: str
     boxed_split: NotRequired[dict[str, Any]]

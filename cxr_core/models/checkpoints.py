@@ -14,7 +14,7 @@ from cxr_core.models.configs import settings_sha256
 from cxr_core.models.parts import IMPORT_FILE, PARTS, old_name, part_tensors
 from cxr_core.models.pggan_folder import pggan_sha256
 from cxr_core.models.tensors import values_sha256
-from cxr_core.runs.door import Inside, Place, parse
+from cxr_core.runs.door import STRICT, Inside, Place, parse
 from cxr_core.runs.files import canonical_json, read_json, sha256_file, sha256_text, walk_files, write_json
 
 FORMAT = 1
@@ -42,6 +42,10 @@ class Checkpoint:
 
 
 class _Index(TypedDict):
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    format: int
+    final: Inside | None
     checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1)]
 
 

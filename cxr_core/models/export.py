@@ -1,11 +1,13 @@
 """A trained model as a folder to give away, and where it came from."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 from cxr_core.boundary import commits, public, public_run
 from cxr_core.data.keyed import key, unnamed
@@ -16,6 +18,7 @@ from cxr_core.models.parts import PARTS
 from cxr_core.models.pggan_folder import FOLDER as PGGAN
 from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.models.training_data import read_training_data
+from cxr_core.runs.door import below, parse
 from cxr_core.runs.files import atomic_path, read_json, write_json
 
 FORMAT = 1
@@ -146,5 +149,16 @@ def _losses(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _commits(stage: Path) -> set[str]:
     """The commits of the code that worked on a stage, by its attempts."""
-    events = (path.read_text().splitlines()[:1] for path in stage.glob("attempts/*/events.jsonl"))
-    return {str(json.loads(line)["code"]["commit"]) for lines in events for line in lines}
+    paths = sorted(stage.glob("attempts/*/events.jsonl"))
+    lines = ((below(path.parent, 3).first_line(path.name), path) for path in paths)
+    return {parse(line, _FirstEvent, path, line=1)["code"]["commit"] for line, path in lines if line.endswith(b"\n")}
+
+
+class _Code(TypedDict):
+    commit: str
+
+
+class _FirstEvent(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="ignore")  # type: ignore[misc]
+
+    code: _Code

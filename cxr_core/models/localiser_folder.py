@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from cxr_core.models.folder import damaged, files_sha256
+from cxr_core.runs.door import read_bytes
 from cxr_core.runs.files import write_json
 from cxr_core.settings import Settings
 
@@ -44,7 +45,7 @@ def write_info(folder: Path, info: LocaliserInfo) -> None:
 def read_info(folder: Path) -> LocaliserInfo:
     """What the localiser in `folder` is. Raises UserError if its localiser.json is missing, damaged or newer."""
     try:
-        return LocaliserInfo.model_validate_json((folder / ABOUT).read_bytes())
+        return LocaliserInfo.model_validate_json(read_bytes(folder / ABOUT))
     except (OSError, ValidationError) as error:
         raise damaged(folder / ABOUT, str(error)) from error
 

@@ -91,7 +91,7 @@ def values_sha256(tensors: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     with contextlib.ExitStack() as stack:
-        files = {path: stack.enter_context(path.open("rb")) for path in {tensor.file for tensor in tensors.values()}}
+        files = {path: stack.enter_context(open_regular(path)) for path in {tensor.file for tensor in tensors.values()}}
         for name, tensor in sorted(tensors.items()):
             dtype = "F32" if tensor.dtype in _FLOATS else tensor.dtype
             digest.update(json.dumps([name, dtype, tensor.shape]).encode())

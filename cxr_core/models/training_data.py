@@ -15,6 +15,7 @@ from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.keyed import unnamed
 from cxr_core.data.positions.split import BoxedSplit, together
 from cxr_core.errors import UserError
+from cxr_core.runs.door import read_bytes
 from cxr_core.runs.files import sha256_text
 from cxr_core.settings import Settings
 
@@ -142,7 +143,7 @@ def read_training_data(checkpoint: Path) -> TrainingData | None:
     if not path.is_file():
         return None
     try:
-        return TrainingData.model_validate_json(path.read_bytes())
+        return TrainingData.model_validate_json(read_bytes(path))
     except (OSError, ValidationError) as error:
         raise UserError(
             f"does not say in our form what the model learnt from ({error})",

@@ -1,11 +1,11 @@
 """The run folder as the report sees it. What is damaged is named and left out; what is not there is None."""
 
-import json
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -13,11 +13,13 @@ from cxr_core.data import problems
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.runs.code import RunRecord
-from cxr_core.runs.door import BadFileError, BadFiles, checked
+from cxr_core.runs.door import BadFileError, BadFiles, below, checked, parse, place_of
 from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.run import Run, StageFolder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,19 @@ class StageView:
     def problems(self) -> pd.DataFrame | None:
         """problems.csv as texts, or None if the stage wrote none."""
         path = self.folder.path / "problems.csv"
-        return read_problems(path) if path.exists() else None
+        return read_problems(path) if self.has(path) else None
+
+    def has(self, path: Path) -> bool:
+        """Whether there is anything at a path of the stage, a link included, which is refused where it is read."""
+        place, name = place_of(path, self.folder.path.parent)
+        return place.has(name)
 
     def data(self, role: str) -> Iterator[Path]:
         """The data of `role` of each committed shard, in the plan's order, without those that a keep rule removed."""
         for receipt in self.receipts:
             if any(data.role == role for data in receipt.data):
                 path = receipt.path(self.folder.path, role)
-                if path.exists():
+                if self.has(path):
                     yield path
 
     @cached_property
@@ -171,32 +178,28 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError naming `path` if there is none."""
+    """A JSON object of a run. Raises BadFileError naming `path` if there is none."""
+    return parse(_text(path), dict, path)
+
+
+def read_lines(path: Path, kind: type[T]) -> list[T]:
+    """The JSON values of a .jsonl file of a run. Raises BadFileError naming file and line if one is no `kind`."""
+    return [parse(line, kind, path, line=number) for number, line in enumerate(_text(path).splitlines(), 1)]
+
+
+def _text(path: Path) -> bytes:
+    """Of a file in a folder of a stage, by its path there: no link on the way, nor in its place, is followed."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read as JSON ({error})", where=str(path), mend="run its stage again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"holds {type(value).__name__}, not an object", where=str(path), mend="run its stage again")
-    return value
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a .jsonl file. Raises UserError naming file and line if one is damaged."""
-    values = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            values.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"not JSON ({error})", where=f"{path}:{number}", mend="run its stage again") from error
-    return values
+        return below(path.parent, 2).read(path.name)
+    except OSError as error:
+        raise BadFileError(f"cannot be read: {error.strerror}", path) from error
 
 
 def read_problems(path: Path) -> pd.DataFrame:
     """The rows of a problems.csv as texts. Raises UserError if a column is missing."""
     try:
-        table = problems.read_problems(path)
-    except ValueError as error:
+        table = problems.read_problems(io.BytesIO(below(path.parent, 1).read(path.name)))
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot be read as CSV ({error})", where=str(path), mend="run its stage again") from error
     missing = [name for name in problems.COLUMNS if name not in table]
     if missing:

@@ -24,7 +24,7 @@ from cxr_core.report.sweep import sweep_section
 from cxr_core.report.systems import systems_section
 from cxr_core.report.training import training_section
 from cxr_core.report.utility import utility_section
-from cxr_core.runs.door import BadFileError
+from cxr_core.runs.door import BadFileError, printable
 
 
 def sections(run: RunView, price: float | None = None) -> list[Section]:
@@ -67,11 +67,17 @@ def _made(make: Callable[[RunView], Section], run: RunView) -> Section:
     try:
         return make(run)
     except UserError as error:
-        name = getattr(make, "func", make).__name__.removesuffix("_section")
         if isinstance(error, BadFileError):
             run.bad_files.note(error)
         file = error.where.removeprefix(f"{run.root}/")
-        return Section(name, name.capitalize(), [Text(f"Not shown. {file}: {error.what}", "absent")])
+        return _not_shown(make, f"{file}: {error.what}")
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        return _not_shown(make, f"Its files say what this version does not expect ({type(error).__name__}: {error})")
+
+
+def _not_shown(make: Callable[[RunView], Section], why: str) -> Section:
+    name = getattr(make, "func", make).__name__.removesuffix("_section")
+    return Section(name, name.capitalize(), [Text(f"Not shown. {printable(why[:500])}", "absent")])
 
 
 def _bad_files(run: RunView) -> Section:

@@ -8,6 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 from cxr_core.errors import UserError
 from cxr_core.report.blocks import Block, Chart, Charts, Gallery, Heading, Picture, PictureGrid, Section, Text
@@ -16,6 +18,7 @@ from cxr_core.report.picture import as_picture, read_picture
 from cxr_core.report.read import RunView, StageView, read_lines, read_object
 from cxr_core.report.sampling import sampling_chart
 from cxr_core.report.spell import count, percent, several
+from cxr_core.runs.records import Count
 from cxr_core.training.overfit import RULE, overfit
 from cxr_core.training.rendezvous import preflights, words_of
 
@@ -66,9 +69,25 @@ def _distinct(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(kinds.values())
 
 
+class _Step(TypedDict, total=False):
+    """A line of the metrics; whatever else stands there is not drawn."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", allow_inf_nan=False)  # type: ignore[misc]
+
+    step: Count
+    loss: float
+    validation_loss: float | None
+    validation_auroc: float | None
+    generator_loss: float | None
+    image_size: Count | None
+    fade: float | None
+    lr: float | None
+    grad_norm: float | None
+
+
 def curves(stage: StageView) -> Iterator[Block]:
     """Loss, learning rate and validation over steps."""
-    values = pd.DataFrame([line for path in stage.data("metrics") for line in read_lines(path)])
+    values = pd.DataFrame([line for path in stage.data("metrics") for line in read_lines(path, _Step)])
     if values.empty:
         return
     for name in ("step", "loss"):

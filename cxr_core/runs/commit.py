@@ -20,9 +20,9 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from cxr_core.runs.content import sha256_in
+from cxr_core.runs.content import sha256_in, size_in
 from cxr_core.runs.door import LONGEST_NAME, STRICT, Name, Place, below
-from cxr_core.runs.files import fsync_tree, json_text, remove, sha256_path, size_of
+from cxr_core.runs.files import fsync_tree, json_text, remove
 from cxr_core.runs.receipt import Data, Receipt
 
 Outcome = Literal["committed", "duplicate", "differs"]
@@ -54,10 +54,10 @@ def place(stage_folder: Path, shard: str, attempt: str, paths: Mapping[str, Path
 def _place_one(shards: Place, here: int, shard: str, attempt: str, role: str, path: Path) -> Data:
     temporary = f".{shard}.{attempt}.{role}.tmp"
     _bring_near(path, here, temporary, shards.path / temporary)
-    staged = shards.path / temporary
-    fsync_tree(staged)
-    sha256 = sha256_path(staged)
-    data = Data(role, f"{shard}-{sha256[:12]}{path.suffix}", size_of(staged), sha256)
+    num_bytes = size_in(shards, temporary)  # which refuses links and pipes: what is committed is files alone
+    fsync_tree(shards.path / temporary)
+    sha256 = sha256_in(shards, temporary)
+    data = Data(role, f"{shard}-{sha256[:12]}{path.suffix}", num_bytes, sha256)
     try:
         os.rename(temporary, data.name, src_dir_fd=here, dst_dir_fd=here)
     except OSError as error:
@@ -77,9 +77,9 @@ def _bring_near(path: Path, here: int, temporary: str, staged: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         if path.is_dir():
-            shutil.copytree(path, staged)
+            shutil.copytree(path, staged, symlinks=True, copy_function=shutil.copyfile)
         else:
-            shutil.copyfile(path, staged)
+            shutil.copyfile(path, staged, follow_symlinks=False)
         remove(path)
 
 

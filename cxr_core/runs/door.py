@@ -21,6 +21,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import from_json
+from typing_extensions import get_original_bases
 
 from cxr_core.errors import UserError
 from cxr_core.shown import printable as printable
@@ -44,7 +45,7 @@ class BadFileError(UserError):
 
     def __init__(self, what: str, path: Path, hint: str = _HINT) -> None:
         self.path = path
-        super().__init__(what, where=printable(str(path)), mend=hint)
+        super().__init__(printable(what), where=printable(str(path)), mend=hint)
 
 
 class BadFiles(list[BadFileError]):
@@ -360,8 +361,14 @@ def _has_infinity(value: Any) -> bool:
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(kind, config=STRICT)
-    except PydanticUserError:  # a class says its config itself
+    except PydanticUserError:  # a class says itself which further keys it takes; those within it follow it
+        if not any("extra" in _config(each) for each in (kind, *get_original_bases(kind))):
+            raise TypeError(f"{kind.__qualname__} needs a __pydantic_config__, such as STRICT") from None
         return TypeAdapter(kind)
+
+
+def _config(kind: Any) -> Any:
+    return getattr(kind, "__pydantic_config__", None) or getattr(kind, "model_config", {})
 
 
 def _words_of(error: Exception) -> str:

@@ -152,6 +152,7 @@ def test_an_empty_index_is_no_dataset_of_four_images_and_one_of_none_is_told(fol
 @pytest.mark.parametrize(
     "values",
     [
+        {"unknown": 1},
         {"size": 10**9},
         {"size": 0},
         {"size": 2.5},

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cxr_core.errors import UserError
+from cxr_core.report.read import StageView, read_lines, read_object
+from cxr_core.report.training import _Step
 from cxr_core.runs.attempt import Attempt
+from cxr_core.runs.commit import place
 from cxr_core.runs.failures import Failure
 from cxr_core.runs.files import write_json
 from cxr_core.runs.pack import finalize, freeze, run_pack
@@ -363,9 +367,12 @@ def test_a_folder_in_a_folder_a_thousand_times_ends_no_command(root: Path) -> No
         os.close(here)
         here = below
     os.close(here)
-    assert cxr("gc", root).status == 0
-    assert cxr("gc", root, "--yes").status == 0
-    assert cxr("status", root).status == 0
+    try:
+        assert cxr("gc", root).status == 0
+        assert cxr("gc", root, "--yes").status == 0
+        assert cxr("status", root).status == 0
+    finally:  # pytest's own sweep ends with a RecursionError
+        subprocess.run(["rm", "-rf", deep], check=True)
 
 
 def test_receipts_of_other_shards_count_for_nothing(root: Path) -> None:
@@ -374,3 +381,60 @@ def test_receipts_of_other_shards_count_for_nothing(root: Path) -> None:
     assert "next: damaged receipt" in cxr("verify", root).text
     with pytest.raises(UserError, match="the receipt of shard '00000'"):
         Run.open(root).stage("next").receipt("00001")
+
+
+FORGED = "x\nnext: attempt 1-0-a on h, started 2026-01-01 00:00:00 UTC: finished\nfaked"
+
+
+def test_what_a_record_says_begins_no_line_of_its_own(root: Path) -> None:
+    attempt = root / "tiny" / "attempts" / "9-0-beat"
+    for name in ("events.jsonl", "heartbeat.json"):
+        lines = (json.loads(line) for line in (attempt / name).read_text().splitlines()[:1])
+        forged = (json.dumps({**line, "host": FORGED, "node": FORGED, "doing": FORGED}) for line in lines)
+        (attempt / name).write_text("\n".join(forged) + "\n")
+    (root / "tiny" / "quarantine" / FORGED).mkdir(parents=True)
+    for command in ("status", "logs", "gc", "verify"):
+        said = cxr(command, root).text
+        assert "\nfaked" not in said, command
+        assert "\nnext: attempt 1-0-a" not in said, command
+
+
+@pytest.mark.parametrize("is_near", [True, False])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_only_files_are_committed(root: Path, kind: str, is_near: bool) -> None:
+    work = (root if is_near else Path("/dev/shm")) / f"work-{os.getpid()}"
+    work.mkdir()
+    try:
+        if kind == "link":
+            (work / "part").symlink_to(root.parents[1] / "victim" / "kept.json")
+        else:
+            os.mkfifo(work / "part")
+        with pytest.raises((UserError, shutil.Error)):
+            place(root / "tiny", "00000", "5-0-a", {"state": work})
+        assert not list((root / "tiny" / "shards").glob("00000-*.state"))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def test_logs_of_a_shard_of_a_plan_without_shards_are_told_of(root: Path) -> None:
+    first = (root / "next" / "plan.jsonl").read_text().splitlines()[0]
+    (root / "next" / "plan.jsonl").write_text(first.replace('"num_shards":5', '"num_shards":0') + "\n")
+    assert "no shard" in cxr("logs", root, "next", "00001").text
+
+
+@pytest.mark.parametrize("bad", ["pipe", "endless", "link", "folder", "wrong", "infinite"])
+def test_metrics_that_are_none_are_not_read_into_the_report(root: Path, bad: str) -> None:
+    stage = StageView({"name": "next", "kind": "train"}, Run.open(root).stage("next"))
+    path = next(stage.data("text"))
+    path.unlink()
+    kinds = {
+        "wrong": text('{"step": "x", "loss": {}}\n'),
+        "link": lambda path: path.symlink_to(root.parents[1] / "victim" / "kept.json"),
+    }
+    (BAD | kinds)[bad](path)
+    assert path in stage.data("text")
+    with pytest.raises(UserError, match=path.name):
+        read_lines(path, _Step)
+    if bad not in ("wrong", "infinite"):
+        with pytest.raises(UserError, match=path.name):
+            read_object(path)

@@ -29,6 +29,17 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path / "root")
 
 
+def test_a_class_that_does_not_say_which_further_keys_it_takes_is_a_defect(place: Place) -> None:
+    @dataclass(frozen=True)
+    class Silent:
+        num: int
+
+    with pytest.raises(TypeError, match="__pydantic_config__"):
+        parse(b'{"num": 1}', Silent, Path("x"))
+    with pytest.raises(BadFileError, match="more"):
+        parse(b'[{"num": 1, "more": 2}]', list[Silent], Path("x"))
+
+
 def test_a_record_is_read_as_its_class_and_lines_as_a_list(place: Place) -> None:
     (place / "inside").write("a.json", '{"num": 2, "name": "x"}')
     (place / "inside").write("a.jsonl", '{"num": 2}\n{"num": 3}\n')
