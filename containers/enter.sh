@@ -6,19 +6,21 @@ image=$1 sha256=$2 names=$3
 shift 3
 fail() { echo "enter: $*" >&2; exit 1; }
 
-# What is run is what was named, whatever has happened to the file meanwhile.
-records=${XDG_CACHE_HOME:-${HOME:-/nowhere}/.cache}/cxr-images
+# What is run is what was named, whatever has happened to the file meanwhile, or to a link on the way to it.
+records=${XDG_CACHE_HOME:-${HOME:-${TMPDIR:-/tmp}/cxr-home-$UID}/.cache}/cxr-images
 copy=${CXR_IMAGE_FILE:-}
+whole=$(only_mine "$image") && image=$whole
 if [[ $copy = */"$sha256".sif ]] && is_image "$copy" "$sha256" "${copy%/*}/.$sha256.lock"; then
     image=$copy
 elif [ -d "$image" ]; then
-    only_mine "$image" > /dev/null || fail "$image: others can change this folder; take the .sif, or a folder of your own"
+    [ "$whole" ] || fail "$image: others can change this folder; take the .sif, or a folder of your own"
 else
     mkdir -p -m 700 -- "$records" 2> /dev/null
     is_image "$image" "$sha256" "$records/$sha256" ||
         fail "$image is not what its name says (sha256): run cxr image verify, then pull it again"
 fi
 
+[[ ${TMPDIR:-/tmp} = /* ]] || TMPDIR=$PWD/$TMPDIR
 # A folder of this task alone for home and /tmp. What tasks that are gone left is removed; the engine takes our number.
 mkdir -p -- "${TMPDIR:-/tmp}"
 box=${TMPDIR:-/tmp}/cxr-box-$UID-$HOSTNAME-$(stat -L -c %i /proc/self/ns/pid)

@@ -14,8 +14,8 @@ hold_image() {
 stage_image() {
     local image=$1 sha256=$2 bytes=$3 folder=$4 code copy part lock
     in_place() { echo "image: $1; read where it lies" >&2; hold_image "$image"; }
-    # In a folder that is everybody's, as /tmp is, one of this user's.
-    [ ! -k "$folder" ] || folder=$folder/cxr-images-$UID
+    # In a folder that is not for this alone, as /tmp is or a home folder, one of this user's.
+    [ ! -d "$folder" ] || [[ $(stat -L -c %a -- "$folder") = *700 && ! -k $folder ]] || folder=$folder/cxr-images-$UID
     if ! mkdir -p -m 700 -- "$folder" || [ ! -w "$folder" ]; then
         in_place "$folder cannot be written"
         return 0
@@ -43,8 +43,9 @@ stage_image() {
         fi
         if ! cp --remove-destination -- "$image" "$part"; then
             rm -f -- "$part"
+            in_place "it cannot be copied"  # a quota of the user, or others have filled the disk meanwhile
             exec 8>&-
-            return 1
+            return 0
         fi
         mv -T -- "$part" "$copy"
         if ! is_image "$copy" "$sha256" "$lock"; then

@@ -13,27 +13,38 @@ own_group=none
 # is_mine OWNER [ABOVE]: ABOVE of a folder above what is meant.
 is_mine() { [ "$1" = "$EUID" ] || [ "$1" = 0 ] || { [ -n "${2:-}" ] && [ "$1" = "$nobody" ]; }; }
 
+# links_are_mine PATH: a link on the way leads where its owner likes, and so does one to which it leads.
+links_are_mine() {
+    local path=$1 to
+    [[ $path = /* ]] || path=$PWD/$path
+    while [ "$path" ]; do
+        if [ -L "$path" ]; then
+            is_mine "$(stat -c %u -- "$path")" || return 1
+            to=$(readlink -- "$path" && echo .) to=${to%$'\n.'}
+            [[ $to = /* ]] || to=${path%/*}/$to
+            links_are_mine "$to" || return 1
+        fi
+        path=${path%/*}
+    done
+}
+
 # only_mine PATH: prints the path without links if nobody but this user and root can change what lies there, or put
 # another thing in its place; else the status is 1. (The same in Python: cxr_core/home.py.)
 only_mine() {
-    local path whole above= owner group mode loose folders=()
+    local path whole above= owner group mode loose folders=() i=0
     whole=$(realpath -e -- "$1" 2> /dev/null && echo .) && whole=${whole%$'\n.'} || return 1
-    path=$1
-    [[ $path = /* ]] || path=$PWD/$path
-    while [ "$path" ]; do  # a link on the way leads where its owner likes
-        [ ! -L "$path" ] || is_mine "$(stat -c %u -- "$path")" || return 1
-        path=${path%/*}
-    done
+    links_are_mine "$1" || return 1
     path=$whole
     while [ "$path" ]; do folders+=("$path") path=${path%/*}; done
     while read -r owner group mode; do
         is_mine "$owner" "$above" || return 1
         # In a folder whose sticky bit is set, nobody renames what is another's.
         loose=0022
-        [ "$group" != "$own_group" ] || loose=0002
+        # A list of further users (ACL) shows as a right of the group, and `ls` as a + behind the mode.
+        [ "$group" != "$own_group" ] || [[ $(ls -ld -- "${folders[i]:-/}") = ??????????+* ]] || loose=0002
         (((8#$mode & loose) == 0)) || { [ "$above" ] && ((8#$mode & 01000)); } || return 1
-        above=yes
-    done < <(stat -c '%u %g %a' -- "${folders[@]}" / || echo none)
+        above=yes i=$((i + 1))
+    done < <(stat -c '%u %g %a' -- "${folders[@]}" / || echo -1 -1 7777)  # one is gone meanwhile
     printf %s "$whole"
 }
 

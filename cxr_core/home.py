@@ -114,10 +114,17 @@ def only_mine(path: Path) -> bool:
     """Whether nobody but this user and root can change what lies at `path`, or put another thing in its place."""
     try:
         whole = path.resolve(strict=True)
-        links = [each for each in (path.absolute(), *path.absolute().parents) if each.is_symlink()]
-        return all(_is_ours(each.lstat().st_uid) for each in links) and not any(_open_to_others(whole))
+        return all(_is_ours(each.lstat().st_uid) for each in _links(path)) and not any(_open_to_others(whole))
     except OSError:
         return False
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """Every link on the way, and on the way to which one leads."""
+    for each in (path.absolute(), *path.absolute().parents):
+        if each.is_symlink():
+            yield each
+            yield from _links(each.parent / each.readlink())
 
 
 def _open_to_others(whole: Path) -> Iterator[bool]:
@@ -125,7 +132,8 @@ def _open_to_others(whole: Path) -> Iterator[bool]:
     set, nobody renames what is another's."""
     for each in (whole, *whole.parents):
         found, is_above = each.stat(), each != whole
-        loose = 0o002 if found.st_gid == _own_group() else 0o022
+        # A list of further users shows as a right of the group.
+        loose = 0o002 if found.st_gid == _own_group() and _ACL not in os.listxattr(each) else 0o022
         is_loose = found.st_mode & loose and not (is_above and found.st_mode & stat.S_ISVTX)
         yield bool(is_loose) or not _is_ours(found.st_uid, is_above=is_above)
 
@@ -133,6 +141,9 @@ def _open_to_others(whole: Path) -> Iterator[bool]:
 def _is_ours(owner: int, *, is_above: bool = False) -> bool:
     """In a container, whose namespace may know this user alone, the folders above are owned by nobody."""
     return owner in (0, os.geteuid()) or (is_above and owner == _nobody())
+
+
+_ACL = "system.posix_acl_access"
 
 
 @cache

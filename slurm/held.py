@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cxr_core.runs.ends import LAUNCH_FAILED, note_failed_launch
 from cxr_core.runs.run import Run
-from cxr_core.runs.submits import Submit, submit_folders
+from cxr_core.runs.submits import Submit, submits_of_run
 from slurm.queue import cancel, waiting
 
 
@@ -20,7 +20,7 @@ def drop_held(run: Run, live: Sequence[str]) -> list[str]:
         return []
     is_stuck = all(task.is_held or task.waits_for_others for task in tasks)
     cancel(live if is_stuck else [task.id for task in held])
-    folders = {_place(Submit.read(path)): path for stage in run.folders() for path in submit_folders(stage)}
+    folders = {_place(submit): folder for folder, submit in submits_of_run(run.root).items()}
     for task in held:
         note_failed_launch(folders[task.task.partition("_")[0], task.cluster], task.task, task.restart)
     return [f"task {task.id} was held by the scheduler, and is cancelled: {LAUNCH_FAILED}" for task in held]

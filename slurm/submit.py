@@ -9,7 +9,7 @@ import cxr_core
 from cxr_core.errors import UserError
 from cxr_core.runs.provenance import now
 from cxr_core.runs.run import Run
-from cxr_core.runs.submits import Part, Submit, new_folder, new_id, submit_folders
+from cxr_core.runs.submits import Part, Submit, new_folder, new_id, submit_folders, submits_of_run
 from slurm.grammar import number_of
 from slurm.packs import Job
 from slurm.profile import ClusterProfile
@@ -79,8 +79,7 @@ def live_jobs(run: Run, stage: str, queue: Mapping[str, str]) -> dict[str, tuple
 
 def clusters_of(run: Run) -> set[str]:
     """The clusters to which jobs of a run were sent, by their records; "" is the one that Slurm asks by itself."""
-    folders = [folder for stage in run.folders() for folder in submit_folders(stage)]
-    return {Submit.read(folder).slurm_cluster for folder in folders}
+    return {submit.slurm_cluster for submit in submits_of_run(run.root).values()}
 
 
 def script_text(launch: Launch, job: Job, folder: Path, submit: Submit) -> str:

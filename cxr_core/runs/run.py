@@ -209,10 +209,6 @@ class Run:
         Place(root).write("config.yaml", dump_config(config))
         return cls(root, config)
 
-    def folders(self) -> list[Path]:
-        """What lies in it as folders of its own: those of stages, and of what looks after it. Links are none."""
-        return [self.root / entry.name for entry in Place(self.root).entries() if entry.is_folder]
-
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.root / name)
 

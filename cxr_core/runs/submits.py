@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cxr_core.runs.door import STRICT, BadFileError, Name, below
+from cxr_core.runs.door import STRICT, BadFileError, Name, Place, below
 from cxr_core.runs.files import json_text
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.records import Count, Seconds
@@ -101,6 +101,12 @@ def submit_folders(stage_folder: Path) -> list[Path]:
     submits = below(stage_folder, 1) / "submits"
     folders = [submits / entry.name for entry in submits.entries() if entry.is_folder]
     return [folder.path for folder in folders if folder.has("submit.json")]
+
+
+def submits_of_run(root: Path) -> dict[Path, Submit]:
+    """All submits of a run, whose stages are the folders in it, by their folders."""
+    stages = [root / entry.name for entry in Place(root).entries() if entry.is_folder]
+    return {folder: Submit.read(folder) for stage in stages for folder in submit_folders(stage)}
 
 
 def new_folder(stage_folder: Path) -> Path:

@@ -20,7 +20,7 @@ from cxr_core.runs.failures import Failure
 from cxr_core.runs.files import write_json
 from cxr_core.runs.pack import finalize, freeze, run_pack
 from cxr_core.runs.run import Run, dump_config
-from cxr_core.runs.submits import Submit, new_folder
+from cxr_core.runs.submits import Submit, new_folder, submits_of_run
 from jobs.cli import app
 from tests.stages import tiny_work
 
@@ -438,3 +438,13 @@ def test_metrics_that_are_none_are_not_read_into_the_report(root: Path, bad: str
     if bad not in ("wrong", "infinite"):
         with pytest.raises(UserError, match=path.name):
             read_object(path)
+
+
+def test_what_is_no_stage_in_a_run_has_no_submits(root: Path, tmp_path: Path) -> None:
+    (root / ".lock").touch()
+    submit = Submit("ab", "real", ("shards",), 1, "site", "/", slurm_cluster="other")
+    elsewhere = tmp_path / "elsewhere"
+    for stage in (root / "real", elsewhere):
+        submit.write(new_folder(stage))
+    (root / "linked").symlink_to(elsewhere)
+    assert {folder.parts[-3] for folder in submits_of_run(root)} == {"real", "tiny"}

@@ -1,6 +1,9 @@
 """Another user of a node gets there first: into the scratch folder, a lock, a store, the caches."""
 
+import grp
 import os
+import pwd
+import struct
 import subprocess
 import sys
 import tempfile
@@ -10,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from containers.engine import enter
-from containers.stage import stage
+from containers.stage import prelude, stage
 from containers.store import Image, Store, find_image
 from cxr_core.errors import UserError
+from cxr_core.home import only_mine
 from tests.conftest import REPOSITORY
 
 STRANGER = 65534
@@ -228,3 +232,53 @@ def test_a_cache_of_code_that_others_can_write_to_is_refused_by_name(node: Path,
     assert "Traceback" not in done.stderr
     (node / "mine").mkdir(mode=0o700)
     assert python(TELL, **{name: str(node / "mine")}).returncode == 0
+
+
+def is_mine(path: Path) -> tuple[bool, bool]:
+    """What the shell and what Python say."""
+    lines = 'cd /; . "$0"; only_mine "$1" > /dev/null'
+    shell = subprocess.run(["bash", "-c", lines, REPOSITORY / "containers" / "trust.sh", path], check=False)
+    return shell.returncode == 0, only_mine(path)
+
+
+def test_a_link_that_leads_on_to_a_link_of_anothers_is_not_followed(node: Path, tmp_path: Path) -> None:
+    home = tmp_path / "a home\nof 'mine'\n"
+    home.mkdir(mode=0o700)
+    stranger(f"os.symlink({str(home)!r}, 'theirs')", node)
+    (tmp_path / "mine").symlink_to(os.path.relpath(home, tmp_path))
+    (tmp_path / "on").symlink_to(node / "theirs")
+    assert is_mine(tmp_path / "mine") == (True, True)
+    assert is_mine(tmp_path / "on") == (False, False)
+
+
+def test_a_list_of_further_users_makes_a_folder_theirs(node: Path) -> None:
+    (node / "mine").mkdir(mode=0o770)
+    (node / "mine").chmod(0o770)
+    assert is_mine(node / "mine") == (is_alone(), is_alone())
+    entries = [(1, 7, -1), (2, 7, STRANGER), (4, 7, -1), (16, 7, -1), (32, 0, -1)]
+    text = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, may, who % 2**32) for tag, may, who in entries)
+    try:
+        os.setxattr(node / "mine", "system.posix_acl_access", text)
+    except OSError as error:
+        pytest.skip(f"no lists of users on this file system: {error}")
+    assert is_mine(node / "mine") == (False, False)
+
+
+def is_alone() -> bool:
+    group = grp.getgrgid(os.getgid())
+    return group.gr_name == pwd.getpwuid(os.getuid()).pw_name and len(group.gr_mem) == 0
+
+
+def test_a_scratch_folder_that_is_there_for_more_keeps_its_mode(image: Image, node: Path) -> None:
+    (node / "home").mkdir()
+    (node / "home").chmod(0o755)
+    used = stage(image, node / "home")
+    assert used.parent == node / "home" / f"cxr-images-{os.getuid()}"
+    assert (node / "home").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_disk_that_fills_meanwhile_is_no_failure(image: Image, node: Path) -> None:
+    lines = ["cp() { head -c 10 > ${!#}; return 1; }", *prelude(image, f'"{node}"'), 'echo "${CXR_IMAGE_FILE:-none}"']
+    done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "none\n")
+    assert "read where it lies" in done.stderr

@@ -16,7 +16,7 @@ from cxr_core.training.pggan import PgganTask, new_model
 from cxr_core.training.pggan_settings import PgganTrain
 from tests.gan_ranks import VALUES, assert_alike, dataset
 from tests.pipeline import cxr
-from tests.ranks import TOLERANCE, rank_of, without_log
+from tests.ranks import PATIENCE, TOLERANCE, rank_of, without_log
 from tests.slurm.cluster import Cluster
 from tests.slurm.tiny import TinyRun
 
@@ -46,14 +46,14 @@ def test_given_a_cluster_then_a_pggan_on_two_nodes_outlives_a_dead_rank_and_is_t
     planned = run.cxr("plan", run.config, "--cluster", run.profile, "--runs", run.runs).stdout
     assert "srun --ntasks=4 --nodes=2 --ntasks-per-node=2" in planned
     array = run.submit()
-    cluster.until("the first checkpoint is there", lambda: run.stage.is_done("00000"), 300)
+    cluster.until("the first checkpoint is there", lambda: run.stage.is_done("00000"), PATIENCE)
     os.kill(rank_of(run, f"{array}_0-0", 3), signal.SIGKILL)
-    run.wait(300)
+    run.wait(PATIENCE)
     (life,) = run.attempts(f"{array}_0")
     assert "rank 3 on" in life.detail
     print(f"\n{without_log(life.detail)}")
 
-    run.finish(300)
+    run.finish(PATIENCE)
     assert run.stage.facts() is not None, run.status() + run.logs()
     most = assert_alike(run.stage.path, tmp_path / "alone" / "tiny" / "real")
     print(f"`cxr submit`, 2 nodes with 2 ranks each, one killed; largest differences from one process: {most}")

@@ -18,7 +18,20 @@ import yaml
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import read_json, sha256_path
 from tests.pipeline import cxr
-from tests.ranks import RANKS, TOLERANCE, TRAINED, alone, fail, given, rank_of, signalled, train, weights, without_log
+from tests.ranks import (
+    PATIENCE,
+    RANKS,
+    TOLERANCE,
+    TRAINED,
+    alone,
+    fail,
+    given,
+    rank_of,
+    signalled,
+    train,
+    weights,
+    without_log,
+)
 from tests.slurm.cluster import Cluster
 from tests.slurm.faults import preempt
 from tests.slurm.tiny import TinyRun
@@ -176,11 +189,11 @@ def test_given_a_cluster_then_ranks_on_two_nodes_outlive_a_preemption_and_a_dead
     run = TinyRun(cluster, tmp_path, config=write_config(tmp_path, given, ranks(2, 2, nodes=2)))
     array = run.submit()
     task = f"{array}_0"
-    cluster.until("the first checkpoint is there", lambda: run.stage.is_done("00000"), 300)
+    cluster.until("the first checkpoint is there", lambda: run.stage.is_done("00000"), PATIENCE)
     preempt(run, task)
-    cluster.until("another one, in its second life", lambda: _num_made(run, f"{task}-1") > 0, 300)
+    cluster.until("another one, in its second life", lambda: _num_made(run, f"{task}-1") > 0, PATIENCE)
     os.kill(rank_of(run, f"{task}-1", 3), signal.SIGKILL)
-    run.wait(300)
+    run.wait(PATIENCE)
     first, second = run.attempts(task)
     assert first.cause in ("stopped", "killed")
     assert "rank 3 on" in second.detail
@@ -188,7 +201,7 @@ def test_given_a_cluster_then_ranks_on_two_nodes_outlive_a_preemption_and_a_dead
     assert "rank 3 on" in run.logs()
     print(f"\nfirst life: {first.cause} {first.detail}{first.why}\nsecond life: {without_log(second.detail)}")
 
-    run.finish(300)
+    run.finish(PATIENCE)
     assert run.num_resumes == 1
     assert run.stage.facts() is not None, run.status() + run.logs()
     assert_same(
@@ -211,6 +224,6 @@ def test_given_a_node_whose_gpus_no_rank_sees_then_training_is_refused_with_the_
     run.write_profile(more="gpus_per_node: 1\n")
     assert "--gpus-per-node=2" in run.cxr("plan", run.config, "--cluster", run.profile, "--runs", run.runs).stdout
     run.submit()
-    run.wait(300)
+    run.wait(PATIENCE)
     assert "sees 0 GPUs, but 2 are given to 2 ranks of its node" in run.logs()
     print("\n" + next(line for line in run.logs().splitlines() if "GPUs" in line))
