@@ -81,7 +81,7 @@ FIELDS: Mapping[str, Mapping[str, Access]] = {
     "stage.json": {
         **_as("public", "format digest fingerprint steps num_images validation_loss overfit best_step num_classifiers"),
         **_as("internal", "seconds final problems parts gate latent_shape method mean_error num_shards attempts"),
-        **_as("internal", "status swept num_enlarged splits"),
+        **_as("internal", "status swept num_enlarged splits code"),
         **_as("patient", "num_patients"),
     },
     "metrics.json": {
