@@ -129,12 +129,26 @@ def commits(values: Iterable[Any]) -> list[str]:
 def withheld(patients: Mapping[str, int]) -> frozenset[str]:
     """The cells of a table (name -> patients) that are not published.
 
-    Cells of 1 to 9 patients; and, so that none follows from a total by subtraction, the smallest others until at least
-    two are withheld that have `FEWEST_PATIENTS` between them. A cell of nobody tells of nobody.
+    Cells of 1 to 9 patients; and, so that none follows from a total by subtraction, the smallest other one: a patient
+    may be in several cells, so small ones may be the same few patients. A cell of nobody tells of nobody.
     """
     cells = sorted((num, name) for name, num in patients.items() if num)
-    hidden = [cell for cell in cells if cell[0] < FEWEST_PATIENTS]
-    others = cells[len(hidden) :]
-    while hidden and others and (len(hidden) < 2 or sum(num for num, _ in hidden) < FEWEST_PATIENTS):
-        hidden.append(others.pop(0))
-    return frozenset(name for _, name in hidden)
+    hidden = [name for num, name in cells if num < FEWEST_PATIENTS]
+    return frozenset(name for _, name in cells[: len(hidden) + 1]) if hidden else frozenset()
+
+
+def withheld_findings(
+    patients: Mapping[str, int], images: Mapping[str, int], num_images: int, rest: str
+) -> frozenset[str]:
+    """`withheld` of a table of findings, which an image may have several of, beside a total of `num_images`.
+
+    `rest` is the cell of images without any: with the total it tells how many have one, so it stays inside where that
+    tells of few images that have two findings, or none but another one.
+    """
+    hidden = withheld(patients)
+    if rest in hidden or rest not in images:
+        return hidden
+    told = {name: num for name, num in images.items() if num and name not in hidden}
+    differences = [num_images - told.get(rest, 0) - num for name, num in told.items() if name != rest]
+    differences += [] if hidden else [sum(told.values()) - num_images]
+    return hidden | {rest} if any(0 < each < FEWEST_PATIENTS for each in differences) else hidden

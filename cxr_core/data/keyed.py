@@ -9,13 +9,15 @@ import hmac
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
+from cxr_core.boundary import FEWEST_PATIENTS
 from cxr_core.data.identity import patient_key
 from cxr_core.errors import UserError
 from cxr_core.runs.door import STRICT, BadFileError, read_bytes, read_json
@@ -52,10 +54,16 @@ class PatientKey:
 
 
 def key_path() -> Path:
-    """Where the key lies: outside of every run."""
-    if given := os.environ.get(VARIABLE):
-        return Path(given)
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cxr-suite" / "patient.key"
+    """Where the key lies: outside of every run. Raises UserError where there is no home."""
+    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    given = os.environ.get(VARIABLE) or f"{config}/cxr-suite/patient.key"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise UserError("there is no such home folder for the key of patients", where=given, mend=_NAME_IT) from error
+
+
+_NAME_IT = f"name a file of your own in {VARIABLE}"
 
 
 def find_key() -> PatientKey | None:
@@ -66,6 +74,8 @@ def find_key() -> PatientKey | None:
         text = read_bytes(path, limit=1024)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise BadFileError(f"the key of patients cannot be read ({error.strerror})", path, _NAME_IT) from error
     if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077:
         raise BadFileError("the key of patients is not yours alone", path, "it must be yours: `chmod 600` and `chown`")
     try:
@@ -81,16 +91,22 @@ def key() -> PatientKey:
     """The key, made if there is none. Raises UserError as `find_key`, or where it cannot be written."""
     if found := find_key():
         return found
-    path, made = key_path(), PatientKey(secrets.token_bytes(_BYTES))
+    path = key_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.") as file:  # mode 0600
+            file.write(f"{secrets.token_hex(_BYTES)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+            os.link(file.name, path)  # whole, or not at all
+    except FileExistsError:
+        pass  # of another process that was faster
     except OSError as error:
         what = f"the key of patients cannot be written ({error.strerror})"
-        raise UserError(what, where=str(path), mend=f"name a file of your own in {VARIABLE}") from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{made.secret.hex()}\n")
-    return made
+        raise UserError(what, where=str(path), mend=_NAME_IT) from error
+    if found := find_key():
+        return found
+    raise UserError("the key of patients is a link that leads nowhere", where=str(path), mend="remove it")
 
 
 class _Names(TypedDict):
@@ -106,6 +122,14 @@ class _Names(TypedDict):
 def unnamed(patient: str) -> str:
     """What a synthetic Dataset says in place of a patient; a keyed name stays."""
     return patient if patient.startswith(PREFIX) else UNNAMED
+
+
+def enough(names: tuple[str, ...], name: Callable[[str], str]) -> tuple[str, ...]:
+    """Names by `name`, with those of nobody beside them where they are so few that their number would tell."""
+    if not names or UNNAMED in names:
+        return names
+    nobody = (name(f"nobody {i} beside {' '.join(names)}") for i in range(FEWEST_PATIENTS - len(names)))
+    return tuple(sorted({*names, *nobody}))
 
 
 def write_names(folder: Path, patients: Iterable[str]) -> None:

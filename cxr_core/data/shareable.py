@@ -39,20 +39,47 @@ class Shareable(Dataset):
 
 
 def shareable(dataset: Dataset, *, internal: bool) -> Shareable:
-    """The Dataset with what an export may hold. Raises UserError for real images that are not to stay `internal`."""
-    if not dataset.info.synthetic and not internal:
+    """The Dataset with what an export may hold. Raises UserError for real images that are not to stay `internal`, and
+    for synthetic ones that show patients."""
+    info = dataset.info
+    if not info.synthetic and not internal:
         raise UserError(
             "holds images and ids of real patients, which must not leave",
             where=str(dataset.folder),
             mend="export a synthetic Dataset; for use inside alone, --internal exports this one and marks every file",
         )
-    info = dataset.info
     if info.synthetic:
+        _refuse_patients(dataset)
         about = public("dataset.json about", info.about)
         if isinstance(prompts := about.get("prompts"), dict):
             about["prompts"] = public("prompts", prompts)
         info = replace(info, about=about)
     return Shareable(dataset.folder, info, dataset.barred)
+
+
+def _refuse_patients(dataset: Dataset) -> None:
+    """Raise UserError for a synthetic Dataset with what shows single patients."""
+    series = [one for one in dataset.info.about.get("series") or () if isinstance(one, dict)]
+    requests = [one["request"] for one in series if isinstance(one.get("request"), dict)]
+    for has, what, mend in (
+        (
+            bool((dataset.rows["generation"] == "").any()),
+            "holds images without a record of how they were generated, as real ones are, which must not leave",
+            "export the Dataset of a generate stage",
+        ),
+        (
+            any(one.get("bank") and one.get("from_bank") == "each" for one in series),
+            "was drawn from the latents of single real images, which it shows again; it must not leave",
+            "generate with `from_bank: gaussian`",
+        ),
+        (
+            any(one.get("rare_captions") for one in requests),
+            "was asked for by captions that few patients have, and tells them; it must not leave",
+            "export images of another request",
+        ),
+    ):
+        if has:
+            raise UserError(what, where=str(dataset.folder), mend=mend)
 
 
 def _public_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -77,4 +104,4 @@ def _public_generation(text: str) -> str:
             kept["gate"] = public("generation gate", kept["gate"])
     except (ValueError, AttributeError, RecursionError):
         return ""
-    return text if kept == made else canonical_json(kept)
+    return canonical_json(kept)

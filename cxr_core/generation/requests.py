@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxr_core.boundary import FEWEST_PATIENTS
 from cxr_core.data.captions import CAPTION, matched
 from cxr_core.data.findings import JOIN, NO_FINDING, Findings
 from cxr_core.data.positions.phrases import Placed, asked, phrase
@@ -54,7 +55,7 @@ def allocate(request: Request, real: pd.DataFrame, findings: Findings, *, where:
     """
     if request.rare_captions is not None:
         return _rare(request.rare_captions, real[real["split"] == "train"], where)
-    train = real.loc[real["split"] == "train", ["labels", "view"]]
+    train = real[real["split"] == "train"]
     cells: list[tuple[int, str, int, tuple[Placed, ...]]]
     if request.like is not None:
         assert request.num_images is not None
@@ -90,8 +91,11 @@ def _wanted(request: Request, train: pd.DataFrame, findings: Findings, where: st
 
 def _lacking(fill: int, train: pd.DataFrame, findings: Findings, where: str) -> list[tuple[str, int]]:
     """What each finding that a real training image has lacks to `fill`. Raises UserError where none lacks any."""
-    real = {name: int((train["labels"] & findings.bit(name) != 0).sum()) for name in findings.names}
-    lacking = [(name, fill - num) for name, num in real.items() if 0 < num < fill]
+    having = {name: train[train["labels"] & findings.bit(name) != 0] for name in findings.names}
+    real = {name: len(rows) for name, rows in having.items()}
+    # What is drawn may be published, and with `fill` would tell how few patients there are.
+    few = {name for name, rows in having.items() if rows["patient_id"].nunique() < FEWEST_PATIENTS}
+    lacking = [(name, fill - num * (name not in few)) for name, num in real.items() if 0 < num < fill]
     if not lacking:
         raise _nothing_to_fill(fill, {name: num for name, num in real.items() if num}, where)
     return lacking
@@ -167,7 +171,7 @@ def _like_train(train: pd.DataFrame, request: Request, where: str) -> list[tuple
         raise UserError("nothing to be like: the real Dataset has no training images", where=where, mend="use counts")
     if request.view != "real":
         train = train.assign(view=request.view)
-    real = train.value_counts(sort=False).sort_index()
+    real = train[["labels", "view"]].value_counts(sort=False).sort_index()
     shares = largest_remainder(real.tolist(), request.num_images or 0)
     return [(labels, view, num) for (labels, view), num in zip(real.index, shares.tolist(), strict=True)]
 

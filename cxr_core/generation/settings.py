@@ -79,7 +79,8 @@ class Request(Settings):
     """Findings or combinations that share `num_images` equally; what does not divide goes to the first ones."""
     fill: PositiveInt | None = None
     """Fill the rare findings up: of each finding as many images, with it alone, as its real training images are fewer
-    than this. A finding without a real training image gets none, which is said."""
+    than this. A finding without a real training image gets none, which is said; one of fewer than 10 patients gets as
+    many as this, so that what is drawn does not tell how few they are."""
     rare_captions: RareCaptions | None = None
     """What few training images have, and as common captions to compare with; for `memorisation.targeted`."""
     num_images: PositiveInt | None = None

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import cxr_core
+from cxr_core.boundary import FEWEST_PATIENTS
+from cxr_core.evaluation.fidelity_results import Distance
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.models.checkpoints import is_pggan
@@ -140,18 +142,27 @@ def numbers(metrics: Metrics) -> Iterator[str]:
         by = extractor.name if extractor.kind == "judge" else f"a model of sha256 {extractor.digest[:12]}"
         seen = f"features of {by}, {fidelity.resize.to} px"
         for what, one in (("held-out patients", fidelity.beside_floor), ("the floor: real to real", fidelity.floor)):
-            told = "not computed" if one.not_computed else f"FID {_words(one.fid)}, KID {_words(one.kid)}"
-            yield f"to {what} ({seen}, n = {one.a.effective:g} and {one.b.effective:g}): {told}"
-        yield fidelity.alarm_words
+            if one.not_computed or _is_of_few(one):  # why not is a count of patients
+                yield f"to {what} ({seen}): not computed, or of fewer than {FEWEST_PATIENTS} patients"
+                continue
+            numbers = f"FID {_words(one.fid)}, KID {_words(one.kid)}"
+            yield f"to {what} ({seen}, n = {one.a.effective:g} and {one.b.effective:g}): {numbers}"
+        is_told = fidelity.alarm is not None and not any(map(_is_of_few, (fidelity.to_held_out, fidelity.to_train)))
+        yield fidelity.alarm_words if is_told else "The copying alarm was not computed."
     if faithfulness := metrics.faithfulness:
         for each in faithfulness.findings:
             for contrast in each.synthetic:
                 told = f"AUROC {_words(contrast.auroc)}" if contrast.auroc else "not told: the judge is not sure here"
                 yield f"{each.finding} is there, by the judge, within {contrast.within}: {told}"
-    if metrics.memorisation:
-        yield f"copies of training images: {metrics.memorisation.verdict}"
+    if memorisation := metrics.memorisation:
+        is_told = memorisation.pixels.share_above is not None
+        yield f"copies of training images: {memorisation.verdict if is_told else 'it cannot be told.'}"
     if metrics.sweep:
-        yield f"a sweep: {metrics.sweep.rule}"
+        yield f"a sweep: {metrics.sweep.rule if metrics.sweep.chosen else 'no point is recommended.'}"
+
+
+def _is_of_few(distance: Distance) -> bool:
+    return any(0 < (side.num_patients or 0) < FEWEST_PATIENTS for side in (distance.a, distance.b))
 
 
 def _words(interval: Interval | None) -> str:

@@ -10,9 +10,9 @@ from typing import Literal
 import pandas as pd
 from pydantic import ValidationError
 
-from cxr_core.boundary import FEWEST_PATIENTS, withheld
+from cxr_core.boundary import FEWEST_PATIENTS, withheld_findings
 from cxr_core.data.findings import NO_FINDING, Findings
-from cxr_core.data.keyed import unnamed
+from cxr_core.data.keyed import enough, unnamed
 from cxr_core.data.positions.split import BoxedSplit, together
 from cxr_core.errors import UserError
 from cxr_core.runs.door import read_bytes
@@ -43,7 +43,7 @@ class TrainingData(Settings):
     dataset: str
     """Digest of the Dataset whose train split was learnt from."""
     images_sha256: str | None = None
-    """`images_sha256` of the training images. Null: not told by who wrote this."""
+    """`images_sha256` of the training images. Null: not told by who wrote this, or it would tell who was moved."""
     findings: dict[str, Seen]
     """Of each finding of the vocabulary, alone or among others, and of No Finding."""
     withheld: tuple[str, ...] = ()
@@ -88,17 +88,25 @@ class TrainingData(Settings):
         while base and base.dataset == self.dataset:
             splits += [base.boxed_split] if base.boxed_split else []
             base = base.base
-        hidden = withheld({finding: seen.patients for finding, seen in self.findings.items()}) | {*self.withheld}
+        hidden = self._few() | {*self.withheld}
         few = (self.patients or 0) < FEWEST_PATIENTS
         split = together([one.renamed(name) for one in splits])
+        split = split and split.model_copy(update={"moved": enough(split.moved, name)})
         changed = {
-            **({"images": None, "patients": None, "images_sha256": None} if few else {}),
+            **({"images": None, "patients": None} if few else {}),
+            # All others being known, a digest of images tells which few patients were moved to them.
+            **({"images_sha256": None} if few or (split and split.moved) else {}),
             "findings": {finding: seen for finding, seen in self.findings.items() if finding not in hidden},
             "withheld": tuple(finding for finding in [*self.findings, *self.withheld] if finding in hidden),
             "boxed_split": split,
             "base": base.public(name) if base else None,
         }
         return self.model_copy(update=changed)
+
+    def _few(self) -> frozenset[str]:
+        patients = {finding: seen.patients for finding, seen in self.findings.items()}
+        images = {finding: seen.images for finding, seen in self.findings.items()}
+        return withheld_findings(patients, images, self.images or 0, NO_FINDING)
 
     @property
     def words(self) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from cxr_core.boundary import FEWEST_PATIENTS, public_run, withheld
+from cxr_core.boundary import FEWEST_PATIENTS, public_run, withheld, withheld_findings
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.data.shareable import shareable
+from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import Metrics
 from cxr_core.models.card import numbers
 from cxr_core.report.blocks import Block, Column, Facts, Gallery, Heading, Picture, Section, Table, Text
@@ -52,12 +53,17 @@ def _datasets(run: RunView) -> Iterator[Block]:
         if stage.dataset is None:
             yield not_yet(stage)
         elif stage.dataset.info.synthetic:
-            yield from _synthetic(shareable(stage.dataset, internal=False))
+            yield from _synthetic(stage.dataset)
         else:
             yield from _real(stage.dataset)
 
 
-def _synthetic(dataset: Dataset) -> Iterator[Block]:
+def _synthetic(stored: Dataset) -> Iterator[Block]:
+    try:
+        dataset = shareable(stored, internal=False)
+    except UserError as error:
+        yield Text(f"Not shown: it {error.what}.", "absent")
+        return
     found = zip(class_names(dataset), class_counts(dataset, dataset.rows), strict=True)
     rows = [[plain(name), count(num)] for name, num in found if num]
     columns = [Column("finding"), Column("images", numeric=True)]
@@ -76,7 +82,10 @@ def _real(dataset: Dataset) -> Iterator[Block]:
     rows = [[split, *_cells(part)] for split, part in splits.items() if len(part)]
     yield _counted("Images and patients of each split; no total, from which one could be told.", "split", rows)
     train = splits["train"]
-    yield _by("finding", "Training images with each finding.", _by_finding(dataset, train))
+    parts = _by_finding(dataset, train)
+    images = {name: len(part) for name, part in parts.items()}
+    hidden = withheld_findings(_patients(parts), images, len(train), NO_FINDING)
+    yield _by("finding", "Training images with each finding.", parts, hidden)
     yield _by("view", "Training images by view.", _parts(train, "view", ("PA", "AP")))
     yield _by("sex", "Training images by sex.", _parts(train, "sex", ("F", "M")))
     bands = train.groupby(pd.cut(train["age"], _AGES, right=False), observed=True)
@@ -99,9 +108,13 @@ def _by_finding(dataset: Dataset, rows: pd.DataFrame) -> dict[str, pd.DataFrame]
     return {name: rows[has] for name, has in {**bits, NO_FINDING: rows["labels"] == 0}.items()}
 
 
-def _by(what: str, caption: str, parts: Mapping[str, pd.DataFrame]) -> Table:
+def _patients(parts: Mapping[str, pd.DataFrame]) -> dict[str, int]:
+    return {name: part["patient_id"].nunique() for name, part in parts.items()}
+
+
+def _by(what: str, caption: str, parts: Mapping[str, pd.DataFrame], hidden: frozenset[str] | None = None) -> Table:
     found = {name: part for name, part in parts.items() if len(part)}
-    hidden = withheld({name: part["patient_id"].nunique() for name, part in found.items()})
+    hidden = withheld(_patients(found)) if hidden is None else hidden
     rows = [[plain(name) or "unknown", *_cells(part, name in hidden)] for name, part in found.items()]
     return _counted(caption, what, rows)
 
@@ -134,7 +147,7 @@ def _results(run: RunView) -> Iterator[Block]:
 def _accuracies(metrics: Metrics) -> Iterator[str]:
     for result in metrics.utility:
         found = [f"{one.classifier.accuracy.value:.2f} on {ARMS[one.arm]}" for one in result.arms if one.classifier]
-        if found:
+        if found and result.test and result.test.num_patients >= FEWEST_PATIENTS:  # a fraction of few tells counts
             yield f"telling {plain(result.finding)} from {plain(result.negatives)}: accuracy {listed(found)}"
 
 

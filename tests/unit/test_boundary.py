@@ -58,7 +58,7 @@ def test_what_is_not_declared_stays_inside() -> None:
 def test_given_few_patients_then_neither_their_count_nor_one_that_tells_it_is_published() -> None:
     assert withheld({"a": 3, "b": 50, "c": 12, "d": 0}) == {"a", "c"}
     assert withheld({"a": 3, "b": 4, "c": 30}) == {"a", "b", "c"}
-    assert withheld({"a": 6, "b": 4, "c": 30}) == {"a", "b"}
+    assert withheld({"a": 6, "b": 4, "c": 30, "d": 40}) == {"a", "b", "c"}
     assert withheld({"a": 10, "b": 0}) == frozenset()
     assert withheld({"a": 9}) == {"a"}
 

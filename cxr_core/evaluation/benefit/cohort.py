@@ -105,6 +105,10 @@ def _other_past(kept: pd.DataFrame, real: Dataset, synthetic: Dataset) -> str | 
         if not chain:
             return "generator_saw: same_n, but the generator learnt from no image of this Dataset"
         for step in chain:
+            if step.images_sha256 is None:
+                return (
+                    "generator_saw: same_n, but the generator does not say which images of this Dataset it learnt from"
+                )
             if step.images_sha256 != images_sha256(kept["image_id"]):
                 return (
                     f"generator_saw: same_n, but the generator learnt from {step.images:,} images of this Dataset that "
