@@ -128,14 +128,17 @@ def _links(path: Path) -> Iterator[Path]:
 
 
 def _open_to_others(whole: Path) -> Iterator[bool]:
-    """Of a path without links and of each folder above, whether others can write to it. In a folder whose sticky bit is
-    set, nobody renames what is another's."""
-    for each in (whole, *whole.parents):
+    """Of a path without links and of each folder above, from the root on, whether others can write to it. In a folder
+    whose sticky bit is set, nobody renames what is another's; below one of ours that nobody else can enter, nothing
+    can be reached."""
+    for each in (*reversed(whole.parents), whole):
         found, is_above = each.stat(), each != whole
         # A list of further users shows as a right of the group.
-        loose = 0o002 if found.st_gid == _own_group() and _ACL not in os.listxattr(each) else 0o022
-        is_loose = found.st_mode & loose and not (is_above and found.st_mode & stat.S_ISVTX)
+        is_alone = found.st_gid == _own_group() and _ACL not in os.listxattr(each)
+        is_loose = found.st_mode & (0o002 if is_alone else 0o022) and not (is_above and found.st_mode & stat.S_ISVTX)
         yield bool(is_loose) or not _is_ours(found.st_uid, is_above=is_above)
+        if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+            return
 
 
 def _is_ours(owner: int, *, is_above: bool = False) -> bool:

@@ -20,7 +20,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from cxr_core.runs.content import sha256_in, size_in
+from cxr_core.runs.content import give_rights, sha256_in, size_in
 from cxr_core.runs.door import LONGEST_NAME, STRICT, Name, Place, below
 from cxr_core.runs.files import fsync_tree, json_text, remove
 from cxr_core.runs.receipt import Data, Receipt
@@ -55,6 +55,7 @@ def _place_one(shards: Place, here: int, shard: str, attempt: str, role: str, pa
     temporary = f".{shard}.{attempt}.{role}.tmp"
     _bring_near(path, here, temporary, shards.path / temporary)
     num_bytes = size_in(shards, temporary)  # which refuses links and pipes: what is committed is files alone
+    give_rights(shards, temporary)
     fsync_tree(shards.path / temporary)
     sha256 = sha256_in(shards, temporary)
     data = Data(role, f"{shard}-{sha256[:12]}{path.suffix}", num_bytes, sha256)

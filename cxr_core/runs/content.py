@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from cxr_core.runs.door import BadFileError, Place
 from cxr_core.runs.files import sha256_text
@@ -29,6 +30,34 @@ def sha256_in(place: Place, name: str) -> str:
         f"{'/'.join(path)}\0{_sha256(Place(inside.root, (*inside.parts, *path[:-1])), path[-1])}\n" for path in found
     )
     return sha256_text("".join(lines))
+
+
+def give_rights(place: Place, name: str) -> None:
+    """Let a file, or a folder with all that is in it, have the rights that this process's umask leaves: some libraries
+    write files for their user alone, which a group that shares a run could not read."""
+    mask = _umask()
+    with place.handle() as here:
+        if not _is_folder(place, name):
+            _give(name, here, 0o666 & ~mask)
+            return
+        for _, _, names, folder in os.fwalk(name, dir_fd=here):
+            os.fchmod(folder, os.fstat(folder).st_mode & stat.S_ISGID | 0o777 & ~mask)
+            for each in names:
+                _give(each, folder, 0o666 & ~mask)
+
+
+def _give(name: str, folder: int, mode: int) -> None:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    """To ask the system itself, one has to change it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
 
 
 def weight(place: Place, name: str) -> int:
