@@ -4,6 +4,7 @@ One function a medium. Names of findings, files and stages, log lines and errors
 they stay what they are where programs read them.
 """
 
+import os
 import re
 import sys
 from typing import TextIO
@@ -30,9 +31,10 @@ def say(text: object, *, err: bool = False) -> None:
     file = sys.stderr if err else sys.stdout
     try:
         print(_encodable(terminal(str(text)), file), file=file, flush=True)
-    except BrokenPipeError:  # of `cxr logs RUN | head`
-        sys.stdout = None
-        sys.exit(1)
+    except BrokenPipeError:  # of `cxr logs RUN | head`, or of a task that goes on when its node's daemon has died
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
 
 
 def say_line(text: object) -> None:

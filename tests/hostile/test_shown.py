@@ -2,7 +2,10 @@
 
 import ast
 import csv
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -166,3 +169,12 @@ def test_given_formulas_in_names_then_problems_csv_shows_them_and_is_read_back(t
     assert [cell for cell in cells if cell[:1] in tuple("=+@\t\r") and cell != "+3"] == []
     back = read_problems(tmp_path / "problems.csv")
     assert sorted(back["image_id"]) == sorted(row["image_id"] for row in rows)
+
+
+def test_a_reader_who_is_gone_ends_nothing() -> None:
+    code = "from cxr_core.shown import say\nfor err in (False, True):\n    say('a', err=err), say('b', err=err)"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=write, timeout=60)
+    os.close(write)
+    assert done.returncode == 0
