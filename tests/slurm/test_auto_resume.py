@@ -120,5 +120,5 @@ def test_given_a_run_that_is_cancelled_then_it_does_not_resume_itself(run: TinyR
     run.until_awaited(image)
     run.cxr("cancel", run.root)
     run.wait()
-    assert (lives(run).resumed, lives(run).outcome) == ([], "")
+    assert (list(lives(run).resumed), lives(run).outcome) == ([], "")
     assert len(run.submits) == 2
