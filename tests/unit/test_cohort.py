@@ -47,7 +47,10 @@ def confounded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
         ]
 
     real = write_planted(folder / "real", [*rows("train", 40, 120), *rows("test", 40, 80)], size=16)
-    return {"real": real, "synthetic": write_planted(folder / "made", rows("made", 20, 60), size=16, synthetic=True)}
+    return {
+        "real": real,
+        "synthetic": write_planted(folder / "made", rows("synthetic", 20, 60), size=16, synthetic=True),
+    }
 
 
 def entry(**values: object) -> Utility:

@@ -361,7 +361,7 @@ def test_given_the_same_folder_elsewhere_when_reported_again_then_the_bytes_are_
         ("study/shards/grid.png", "not a picture", "is no picture"),
         ("real/stage.json", "{", "Invalid JSON"),
         ("real/problems.csv", "kind,file\nrgba,a.png\n", "lacks the columns image_id, detail, action"),
-        ("run.json", "[]", "valid dictionary"),
+        ("run.json", "[]", "should be an object"),
     ],
 )
 def test_given_a_damaged_file_when_reported_then_it_is_named_and_the_rest_of_the_page_is_there(
@@ -396,7 +396,7 @@ def test_given_a_damaged_line_of_metrics_when_reported_then_file_and_line_are_na
     shutil.copytree(full[0], root)
     path = sorted((root / "fine" / "shards").glob("*.jsonl"))[0]
     path.write_text(path.read_text().replace('{"step": 3,', '{"step": 3'))
-    assert f"{path.relative_to(root)}:3: not JSON" in write_report(root).read_text()
+    assert f"{path.relative_to(root)}: damaged: line 3: Invalid JSON" in write_report(root).read_text()
 
 
 def test_given_a_preview_without_its_prompts_when_reported_then_it_is_named(
