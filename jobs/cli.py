@@ -218,14 +218,19 @@ def resume(
 
 
 @app.command()
-def cancel(run: RunFolder) -> None:
+def cancel(
+    run: RunFolder,
+    cluster: Annotated[
+        str | None, typer.Option(help="The profile, where records of an older version do not say where jobs are.")
+    ] = None,
+) -> None:
     """Cancel the jobs of a run that are in the queue. What is committed stays; `cxr resume` goes on.
 
     Example: cxr cancel runs/nih14_sd21
     """
     from jobs.cluster import cancel_run
 
-    jobs = cancel_run(run)
+    jobs = cancel_run(run, cluster)
     say(f"cancelled: {', '.join(jobs)}" if jobs else "no job of this run is in the queue")
 
 

@@ -221,13 +221,13 @@ def _may_live(run: Run, profile: ClusterProfile, most: int | None, stage: str | 
     Lives(most, stage).write(run.root)
 
 
-def cancel_run(root: Path) -> list[str]:
-    """Cancel the jobs of a run that are in the queue and return their ids.
+def cancel_run(root: Path, cluster: str | None = None) -> list[str]:
+    """Cancel the jobs of a run that are in the queue and return their ids. `cluster` names a profile by hand.
 
     Raises UserError if none is found and the profile, which may name another cluster, cannot be read.
     """
     run = Run.open(root.absolute())
-    profile, trouble = _profile_of(run)
+    profile, trouble = _profile_of(run, cluster)
     live = live_ids(run, queue_of(run, profile))
     if live:
         cancel(live)
@@ -236,11 +236,11 @@ def cancel_run(root: Path) -> list[str]:
     return live
 
 
-def _profile_of(run: Run) -> tuple[ClusterProfile | None, UserError | None]:
+def _profile_of(run: Run, cluster: str | None) -> tuple[ClusterProfile | None, UserError | None]:
     """The profile of the last submit, or what is wrong with it. What was sent can be cancelled without it: each record
     says where it went, but those of older versions. A profile that is there no more is nothing wrong."""
     try:
-        name = str(find_profile(where_sent(run)[0]))
+        name = str(find_profile(where_sent(run, cluster)[0]))
     except UserError:
         return None, None
     try:

@@ -77,7 +77,7 @@ def test_given_another_cluster_and_a_shell_full_of_variables_then_jobs_are_found
     assert moved.returncode == 2
     assert f"in the queue of cluster cxrtest: {array};cxrtest, " in moved.stderr
     assert "set `clusters: cxrtest` in the profile" in moved.stderr
-    assert f"cancelled: {array};cxrtest, " in run.cxr("cancel", run.root).stdout
+    assert f"cancelled: {array};cxrtest, " in run.cxr("cancel", run.root, "--cluster", run.profile).stdout
     assert not run.queue()
 
 
@@ -90,7 +90,7 @@ def test_given_records_that_do_not_say_where_jobs_are_then_the_profile_says_it_a
     for folder in folders:
         replace(Submit.read(folder), job_id=None, slurm_cluster="").write(folder)
     run.write_profile(more="sbatch: ['--clusters=cxrtest']\n")
-    refused = run.cxr("cancel", run.root)
+    refused = run.cxr("cancel", run.root, "--cluster", run.profile)
     assert (refused.returncode, "set clusters:" in refused.stderr) == (2, True)
     run.write_profile(more=THERE + HELD)
     assert f"cancelled: {array};cxrtest, " in run.cxr("cancel", run.root).stdout
