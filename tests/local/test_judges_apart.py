@@ -106,8 +106,8 @@ def test_given_two_datasets_that_share_images_or_patients_the_evaluation_is_refu
     )
     synthetic = gated(run / "syn", gate, "d1")
     entries = {"gate": {"dataset": "first"}, "judge": {"dataset": "second"}, "syn": {"gate": "gate"}}
-    stages = [{"name": name, "inputs": {}} for name in ("first", "second")]
-    stages += [{"name": name, "inputs": inputs} for name, inputs in entries.items()]
+    stages = [{"name": name, "kind": "preprocess", "inputs": {}} for name in ("first", "second")]
+    stages += [{"name": name, "kind": "train", "inputs": inputs} for name, inputs in entries.items()]
     (run / "config.yaml").write_text(yaml.safe_dump({"stages": stages}))
     write_planted(run / "first", [planted_row("a", source_sha256="x"), planted_row("b", source_sha256="y")])
     shared = [planted_row("c", source_sha256="x"), planted_row("d", source_sha256="z")]

@@ -77,7 +77,7 @@ def test_given_another_cluster_and_a_shell_full_of_variables_then_jobs_are_found
     assert moved.returncode == 2
     assert f"in the queue of cluster cxrtest: {array};cxrtest, " in moved.stderr
     assert "set `clusters: cxrtest` in the profile" in moved.stderr
-    assert f"cancelled: {array};cxrtest, " in run.cxr("cancel", run.root, "--cluster", run.profile).stdout
+    assert f"cancelled: {array};cxrtest, " in run.cxr("cancel", run.root).stdout
     assert not run.queue()
 
 
@@ -93,7 +93,7 @@ def test_given_records_that_do_not_say_where_jobs_are_then_the_profile_says_it_a
     refused = run.cxr("cancel", run.root, "--cluster", run.profile)
     assert (refused.returncode, "set clusters:" in refused.stderr) == (2, True)
     run.write_profile(more=THERE + HELD)
-    assert f"cancelled: {array};cxrtest, " in run.cxr("cancel", run.root).stdout
+    assert f"cancelled: {array};cxrtest, " in run.cxr("cancel", run.root, "--cluster", run.profile).stdout
     assert {(Submit.read(folder).slurm_cluster) for folder in folders} == {"cxrtest"}
     assert not run.queue()
 
