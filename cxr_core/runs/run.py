@@ -99,7 +99,8 @@ class StageFolder:
         """Ids of the shards that have a receipt: one listing, no file is opened."""
         try:
             with (self.place / "receipts").handle() as here, os.scandir(here) as entries:
-                return {entry.name[:-5] for entry in entries if entry.name.endswith(".json") and entry.name[0] != "."}
+                names = [entry.name for entry in entries]
+                return {name[:-5] for name in names if name[-5:] == ".json" and name[0] != "."}
         except FileNotFoundError:
             return set()
 

@@ -73,7 +73,9 @@ def stillborn(folder: StageFolder, attempts: Sequence[AttemptRecord]) -> list[St
     read = {path: bad.read(partial(Submit.read, path), None) for path in {end.submit for end in ends.values()}}
     submits = {path: submit for path, submit in read.items() if submit is not None}
     found = [Stillborn(task, end, submits[end.submit]) for task, end in ends.items() if end.submit in submits]
-    plan, done = folder.plan() if found else None, folder.done()
+    if not found:
+        return []
+    plan, done = folder.plan(), folder.done()
     newest = max(submits, default=None)
     return [dead for dead in found if not _is_made_good(dead, plan, done, newest)]
 
