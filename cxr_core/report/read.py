@@ -77,8 +77,7 @@ class StageView:
     @cached_property
     def receipts(self) -> list[Receipt]:
         """Receipts of all committed shards, by shard id, without those that cannot be read."""
-        found = (self.bad_files.read(partial(self.folder.receipt, shard), None) for shard in sorted(self.done))
-        return [receipt for receipt in found if receipt is not None]
+        return self.bad_files.read(lambda: self.folder.receipts_of(sorted(self.done), self.bad_files), [])
 
     @cached_property
     def seconds(self) -> dict[str, float]:

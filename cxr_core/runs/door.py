@@ -51,6 +51,10 @@ class BadFileError(UserError):
 class BadFiles(list[BadFileError]):
     """The files of a folder that are not what they must be, found while the others were read."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._paths: set[Path] = set()
+
     def read(self, read: Callable[[], T], instead: Any) -> T:
         """What `read` returns; `instead` where it meets a bad file, which is listed once."""
         try:
@@ -63,7 +67,8 @@ class BadFiles(list[BadFileError]):
 
     def note(self, error: BadFileError) -> None:
         """List a bad file, if it is not listed yet."""
-        if error.path not in {each.path for each in self}:
+        if error.path not in self._paths:
+            self._paths.add(error.path)
             self.append(error)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -83,9 +82,8 @@ def _old_states(folder: StageFolder, bad: BadFiles) -> Iterator[Garbage]:
     if plan is None or not plan.chain:
         return
     shards = folder.place / "shards"
-    for shard in sorted(folder.done()):
-        receipt = bad.read(partial(folder.receipt, shard), None)
-        for data in receipt.data if receipt else ():
+    for receipt in folder.receipts_of(sorted(folder.done()), bad):
+        for data in receipt.data:
             if data.role == STATE and shards.has(data.name):
                 yield _measured(folder, shards, data.name, "training state that nothing continues", receipt)
 

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Required
 
@@ -17,7 +18,7 @@ from typing_extensions import TypedDict
 
 from cxr_core import yamlfile
 from cxr_core.errors import UserError
-from cxr_core.runs.door import MIB, BadFileError, Name, Place, below, checked, printable
+from cxr_core.runs.door import MIB, BadFileError, BadFiles, Name, Place, below, checked, printable
 from cxr_core.runs.files import json_text
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.provenance import provenance
@@ -116,12 +117,16 @@ class StageFolder:
         """All receipts, by shard id."""
         return self.receipts_of(sorted(self.done()))
 
-    def receipts_of(self, shards: Sequence[str]) -> list[Receipt]:
-        """Those of some shards, in their order. Raises as `receipt` does."""
+    def receipts_of(self, shards: Sequence[str], bad: BadFiles | None = None) -> list[Receipt]:
+        """Those of some shards, in their order. Damaged ones are added to `bad` and left out; without it, raises as
+        `receipt` does."""
         if not shards:
             return []
         with (self.place / "receipts").held() as place:
-            return [_receipt(place, shard) for shard in shards]
+            if bad is None:
+                return [_receipt(place, shard) for shard in shards]
+            found = [bad.read(partial(_receipt, place, shard), None) for shard in shards]
+        return [receipt for receipt in found if receipt is not None]
 
     @property
     def is_finished(self) -> bool:

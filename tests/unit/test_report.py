@@ -60,7 +60,9 @@ class Page(HTMLParser):
 def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished run's folder and its page."""
     root = report_run.full_run(tmp_path_factory.mktemp("runs") / "tiny", NIH).root
-    return root, write_report(root).read_text()
+    page = write_report(root).read_text()
+    assert "Not shown. " not in page  # which would hide a mistake of a section's own
+    return root, page
 
 
 def test_given_an_empty_run_when_reported_then_every_stage_is_named_as_not_run(tmp_path: Path) -> None:
