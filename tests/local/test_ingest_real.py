@@ -41,7 +41,7 @@ def test_all_112120_rows_are_planned_in_seconds(nih_data: Path) -> None:
     settings = real_stage(nih_data, "images_128", expect_size=128, size=64)
     start = time.process_time()
     plan = plan_source(settings)
-    assert time.process_time() - start < 10  # 2 s on an idle core; the bound only catches a loop over rows
+    assert time.process_time() - start < 60  # some seconds; the bound only catches a loop over rows
     assert len(plan.rows) + len(plan.problems) == 112_120
 
 
@@ -161,7 +161,7 @@ def test_chexperts_files_of_one_name_are_each_rows_own_in_time_that_grows_with_t
     start = time.process_time()
     located = locate(rows, files, "train.csv")
     other = locate(rows, Files([name.replace("patient", "case") for name in files.paths], files.below), "train.csv")
-    assert time.process_time() - start < 10  # 1 s on an idle core; a loop over files of one name takes minutes
+    assert time.process_time() - start < 60  # some seconds; a loop over files of one name takes many minutes
     ours = located.files.str.removeprefix("/data/png/").str.removesuffix(".png")
     assert list(ours) == list(paths.str.partition("/")[2].str.removesuffix(".jpg"))
     assert list(located.strangers) == []

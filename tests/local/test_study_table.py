@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr_core.data.chestxray14 import read_chestxray14
-from cxr_core.data.dataset import SCHEMA, Dataset, write_index
+from cxr_core.data.dataset import SCHEMA, Dataset, ShardInfo, write_index
 from cxr_core.data.findings import NIH
 from cxr_core.data.settings import ChestXray14Data
 from cxr_core.data.splits import carve_validation
@@ -24,10 +24,13 @@ from jobs.launch import estimates
 def dataset_of(folder: Path, rows: pd.DataFrame) -> Dataset:
     """A Dataset without its images: cohorts are chosen by the index alone."""
     folder.mkdir()
-    absent = {name: None for name in SCHEMA.names if name not in rows}
-    rows = rows.assign(**absent | {"prompt": "", "pixel_sha256": "", "boxes": [[]] * len(rows)})
+    given = {"shard": "shards/absent.tar", "width": 512, "height": 512, "length": 1}
+    nothing = {"string": "", "int64": 0, "double": None}
+    absent = {field.name: nothing[str(field.type)] for field in SCHEMA if field.name not in {"boxes", *rows}}
+    rows = rows.assign(**absent | given, boxes=[[]] * len(rows))
+    shard = ShardInfo(name=given["shard"], sha256="0" * 64, bytes=1, num_images=len(rows))
     synthetic = bool((rows["split"] == "synthetic").all())
-    write_index(folder, rows[SCHEMA.names], [], findings=NIH, size=512, synthetic=synthetic, about={})
+    write_index(folder, rows[SCHEMA.names], [shard], findings=NIH, size=512, synthetic=synthetic, about={})
     return Dataset.open(folder)
 
 

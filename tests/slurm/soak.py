@@ -79,14 +79,14 @@ class Soak:
         """What the user does meanwhile."""
         while not over.wait(_LOOK_EVERY):
             self._command("status", self.run.root)
-            self._command("resume", self.run.root, "--if-needed")
+            self._resume()
 
     def finish(self, seconds: float = 600) -> None:
         """Stop the kills and let the run come to its end."""
         self._start_daemons(float("inf"))
         deadline = time.monotonic() + seconds
         while self.run.stage.facts() is None and time.monotonic() < deadline:
-            self._command("resume", self.run.root, "--if-needed")
+            self._resume()
             time.sleep(3)
         self.run.wait(seconds)
 
@@ -129,6 +129,9 @@ class Soak:
         for node in [node for node, back in self._dead.items() if back <= now]:
             self.cluster.start_slurmd(node)
             del self._dead[node]
+
+    def _resume(self) -> None:
+        self._command("resume", self.run.root, "--if-needed", "--cluster", self.run.profile)
 
     def _command(self, *words: str | Path) -> None:
         """One command of the user's, with the memory that it took."""

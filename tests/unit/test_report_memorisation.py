@@ -124,4 +124,4 @@ def test_given_targeted_and_reidentification_then_each_says_what_it_found_or_why
 
 
 def test_given_a_damaged_picture_then_the_report_names_it(run: Path) -> None:
-    assert "is no picture, but" in page_of(run, result(), picture=b"nothing")
+    assert "study/pairs.png: is no picture (not a PNG file" in page_of(run, result(), picture=b"nothing")
