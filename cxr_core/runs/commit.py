@@ -20,9 +20,9 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from cxr_core.runs.content import give_rights, sha256_in, size_in
+from cxr_core.runs.content import settle, sha256_in
 from cxr_core.runs.door import LONGEST_NAME, STRICT, Name, Place, below
-from cxr_core.runs.files import fsync_tree, json_text, remove
+from cxr_core.runs.files import json_text, remove
 from cxr_core.runs.receipt import Data, Receipt
 
 Outcome = Literal["committed", "duplicate", "differs"]
@@ -46,18 +46,14 @@ class Commit:
 
 def place(stage_folder: Path, shard: str, attempt: str, paths: Mapping[str, Path]) -> tuple[Data, ...]:
     """Move `paths` (role -> file or folder) to their content-addressed names in `shards/`, durably. Idempotent."""
-    shards = (below(stage_folder, 1) / "shards").make()
-    with shards.handle() as here:
+    with (below(stage_folder, 1) / "shards").make().held() as shards, shards.handle() as here:
         return tuple(_place_one(shards, here, shard, attempt, role, path) for role, path in paths.items())
 
 
 def _place_one(shards: Place, here: int, shard: str, attempt: str, role: str, path: Path) -> Data:
     temporary = f".{shard}.{attempt}.{role}.tmp"
     _bring_near(path, here, temporary, shards.path / temporary)
-    num_bytes = size_in(shards, temporary)  # which refuses links and pipes: what is committed is files alone
-    give_rights(shards, temporary)
-    fsync_tree(shards.path / temporary)
-    sha256 = sha256_in(shards, temporary)
+    num_bytes, sha256 = settle(shards, temporary)  # refuses links and pipes: what is committed is files alone
     data = Data(role, f"{shard}-{sha256[:12]}{path.suffix}", num_bytes, sha256)
     try:
         os.rename(temporary, data.name, src_dir_fd=here, dst_dir_fd=here)
@@ -91,19 +87,18 @@ def commit(stage_folder: Path, receipt: Receipt, *, is_alive: Callable[[str], bo
     file takes the place of the exclusive link and a dead claimant is succeeded. Raises BadFileError if what stands in
     its place is no receipt.
     """
-    receipts = (below(stage_folder, 1) / "receipts").make()
     final = f"{receipt.shard}.json"
     temporary = f".{receipt.shard}.{receipt.attempt}.tmp"
-    with receipts.handle() as here:
+    with (below(stage_folder, 1) / "receipts").make().held() as receipts, receipts.handle() as here:
         try:
             _write(receipts, here, temporary, receipt.to_json())
             won = _publish(receipts, here, temporary, final, receipt.attempt, is_alive)
         finally:
             _unlink(here, temporary)
         os.fsync(here)
-    if won:
-        return Commit("committed", receipt)
-    standing = receipts.json(final, Receipt)
+        if won:
+            return Commit("committed", receipt)
+        standing = receipts.json(final, Receipt)
     if standing.attempt == receipt.attempt:
         return Commit("committed", standing)
     return Commit("duplicate" if standing.digest == receipt.digest else "differs", standing)

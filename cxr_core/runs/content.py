@@ -3,9 +3,10 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from cxr_core.runs.door import BadFileError, Place
 from cxr_core.runs.files import sha256_text
@@ -23,41 +24,49 @@ def sha256_in(place: Place, name: str) -> str:
     """As `files.sha256_path`. Raises BadFileError if there is a link, a pipe or a device."""
     if not _is_folder(place, name):
         return _sha256(place, name)
-    depth = len(place.parts) + 1
-    found = sorted((*folder.parts[depth:], file) for folder, file in _files(place, name))
-    inside = place / name
-    lines = (
-        f"{'/'.join(path)}\0{_sha256(Place(inside.root, (*inside.parts, *path[:-1])), path[-1])}\n" for path in found
-    )
-    return sha256_text("".join(lines))
+    inside = len(place.parts) + 1
+    return _of_folder({_parts(folder, file)[inside:]: _sha256(folder, file) for folder, file in _files(place, name)})
 
 
-def give_rights(place: Place, name: str) -> None:
-    """Let a file, or a folder with all that is in it, have the rights that this process's umask leaves: some libraries
-    write files for their user alone, which a group that shares a run could not read."""
+def _parts(folder: Place, file: str) -> tuple[str, ...]:
+    return (*folder.parts, file)
+
+
+def _of_folder(digests: Mapping[tuple[str, ...], str]) -> str:
+    """By the path and the sha256 of each file."""
+    return sha256_text("".join(f"{'/'.join(path)}\0{sha256}\n" for path, sha256 in sorted(digests.items())))
+
+
+def settle(place: Place, name: str) -> tuple[int, str]:
+    """Let a file, or a folder with all that is in it, survive a power cut and have the rights that this process's umask
+    leaves: some libraries write files for their user alone, which a group that shares a run could not read.
+
+    Returns its bytes and sha256, as `size_in` and `sha256_in`, and raises as they do. Each file is opened once.
+    """
     mask = _umask()
+    if not _is_folder(place, name):
+        return _settle_file(place, name, 0o666 & ~mask)
+    found = {_parts(folder, file): _settle_file(folder, file, 0o666 & ~mask) for folder, file in _files(place, name)}
     with place.handle() as here:
-        if not _is_folder(place, name):
-            _give(name, here, 0o666 & ~mask)
-            return
-        for _, _, names, folder in os.fwalk(name, dir_fd=here):
+        for _, _, _, folder in os.fwalk(name, dir_fd=here):
             os.fchmod(folder, os.fstat(folder).st_mode & stat.S_ISGID | 0o777 & ~mask)
-            for each in names:
-                _give(each, folder, 0o666 & ~mask)
+            os.fsync(folder)
+    inside = len(place.parts) + 1
+    digests = {parts[inside:]: sha256 for parts, (_, sha256) in found.items()}
+    return sum(size for size, _ in found.values()), _of_folder(digests)
 
 
-def _give(name: str, folder: int, mode: int) -> None:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    try:
-        os.fchmod(descriptor, mode)
-    finally:
-        os.close(descriptor)
+def _settle_file(place: Place, name: str, mode: int) -> tuple[int, str]:
+    with place.open(name) as file:
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size, _sha256_of(file)
 
 
 def _umask() -> int:
     """To ask the system itself, one has to change it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    with Path("/proc/self/status").open("rb") as status:
+        return int(status.read().partition(b"\nUmask:")[2].split(maxsplit=1)[0], 8)
 
 
 def weight(place: Place, name: str) -> int:
@@ -96,4 +105,8 @@ def _size(place: Place, name: str) -> int:
 
 def _sha256(place: Place, name: str) -> str:
     with place.open(name) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return _sha256_of(file)
+
+
+def _sha256_of(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

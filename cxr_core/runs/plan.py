@@ -8,7 +8,7 @@ from typing import Annotated, Any, Required
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from cxr_core.runs.door import STRICT, BadFileError, Name, below, parse
+from cxr_core.runs.door import STRICT, BadFileError, Name, below, parse, parse_lines
 from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.records import Count, RelativePath
 
@@ -122,7 +122,7 @@ class Plan:
         first, *lines = below(path.parent, 1).read(path.name).splitlines() or [b""]
         header: dict[str, Any] = {**_header(first, path)}
         num_shards = header.pop("num_shards")
-        shards = tuple(parse(line, Shard, path, line=number) for number, line in enumerate(lines, 2))
+        shards = tuple(parse_lines(lines, Shard, path, first=2))
         if num_shards != len(shards):
             raise BadFileError(f"format {header['format']}, {len(shards)} of {num_shards} shards", path, _HINT)
         _check(shards, path)

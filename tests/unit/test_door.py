@@ -1,5 +1,6 @@
 """What is read, moved and removed in a folder that somebody else may have written."""
 
+import json
 import os
 import socket
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cxr_core.runs.door import STRICT, BadFileError, Place, checked_name, parse, printable, read_bytes
+from cxr_core.runs.door import STRICT, BadFileError, Place, checked_name, parse, parse_lines, printable, read_bytes
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,24 @@ def test_nan_is_no_value_whatever_the_type() -> None:
     with pytest.raises(BadFileError):
         parse(b'{"a": NaN}', dict[str, Any], Path("a"))
     assert parse(b'{"a": "NaN"}', dict[str, Any], Path("a")) == {"a": "NaN"}
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1E+400", "0.5e400", "9" * 400 + ".5", "-" + "9" * 309 + "e0"])
+@pytest.mark.parametrize("text", ["{}", '{{"a":{}}}', '{{"a": [1, {}], "NaN": "NaN"}}', '["{}x", {}]'])
+def test_a_number_beyond_all_floats_is_no_value_whatever_the_type(number: str, text: str) -> None:
+    with pytest.raises(BadFileError, match="beyond"):
+        parse(text.replace("{}", number).replace("{{", "{").replace("}}", "}").encode(), Any, Path("a"))
+    texts = [number, f"a{number}", "3e123" * 12 + "b4e567", "0.1e1"]
+    assert parse(json.dumps(texts).encode(), list[str], Path("a")) == texts
+    assert parse(b"[1.5e100, 3e-999]", list[float], Path("a")) == [1.5e100, 0.0]
+
+
+def test_lines_are_values_one_by_one_however_they_are_read(place: Place) -> None:
+    assert parse_lines([b'{"num": 1}', b'{"num": 2, "name": "x"}'], Record, Path("a")) == [Record(1), Record(2, "x")]
+    assert parse_lines([], Record, Path("a")) == []
+    for lines in ([b'{"num": 1}, {"num": 2}'], [b'{"num": 1}', b'{"num": 2'], [b'{"num": 1}, {"num":', b"2}"]):
+        with pytest.raises(BadFileError, match="line [78]: "):
+            parse_lines(lines, Record, Path("a"), first=7)
 
 
 def test_a_pipe_a_device_a_folder_or_a_link_is_no_file_and_nothing_waits(
