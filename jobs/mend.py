@@ -1,7 +1,9 @@
 """The commands that look after a run: compare it with its receipts, repair it, clear it up, and tell what happened."""
 
+from contextlib import suppress
+
 from cxr_core.errors import UserError
-from cxr_core.runs.door import BadFiles
+from cxr_core.runs.door import BadFileError, BadFiles
 from cxr_core.runs.gc import Garbage, garbage
 from cxr_core.runs.logs import stage_log
 from cxr_core.runs.progress import bar
@@ -75,7 +77,9 @@ def show_logs(run: Run, stage: str | None, shard: str | None) -> None:
         raise UserError(f"no stage {stage!r}", where=str(run.root), mend=f"there are: {', '.join(names)}")
     for name in [stage] if stage else names:
         folder = run.stage(name)
-        plan = folder.plan() if shard is not None else None
+        plan = None
+        with suppress(BadFileError):  # its line stands below, with the others
+            plan = folder.plan() if shard is not None else None
         if plan is not None and shard not in {planned.id for planned in plan.shards}:
             ids = [planned.id for planned in plan.shards]
             mend = f"its {len(ids)} shards are named {ids[0]} to {ids[-1]}" if ids else "its plan has none"

@@ -4,6 +4,7 @@ Where a number could not be had, its place holds null and `not_run` says why, e.
 of 500". Accuracy and AUROC lie in 0..1.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from cxr_core.evaluation.benefit.results import BenefitResult
@@ -21,6 +22,7 @@ from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.position.results import PositionResult
 from cxr_core.evaluation.sweep.results import SweepResult
 from cxr_core.models.training_data import Seen
+from cxr_core.runs.door import below
 from cxr_core.settings import Settings
 
 FILE = "metrics.json"
@@ -349,3 +351,8 @@ class Metrics(Settings):
     """Where they are from."""
     published_caveat: str = STUDY_CAVEAT
     """What to know before comparing."""
+
+
+def read_metrics(stage_folder: Path) -> Metrics:
+    """metrics.json of a finished evaluate stage. Raises FileNotFoundError, or BadFileError naming what is wrong."""
+    return below(stage_folder, 1).json(FILE, Metrics)

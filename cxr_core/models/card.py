@@ -8,7 +8,7 @@ import cxr_core
 from cxr_core.boundary import FEWEST_PATIENTS
 from cxr_core.evaluation.fidelity_results import Distance
 from cxr_core.evaluation.interval import Interval
-from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.evaluation.metrics import FILE, Metrics, read_metrics
 from cxr_core.models.checkpoints import is_pggan
 from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.run import Run
@@ -125,7 +125,7 @@ def _measured(stage: Path) -> list[str]:
     for name, entry in entries.items():
         path = run.root / name / FILE
         if entry["kind"] == "evaluate" and drew & set(_named(entry["inputs"]["synthetic"])) and path.is_file():
-            told = numbers(Metrics.model_validate_json(path.read_bytes()))
+            told = numbers(read_metrics(run.root / name))
             found += [f"Evaluation `{markdown_code(name)}`:", "", *(f"- {markdown(line)}" for line in told), ""]
     return found or ["Nothing: no finished evaluation of its run looks at its images."]
 

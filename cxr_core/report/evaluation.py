@@ -4,16 +4,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
-from cxr_core.errors import UserError
-from cxr_core.evaluation.metrics import FILE, Grid, Metrics
+from cxr_core.evaluation import metrics as metrics_file
+from cxr_core.evaluation.metrics import Grid, Metrics
 from cxr_core.report.blocks import Block, Gallery, Heading, Picture, Section, Text
 from cxr_core.report.datasets import not_yet
 from cxr_core.report.picture import data_uri, read_picture
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain, several
-from cxr_core.runs.door import read_bytes
+from cxr_core.runs.door import BadFileError
 
 
 def pictures_section(run: RunView) -> Section:
@@ -40,12 +39,12 @@ def each_evaluation(
 
 
 def read_metrics(stage: StageView) -> Metrics:
-    """metrics.json of a finished evaluate stage. Raises UserError naming the file if it is missing or malformed."""
-    path = stage.folder.path / FILE
+    """metrics.json of a finished evaluate stage. Raises BadFileError naming the file if it is missing or malformed."""
+    folder = stage.folder.path
     try:
-        return Metrics.model_validate_json(read_bytes(path))
-    except (OSError, ValidationError) as error:
-        raise UserError(f"not the metrics of an evaluate stage ({error})", where=str(path), mend=_AGAIN) from error
+        return metrics_file.read_metrics(folder)
+    except FileNotFoundError as error:
+        raise BadFileError("missing, of a finished stage", folder / metrics_file.FILE, _AGAIN) from error
 
 
 _AGAIN = "evaluate again: remove this stage's folder and run"

@@ -28,7 +28,7 @@ def stage_log(stage_folder: Path, shard: str | None = None) -> Iterator[str]:
     attempts = bad.read(lambda: read_attempts(stage_folder), [])
     for attempt in attempts:
         yield from _attempt(stage_folder, attempt, shard)
-    yield from bad.read(lambda: list(_without_attempt(StageFolder(stage_folder), attempts, shard)), [])
+    yield from _without_attempt(StageFolder(stage_folder), attempts, shard, bad)
     yield from map(_bad, bad)
 
 
@@ -55,17 +55,19 @@ def _bad(error: BadFileError) -> str:
     return f"{error.where}: {error.what}"
 
 
-def _without_attempt(folder: StageFolder, attempts: Sequence[AttemptRecord], shard: str | None) -> Iterator[str]:
-    plan = folder.plan()
-    dead = [
-        task
-        for task in stillborn(folder, attempts)
-        if shard is None or shard in shards_of(task.task, task.submit, plan)
-    ]
-    for group in grouped(dead):
+def _without_attempt(
+    folder: StageFolder, attempts: Sequence[AttemptRecord], shard: str | None, bad: BadFiles
+) -> Iterator[str]:
+    plan = bad.read(folder.plan, None)
+    dead = bad.read(lambda: stillborn(folder, attempts), [])
+    wanted = [task for task in dead if shard is None or shard in shards_of(task.task, task.submit, plan)]
+    for group in grouped(wanted):
         yield told(group)
         yield from _tail(group[0].log)
-    for path in _silent_logs(folder, attempts, {task.log for task in dead}) if shard is None else ():
+    if shard is not None:
+        return
+    known = {task.log for task in dead}
+    for path in bad.read(lambda: list(_silent_logs(folder, attempts, known)), []):
         yield f"task {path.stem} left no attempt and no word of how it ended"
         yield from _tail(path)
 

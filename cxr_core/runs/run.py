@@ -242,7 +242,9 @@ def _refuse_doubles(names: list[str], path: Path) -> None:
 
 def is_begun(root: Path) -> bool:
     """Whether a run is there of which something was planned."""
-    return (root / "config.yaml").exists() and any(root.glob("*/plan.jsonl"))
+    place = Place(root)
+    folders = (place / entry.name for entry in place.entries() if entry.is_folder)
+    return place.has("config.yaml") and any(folder.has("plan.jsonl") for folder in folders)
 
 
 def _of_content(config: Mapping[str, Any]) -> dict[str, Any]:

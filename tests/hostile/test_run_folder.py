@@ -420,6 +420,8 @@ def test_logs_of_a_shard_of_a_plan_without_shards_are_told_of(root: Path) -> Non
     first = (root / "next" / "plan.jsonl").read_text().splitlines()[0]
     (root / "next" / "plan.jsonl").write_text(first.replace('"num_shards":5', '"num_shards":0') + "\n")
     assert "no shard" in cxr("logs", root, "next", "00001").text
+    (root / "next" / "plan.jsonl").write_text("no plan")
+    assert "next/plan.jsonl: damaged" in cxr("logs", root, "next", "00001").text
 
 
 @pytest.mark.parametrize("bad", ["pipe", "endless", "link", "folder", "wrong", "infinite"])

@@ -94,7 +94,7 @@ def test_lines_are_values_one_by_one_however_they_are_read(place: Place) -> None
     assert parse_lines([b'{"num": 1}', b'{"num": 2, "name": "x"}'], Record, Path("a")) == [Record(1), Record(2, "x")]
     assert parse_lines([], Record, Path("a")) == []
     for lines in ([b'{"num": 1}, {"num": 2}'], [b'{"num": 1}', b'{"num": 2'], [b'{"num": 1}, {"num":', b"2}"]):
-        with pytest.raises(BadFileError, match="line [78]: "):
+        with pytest.raises(BadFileError, match=r"line [78]: "):
             parse_lines(lines, Record, Path("a"), first=7)
 
 
