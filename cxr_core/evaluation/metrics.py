@@ -7,6 +7,8 @@ of 500". Accuracy and AUROC lie in 0..1.
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from cxr_core.evaluation.benefit.results import BenefitResult
 from cxr_core.evaluation.calibration.results import CalibrationResult
 from cxr_core.evaluation.diversity.results import DiversityResult
@@ -22,7 +24,7 @@ from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.position.results import PositionResult
 from cxr_core.evaluation.sweep.results import SweepResult
 from cxr_core.models.training_data import Seen
-from cxr_core.runs.door import below
+from cxr_core.runs.door import BadFileError, below
 from cxr_core.settings import Settings
 
 FILE = "metrics.json"
@@ -355,4 +357,7 @@ class Metrics(Settings):
 
 def read_metrics(stage_folder: Path) -> Metrics:
     """metrics.json of a finished evaluate stage. Raises FileNotFoundError, or BadFileError naming what is wrong."""
-    return below(stage_folder, 1).json(FILE, Metrics)
+    try:
+        return Metrics.model_validate_json(below(stage_folder, 1).read(FILE))
+    except ValidationError as error:
+        raise BadFileError(f"not the metrics of an evaluate stage: {error}", stage_folder / FILE) from error
