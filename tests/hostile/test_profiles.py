@@ -146,6 +146,7 @@ def test_what_is_sent_is_not_read_back_from_the_run_folder(tmp_path: Path, monke
     sbatch = tmp_path / "sbatch"
     sbatch.write_text('#!/bin/sh\nfor last; do :; done\n[ -f "$last" ] && exec < "$last"\ncat > got; echo 5\n')
     sbatch.chmod(0o755)
+    (tmp_path / "srun").symlink_to(sbatch)  # submitit looks for it
     path = f"{tmp_path}:{os.environ['PATH']}"
     monkeypatch.setenv("PATH", path)
     monkeypatch.chdir(tmp_path)

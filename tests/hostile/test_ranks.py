@@ -279,6 +279,10 @@ def test_a_rank_believes_no_server_that_does_not_know_the_secret(host: Host) -> 
 
 def test_where_a_name_is_a_loopback_address_to_its_own_machine_alone_others_can_connect() -> None:
     assert bind_address(LOOPBACK) == LOOPBACK
+    try:
+        socket.getaddrinfo("localhost", None)
+    except OSError as error:
+        pytest.skip(f"this machine does not know the name localhost: {error}")
     assert bind_address("localhost") == ""
 
 

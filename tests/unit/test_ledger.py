@@ -47,9 +47,10 @@ def test_given_shards_that_are_made_fail_and_were_made_before_then_their_time_is
         run_pack(work, plan, ["00000", "00001", "00002"])
     first, second = read_attempts(tmp_path / "tiny")
     assert (first.cause, second.cause) == ("shards failed", "finished")
-    assert 0.3 <= first.useful < 0.4
-    assert 0.1 <= first.failed < 0.2
-    assert 0.2 <= first.duplicated < 0.5
+    # Each has at least its own sleeps, and in sum there is no more than the attempt took: a second is counted once.
+    assert first.useful >= 0.3
+    assert first.failed >= 0.1
+    assert first.duplicated >= 0.2
     assert first.useful + first.failed + first.duplicated <= first.seconds + 0.01
     assert first.num_failed == 1
 
