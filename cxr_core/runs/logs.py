@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.runs.door import MIB, BadFileError, BadFiles, Place, below, parse
-from cxr_core.runs.ends import shell_ends
-from cxr_core.runs.last_words import scheduler_logs, text_of_log
+from cxr_core.runs.evidence import scheduler_logs, shell_ends, text_of_log
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, when
 from cxr_core.runs.run import StageFolder
-from cxr_core.runs.stillborn import grouped, shards_of, stillborn, told
 from cxr_core.runs.submits import Submit, submit_folders
+from cxr_core.runs.unstarted import grouped, in_words, shards_of, unstarted
 
 _TAIL = 40
 """Last lines of a scheduler's log that are shown."""
@@ -57,15 +56,15 @@ def _bad(error: BadFileError) -> str:
 
 def _without_attempt(folder: StageFolder, attempts: Sequence[AttemptRecord], shard: str | None) -> Iterator[str]:
     plan = folder.plan()
-    dead = [
+    ended = [
         task
-        for task in stillborn(folder, attempts)
+        for task in unstarted(folder, attempts)
         if shard is None or shard in shards_of(task.task, task.submit, plan)
     ]
-    for group in grouped(dead):
-        yield told(group)
+    for group in grouped(ended):
+        yield in_words(group)
         yield from _tail(group[0].log)
-    for path in _silent_logs(folder, attempts, {task.log for task in dead}) if shard is None else ():
+    for path in _silent_logs(folder, attempts, {task.log for task in ended}) if shard is None else ():
         yield f"task {path.stem} left no attempt and no word of how it ended"
         yield from _tail(path)
 
@@ -81,11 +80,9 @@ def _silent_logs(folder: StageFolder, attempts: Sequence[AttemptRecord], known: 
 
 
 def _head(attempt: AttemptRecord) -> str:
-    where = attempt.node or attempt.host or "unknown host"
     job = f", job {attempt.job}" if attempt.job else ""
-    at = f" in shard {attempt.shard}" if attempt.shard else ""
-    why = f": {attempt.why}" if attempt.why else ""
-    return f"attempt {attempt.id} on {where}{job}, started {when(attempt.started)} UTC: {attempt.cause}{at}{why}"
+    started = f"started {when(attempt.started)} UTC"
+    return f"attempt {attempt.id} on {attempt.place or 'unknown host'}{job}, {started}: {attempt.in_words}"
 
 
 def _line(event: dict[str, Any]) -> str:

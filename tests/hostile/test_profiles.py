@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cxr_core.errors import UserError
-from cxr_core.runs.lives import Lives
+from cxr_core.runs.resumes import AutoResume
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, new_folder
 from jobs.auto_resume import resume_itself
@@ -61,7 +61,7 @@ def test_given_a_run_folder_that_names_a_profile_by_a_path_then_nothing_of_it_is
     auto: bool, cluster: str, run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name_profile(run, cluster.format(run=run.root))
-    Lives(3).write(run.root)
+    AutoResume(3).write(run.root)
     shutil.copy(run.root / "evil.yaml", home.parents[2] / "evil.yaml")
     monkeypatch.chdir(run.root)
     with pytest.raises(UserError, match="--cluster"):
