@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from itertools import takewhile
 from typing import Any
 
 from cxr_core.errors import UserError
 from cxr_core.runs.failures import parked
 from cxr_core.runs.follow_up import FollowUp
 from cxr_core.runs.ledger import read_attempts
-from cxr_core.runs.plan import Plan
 from cxr_core.runs.run import Run, StageFolder
 from cxr_core.runs.unstarted import Unstarted, grouped, in_words, release_tasks
 from jobs.config import RunConfig, inputs_of
@@ -59,7 +57,7 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
         num_shards=len(plan.shards) if plan else size.num_shards,
         chain=plan.chain if plan else stage.kind == "train",
         upstream=[name for name in inputs_of(stage).values() if name in names],
-        todo=shards_to_do(plan, done, aside) if plan else None,
+        todo=[shard.id for shard in plan.to_do(done, aside)] if plan else None,
         parked=sorted(aside - done),
         finished=facts is not None and plan is not None and {shard.id for shard in plan.shards} <= done,
         seconds=_measured(folder, done),
@@ -69,14 +67,6 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
         nodes=ranks.nodes if ranks else 1,
         ranks_per_node=ranks.per_node if ranks else 1,
     )
-
-
-def shards_to_do(plan: Plan, done: set[str], aside: set[str]) -> list[str]:
-    """Nothing of a chain goes on behind a parked shard."""
-    missing = [shard.id for shard in plan.shards if shard.id not in done]
-    if plan.chain:
-        return list(takewhile(lambda shard: shard not in aside, missing))
-    return [shard for shard in missing if shard not in aside]
 
 
 def _measured(folder: StageFolder, done: set[str]) -> float | None:

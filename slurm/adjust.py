@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cxr_core.runs.causes import Change
 from cxr_core.runs.follow_up import Short
 from slurm.grammar import hours_of, megabytes_of, minutes_of, time_of, twice_memory
 from slurm.profile import Resources
@@ -18,7 +19,7 @@ class Adjusted:
     reasons: Sequence[str] = ()
 
 
-_RAN_OUT = {"mem": "was out of memory", "time": "took longer than the time limit"}
+_RAN_OUT: Mapping[Change, str] = {"mem": "was out of memory", "time": "took longer than the time limit"}
 
 
 def adjusted(resources: Resources, short: Short, before: Mapping[str, str]) -> Adjusted:
@@ -27,7 +28,7 @@ def adjusted(resources: Resources, short: Short, before: Mapping[str, str]) -> A
     What was raised `before` stays, unless the profile asks for more since then, or allows less: it is right, and
     anybody may have written the record.
     """
-    values = {key: value for key, value in before.items() if key in _RAN_OUT and _is_allowed(key, value, resources)}
+    values = {str(key): before[key] for key in _RAN_OUT if key in before and _is_allowed(key, before[key], resources)}
     reasons = [f"{key} stays {value}, as raised before" for key, value in values.items()]
     for key, ran_out in _RAN_OUT.items():
         if (victims := short.get(key, ())) and key not in before:

@@ -13,8 +13,8 @@ from cxr_core.runs.accounting import Accounting
 from cxr_core.runs.attempt import Beat, End, State, liveness_by, read_beat
 from cxr_core.runs.causes import Outcome
 from cxr_core.runs.door import BadFileError, BadFiles, Place, below, parse
-from cxr_core.runs.evidence import ShellEnd, cause_in_log, shell_ends
-from cxr_core.runs.outcome import Evidence, Liveness, outcome_of
+from cxr_core.runs.evidence import cause_in_log, shell_ends
+from cxr_core.runs.outcome import Evidence, outcome_of
 from cxr_core.runs.run import Run
 
 
@@ -238,37 +238,20 @@ def _record(stage: str, folder: Path, evidence: Evidence, facts: State | Beat | 
 
 def _with_causes(stage_folder: Path, records: list[AttemptRecord]) -> list[AttemptRecord]:
     """The outcomes of attempts that ended without a word, by what others recorded of them."""
-    if not any(map(_wants_witnesses, records)):
+    if not any(map(_is_unexplained, records)):
         return records
     starts: dict[str, list[float]] = {}
     for record in records:
         starts.setdefault(record.job, []).append(record.started)
-    witnesses = _Witnesses(stage_folder, shell_ends(stage_folder), Accounting.read(stage_folder.parent), starts)
-    return [witnesses.complete(record) if _wants_witnesses(record) else record for record in records]
+    ends, accounts = shell_ends(stage_folder), Accounting.read(stage_folder.parent)
 
-
-def _wants_witnesses(record: AttemptRecord) -> bool:
-    return bool(record.job) and record.outcome in ("killed", "silent")
-
-
-@dataclass(frozen=True)
-class _Witnesses:
-    """Who else tells of the attempts of a stage; `starts` are those of the attempts of each task."""
-
-    stage_folder: Path
-    ends: Mapping[tuple[str, int], ShellEnd]
-    accounts: Accounting
-    starts: Mapping[str, Sequence[float]]
-
-    def complete(self, record: AttemptRecord) -> AttemptRecord:
-        """The same with its outcome by all of them, and with when it ended."""
-        following = min((start for start in self.starts[record.job] if start > record.started), default=None)
-        end, account = self.ends.get((record.job, record.restart)), self.accounts.of(record.job, record.started)
-        alive: Liveness = "gone" if record.outcome == "killed" else "silent"
+    def explained(record: AttemptRecord) -> AttemptRecord:
+        following = min((start for start in starts[record.job] if start > record.started), default=None)
+        end, account = ends.get((record.job, record.restart)), accounts.of(record.job, record.started)
         evidence = Evidence(
-            alive,
+            "gone" if record.outcome == "killed" else "silent",
             by_shell=end.cause if end else "",
-            by_log=cause_in_log(self.stage_folder, record.job, record.started, following or float("inf")),
+            by_log=cause_in_log(stage_folder, record.job, record.started, following or float("inf")),
             by_accounts=account.cause if account else "",
             came_back=following is not None,
         )
@@ -276,6 +259,12 @@ class _Witnesses:
         # Its GPUs were held until then, also where its heart had stopped long before.
         over = end.moment if end else min(account.end or 0.0, time.time()) if account else 0.0
         return replace(record, outcome=outcome, cause=cause, ended=max(record.ended, over)) if cause else record
+
+    return [explained(record) if _is_unexplained(record) else record for record in records]
+
+
+def _is_unexplained(record: AttemptRecord) -> bool:
+    return bool(record.job) and record.outcome in ("killed", "silent")
 
 
 def _first_event(folder: Place) -> State | None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -238,12 +237,7 @@ def _try_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt, must_stop: 
 
 
 def _todo(work: Work, plan: Plan, wanted: set[str]) -> list[Shard]:
-    """What to do of a plan, without parked shards; nothing of a chain goes on behind one."""
-    skipped = parked(work.folder.path)
-    todo = [shard for shard in plan.shards if shard.id in wanted]
-    if plan.chain:
-        return list(takewhile(lambda shard: shard.id not in skipped, todo))
-    return [shard for shard in todo if shard.id not in skipped]
+    return [shard for shard in plan.to_do(parked=parked(work.folder.path)) if shard.id in wanted]
 
 
 def _stop_if_of_the_stage(error: Exception, failed: Sequence[tuple[Failure, Exception]], attempt: Attempt) -> None:

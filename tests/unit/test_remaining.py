@@ -1,10 +1,9 @@
-"""What remains of a run: stages of which something can be done, shards that can go on, and the job that resumes it."""
+"""What remains of a run: stages of which something can be done, and the job that resumes it."""
 
 from pathlib import Path
 
-from cxr_core.runs.plan import Plan, slices
 from cxr_core.runs.run import Run
-from jobs.remaining import possible, shards_to_do
+from jobs.remaining import possible
 from slurm.packs import Job, StageWork
 from slurm.profile import ClusterProfile
 from slurm.submit import Launch, record, script_text
@@ -31,9 +30,3 @@ def test_a_job_of_a_run_that_resumes_itself_calls_slurm_and_so_is_no_step(tmp_pa
     assert "in-image" not in text
     assert "-m jobs.auto_resume" in text
     assert "#SBATCH --dependency=afterany:7" in text
-
-
-def test_a_plan_says_which_of_a_chain_can_go_on() -> None:
-    chain = Plan("vae", slices(4, 1), "f", chain=True)
-    assert shards_to_do(chain, {"00000"}, {"00002"}) == ["00001"]
-    assert shards_to_do(Plan("real", slices(4, 1), "f"), {"00000"}, {"00002"}) == ["00001", "00003"]
