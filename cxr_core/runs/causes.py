@@ -26,7 +26,7 @@ Change = Literal["", "mem", "time", "node"]
 
 @dataclass(frozen=True)
 class Cause:
-    """A row of the table.
+    """A row of the table, which has a test of each.
 
     `reach` says who would meet the same: another shard too if it is the process or the machine that fails. A cause that
     `recurs` ends a task again if it ended it before its first shard. `next_step` tells people what follows or what to
@@ -54,70 +54,52 @@ class Cause:
         return self.blame == "shard" or (self.blame == "lone shard" and num_shards == 0)
 
 
-_AGAIN = "`cxr resume` tries it again; three times in one shard park it"
-_SENT_AGAIN = "`cxr resume` sends what is left"
-_OTHER_NODE = "`cxr resume` leaves the node out for a day"
-_MORE_ROOM = "free some room (`df -h`, `df -i`, `quota`), then `cxr resume`"
-_MORE_FILES = "raise the limit of open files (`ulimit -n`), then `cxr resume`"
-
 SHARDS_FAILED = "shards failed"
 OUT_OF_MEMORY = "out of memory"
 TIME_LIMIT = "time limit"
+TERMINATED = "terminated"
 NODE_FAILURE = "node failure"
-HUNG = "hung"
-TOLD_TO_END = "told to end"
 LAUNCH_FAILED = "its launch failed on a node"
+
+_AGAIN = "`cxr resume` tries it again; three times in one shard park it"
+_SENT = "`cxr resume` sends what is left"
+_NODE = "`cxr resume` leaves the node out for a day"
+_ROOM = "free some room (`df -h`, `df -i`, `quota`), then `cxr resume`"
+_FILES = "raise the limit of open files (`ulimit -n`), then `cxr resume`"
+_MEM = "`cxr resume` asks for twice `mem`, up to `max_mem` of the profile; three times in one shard park it"
+_TIME = "`cxr resume` asks for twice `time` if no shard was done in it, up to `max_time` of the profile"
 
 CAUSES = (
     Cause("finished", "done"),
-    Cause("stopped", "stopped", next_step=_SENT_AGAIN),
-    Cause("interrupted", "stopped", next_step=_SENT_AGAIN),
+    Cause("stopped", "stopped", next_step=_SENT),
+    Cause("interrupted", "stopped", next_step=_SENT),
     Cause("refused", "failed", "shard", next_step="mend what it names, then `cxr resume`"),
     Cause(SHARDS_FAILED, "failed", next_step="`cxr logs` says why; `cxr resume` tries them again"),
     Cause("timeout", "failed", "shard", next_step=_AGAIN),
-    Cause("disk full", "failed", reach="machine", next_step=_MORE_ROOM, errors=(errno.ENOSPC, errno.EDQUOT)),
-    Cause("too many open files", "failed", reach="machine", next_step=_MORE_FILES, errors=(errno.EMFILE,)),
-    Cause("too many open files in system", "failed", reach="machine", next_step=_SENT_AGAIN, errors=(errno.ENFILE,)),
-    Cause(
-        "read-only file system", "failed", "nothing", "node", "machine", next_step=_OTHER_NODE, errors=(errno.EROFS,)
-    ),
-    Cause("stale file handle", "failed", "nothing", "node", "machine", next_step=_OTHER_NODE, errors=(errno.ESTALE,)),
-    Cause("input/output error", "failed", "shard", "node", next_step=_OTHER_NODE, errors=(errno.EIO,)),
-    Cause("CUDA error", "failed", "shard", "node", "process", next_step=_OTHER_NODE),
-    Cause(
-        OUT_OF_MEMORY,
-        "killed",
-        "shard",
-        "mem",
-        next_step="`cxr resume` asks for twice `mem`, up to `max_mem` of the profile; three times in one shard park it",
-        shell="oom",
-        states=("OUT_OF_MEMORY",),
-    ),
-    Cause(
-        TIME_LIMIT,
-        "timed out",
-        "lone shard",
-        "time",
-        next_step="`cxr resume` asks for twice `time` if no shard was done in it, up to `max_time` of the profile",
-        shell="timeout",
-        states=("TIMEOUT",),
-    ),
-    Cause(HUNG, "killed", "shard", next_step=_AGAIN, shell="silent"),
+    Cause("disk full", "failed", reach="machine", next_step=_ROOM, errors=(errno.ENOSPC, errno.EDQUOT)),
+    Cause("too many open files", "failed", reach="machine", next_step=_FILES, errors=(errno.EMFILE,)),
+    Cause("too many open files in system", "failed", reach="machine", next_step=_SENT, errors=(errno.ENFILE,)),
+    Cause("read-only file system", "failed", "nothing", "node", "machine", next_step=_NODE, errors=(errno.EROFS,)),
+    Cause("stale file handle", "failed", "nothing", "node", "machine", next_step=_NODE, errors=(errno.ESTALE,)),
+    Cause("input/output error", "failed", "shard", "node", next_step=_NODE, errors=(errno.EIO,)),
+    Cause("CUDA error", "failed", "shard", "node", "process", next_step=_NODE),
+    Cause(OUT_OF_MEMORY, "killed", "shard", "mem", next_step=_MEM, shell="oom", states=("OUT_OF_MEMORY",)),
+    Cause(TIME_LIMIT, "timed out", "lone shard", "time", next_step=_TIME, shell="timeout", states=("TIMEOUT",)),
+    Cause("hung", "killed", "shard", next_step=_AGAIN, shell="silent"),
     Cause("signal", "killed", "shard", recurs=True, next_step=_AGAIN),
     Cause("exit status", "failed", "task", recurs=True, next_step="the end of its log says why"),
-    Cause(TOLD_TO_END, "killed", next_step=_SENT_AGAIN, shell="TERM"),
-    Cause("preemption", "killed", next_step=_SENT_AGAIN, states=("PREEMPTED",)),
-    Cause("cancelled", "killed", next_step=_SENT_AGAIN, states=("CANCELLED",)),
+    Cause(TERMINATED, "killed", next_step=_SENT, shell="TERM"),
+    Cause("preemption", "killed", next_step=_SENT, states=("PREEMPTED",)),
+    Cause("cancelled", "killed", next_step=_SENT, states=("CANCELLED",)),
     Cause("requeued", "killed", next_step="the scheduler starts it again", states=("REQUEUED",)),
-    Cause(NODE_FAILURE, "lost", change="node", next_step=_OTHER_NODE, states=("NODE_FAIL", "BOOT_FAIL")),
-    Cause(LAUNCH_FAILED, "lost", next_step=_SENT_AGAIN, shell="launch"),
+    Cause(NODE_FAILURE, "lost", change="node", next_step=_NODE, states=("NODE_FAIL", "BOOT_FAIL")),
+    Cause(LAUNCH_FAILED, "lost", next_step=_SENT, shell="launch"),
 )
-"""Of several that a text names the first is meant."""
 
 OWN_WORDS = Cause("", "failed", "shard", next_step=_AGAIN)
 """Of any other cause that an attempt said itself, such as the type of an error."""
 
-STRANGE_WORDS = Cause("", "killed", next_step=_SENT_AGAIN)
+STRANGE_WORDS = Cause("", "killed", next_step=_SENT)
 """Of any other cause that a witness tells."""
 
 _MORE_WORDS = r"(?: \d+|[,:].*| from outside)?"

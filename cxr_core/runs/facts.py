@@ -42,7 +42,7 @@ class StageFacts:
     control_raised: Mapping[str, str] = field(default_factory=dict)
 
 
-def cut_short_in(attempt: AttemptRecord) -> str:
+def blamed_shard(attempt: AttemptRecord) -> str:
     """The shard that may be why an attempt ended in the middle of it; empty where nothing is held against one."""
     is_blamed = attempt.is_over and cause_named(attempt.cause).counts_for_parking(attempt.num_shards)
     return attempt.shard if is_blamed else ""
@@ -63,7 +63,7 @@ def facts_of(folder: StageFolder) -> StageFacts:
         failures=[failure for attempt in attempts if attempt.num_failed for failure in failures_in(attempt.folder)],
         done=folder.done(),
         parked=parked(folder.path),
-        forgiven={shard: forgiven(folder.path, shard) for shard in filter(None, map(cut_short_in, attempts))},
+        forgiven={shard: forgiven(folder.path, shard) for shard in filter(None, map(blamed_shard, attempts))},
         tasks=_task_ends(folder, submits),
         unstarted=BadFiles().read(partial(unstarted, folder, attempts), []),
         raised=_raised(submits.values(), computes=True),

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from cxr_core.runs.causes import NODE_FAILURE, OWN_WORDS, REFUSED_STATUS, Change, broken_node, cause_named
 from cxr_core.runs.evidence import ShellEnd
-from cxr_core.runs.facts import StageFacts, cut_short_in
+from cxr_core.runs.facts import StageFacts, blamed_shard
 from cxr_core.runs.failures import Failure, Parking, parking_of
 from cxr_core.runs.ledger import AttemptRecord
 from cxr_core.runs.unstarted import Unstarted
@@ -71,7 +71,7 @@ def _to_park(stage: StageFacts) -> list[Parking]:
     failed were parked by the attempt that met them."""
     ended: dict[str, list[Failure]] = {}
     for attempt in stage.attempts:
-        if shard := cut_short_in(attempt):
+        if shard := blamed_shard(attempt):
             ended.setdefault(shard, []).append(_as_failure(attempt))
     found = []
     for shard, ends in ended.items():
@@ -84,13 +84,13 @@ def _to_park(stage: StageFacts) -> list[Parking]:
 def _as_failure(attempt: AttemptRecord) -> Failure:
     text = f"the attempt on {attempt.place} was killed in the middle of it: {attempt.cause}"
     moment = datetime.fromtimestamp(attempt.ended, UTC).isoformat(timespec="milliseconds")
-    return Failure(attempt.shard, attempt.id, attempt.cause, text, attempt.cut_short, moment)
+    return Failure(attempt.shard, attempt.id, attempt.cause, text, attempt.seconds_cut_short, moment)
 
 
 def _shards_short(change: Change, stage: StageFacts) -> list[str]:
     """Shards in which an attempt ran out of it, or which failed for want of it. The memory of a GPU cannot be asked
     for."""
-    ended = {cut_short_in(a) for a in stage.attempts if cause_named(a.cause).change == change}
+    ended = {blamed_shard(a) for a in stage.attempts if cause_named(a.cause).change == change}
     failures = (f for f in stage.failures if cause_named(f.cause, OWN_WORDS).change == change)
     failed = {failure.shard for failure in failures if not re.search("CUDA|GPU", failure.text)}
     return [f"shard {shard}" for shard in sorted((ended | failed) - {""} - set(stage.done))]

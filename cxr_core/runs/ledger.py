@@ -68,7 +68,7 @@ class AttemptRecord:
         return max(self.ended - self.since, 0.0) if self.shard and not self.is_over else 0.0
 
     @property
-    def cut_short(self) -> float:
+    def seconds_cut_short(self) -> float:
         """Seconds in the shard in whose middle it ended."""
         return max(self.ended - self.since, 0.0) if self.shard and self.is_over else 0.0
 
@@ -140,7 +140,7 @@ def _sum(weighted: Iterable[tuple[AttemptRecord, float]]) -> Spent:
         parts = {
             "useful": attempt.useful,
             "duplicated": attempt.duplicated,
-            "failed": attempt.failed + attempt.cut_short,
+            "failed": attempt.failed + attempt.seconds_cut_short,
             "under_way": attempt.under_way,
         }
         parts["idle"] = max(attempt.seconds - sum(parts.values()), 0.0)

@@ -7,8 +7,8 @@ from cxr_core.runs.causes import (
     NODE_FAILURE,
     OUT_OF_MEMORY,
     OWN_WORDS,
+    TERMINATED,
     TIME_LIMIT,
-    TOLD_TO_END,
     Outcome,
     cause_named,
 )
@@ -52,7 +52,7 @@ def _believed(evidence: Evidence) -> str:
     shell = evidence.by_shell
     if OUT_OF_MEMORY in (shell, evidence.by_accounts):
         return OUT_OF_MEMORY
-    if shell and shell not in (TIME_LIMIT, TOLD_TO_END):
+    if shell and shell not in (TIME_LIMIT, TERMINATED):
         return shell
     # A shell that was told to end knows no more. One that was not, and left nothing, died with its node.
     return evidence.by_log or evidence.by_accounts or shell or (NODE_FAILURE if evidence.came_back else "")

@@ -42,7 +42,7 @@ TABLE = {
     "hung": ("killed", True, True, True, ""),
     "signal": ("killed", True, True, True, ""),
     "exit status": ("failed", False, False, True, ""),
-    "told to end": ("killed", False, False, False, ""),
+    "terminated": ("killed", False, False, False, ""),
     "preemption": ("killed", False, False, False, ""),
     "cancelled": ("killed", False, False, False, ""),
     "requeued": ("killed", False, False, False, ""),
@@ -89,7 +89,7 @@ def test_given_words_that_the_table_lacks_then_who_said_them_decides() -> None:
 
 
 def test_the_words_of_the_shell_and_states_of_the_scheduler_lead_to_rows() -> None:
-    shell = {"oom": "out of memory", "timeout": "time limit", "silent": "hung", "TERM": "told to end"}
+    shell = {"oom": "out of memory", "timeout": "time limit", "silent": "hung", "TERM": "terminated"}
     assert shell | {"launch": "its launch failed on a node"} == BY_SHELL
     assert BY_STATE["BOOT_FAIL"] == BY_STATE["NODE_FAIL"] == "node failure"
     assert "COMPLETED" not in BY_STATE

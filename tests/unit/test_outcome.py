@@ -31,8 +31,8 @@ def test_given_any_cause_then_who_says_it_himself_failed_unless_he_was_done_or_s
         (Evidence("silent"), "silent", ""),
         (Evidence("gone"), "killed", ""),
         (Evidence("silent", came_back=True), "lost", "node failure"),
-        (Evidence("silent", by_shell="told to end", came_back=True), "killed", "told to end"),
-        (Evidence("silent", by_shell="told to end", by_accounts="preemption"), "killed", "preemption"),
+        (Evidence("silent", by_shell="terminated", came_back=True), "killed", "terminated"),
+        (Evidence("silent", by_shell="terminated", by_accounts="preemption"), "killed", "preemption"),
         (Evidence("silent", by_shell="time limit", by_log="requeued: too long"), "killed", "requeued: too long"),
         (Evidence("silent", by_shell="time limit"), "timed out", "time limit"),
         (Evidence("silent", by_shell="signal 9", by_accounts="out of memory"), "killed", "out of memory"),
@@ -78,7 +78,7 @@ def outcomes(stage: Path) -> list[tuple[str, str]]:
         ("135 4", "killed", "signal 7"),
         ("1 4", "failed", "exit status 1"),
         ("timeout 3590", "timed out", "time limit"),
-        ("TERM 7", "killed", "told to end"),
+        ("TERM 7", "killed", "terminated"),
     ],
 )
 def test_given_only_a_record_of_the_shell_then_a_silent_attempt_ended_of_what_it_says(
