@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from cxr_core.errors import UserError
-from cxr_core.runs.causes import REFUSED_STATUS
 from cxr_core.runs.resumes import AutoResume
 from cxr_core.runs.run import Run, RunHeldError
 from cxr_core.shown import say
@@ -94,7 +93,7 @@ def main(root: Path, cluster: str | None = None) -> int:
         say(f"auto-resume: {resume_itself(root, cluster)}")
     except UserError as error:
         say(f"cxr: {error}", err=True)
-        return REFUSED_STATUS
+        return 2
     return 0
 
 

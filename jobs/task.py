@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_core.errors import UserError, explain_os_error
-from cxr_core.runs.causes import MISSING_STATUS, REFUSED_STATUS, Stopped
+from cxr_core.runs.causes import MISSING_STATUS
 from cxr_core.runs.submits import Submit
 from cxr_core.shown import say
 from slurm.script import REQUEUE
@@ -207,6 +207,7 @@ def tell_the_shell() -> None:
 def main(words: list[str]) -> int:
     """Run the task that the command line and the scheduler name; returns the exit status."""
     tell_the_shell()
+    from cxr_core.runs.attempt import Stopped
     from jobs import ranks
     from jobs.cli import prepare_environment
 
@@ -225,13 +226,13 @@ def main(words: list[str]) -> int:
         return REQUEUE
     except UserError as error:
         say(f"cxr: {error}", err=True)
-        return MISSING_STATUS if isinstance(error, MissingError) else REFUSED_STATUS
+        return MISSING_STATUS if isinstance(error, MissingError) else 2
     except OSError as error:
         text = explain_os_error(error)
         if text is None:
             raise
         say(f"cxr: {text}", err=True)
-        return REFUSED_STATUS
+        return 2
     finally:
         ranks.dismiss()
     return 0
