@@ -131,4 +131,6 @@ def _cause(folder: StageFolder, attempt: AttemptRecord) -> str:
     plan = folder.plan()
     recorded = failures_of(folder.path, plan.shards[0].id) if plan else []
     failures = [failure for failure in recorded if failure.attempt == attempt.id]
-    return failures[-1].text if failures else ": ".join(filter(None, (attempt.cause, attempt.detail)))
+    return (
+        failures[-1].text if failures else ": ".join(filter(None, (attempt.cause or attempt.outcome, attempt.detail)))
+    )

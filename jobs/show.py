@@ -180,8 +180,7 @@ def _attention(stage: StageStatus) -> Iterator[str]:
     for attempt in stage.slow[:_MOST_NAMED]:
         yield f"{_named(attempt)} is slow: {duration(attempt.under_way)}{_in_shard(attempt)}"
     for attempt in (ended := stage.cut_short[:_MOST_NAMED]):
-        whose = "killed" if cause_named(attempt.cause).blames_the_work else "ended by the scheduler"
-        yield f"{_named(attempt)} was {whose}: {attempt.cause}{_in_shard(attempt)}"
+        yield f"{_named(attempt)} {_ended(attempt)}: {attempt.cause}{_in_shard(attempt)}"
     for cause in dict.fromkeys(attempt.cause for attempt in ended):
         yield f"{cause}: {cause_named(cause).next_step}"
     yield from show_bad(stage.bad_files)
@@ -241,6 +240,12 @@ def show_accounts(found: Comparison) -> None:
     for account in found.without_attempt[:_MOST_NAMED]:
         ran = f"ran {account.seconds:.0f} s on {account.node}"
         say_line(f"accounts: job {account.job} {ran} and left no attempt ({account.state})")
+
+
+def _ended(attempt: AttemptRecord) -> str:
+    if attempt.outcome in ("failed", "lost"):
+        return {"failed": "failed", "lost": "was lost"}[attempt.outcome]
+    return "was killed" if cause_named(attempt.cause).blames_the_work else "was ended by the scheduler"
 
 
 def _named(attempt: AttemptRecord) -> str:
