@@ -1,7 +1,7 @@
 """The last job of a run that resumes itself: `python -m jobs.auto_resume RUN PROFILE`, when all others have ended.
 
 It sends what is left and, behind that, itself again, until everything is done, nothing more can be done, the budget is
-used up, or it did so as often as it may. How it ended is in the run folder (`cxr_core.runs.lives`).
+used up, or it did so as often as it may. How it ended is in the run folder (`cxr_core.runs.resumes`).
 """
 
 import signal
@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from cxr_core.errors import UserError
-from cxr_core.runs.lives import Lives
+from cxr_core.runs.resumes import AutoResume
 from cxr_core.runs.run import Run, RunHeldError
 from cxr_core.shown import say
 from jobs.cli import prepare_environment
-from jobs.cluster import Sent, locked_for, own_lives, send_rest
+from jobs.cluster import Sent, locked_for, own_resumes, send_rest
 from jobs.config import config_of, resolved
 from jobs.origin import check_origin
 from jobs.task import tell_the_shell, wait_until
@@ -46,40 +46,40 @@ def _resume(root: Path, cluster: str | None) -> str:
     name, cwd = where_sent(opened, cluster)
     profile = load_profile(name)
     with locked_for(profile, root, resolved(config)) as run:
-        lives = own_lives(run)
-        if lives is None or lives.outcome:
+        resumes = own_resumes(run)
+        if resumes is None or resumes.outcome:
             return "it is not wanted any more"
-        stages = [lives.stage] if lives.stage else [stage.name for stage in config.stages]
+        stages = [resumes.stage] if resumes.stage else [stage.name for stage in config.stages]
         if wait_until(lambda: all(_is_done(run, stage) for stage in stages), profile.visible_seconds):
-            return _end(root, lives, "everything is done")
-        if not lives.num_left:
-            return _end(root, lives, f"it resumed {lives.most} times, as often as it may, and is not done")
+            return _end(root, resumes, "everything is done")
+        if not resumes.num_left:
+            return _end(root, resumes, f"it resumed {resumes.most} times, as often as it may, and is not done")
         try:
             check_origin(run, config)
-            sent = send_rest(run, config, profile, name, cwd, lives.stage)
+            sent = send_rest(run, config, profile, name, cwd, resumes.stage)
         except UserError as error:
-            _end(root, lives, f"{error.what} (`cxr resume {root} --if-needed` goes on, by cron say)")
+            _end(root, resumes, f"{error.what} (`cxr resume {root} --if-needed` goes on, by cron say)")
             raise
-        return _told(root, lives, sent)
+        return _in_words(root, resumes, sent)
 
 
 def _is_done(run: Run, stage: str) -> bool:
     return (run.stage(stage).path / "stage.json").exists()
 
 
-def _told(root: Path, lives: Lives, sent: Sent) -> str:
+def _in_words(root: Path, resumes: AutoResume, sent: Sent) -> str:
     notes = "; ".join(sent.notes)
     work = [job_id for job, job_id in sent.jobs if "resume" not in job.does]
     if work:
-        lives.lived().write(root)
+        resumes.once_more().write(root)
         return f"sent {', '.join(work)}{'; ' * bool(notes)}{notes}"
     if sent.live:
         return f"others are in the queue: {', '.join(sent.live)}"
-    return _end(root, lives, f"nothing more can be done: {notes}")
+    return _end(root, resumes, f"nothing more can be done: {notes}")
 
 
-def _end(root: Path, lives: Lives, outcome: str) -> str:
-    lives.ended(outcome).write(root)
+def _end(root: Path, resumes: AutoResume, outcome: str) -> str:
+    resumes.ended(outcome).write(root)
     return outcome
 
 

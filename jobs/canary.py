@@ -17,8 +17,8 @@ from cxr_core.runs.submits import Submit, submit_folders
 from cxr_core.shown import say
 from jobs.cluster import checked_origin, cluster_name, freeze_roots, launch_of, locked_for, queue_of
 from jobs.config import RunConfig, going_on, resolved
-from jobs.left import works_of
 from jobs.origin import NOTHING_ELSE, Consent
+from jobs.remaining import works_of
 from jobs.task import REHEARSAL, wait_until
 from slurm.packs import Job, StageWork
 from slurm.profile import ClusterProfile, load_profile
@@ -131,4 +131,6 @@ def _cause(folder: StageFolder, attempt: AttemptRecord) -> str:
     plan = folder.plan()
     recorded = failures_of(folder.path, plan.shards[0].id) if plan else []
     failures = [failure for failure in recorded if failure.attempt == attempt.id]
-    return failures[-1].text if failures else ": ".join(filter(None, (attempt.cause, attempt.detail)))
+    return (
+        failures[-1].text if failures else ": ".join(filter(None, (attempt.cause or attempt.outcome, attempt.detail)))
+    )

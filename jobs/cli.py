@@ -250,7 +250,7 @@ def status(
     from cxr_core.runs.accounting import compare
     from cxr_core.runs.run import Run
     from cxr_core.runs.status import run_status
-    from jobs.show import show_accounts, show_lives, show_overfit, show_status
+    from jobs.show import show_accounts, show_overfit, show_resumes, show_status
     from slurm.accounting import refresh
 
     opened = Run.open(run)
@@ -260,7 +260,7 @@ def status(
         stages = run_status(opened)
         show_status(stages, price, clear=watch)
         show_overfit(opened)
-        show_lives(opened)
+        show_resumes(opened)
         show_accounts(compare(accounting, [attempt for stage in stages for attempt in stage.attempts]))
         if not watch or all(stage.is_finished for stage in stages):
             return

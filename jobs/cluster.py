@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,25 +11,36 @@ from typing import Any
 
 from cxr_core.errors import UserError
 from cxr_core.home import expanded
+from cxr_core.runs.facts import facts_of_run
 from cxr_core.runs.failures import release
-from cxr_core.runs.ledger import read_ledger
-from cxr_core.runs.lives import FOLDER, Lives
+from cxr_core.runs.follow_up import FollowUp, follow_up
+from cxr_core.runs.ledger import Ledger
 from cxr_core.runs.pack import freeze
+from cxr_core.runs.resumes import FOLDER, AutoResume, path_of
 from cxr_core.runs.run import Run
 from jobs.config import RunConfig, config_of, going_on, inputs_of, renewed, resolved
 from jobs.container import copies, image_of, prefix, prelude, working_in_image_of
 from jobs.launch import prepare
-from jobs.left import changed, park, possible, refuse_dead, release_dead, works_of
 from jobs.origin import NOTHING_ELSE, Consent, check_origin
+from jobs.remaining import asking_otherwise, park, possible, refuse_recurring, release_unstarted, works_of
 from jobs.whose import is_mine, where_sent
 from slurm.accounting import refresh
 from slurm.grammar import cluster_of, number_of
-from slurm.held import drop_held
 from slurm.notes import notes_on
 from slurm.packs import Job, StageWork, plan_jobs
 from slurm.profile import ClusterProfile, find_profile, load_profile
 from slurm.queue import cancel, num_queued, queued
-from slurm.submit import Launch, clusters_of, code_folder, do_here, live_jobs, record, script_text, send
+from slurm.submit import (
+    Launch,
+    clusters_of,
+    code_folder,
+    do_here,
+    drop_unlaunched,
+    live_jobs,
+    record,
+    script_text,
+    send,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None
     config = going_on(config, root)
     run = Run.open(root) if (root / "config.yaml").exists() else Run(root, resolved(config))
     works = [_as_if_frozen(work, profile) for work in works_of(run, config, {}, only)]
-    works, _ = changed(run, possible(works)[0], profile, read_ledger(run))
+    works, _ = asking_otherwise(possible(works)[0], profile, what_follows(run))
     jobs = plan_jobs(works, profile)
     launch = launch_of(run, profile, cluster, Path.cwd())
     scripts = [_preview_script(launch, jobs, i) for i in range(len(jobs))]
@@ -120,7 +132,7 @@ def submit(
     config = going_on(config, root)
     with locked_for(profile, root, resolved(config)) as run:
         notes = checked_origin(run, config, profile, consent)
-        _may_live(run, profile, auto_resume, config.stage(only).name if only else None)
+        _may_resume(run, profile, auto_resume, config.stage(only).name if only else None)
         sent = send_rest(run, config, profile, cluster_name(cluster), Path.cwd(), only)
         return replace(sent, notes=[*notes, *sent.notes])
 
@@ -175,9 +187,9 @@ def resume(
         if retry_parked:
             for stage in config.stages:
                 release(run.stage(stage.name).path)
-                release_dead(run.stage(stage.name))
+                release_unstarted(run.stage(stage.name))
         notes = [*notes, *check_origin(run, config, consent)]
-        _may_live(run, profile, auto_resume)
+        _may_resume(run, profile, auto_resume)
         sent = send_rest(run, config, profile, cluster_name(name), cwd)
         return replace(sent, notes=[*notes, *sent.notes])
 
@@ -191,7 +203,7 @@ def _live(run: Run, profile: ClusterProfile) -> tuple[list[str], list[str]]:
     """Jobs of a run that are in the queue and will end, and what was said of those that were cancelled for they never
     would."""
     live = live_ids(run, queue_of(run, profile))
-    notes = drop_held(run, live)
+    notes = drop_unlaunched(run, live)
     return live_ids(run, queue_of(run, profile)) if notes else live, notes
 
 
@@ -210,7 +222,7 @@ def _check_reach(live: Sequence[str], profile: ClusterProfile) -> None:
         )
 
 
-def _may_live(run: Run, profile: ClusterProfile, most: int | None, stage: str | None = None) -> None:
+def _may_resume(run: Run, profile: ClusterProfile, most: int | None, stage: str | None = None) -> None:
     if most is None:
         return
     if profile.scheduler != "slurm":
@@ -218,7 +230,7 @@ def _may_live(run: Run, profile: ClusterProfile, most: int | None, stage: str | 
             f"profile {profile.name!r} has no scheduler that could resume the run",
             mend="leave out --auto-resume; the same command again goes on",
         )
-    Lives(most, stage).write(run.root)
+    AutoResume(most, stage).write(run.root)
 
 
 def cancel_run(root: Path, cluster: str | None = None) -> list[str]:
@@ -256,16 +268,16 @@ def send_rest(
     is_slurm = profile.scheduler == "slurm"
     if is_slurm:
         refresh(run, max_age=0)
-    notes = park(run)
-    ledger = read_ledger(run)
-    ledger.check_budget(config.budget_gpu_hours)
+    following = what_follows(run)
+    notes = park(run, following)
+    Ledger(following.attempts).check_budget(config.budget_gpu_hours)
     queue = queue_of(run, profile) if is_slurm else {}
     live = live_ids(run, queue)
     _check_reach(live, profile)
-    notes += refuse_dead(run, ledger, queue) if is_slurm else []
+    notes += refuse_recurring(run, following, queue) if is_slurm else []
     freeze_roots(run, config, profile)
     works, hopeless = possible(works_of(run, config, queue, only))
-    works, changes = changed(run, works, profile, ledger)
+    works, changes = asking_otherwise(works, profile, following)
     jobs = plan_jobs(works, profile, num_queued=num_queued(profile.clusters) if is_slurm else 0)
     launch = launch_of(run, profile, cluster, cwd)
     if not is_slurm:
@@ -275,20 +287,25 @@ def send_rest(
     return Sent(send(launch, jobs), live, [*map(str, notes_on(profile)), *notes, *hopeless, *changes])
 
 
+def what_follows(run: Run) -> FollowUp:
+    """From how the attempts of a run ended until now."""
+    return follow_up(facts_of_run(run), time.time())
+
+
 def _tail(run: Run, jobs: Sequence[Job], live: Sequence[str], queue: Mapping[str, str]) -> list[Job]:
     """The job that resumes the run when all its other jobs have ended; none if it is in the queue, or is not wanted."""
-    lives = own_lives(run)
+    resumes = own_resumes(run)
     waiting = [job for job in live_jobs(run, FOLDER, queue) if not _is_asking(job)]
-    if lives is None or lives.outcome or waiting or not (jobs or live):
+    if resumes is None or resumes.outcome or waiting or not (jobs or live):
         return []
     nothing = StageWork(FOLDER, "control", threads=1, num_items=0, num_shards=0)
     return [Job(nothing, ("resume",), after=(*range(len(jobs)), *live))]
 
 
-def own_lives(run: Run) -> Lives | None:
+def own_resumes(run: Run) -> AutoResume | None:
     """How often the run may resume itself, if this user said so: what a colleague allows sends no jobs of mine."""
-    lives = Lives.read(run.root)
-    return lives if lives and is_mine(run.root / FOLDER / "lives.json") else None
+    resumes = AutoResume.read(run.root)
+    return resumes if resumes and is_mine(path_of(run.root)) else None
 
 
 def freeze_roots(run: Run, config: RunConfig, profile: ClusterProfile) -> None:

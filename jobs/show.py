@@ -10,14 +10,14 @@ from rich.table import Table
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.report.spell import duration, percent
 from cxr_core.runs.accounting import Comparison
+from cxr_core.runs.causes import cause_named
 from cxr_core.runs.door import BadFileError, BadFiles
-from cxr_core.runs.ends import is_own_doing
 from cxr_core.runs.gc import Garbage
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent
-from cxr_core.runs.lives import FOLDER, Lives
+from cxr_core.runs.resumes import FOLDER, AutoResume
 from cxr_core.runs.run import Run
 from cxr_core.runs.status import StageStatus
-from cxr_core.runs.stillborn import Stillborn, grouped, stillborn, told
+from cxr_core.runs.unstarted import Unstarted, grouped, in_words, unstarted
 from cxr_core.shown import one_line, printable, say, say_line
 from cxr_core.training.overfit import RULE, overfit_of
 
@@ -139,7 +139,7 @@ def show_status(stages: Sequence[StageStatus], price: float | None = None, *, cl
     for stage in stages:
         for line in _attention(stage):
             say_line(f"{stage.name}: {line}")
-        for lines in _dead(stage.stillborn):
+        for lines in _unstarted(stage.unstarted):
             say(f"{stage.name}: {lines}")
     ledger = Ledger([attempt for stage in stages for attempt in stage.attempts])
     if ledger.gpu_hours.total:
@@ -176,16 +176,13 @@ def _attention(stage: StageStatus) -> Iterator[str]:
     if stage.doing:
         yield stage.doing
     for attempt in stage.silent[:_MOST_NAMED]:
-        silence = duration(max(time.time() - attempt.ended, 0))
-        yield f"attempt {attempt.id} on {attempt.node or attempt.host} is silent for {silence}{_in_shard(attempt)}"
+        yield f"{_named(attempt)} is silent for {duration(max(time.time() - attempt.ended, 0))}{_in_shard(attempt)}"
     for attempt in stage.slow[:_MOST_NAMED]:
-        yield f"attempt {attempt.id} on {attempt.node or attempt.host} is slow: {duration(attempt.under_way)}" + (
-            _in_shard(attempt)
-        )
-    for attempt in stage.killed[:_MOST_NAMED]:
-        whose = "killed" if is_own_doing(attempt.why) else "ended by the scheduler"
-        where = f"on {attempt.node or attempt.host} was {whose}: {attempt.why}"
-        yield f"attempt {attempt.id} {where}{_in_shard(attempt)}"
+        yield f"{_named(attempt)} is slow: {duration(attempt.under_way)}{_in_shard(attempt)}"
+    for attempt in (ended := stage.cut_short[:_MOST_NAMED]):
+        yield f"{_named(attempt)} {_ended(attempt)}: {attempt.cause}{_in_shard(attempt)}"
+    for cause in dict.fromkeys(attempt.cause for attempt in ended):
+        yield f"{cause}: {cause_named(cause).next_step}"
     yield from show_bad(stage.bad_files)
     words = {"parked": stage.parked, "failed": stage.failed, "lost with a killed process": stage.lost}
     for word, shards in words.items():
@@ -203,10 +200,10 @@ def show_bad(files: Sequence[BadFileError]) -> Iterator[str]:
         yield f"{more}the rest is as shown; `cxr verify RUN --repair` sets such files aside"
 
 
-def _dead(tasks: Sequence[Stillborn]) -> Iterator[str]:
+def _unstarted(tasks: Sequence[Unstarted]) -> Iterator[str]:
     """Tasks that ended before they had an attempt, those alike together, with the end of a log."""
     for group in grouped(tasks)[:_MOST_NAMED]:
-        yield "\n    ".join(map(one_line, [told(group), *group[0].last_lines]))
+        yield "\n    ".join(map(one_line, [in_words(group), *group[0].last_lines]))
 
 
 def show_overfit(run: Run) -> None:
@@ -222,14 +219,14 @@ def show_overfit(run: Run) -> None:
             say_line(f"{stage['name']}: {line}")
 
 
-def show_lives(run: Run) -> None:
+def show_resumes(run: Run) -> None:
     """How often the run resumed itself, where it may."""
     bad = BadFiles()
-    lives = bad.read(lambda: Lives.read(run.root), None)
-    if lives is not None:
-        outcome = f"; {lives.outcome}" if lives.outcome else ""
-        say_line(f"auto-resume: {len(lives.resumed)} of {lives.most} times{outcome}")
-        for line in _dead(bad.read(lambda: stillborn(run.stage(FOLDER), ()), [])):
+    resumes = bad.read(lambda: AutoResume.read(run.root), None)
+    if resumes is not None:
+        outcome = f"; {resumes.outcome}" if resumes.outcome else ""
+        say_line(f"auto-resume: {len(resumes.resumed)} of {resumes.most} times{outcome}")
+        for line in _unstarted(bad.read(lambda: unstarted(run.stage(FOLDER), ()), [])):
             say(f"auto-resume: {line}")
     for line in show_bad(bad):
         say_line(f"auto-resume: {line}")
@@ -237,12 +234,22 @@ def show_lives(run: Run) -> None:
 
 def show_accounts(found: Comparison) -> None:
     """The scheduler's accounts beside the attempts; nothing where there are no accounts."""
-    if found.num_lives:
+    if found.num_starts:
         hours = f"{found.hours_by_scheduler:,.3f} hours by the scheduler, {found.hours_by_attempts:,.3f} by attempts"
-        say(f"accounts: {found.num_lives} lives of tasks took {hours}")
-    for life in found.without_attempt[:_MOST_NAMED]:
-        ran = f"ran {life.seconds:.0f} s on {life.node}"
-        say_line(f"accounts: job {life.job} {ran} and left no attempt ({life.state})")
+        say(f"accounts: {found.num_starts} starts of tasks took {hours}")
+    for account in found.without_attempt[:_MOST_NAMED]:
+        ran = f"ran {account.seconds:.0f} s on {account.node}"
+        say_line(f"accounts: job {account.job} {ran} and left no attempt ({account.state})")
+
+
+def _ended(attempt: AttemptRecord) -> str:
+    if attempt.outcome in ("failed", "lost"):
+        return {"failed": "failed", "lost": "was lost"}[attempt.outcome]
+    return "was killed" if cause_named(attempt.cause).blames_the_work else "was ended by the scheduler"
+
+
+def _named(attempt: AttemptRecord) -> str:
+    return f"attempt {attempt.id} on {attempt.place}"
 
 
 def _in_shard(attempt: AttemptRecord) -> str:

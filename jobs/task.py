@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_core.errors import UserError, explain_os_error
-from cxr_core.runs.ends import MISSING
+from cxr_core.runs.causes import MISSING_STATUS
 from cxr_core.runs.submits import Submit
 from cxr_core.shown import say
 from slurm.script import REQUEUE
@@ -226,7 +226,7 @@ def main(words: list[str]) -> int:
         return REQUEUE
     except UserError as error:
         say(f"cxr: {error}", err=True)
-        return MISSING if isinstance(error, MissingError) else 2
+        return MISSING_STATUS if isinstance(error, MissingError) else 2
     except OSError as error:
         text = explain_os_error(error)
         if text is None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import partial
 
-from cxr_core.runs.accounting import Accounting, Life
+from cxr_core.runs.accounting import Account, Accounting
 from cxr_core.runs.door import BadFiles
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, submit_folders
@@ -30,18 +30,18 @@ def refresh(run: Run, *, max_age: float = 30.0) -> Accounting:
     jobs = _jobs(run)
     if not jobs:
         return known
-    told = {cluster: _ask(cluster, numbers) for cluster, numbers in jobs.items()}
+    answers = {cluster: _ask(cluster, numbers) for cluster, numbers in jobs.items()}
     # An answer that was there is not given up for a refusal: accounts are away now and then.
-    lives = [life for cluster in told for life in told[cluster].lives or _of(known, jobs[cluster])]
-    refusal = next((each.refusal for each in told.values() if each.refusal), "")
-    accounting = Accounting(time.time(), refusal, tuple(lives))
+    starts = [start for cluster, found in answers.items() for start in found.starts or _of(known, jobs[cluster])]
+    refusal = next((each.refusal for each in answers.values() if each.refusal), "")
+    accounting = Accounting(time.time(), refusal, tuple(starts))
     with suppress(OSError):  # a run of somebody else's, or a full disk
         accounting.write(run.root)
     return accounting
 
 
-def _of(known: Accounting, jobs: Collection[str]) -> list[Life]:
-    return [life for life in known.lives if life.job.partition("_")[0] in jobs]
+def _of(known: Accounting, jobs: Collection[str]) -> list[Account]:
+    return [start for start in known.starts if start.job.partition("_")[0] in jobs]
 
 
 def _jobs(run: Run) -> dict[str, set[str]]:
@@ -65,12 +65,12 @@ def _ask(cluster: str, jobs: Collection[str]) -> Accounting:
     return Accounting(time.time(), refusal, tuple(parse(answer.out, set(jobs))) if answer.ok else ())
 
 
-def parse(text: str, jobs: Collection[str]) -> Iterator[Life]:
-    """The lives of tasks of `jobs` that have begun. Lines of another form are left out."""
+def parse(text: str, jobs: Collection[str]) -> Iterator[Account]:
+    """The starts of tasks of `jobs`, those that have begun. Lines of another form are left out."""
     for line in text.splitlines():
         fields = line.split("|")
         if len(fields) != len(_FIELDS):
             continue
         job, state, start, end, node = fields
         if job.partition("_")[0] in jobs and start.isdigit() and state:
-            yield Life(job, state.split()[0], float(start), float(end) if end.isdigit() else None, node)
+            yield Account(job, state.split()[0], float(start), float(end) if end.isdigit() else None, node)

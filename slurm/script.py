@@ -5,9 +5,9 @@ container's image. It tells the payload by a byte in a file that the payload loo
 `scontrol`, which need not be there in a container.
 
 The shell also outlives a payload that the kernel kills, and watches one that hangs. What it saw goes to
-`<task>-<life>.end` beside the log, as `WHAT SECONDS ...`: `TERM` (the scheduler ended the job) or `timeout` (at its
+`<task>-<restart>.end` beside the log, as `WHAT SECONDS ...`: `TERM` (the scheduler ended the job) or `timeout` (at its
 limit), `silent` (nothing was heard of the payload), `oom`, the exit status of a payload that did not end well, or
-`start SECONDS STATUS STEP` where the task ended before Python began (see `cxr_core.runs.ends`).
+`start SECONDS STATUS STEP` where the task ended before Python began (see `cxr_core.runs.evidence`).
 
 Where the profile has `setup`, the shell first reads what a login shell reads: sites define `module` there. These files
 are strangers' and may hold anything; so they are read at the top level, as bash does, and afterwards what the rest of
@@ -139,10 +139,10 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
     lines = [
         *names,
         *(['exec >> "$submit/$task.out" 2>&1 || exit 1'] if _is_rewritten(payload.submit) else []),
-        'export CXR_FLAG="$submit/$task-$life.flag" CXR_START="$submit/$task-$life.start"',
+        'export CXR_FLAG="$submit/$task-$restart.flag" CXR_START="$submit/$task-$restart.start"',
         # Python removes the second: that it can do on a full disk too.
         ': > "$CXR_FLAG"; : > "$CXR_START"',
-        *(['export CXR_RANKS="$submit/$task-$life.ranks"', 'mkdir -p -- "$CXR_RANKS"'] if payload.has_ranks else []),
+        *(['export CXR_RANKS="$submit/$task-$restart.ranks"', 'mkdir -p -- "$CXR_RANKS"'] if payload.has_ranks else []),
         "",
         # Before all that may take long: a warning for which there is no trap ends the shell.
         *_ends(names),
@@ -160,7 +160,7 @@ def shell_body(profile: ClusterProfile, payload: Payload, *, cpus: int, hours: f
 
 def local_body(profile: ClusterProfile, payload: Payload, *, cpus: int) -> str:
     """The same around the payload of a task that is a process of this machine: what comes before it, and no more."""
-    names = ['task="local_$SLURM_ARRAY_TASK_ID" life=0', f"submit={shlex.quote(str(payload.submit))}"]
+    names = ['task="local_$SLURM_ARRAY_TASK_ID" restart=0', f"submit={shlex.quote(str(payload.submit))}"]
     lines = [
         *names,
         *_ends(names),
@@ -187,9 +187,9 @@ def _before(profile: ClusterProfile, payload: Payload, ours: Sequence[str], cpus
 
 
 def _names(payload: Payload) -> list[str]:
-    """What the rest of the script calls task, life and submit."""
+    """What the rest of the script calls task, restart and submit."""
     return [
-        'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" life="${SLURM_RESTART_COUNT:-0}"',
+        'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" restart="${SLURM_RESTART_COUNT:-0}"',
         f"submit={shlex.quote(str(payload.submit))}",
     ]
 
@@ -218,14 +218,14 @@ def _ends(names: Sequence[str]) -> list[str]:
         # The first cause is the true one: what follows is its consequence.
         "reading=",
         "cxr_ended() {",
-        '    [ -z "$reading" ] && [ -e "$submit/$task-$life.end" ] && return',
-        '    echo "$1 $SECONDS ${*:2}" >| "$submit/$task-$life.end"',
+        '    [ -z "$reading" ] && [ -e "$submit/$task-$restart.end" ] && return',
+        '    echo "$1 $SECONDS ${*:2}" >| "$submit/$task-$restart.end"',
         "}",
         # A cluster may requeue whatever fails (RequeueExit): not one that died so before.
         "cxr_died() {",
         "    set +eu",
         *(f"    {line}" for line in names),
-        '    [ -n "$reading" ] || [ ! -e "$submit/$task-$life.end" ] || return 0',
+        '    [ -n "$reading" ] || [ ! -e "$submit/$task-$restart.end" ] || return 0',
         '    echo "cxr: the task ends before its work, in $at: exit status $1" >&2',
         "    local again=",
         f'    ! grep -s "^start" "$submit/$task"-*.end | grep -qv "{_AWAY}" || again=yes',
@@ -254,7 +254,7 @@ def _login(ours: Sequence[str]) -> list[str]:
     return [
         f'at="{_LOGIN_FILES}"',
         # Some start another shell by `exec`: what comes after is lost, and nobody else would tell.
-        f'reading=yes; echo "start 0 0 $at, which {_AWAY}" > "$submit/$task-$life.end"',
+        f'reading=yes; echo "start 0 0 $at, which {_AWAY}" > "$submit/$task-$restart.end"',
         "path_before=$PATH umask_before=$(umask)",
         "[ ! -r /etc/profile ] || . /etc/profile",
         "for login_file in ~/.bash_profile ~/.bash_login ~/.profile; do",
@@ -268,7 +268,7 @@ def _login(ours: Sequence[str]) -> list[str]:
         f'{_SANE}; unset "${{!PYTHON@}}"',
         *ours,
         _ON_EXIT,
-        'reading=; command rm -f -- "$submit/$task-$life.end"',
+        'reading=; command rm -f -- "$submit/$task-$restart.end"',
         "",
     ]
 
@@ -321,7 +321,7 @@ _WAIT = (
 
 def _on_warning(profile: ClusterProfile) -> list[str]:
     """Tell the payload. If it is still in the middle of a shard at the last moment, requeue it, provided that it made
-    one in this life: a shard that is longer than the time limit must not come back for ever."""
+    one since it was started: a shard that is longer than the time limit must not come back for ever."""
     seconds = max(1, profile.grace_seconds - _LAST_MOMENT)
     return [
         "last_moment=",
@@ -341,7 +341,7 @@ def _watch(profile: ClusterProfile, payload: Payload) -> list[str]:
     """
     seconds = 60 * profile.silent_minutes
     return [
-        f'attempt={shlex.quote(str(payload.attempts))}/"$task-$life"',
+        f'attempt={shlex.quote(str(payload.attempts))}/"$task-$restart"',
         "beats() {",
         "    local now before=",
         f'    while kill -0 "$$" && sleep {max(1, min(30, seconds / 10)):g}; do',

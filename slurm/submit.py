@@ -7,12 +7,15 @@ from pathlib import Path
 
 import cxr_core
 from cxr_core.errors import UserError
+from cxr_core.runs.causes import LAUNCH_FAILED
+from cxr_core.runs.evidence import note_failed_launch
 from cxr_core.runs.provenance import now
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Part, Submit, new_folder, new_id, submit_folders, submits_of_run
 from slurm.grammar import number_of
 from slurm.packs import Job
 from slurm.profile import ClusterProfile
+from slurm.queue import cancel, waiting
 from slurm.script import Payload, directives, local_body, script, shell_body
 
 _NUM_LINES = 8
@@ -80,6 +83,24 @@ def live_jobs(run: Run, stage: str, queue: Mapping[str, str]) -> dict[str, tuple
 def clusters_of(run: Run) -> set[str]:
     """The clusters to which jobs of a run were sent, by their records; "" is the one that Slurm asks by itself."""
     return {submit.slurm_cluster for submit in submits_of_run(run.root).values()}
+
+
+def drop_unlaunched(run: Run, live: Sequence[str]) -> list[str]:
+    """Cancel those tasks of the jobs `live` of a run that Slurm holds for ever, since it could not launch them, so that
+    others can be sent; and the jobs that wait for nothing else. Returns a line about each task.
+
+    They are not released: a user may be forbidden that, and may always cancel.
+    """
+    tasks = waiting(live) if live else []
+    never = [task for task in tasks if task.is_held]
+    if not never:
+        return []
+    is_stuck = all(task.is_held or task.waits_for_others for task in tasks)
+    cancel(live if is_stuck else [task.id for task in never])
+    folders = {(submit.job_id, submit.slurm_cluster): folder for folder, submit in submits_of_run(run.root).items()}
+    for task in never:
+        note_failed_launch(folders[task.task.partition("_")[0], task.cluster], task.task, task.restart)
+    return [f"task {task.id} was held by the scheduler, and is cancelled: {LAUNCH_FAILED}" for task in never]
 
 
 def script_text(launch: Launch, job: Job, folder: Path, submit: Submit) -> str:

@@ -95,9 +95,9 @@ def beat(folder: Path, rank: int) -> dict[str, Any]:
     return dict(json.loads((newest / f"rank-{rank}.json").read_text()))
 
 
-def rank_of(run: TinyRun, life: str, rank: int) -> int:
-    """The process of a rank in one life of a task of a cluster."""
-    return int(read_json(next(run.stage.path.glob(f"submits/*/{life}.ranks/rank-{rank}.json")))["pid"])
+def rank_of(run: TinyRun, start: str, rank: int) -> int:
+    """The process of a rank in one start of a task of a cluster."""
+    return int(read_json(next(run.stage.path.glob(f"submits/*/{start}.ranks/rank-{rank}.json")))["pid"])
 
 
 def without_log(error: object) -> str:

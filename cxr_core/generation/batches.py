@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from cxr_core.runs.failures import cause_of
+from cxr_core.runs.causes import cause_of
 
 T = TypeVar("T")
 

@@ -40,12 +40,12 @@ def cost_section(run: RunView, price: float | None = None) -> Section:
 def _accounts(found: Comparison) -> list[Block]:
     """What the scheduler's accounts say, where it has some."""
     texts = []
-    if found.num_lives:
+    if found.num_starts:
         hours = f"{found.hours_by_scheduler:,.3f} hours by the scheduler and {found.hours_by_attempts:,.3f} by attempts"
-        texts.append(f"Accounts: {count(found.num_lives)} lives of tasks took {hours}; the difference is starting.")
+        texts.append(f"Accounts: {count(found.num_starts)} starts of tasks took {hours}; the difference is starting.")
     if found.without_attempt:
-        names = listed([f"{life.job} ({life.state}, {life.node})" for life in found.without_attempt[:_MOST_NAMED]])
-        texts.append(f"Accounts: {count(len(found.without_attempt))} lives of tasks left no attempt: {names}.")
+        names = listed([f"{each.job} ({each.state}, {each.node})" for each in found.without_attempt[:_MOST_NAMED]])
+        texts.append(f"Accounts: {count(len(found.without_attempt))} starts of tasks left no attempt: {names}.")
     return [Text(text, "note") for text in texts]
 
 
@@ -60,9 +60,9 @@ def _hours_table(run: RunView, ledger: Ledger, price: float | None) -> Table:
 def _hours_row(name: str, part: Ledger, on_gpus: bool, price: float | None) -> list[str]:
     spent = part.gpu_hours if on_gpus else part.hours
     cost = f"{price * part.gpu_hours.total:,.2f}" if price is not None and on_gpus else "–"
-    ends = Counter(attempt.cause for attempt in part.attempts)
+    ends = Counter(attempt.outcome for attempt in part.attempts)
     shares = [percent(value, spent.total) for value in _shares(spent).values()]
-    words = listed([f"{num} {cause}" for cause, num in sorted(ends.items())])
+    words = listed([f"{num} {outcome}" for outcome, num in sorted(ends.items())])
     return [name, count(len(part.attempts)), f"{spent.total:,.3f}", *shares, cost, words]
 
 
@@ -78,7 +78,7 @@ def _shares(spent: Spent) -> dict[str, float]:
 def _attempts_table(ledger: Ledger) -> Table:
     heads = ("attempt", "stage", "where", "started (UTC)", "ended (UTC)")
     numeric = ("time", "GPUs", "shards")
-    columns = [*map(Column, heads), *(Column(name, numeric=True) for name in numeric), Column("cause")]
+    columns = [*map(Column, heads), *(Column(name, numeric=True) for name in numeric), Column("outcome")]
     rows = [_attempt_row(attempt) for attempt in ledger.attempts[:_MOST_ROWS]]
     rest = len(ledger.attempts) - len(rows)
     notes = (f"{rest:,} more are in the folders `attempts/` of the stages.",) if rest else ()
@@ -86,16 +86,15 @@ def _attempts_table(ledger: Ledger) -> Table:
 
 
 def _attempt_row(attempt: AttemptRecord) -> list[str]:
-    told = attempt.detail.splitlines()[0] if attempt.detail else ""
-    at = f" in shard {attempt.shard}" if attempt.shard else ""
+    said = attempt.detail.splitlines()[0] if attempt.detail else ""
     return [
         attempt.id,
         attempt.stage,
-        attempt.node or attempt.host,
+        attempt.place,
         when(attempt.started),
         when(attempt.ended) if attempt.is_over else "",
         duration(attempt.seconds),
         str(attempt.gpus),
         count(attempt.num_shards),
-        f"{attempt.cause}{at}" + (f": {told}" if told else ""),
+        attempt.in_words + (f": {said}" if said else ""),
     ]

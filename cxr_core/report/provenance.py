@@ -75,8 +75,8 @@ def _time_row(stage: StageView) -> list[str]:
 
 
 def _ends(stage: StageView) -> str:
-    """How many attempts there were, and how many of them ended otherwise than finished."""
-    odd = [cause for cause in stage.attempts if cause != "finished"]
+    """How many attempts there were, and how many of them are not done."""
+    odd = [outcome for outcome in stage.attempts if outcome != "done"]
     return f"{len(stage.attempts)} ({listed(sorted(set(odd)))})" if odd else str(len(stage.attempts))
 
 

@@ -88,8 +88,8 @@ class StageView:
 
     @cached_property
     def attempts(self) -> list[str]:
-        """How each attempt ended, in the order in which they started: "finished", a cause, "killed", "running" ..."""
-        return [attempt.cause for attempt in self.bad_files.read(partial(read_attempts, self.folder.path), [])]
+        """The outcome of each attempt, in the order in which they started: "done", "failed", "running" ..."""
+        return [attempt.outcome for attempt in self.bad_files.read(partial(read_attempts, self.folder.path), [])]
 
     @property
     def state(self) -> str:

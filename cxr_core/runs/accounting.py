@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import AliasChoices, Field
 
 from cxr_core.errors import UserError
+from cxr_core.runs.causes import BY_STATE
 from cxr_core.runs.door import STRICT, BadFileError, Place
 from cxr_core.runs.files import json_text
 from cxr_core.runs.records import Moment, OptionalName
@@ -18,24 +21,13 @@ FORMAT = 1
 
 FILE = "accounting.json"
 
-_WORDS = {
-    "OUT_OF_MEMORY": "out of memory",
-    "TIMEOUT": "time limit",
-    "NODE_FAIL": "node failure",
-    "BOOT_FAIL": "node failure",
-    "PREEMPTED": "preemption",
-    "CANCELLED": "cancelled",
-    "REQUEUED": "requeued",
-}
-"""State of a life -> why the attempt in it was killed. Other states say nothing of that."""
-
 _SLACK = 5.0
-"""Seconds by which the clocks of node and controller may differ when a life is matched with its attempt."""
+"""Seconds by which the clocks of node and controller may differ when an account is matched with its attempt."""
 
 
 @dataclass(frozen=True)
-class Life:
-    """One life of a task: from a start to an end, after which it may have been requeued.
+class Account:
+    """What the scheduler says of one start of a task, after whose end it may have been requeued.
 
     `job` is the task as Slurm names it (`81_4`), `state` its state in capitals; times are seconds since 1970, `end` is
     None while it runs.
@@ -54,24 +46,24 @@ class Life:
         return self.end - self.start if self.end is not None else 0.0
 
     @property
-    def why(self) -> str:
+    def cause(self) -> str:
         """Why an attempt in it was killed, as far as its state tells."""
-        return _WORDS.get(self.state, "") if self.end is not None else ""
+        return BY_STATE.get(self.state, "") if self.end is not None else ""
 
     def holds(self, moment: float) -> bool:
-        """Whether it was alive then."""
+        """Whether it ran then."""
         return self.start - _SLACK <= moment and (self.end is None or moment <= self.end + _SLACK)
 
 
 @dataclass(frozen=True)
 class Accounting:
-    """All lives that the scheduler knew of when it was asked (seconds since 1970), or why it told none."""
+    """All starts of tasks that the scheduler knew of when it was asked (seconds since 1970), or why it told none."""
 
     __pydantic_config__ = STRICT
 
     asked: Moment = 0.0
     refusal: str = ""
-    lives: tuple[Life, ...] = ()
+    starts: Annotated[tuple[Account, ...], Field(validation_alias=AliasChoices("starts", "lives"))] = ()
     format: int = FORMAT
 
     @classmethod
@@ -89,16 +81,16 @@ class Accounting:
         except (OSError, UserError):
             return
 
-    def life_of(self, job: str, started: float) -> Life | None:
-        """The life of task `job` in which an attempt started."""
-        found = [life for life in self._by_job.get(job, ()) if life.holds(started)]
-        return max(found, key=lambda life: life.start, default=None)
+    def of(self, job: str, moment: float) -> Account | None:
+        """Of the start of task `job` in which an attempt began at `moment`."""
+        found = [account for account in self._by_job.get(job, ()) if account.holds(moment)]
+        return max(found, key=lambda account: account.start, default=None)
 
     @cached_property
-    def _by_job(self) -> dict[str, list[Life]]:
-        found: dict[str, list[Life]] = {}
-        for life in self.lives:
-            found.setdefault(life.job, []).append(life)
+    def _by_job(self) -> dict[str, list[Account]]:
+        found: dict[str, list[Account]] = {}
+        for account in self.starts:
+            found.setdefault(account.job, []).append(account)
         return found
 
 
@@ -113,26 +105,28 @@ class _Attempt(Protocol):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The accounts beside the attempts: hours of processes by each, over lives that have both and have ended, and
-    lives that ended without leaving an attempt, whose task did not come as far as its first shard."""
+    """The accounts beside the attempts: hours of processes by each, over the starts of tasks that have both and have
+    ended, and those that ended without leaving an attempt: the task did not come as far as its first shard."""
 
-    num_lives: int = 0
+    num_starts: int = 0
     hours_by_scheduler: float = 0.0
     hours_by_attempts: float = 0.0
-    without_attempt: Sequence[Life] = ()
+    without_attempt: Sequence[Account] = ()
 
 
 def compare(accounting: Accounting, attempts: Iterable[_Attempt]) -> Comparison:
     """Both ledgers side by side."""
-    seconds: dict[Life, float] = {}
+    seconds: dict[Account, float] = {}
     for attempt in attempts:
-        life = accounting.life_of(attempt.job, attempt.started) if attempt.job else None
-        if life is not None:
-            seconds[life] = seconds.get(life, 0.0) + attempt.seconds
-    over = [life for life in seconds if life.end is not None]
+        account = accounting.of(attempt.job, attempt.started) if attempt.job else None
+        if account is not None:
+            seconds[account] = seconds.get(account, 0.0) + attempt.seconds
+    over = [account for account in seconds if account.end is not None]
     # One whose log could not be opened has failed before a second was over.
-    came = (life for life in accounting.lives if life.end is not None and (life.seconds > 0 or life.state == "FAILED"))
-    missing = [life for life in came if life not in seconds]
+    came = [each for each in accounting.starts if each.end is not None and (each.seconds > 0 or each.state == "FAILED")]
     return Comparison(
-        len(over), sum(life.seconds for life in over) / 3600, sum(seconds[life] for life in over) / 3600, missing
+        len(over),
+        sum(account.seconds for account in over) / 3600,
+        sum(seconds[account] for account in over) / 3600,
+        [account for account in came if account not in seconds],
     )

@@ -18,9 +18,10 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from cxr_core.errors import UserError
+from cxr_core.runs.causes import Stopped, cause_of
 from cxr_core.runs.door import BadFileError, below, parse
-from cxr_core.runs.failures import Stopped, cause_of
 from cxr_core.runs.files import json_text
+from cxr_core.runs.outcome import Liveness
 from cxr_core.runs.progress import heartbeat
 from cxr_core.runs.provenance import code, now
 from cxr_core.runs.records import Count, Moment, OptionalName, Seconds, without_nan
@@ -253,31 +254,27 @@ def read_beat(folder: Path) -> Beat | None:
         return None
 
 
-Life = Literal["ended", "running", "killed", "silent"]
-"""Of an attempt: it said how it ended; its heart is heard; it is gone without a word; nothing is heard of it."""
-
-
-def life_of(folder: Path) -> Life:
-    """How it stands with the attempt of a folder. "killed" is certain only on this machine, whose processes can be
-    seen; an attempt elsewhere whose heart is not heard is "silent": it may be dead, or cut off and still at work."""
+def liveness_of(folder: Path) -> Liveness:
+    """How it stands with the attempt of a folder. "gone" is certain, on this machine, whose processes can be seen; an
+    attempt elsewhere whose heart is not heard is "silent": it may be dead, or cut off and still at work."""
     if below(folder, 3).is_file("ended.json"):
         return "ended"
     try:
         beat = read_beat(folder)
     except BadFileError:
         return "silent"
-    return "silent" if beat is None else life_of_beat(beat)
+    return "silent" if beat is None else liveness_by(beat)
 
 
-def life_of_beat(beat: Beat) -> Life:
+def liveness_by(beat: Beat) -> Liveness:
     """The same, of an attempt that did not say how it ended and whose last heartbeat is `beat`."""
     sees_processes = beat["host"] == socket.gethostname() and HOST_PID not in os.environ
     if sees_processes and not Path(f"/proc/{beat['pid']}").exists():
-        return "killed"
+        return "gone"
     return "silent" if time.time() - beat["time"] > SILENT_AFTER else "running"
 
 
 def is_alive(stage_folder: Path, attempt_id: str) -> bool:
     """Whether an attempt still runs: it has not said how it ended, its heart was heard lately, and if it ran on this
     machine its process is there."""
-    return life_of(stage_folder / "attempts" / attempt_id) == "running"
+    return liveness_of(stage_folder / "attempts" / attempt_id) == "running"

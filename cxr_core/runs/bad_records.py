@@ -13,8 +13,10 @@ from cxr_core.runs.commit import Pruned
 from cxr_core.runs.door import BadFiles, Place, parse
 from cxr_core.runs.failures import Failure, Parked
 from cxr_core.runs.image import FILE as ACCEPTED_IMAGES
-from cxr_core.runs.lives import FOLDER as LIVES
-from cxr_core.runs.lives import Lives
+from cxr_core.runs.resumes import FILE as RESUMES
+from cxr_core.runs.resumes import FOLDER as AUTO_RESUME
+from cxr_core.runs.resumes import OLD_FILE as OLD_RESUMES
+from cxr_core.runs.resumes import AutoResume
 from cxr_core.runs.run import Run, StageFolder
 from cxr_core.runs.sources import OF_OLD_PLAN, RECORD, FrozenSources, SourcesRecord
 from cxr_core.runs.submits import Submit
@@ -69,10 +71,11 @@ _OF_RUN: dict[str, Reader] = {
     ACCOUNTING: _of(Accounting),
     ACCEPTED: _of(AcceptedCode),
     ACCEPTED_IMAGES: _text,
-    f"{LIVES}/lives.json": _of(Lives),
-    f"{LIVES}/submits/*/submit.json": _of(Submit),
-    f"{LIVES}/submits/*/*.end": _text,
-    f"{LIVES}/submits/*/*.out": _text,
+    f"{AUTO_RESUME}/{RESUMES}": _of(AutoResume),
+    f"{AUTO_RESUME}/{OLD_RESUMES}": _of(AutoResume),
+    f"{AUTO_RESUME}/submits/*/submit.json": _of(Submit),
+    f"{AUTO_RESUME}/submits/*/*.end": _text,
+    f"{AUTO_RESUME}/submits/*/*.out": _text,
 }
 
 

@@ -1,14 +1,12 @@
-"""Why a shard or an attempt failed, in few classes; the record of it; and shards parked because they always fail.
+"""Records of shards that failed, and of those that are parked because they always fail.
 
 An attempt records the failures of its shards in its own folder (`<attempt>/failed/<shard>.json`), so that no file has
 two writers. A shard that failed three times for the same cause is parked: `<stage>/parked/<shard>.json`.
 """
 
-import errno
-import re
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,18 +24,10 @@ FORMAT = 1
 PARK_AFTER = 3
 """Failures of one shard for one cause after which it is no longer tried."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_OF_THE_PLACE = {*_FULL, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE}
-"""Refusals of the operating system that the next shard would meet too."""
-
-
-class Stopped(Exception):  # noqa: N818
-    """An end was asked for and a safe point was reached: what is done is committed, and nothing is half done."""
-
 
 @dataclass(frozen=True)
 class Failure:
-    """One shard that failed in one attempt: `cause` is its class (see `cause_of`), `text` what was said.
+    """One shard that failed in one attempt: `cause` is its class (see `causes.cause_of`), `text` what was said.
 
     `is_parked` says that with it the shard was parked.
     """
@@ -52,51 +42,6 @@ class Failure:
     time: str
     is_parked: bool = False
     format: int = FORMAT
-
-
-def cause_of(error: BaseException) -> str:
-    """The class of an error: refused, interrupted, stopped, out of memory, disk full, timeout, signal, or its type.
-
-    A UserError that has a `cause` of its own, as where a rank was killed, is of that class.
-
-    Equal classes are one cause when failures of a shard are counted.
-    """
-    if isinstance(error, UserError):
-        return getattr(error, "cause", "refused")
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, Stopped):
-        return "stopped"
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return "disk full"
-    # Torch says OutOfMemoryError for a GPU and RuntimeError for host memory, and is not imported for its names alone.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _is(error, _NO_MEMORY):
-        return "out of memory"
-    if isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutExpired":
-        return "timeout"
-    if type(error).__name__ == "BrokenProcessPool" or _is(error, _BY_SIGNAL):
-        return "signal"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return type(error).__name__
-
-
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
-_BY_SIGNAL = re.compile(r"killed by signal|died with <Signals")
-
-
-def _is(error: BaseException, words: re.Pattern[str]) -> bool:
-    return words.search(str(error)) is not None
-
-
-def is_of_the_place(error: Exception) -> bool:
-    """Whether the machine or its disk failed, and not the shard: others would meet the same."""
-    return isinstance(error, OSError) and error.errno in _OF_THE_PLACE
-
-
-def spoils_the_process(error: Exception) -> bool:
-    """Whether nothing more can be computed in this process: after such an error CUDA refuses every later call."""
-    return "CUDA error" in str(error)
 
 
 def text_of(error: BaseException) -> str:
@@ -154,21 +99,38 @@ def _is_record(name: str) -> bool:
     return name.endswith(".json") and name[0] != "."
 
 
-def park_if_hopeless(stage_folder: Path, shard: str, kills: Sequence[Failure] = ()) -> str | None:
-    """Park a shard that failed three times for the same cause since it was last released. Returns that cause.
+@dataclass(frozen=True)
+class Parking:
+    """That a shard is no longer tried: it failed of `cause` in each of `attempts`, at last in the words `text`."""
 
-    `kills` are attempts that were killed in the middle of it, and probably because of it (see `kills`).
-    """
-    forgiven = set(_released(stage_folder, shard))
-    counted = [each for each in (*failures_of(stage_folder, shard), *kills) if each.attempt not in forgiven]
+    shard: str
+    cause: str
+    attempts: Sequence[str]
+    text: str
+
+    def write(self, stage_folder: Path) -> None:
+        folder = (below(stage_folder, 1) / "parked").make()
+        folder.write(f"{self.shard}.json", json_text({"format": FORMAT, **asdict(self), "time": now()}))
+
+
+def parking_of(failures: Sequence[Failure], forgiven: Collection[str] = ()) -> Parking | None:
+    """Whether a shard that failed so is to be parked: three times for one cause, without attempts that are `forgiven`
+    since it was last released."""
+    counted = [failure for failure in failures if failure.attempt not in forgiven]
     cause, num = Counter(failure.cause for failure in counted).most_common(1)[0] if counted else ("", 0)
     if num < PARK_AFTER:
         return None
     attempts = [failure.attempt for failure in counted if failure.cause == cause]
-    record = {"format": FORMAT, "shard": shard, "cause": cause, "attempts": attempts, "time": now()}
-    folder = (below(stage_folder, 1) / "parked").make()
-    folder.write(f"{shard}.json", json_text(record | {"text": counted[-1].text}))
-    return cause
+    return Parking(counted[-1].shard, cause, attempts, counted[-1].text)
+
+
+def park_if_hopeless(stage_folder: Path, shard: str) -> str:
+    """Park a shard that failed three times for the same cause since its last release. Returns the cause, or ""."""
+    parking = parking_of(failures_of(stage_folder, shard), forgiven(stage_folder, shard))
+    if parking is None:
+        return ""
+    parking.write(stage_folder)
+    return parking.cause
 
 
 class Parked(TypedDict, total=False):
@@ -203,7 +165,8 @@ def release(stage_folder: Path, shards: Sequence[str] | None = None) -> list[str
     return chosen
 
 
-def _released(stage_folder: Path, shard: str) -> list[str]:
+def forgiven(stage_folder: Path, shard: str) -> list[str]:
+    """The attempts whose failures do not count any more, since the shard was released after them."""
     try:
         found = (below(stage_folder, 1) / "parked" / "released").json(f"{shard}.json", Parked)
     except (FileNotFoundError, BadFileError):
@@ -212,7 +175,7 @@ def _released(stage_folder: Path, shard: str) -> list[str]:
 
 
 class ShardsFailedError(UserError):
-    """Shards failed, the first of them of a mistake of the user's, which is told; what else was asked for is done."""
+    """Shards failed, the first of them of a mistake of the user's, which it names; what else was asked for is done."""
 
     def __init__(self, failures: Sequence[Failure], first: UserError) -> None:
         self.failures = tuple(failures)
@@ -220,7 +183,7 @@ class ShardsFailedError(UserError):
         super().__init__(first.what, where=first.where, mend=mend)
 
 
-def told(failures: Sequence[Failure], first: Exception) -> Exception:
+def named_failure(failures: Sequence[Failure], first: Exception) -> Exception:
     """The error with which a pack ends whose shards failed: the first one, with the names of all."""
     if isinstance(first, UserError):
         return ShardsFailedError(failures, first)

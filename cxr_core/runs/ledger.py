@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cxr_core.errors import UserError
 from cxr_core.runs.accounting import Accounting
-from cxr_core.runs.attempt import Beat, End, State, life_of_beat, read_beat
+from cxr_core.runs.attempt import Beat, End, State, liveness_by, read_beat
+from cxr_core.runs.causes import Outcome
 from cxr_core.runs.door import BadFileError, BadFiles, Place, below, parse
-from cxr_core.runs.ends import shell_ends, why_killed
-from cxr_core.runs.last_words import last_words
+from cxr_core.runs.evidence import cause_in_log, shell_ends
+from cxr_core.runs.outcome import Evidence, outcome_of
 from cxr_core.runs.run import Run
 
 
@@ -21,19 +22,19 @@ from cxr_core.runs.run import Run
 class AttemptRecord:
     """One attempt as its folder tells it. Times are seconds since 1970 in UTC, durations seconds.
 
-    `cause` is how it ended ("finished", "shards failed", "refused" ...), "running", "killed" (gone without a word) or
-    "silent" (its heart is not heard, but nothing says that it is dead). `detail` is what was said of the end; of a
-    killed one, what killed it, where that is known. Of one without an end, `ended` is its last sign of life, or when it
-    was killed. `shard` is what it works on, or was working on when it was lost, since `since`. `beat` is all that it
-    said of itself last.
+    `outcome` is "running" while it has none; `cause` names a row of the table of causes, where one is known, and
+    `detail` is what the attempt said of its end itself. Of one that did not, `ended` is its last sign of life, or when
+    it was killed. `shard` is what it works on, or was working on when it was cut short, since `since`. `beat` is all
+    that it said of itself last.
     """
 
     stage: str
     id: str
     folder: Path
-    cause: str
+    outcome: Outcome | Literal["running"]
     started: float
     ended: float
+    cause: str = ""
     useful: float = 0.0
     duplicated: float = 0.0
     failed: float = 0.0
@@ -57,14 +58,9 @@ class AttemptRecord:
         return max(self.ended - self.started, 0.0)
 
     @property
-    def why(self) -> str:
-        """What killed it; empty where nobody knows, and where nothing did."""
-        return self.detail if self.cause == "killed" else ""
-
-    @property
     def is_over(self) -> bool:
         """Whether it certainly does nothing any more."""
-        return self.cause not in ("running", "silent")
+        return self.outcome not in ("running", "silent")
 
     @property
     def under_way(self) -> float:
@@ -72,9 +68,21 @@ class AttemptRecord:
         return max(self.ended - self.since, 0.0) if self.shard and not self.is_over else 0.0
 
     @property
-    def lost(self) -> float:
-        """Seconds in the shard that was lost with an attempt which was killed."""
-        return max(self.ended - self.since, 0.0) if self.shard and self.cause == "killed" else 0.0
+    def seconds_cut_short(self) -> float:
+        """Seconds in the shard in whose middle it ended."""
+        return max(self.ended - self.since, 0.0) if self.shard and self.is_over else 0.0
+
+    @property
+    def place(self) -> str:
+        """The node or machine on which it ran, as far as it is known."""
+        return self.node or self.host
+
+    @property
+    def in_words(self) -> str:
+        """For people: its outcome, the shard in whose middle it ended, and the cause where that tells more."""
+        at = f" in shard {self.shard}" if self.shard else ""
+        is_plain = self.outcome in ("done", "running") or self.cause in ("", self.outcome)
+        return f"{self.outcome}{at}" + ("" if is_plain else f": {self.cause}")
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def _sum(weighted: Iterable[tuple[AttemptRecord, float]]) -> Spent:
         parts = {
             "useful": attempt.useful,
             "duplicated": attempt.duplicated,
-            "failed": attempt.failed + attempt.lost,
+            "failed": attempt.failed + attempt.seconds_cut_short,
             "under_way": attempt.under_way,
         }
         parts["idle"] = max(attempt.seconds - sum(parts.values()), 0.0)
@@ -159,19 +167,21 @@ def read_attempts(stage_folder: Path) -> list[AttemptRecord]:
     BadFileError if `attempts` is no folder; a bad file of one attempt is told by its record."""
     place = below(stage_folder, 1) / "attempts"
     records = [_read(stage_folder.name, place, entry.name) for entry in place.entries() if entry.is_folder]
-    return _name_killed(stage_folder, sorted(records, key=lambda attempt: (attempt.started, attempt.id)))
+    return _with_causes(stage_folder, sorted(records, key=lambda attempt: (attempt.started, attempt.id)))
 
 
 def _read(stage: str, attempts: Place, name: str) -> AttemptRecord:
+    """What its own folder tells; why it is gone, others know."""
     place, bad = attempts / name, BadFiles()
     ended = bad.read(lambda: _ended(place), None)
     if ended is not None:
-        over = ended.get("started", _seconds_of(ended)) + ended.get("seconds", 0.0)
-        return _record(stage, place.path, ended["cause"], ended, over)
+        over = ended.get("started", _start_of(ended)) + ended.get("seconds", 0.0)
+        return _record(stage, place.path, Evidence("ended", ended["cause"]), ended, over)
     beat = bad.read(lambda: read_beat(place.path), None)
     if beat is not None:
-        life = life_of_beat(beat)
-        record = _record(stage, place.path, life, beat, time.time() if life == "running" else beat["time"])
+        alive = liveness_by(beat)
+        over = time.time() if alive == "running" else beat["time"]
+        record = _record(stage, place.path, Evidence(alive), beat, over)
     else:
         record = _without_heartbeat(stage, attempts, name, bad)
     return replace(record, bad_files=tuple(bad)) if bad else record
@@ -193,64 +203,68 @@ def _without_heartbeat(stage: str, attempts: Place, name: str, bad: BadFiles) ->
     first = bad.read(lambda: _first_event(folder), None)
     if first is None or "pid" not in first:
         return AttemptRecord(stage, name, folder.path, "silent", touched, touched)
-    life = life_of_beat({"time": touched, "host": first.get("host", ""), "pid": first["pid"]})
-    return _record(stage, folder.path, life, {**first, "started": first.get("started", touched)}, touched)
+    alive = liveness_by({"time": touched, "host": first.get("host", ""), "pid": first["pid"]})
+    return _record(stage, folder.path, Evidence(alive), {**first, "started": first.get("started", touched)}, touched)
 
 
-def _record(stage: str, folder: Path, cause: str, told: State | Beat, ended: float) -> AttemptRecord:
-    spent = told.get("seconds_in", {})
+def _record(stage: str, folder: Path, evidence: Evidence, facts: State | Beat | End, ended: float) -> AttemptRecord:
+    spent = facts.get("seconds_in", {})
+    outcome, cause = outcome_of(evidence)
     return AttemptRecord(
         stage=stage,
         id=folder.name,
         folder=folder,
-        cause=cause,
-        started=told.get("started", ended),
+        outcome=outcome,
+        started=facts.get("started", ended),
         ended=ended,
+        cause=cause,
         useful=spent.get("useful", 0.0),
         duplicated=spent.get("duplicated", 0.0),
         failed=spent.get("failed", 0.0),
-        num_shards=told.get("shards", 0),
-        num_duplicates=told.get("duplicates", 0),
-        num_failed=told.get("failed", 0),
-        gpus=told.get("gpus", 0),
-        host=told.get("host", ""),
-        node=told.get("node", ""),
-        job=told.get("job", ""),
-        restart=int(told.get("restart", 0)),
-        detail=str(told.get("detail", "")),
-        shard=told.get("shard", ""),
-        since=told.get("since", 0.0),
-        beat=told,
+        num_shards=facts.get("shards", 0),
+        num_duplicates=facts.get("duplicates", 0),
+        num_failed=facts.get("failed", 0),
+        gpus=facts.get("gpus", 0),
+        host=facts.get("host", ""),
+        node=facts.get("node", ""),
+        job=facts.get("job", ""),
+        restart=int(facts.get("restart", 0)),
+        detail=str(facts.get("detail", "")),
+        shard=facts.get("shard", ""),
+        since=facts.get("since", 0.0),
+        beat=facts,
     )
 
 
-def _name_killed(stage_folder: Path, records: list[AttemptRecord]) -> list[AttemptRecord]:
-    """Say of attempts that ended without a word what killed them. A silent one of which another source tells the end,
-    or whose task was started again, is dead: a scheduler restarts a task when it has ended it."""
-    if all(record.cause not in ("killed", "silent") for record in records):
+def _with_causes(stage_folder: Path, records: list[AttemptRecord]) -> list[AttemptRecord]:
+    """The outcomes of attempts that ended without a word, by what others recorded of them."""
+    if not any(map(_is_unexplained, records)):
         return records
     starts: dict[str, list[float]] = {}
     for record in records:
         starts.setdefault(record.job, []).append(record.started)
     ends, accounts = shell_ends(stage_folder), Accounting.read(stage_folder.parent)
 
-    def named(record: AttemptRecord) -> AttemptRecord:
-        if record.cause not in ("killed", "silent") or not record.job:
-            return record
+    def explained(record: AttemptRecord) -> AttemptRecord:
         following = min((start for start in starts[record.job] if start > record.started), default=None)
-        life = accounts.life_of(record.job, record.started)
-        end = ends.get((record.job, record.restart))
-        why = why_killed(
-            by_shell=end.why if end else "",
-            by_log=last_words(stage_folder, record.job, record.started, following or float("inf")),
-            by_accounts=life.why if life else "",
+        end, account = ends.get((record.job, record.restart)), accounts.of(record.job, record.started)
+        evidence = Evidence(
+            "gone" if record.outcome == "killed" else "silent",
+            by_shell=end.cause if end else "",
+            by_log=cause_in_log(stage_folder, record.job, record.started, following or float("inf")),
+            by_accounts=account.cause if account else "",
             came_back=following is not None,
         )
+        outcome, cause = outcome_of(evidence)
         # Its GPUs were held until then, also where its heart had stopped long before.
-        over = end.moment if end else min(life.end or 0.0, time.time()) if life else 0.0
-        return replace(record, cause="killed", detail=why, ended=max(record.ended, over)) if why else record
+        over = end.moment if end else min(account.end or 0.0, time.time()) if account else 0.0
+        return replace(record, outcome=outcome, cause=cause, ended=max(record.ended, over)) if cause else record
 
-    return [named(record) for record in records]
+    return [explained(record) if _is_unexplained(record) else record for record in records]
+
+
+def _is_unexplained(record: AttemptRecord) -> bool:
+    return bool(record.job) and record.outcome in ("killed", "silent")
 
 
 def _first_event(folder: Place) -> State | None:
@@ -262,7 +276,7 @@ def _first_event(folder: Place) -> State | None:
     return parse(line, State, folder.path / "events.jsonl", line=1) if line.endswith(b"\n") else None
 
 
-def _seconds_of(ended: End) -> float:
+def _start_of(ended: End) -> float:
     """The start of an attempt that recorded only when it ended."""
     try:
         return datetime.fromisoformat(ended["time"]).timestamp() - ended.get("seconds", 0.0)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.runs.door import MIB, BadFileError, BadFiles, Place, below, parse
-from cxr_core.runs.ends import shell_ends
-from cxr_core.runs.last_words import scheduler_logs, text_of_log
+from cxr_core.runs.evidence import scheduler_logs, shell_ends, text_of_log
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, when
 from cxr_core.runs.run import StageFolder
-from cxr_core.runs.stillborn import grouped, shards_of, stillborn, told
 from cxr_core.runs.submits import Submit, submit_folders
+from cxr_core.runs.unstarted import grouped, in_words, shards_of, unstarted
 
 _TAIL = 40
 """Last lines of a scheduler's log that are shown."""
@@ -59,14 +58,14 @@ def _without_attempt(
     folder: StageFolder, attempts: Sequence[AttemptRecord], shard: str | None, bad: BadFiles
 ) -> Iterator[str]:
     plan = bad.read(folder.plan, None)
-    dead = bad.read(lambda: stillborn(folder, attempts), [])
-    wanted = [task for task in dead if shard is None or shard in shards_of(task.task, task.submit, plan)]
+    ended = bad.read(lambda: unstarted(folder, attempts), [])
+    wanted = [task for task in ended if shard is None or shard in shards_of(task.task, task.submit, plan)]
     for group in grouped(wanted):
-        yield told(group)
+        yield in_words(group)
         yield from _tail(group[0].log)
     if shard is not None:
         return
-    known = {task.log for task in dead}
+    known = {task.log for task in ended}
     for path in bad.read(lambda: list(_silent_logs(folder, attempts, known)), []):
         yield f"task {path.stem} left no attempt and no word of how it ended"
         yield from _tail(path)
@@ -83,11 +82,9 @@ def _silent_logs(folder: StageFolder, attempts: Sequence[AttemptRecord], known: 
 
 
 def _head(attempt: AttemptRecord) -> str:
-    where = attempt.node or attempt.host or "unknown host"
     job = f", job {attempt.job}" if attempt.job else ""
-    at = f" in shard {attempt.shard}" if attempt.shard else ""
-    why = f": {attempt.why}" if attempt.why else ""
-    return f"attempt {attempt.id} on {where}{job}, started {when(attempt.started)} UTC: {attempt.cause}{at}{why}"
+    started = f"started {when(attempt.started)} UTC"
+    return f"attempt {attempt.id} on {attempt.place or 'unknown host'}{job}, {started}: {attempt.in_words}"
 
 
 def _line(event: dict[str, Any]) -> str:

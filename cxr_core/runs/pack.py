@@ -6,26 +6,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from cxr_core.errors import UserError
 from cxr_core.runs import code, image
 from cxr_core.runs.attempt import Attempt, Purpose, is_alive
+from cxr_core.runs.causes import SHARDS_FAILED, Stopped, cause_of, machine_fails, process_is_lost
 from cxr_core.runs.commit import commit, place, prune, sweep
 from cxr_core.runs.failures import (
     Failure,
-    Stopped,
-    cause_of,
     forget_failure,
-    is_of_the_place,
+    named_failure,
     park_if_hopeless,
     parked,
     record_failure,
-    spoils_the_process,
     text_of,
-    told,
 )
 from cxr_core.runs.files import fsync_tree, json_text, sha256_file, walk_files
 from cxr_core.runs.plan import Plan, Shard, fingerprint, listed
@@ -218,12 +214,12 @@ def run_pack(
             if error is not None:
                 _stop_if_of_the_stage(error, failed, attempt)
                 failed.append((_record(work, attempt, shard, error), error))
-                if plan.chain or spoils_the_process(error):
+                if plan.chain or process_is_lost(error):
                     break
             progress.advance()
         if failed:
-            attempt.cause = "shards failed"
-            raise told([failure for failure, _ in failed], failed[0][1])
+            attempt.cause = SHARDS_FAILED
+            raise named_failure([failure for failure, _ in failed], failed[0][1])
 
 
 def _try_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt, must_stop: Callable[[], bool]) -> Exception | None:
@@ -241,17 +237,12 @@ def _try_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt, must_stop: 
 
 
 def _todo(work: Work, plan: Plan, wanted: set[str]) -> list[Shard]:
-    """What to do of a plan, without parked shards; nothing of a chain goes on behind one."""
-    skipped = parked(work.folder.path)
-    todo = [shard for shard in plan.shards if shard.id in wanted]
-    if plan.chain:
-        return list(takewhile(lambda shard: shard.id not in skipped, todo))
-    return [shard for shard in todo if shard.id not in skipped]
+    return [shard for shard in plan.to_do(parked=parked(work.folder.path)) if shard.id in wanted]
 
 
 def _stop_if_of_the_stage(error: Exception, failed: Sequence[tuple[Failure, Exception]], attempt: Attempt) -> None:
     """Raise `error` again where it is not of one shard alone."""
-    if is_of_the_place(error):
+    if machine_fails(error):
         raise error
     if isinstance(error, UserError):
         same = [failure.shard for failure, other in failed if isinstance(other, UserError) and str(other) == str(error)]

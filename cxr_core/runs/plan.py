@@ -1,7 +1,8 @@
 """Plans: the frozen list of a stage's shards, and the fingerprint of all that their contents depend on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Required
 
@@ -92,6 +93,13 @@ class Plan:
     def is_old(self) -> bool:
         """Whether the plan was frozen before plans said by which code they were made: it has no `parts`."""
         return not self.parts
+
+    def to_do(self, done: Collection[str] = (), parked: Collection[str] = ()) -> list[Shard]:
+        """Shards that can be made now: none that is done or parked, and of a chain nothing behind a parked one."""
+        missing = [shard for shard in self.shards if shard.id not in done]
+        if self.chain:
+            return list(takewhile(lambda shard: shard.id not in parked, missing))
+        return [shard for shard in missing if shard.id not in parked]
 
     def sealed(self) -> str:
         """The fingerprint that follows from what stands in the plan; of an old plan, which says too little, its own."""

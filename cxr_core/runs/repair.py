@@ -69,7 +69,7 @@ def set_aside(folders: Sequence[StageFolder], why: str) -> dict[str, Path]:
 
 
 def _refuse_while_at_work(check: StageCheck) -> None:
-    live = [attempt for attempt in check.attempts if attempt.cause == "running"]
+    live = [attempt for attempt in check.attempts if attempt.outcome == "running"]
     if live:
         raise UserError(
             f"attempt {live[0].id} is at work in it on {live[0].node or live[0].host}",

@@ -11,7 +11,7 @@ from cxr_core.runs.door import BadFileError, BadFiles
 from cxr_core.runs.failures import failed_shards, parked
 from cxr_core.runs.ledger import AttemptRecord, Ledger, read_attempts
 from cxr_core.runs.run import Run, StageFolder
-from cxr_core.runs.stillborn import Stillborn, stillborn
+from cxr_core.runs.unstarted import Unstarted, unstarted
 
 _SLOW = 3.0
 """An attempt is slow where it has been in its shard for more than so many times what a shard takes."""
@@ -21,9 +21,9 @@ _SLOW = 3.0
 class StageStatus:
     """One stage. `planned` is None before its plan is frozen; the counts are of shards and add up to it.
 
-    `running` are in the hands of live or silent attempts, `lost` were in the hands of attempts that were killed,
+    `running` are in the hands of live or silent attempts, `lost` were in the hands of attempts that ended,
     `failed` failed in their last attempt and will be tried again, `parked` will not. `rate` is shards an hour of the
-    attempts that live; `seconds_left` is what training says itself. `stillborn` are tasks that ended
+    attempts that live; `seconds_left` is what training says itself. `unstarted` are tasks that ended
     before they had an attempt.
     """
 
@@ -39,7 +39,7 @@ class StageStatus:
     attempts: Sequence[AttemptRecord]
     doing: str
     rate: float | None
-    stillborn: Sequence[Stillborn]
+    unstarted: Sequence[Unstarted]
     seconds_left: float | None = None
     bad_files: Sequence[BadFileError] = ()
     """Records that are not what they must be; what they would tell is missing here."""
@@ -69,29 +69,29 @@ class StageStatus:
             return "not planned yet"
         if self.is_finished:
             return "done"
-        if any(attempt.cause == "running" for attempt in self.attempts):
+        if any(attempt.outcome == "running" for attempt in self.attempts):
             return "running"
         if self.done >= self.planned:
             return "to be finished"
-        if any(attempt.cause == "silent" for attempt in self.attempts):
+        if any(attempt.outcome == "silent" for attempt in self.attempts):
             return "silent"
         return "stopped" if self.attempts else "to do"
 
     @property
     def silent(self) -> list[AttemptRecord]:
         """Attempts whose heart is not heard though nothing says that they are dead."""
-        return [attempt for attempt in self.attempts if attempt.cause == "silent" and not self.is_finished]
+        return [attempt for attempt in self.attempts if attempt.outcome == "silent" and not self.is_finished]
 
     @property
-    def killed(self) -> list[AttemptRecord]:
-        """Attempts that were killed with a shard that nobody has made since, where it is known why."""
-        return [attempt for attempt in self.attempts if attempt.why and attempt.shard in self.lost]
+    def cut_short(self) -> list[AttemptRecord]:
+        """Attempts that ended in the middle of a shard that nobody has made since, where it is known why."""
+        return [attempt for attempt in self.attempts if attempt.cause and attempt.shard in self.lost]
 
     @property
     def slow(self) -> list[AttemptRecord]:
         """Attempts that have been in their shard for far longer than shards take, the slowest first."""
         usual = _usual_seconds(self.attempts)
-        found = [a for a in self.attempts if a.cause == "running" and usual and a.under_way > _SLOW * usual]
+        found = [a for a in self.attempts if a.outcome == "running" and usual and a.under_way > _SLOW * usual]
         return sorted(found, key=lambda attempt: -attempt.under_way)
 
 
@@ -117,8 +117,7 @@ def stage_status(folder: StageFolder, kind: str) -> StageStatus:
     hopeless = frozenset(bad.read(lambda: parked(folder.path), set()) - done)
     lost = frozenset(a.shard for a in attempts if a.shard and a.is_over) - done - running - hopeless
     failed = _failed(attempts, bad) - done - running - hopeless - lost
-    live = [attempt for attempt in attempts if attempt.cause == "running"]
-    dead = bad.read(lambda: stillborn(folder, attempts), [])
+    live = [attempt for attempt in attempts if attempt.outcome == "running"]
     return StageStatus(
         name=folder.name,
         kind=kind,
@@ -132,7 +131,7 @@ def stage_status(folder: StageFolder, kind: str) -> StageStatus:
         attempts=attempts,
         doing=_doing(live),
         rate=_rate(live),
-        stillborn=dead,
+        unstarted=bad.read(lambda: unstarted(folder, attempts), []),
         seconds_left=_seconds_left(live),
         bad_files=tuple(bad),
     )
@@ -158,7 +157,7 @@ def _doing(live: Sequence[AttemptRecord]) -> str:
     progress = f"{beat['doing']} {beat.get('done', 0)}/{beat.get('total', '?')}" if "doing" in beat else ""
     more = f" and {len(live) - 1} more" if len(live) > 1 else ""
     progress = ", ".join([progress, *_figures(beat)])
-    return f"{progress} (attempt on {live[-1].node or live[-1].host}{more})".strip()
+    return f"{progress} (attempt on {live[-1].place}{more})".strip()
 
 
 def _figures(beat: Mapping[str, Any]) -> Iterator[str]:

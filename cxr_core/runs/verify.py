@@ -92,7 +92,7 @@ def verify_stage(
     findings += [*_side_files(folder, plan), *_stage_record(folder, plan, bad), *_inputs(run, stage, plan)]
     findings += _data(folder, receipts, quick, progress)
     findings += [_torn(folder, shard) for shard in broken_links(plan, receipts)]
-    if not any(attempt.cause == "running" for attempt in attempts):
+    if not any(attempt.outcome == "running" for attempt in attempts):
         findings += bad.read(lambda: _strays(folder, receipts), [])
     for each in bad_records_of_stage(folder):
         bad.note(each)

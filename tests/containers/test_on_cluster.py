@@ -49,8 +49,8 @@ def assert_as_outside(site: Site, undisturbed: Path, stage: str) -> None:
     assert site.facts(stage)["digest"] == there["digest"]
 
 
-def lives(site: Site, stage: str) -> dict[str, str]:
-    """Task and life -> how it ended."""
+def causes(site: Site, stage: str) -> dict[str, str]:
+    """Task and restart -> how it ended."""
     attempts = stage_folder(site.runs, stage).path / "attempts"
     ends = {path.name.rsplit("-", 1)[0]: path / "ended.json" for path in attempts.iterdir()}
     return {name: json.loads(path.read_text())["cause"] if path.exists() else "gone" for name, path in ends.items()}
@@ -74,7 +74,7 @@ def test_given_preprocess_in_an_image_and_a_preemption_then_each_node_has_one_co
     staged = sorted(path.relative_to(tmp_path / "nodes") for path in (tmp_path / "nodes").glob("*/images/*.sif"))
     assert staged == [Path(node, "images", f"{sha256}.sif") for node in site.cluster.nodes]
     assert site.logs().count("image: copied to") == 4
-    ends = lives(site, "real")
+    ends = causes(site, "real")
     stopped = [name for name, end in ends.items() if end == "stopped"]
     assert stopped, ends
     assert all(ends[f"{name.removesuffix('-0')}-1"] == "finished" for name in stopped)

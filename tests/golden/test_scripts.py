@@ -88,7 +88,7 @@ def run_script(
 ) -> tuple[int, list[str]]:
     """Run a script whose payload is a line of bash; returns its exit status and how scontrol was called.
 
-    `before` is what the shell of an earlier life wrote of its end; `keys` are of the profile.
+    `before` is what the shell of an earlier start wrote of its end; `keys` are of the profile.
     """
     fakes = folder / "bin"
     fakes.mkdir()
@@ -151,9 +151,9 @@ def test_given_a_shard_longer_than_the_time_limit_then_it_does_not_come_back_for
     assert run_script(tmp_path, "sleep 4", warn_after=1) == (0, [])
 
 
-def end_of(folder: Path, life: int = 0) -> str:
+def end_of(folder: Path, restart: int = 0) -> str:
     """What the shell wrote of the end of its payload, without the seconds."""
-    path = folder / HOSTILE / SHARDS.work.name / "submits" / "0001" / f"12_3-{life}.end"
+    path = folder / HOSTILE / SHARDS.work.name / "submits" / "0001" / f"12_3-{restart}.end"
     return path.read_text().split()[0] if path.exists() else ""
 
 

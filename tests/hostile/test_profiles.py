@@ -3,19 +3,21 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from cxr_core.errors import UserError
-from cxr_core.runs.lives import Lives
+from cxr_core.runs.facts import facts_of
+from cxr_core.runs.resumes import AutoResume
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, new_folder
 from jobs.auto_resume import resume_itself
 from jobs.cluster import resume
 from jobs.config import load_config, resolved
 from jobs.whose import where_sent
-from slurm.changes import raised
+from slurm.adjust import adjusted
 from slurm.executor import BatchExecutor
 from slurm.profile import Resources, load_profile
 from slurm.script import expanding
@@ -61,7 +63,7 @@ def test_given_a_run_folder_that_names_a_profile_by_a_path_then_nothing_of_it_is
     auto: bool, cluster: str, run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name_profile(run, cluster.format(run=run.root))
-    Lives(3).write(run.root)
+    AutoResume(3).write(run.root)
     shutil.copy(run.root / "evil.yaml", home.parents[2] / "evil.yaml")
     monkeypatch.chdir(run.root)
     with pytest.raises(UserError, match="--cluster"):
@@ -124,6 +126,10 @@ def test_given_a_pipe_as_the_profile_that_a_folder_names_then_nobody_waits_for_i
         where_sent(run)
 
 
+def raised(run: Run, asked: Resources) -> Mapping[str, str]:
+    return adjusted(asked, {}, facts_of(run.stage("real")).raised).values
+
+
 def test_given_words_of_a_folder_for_memory_and_time_then_no_more_is_asked_for_than_the_profile_allows(
     run: Run,
 ) -> None:
@@ -135,10 +141,10 @@ def test_given_words_of_a_folder_for_memory_and_time_then_no_more_is_asked_for_t
     ):
         submit = Submit("x", "real", ("shards",), 1, "lab", "/", raised=values)
         submit.write(new_folder(run.stage("real").path))
-        assert raised(run.stage("real"), asked, [], set()).values == {}
+        assert raised(run, asked) == {}
     submit = Submit("x", "real", ("shards",), 1, "lab", "/", raised={"mem": "8G", "time": "02:00:00"})
     submit.write(new_folder(run.stage("real").path))
-    assert raised(run.stage("real"), asked, [], set()).values == {"mem": "8G", "time": "02:00:00"}
+    assert raised(run, asked) == {"mem": "8G", "time": "02:00:00"}
 
 
 def test_what_is_sent_is_not_read_back_from_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

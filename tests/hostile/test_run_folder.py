@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder, record in (("parked", parked), ("pruned", {"shard": "00000", "why": "x", "data": []})):
         (stage / folder).mkdir()
         write_json(stage / folder / f"{record['shard']}.json", record)
-    write_json(root / "accounting.json", {"asked": 1.0, "refusal": "", "lives": [], "format": 1})
+    write_json(root / "accounting.json", {"asked": 1.0, "refusal": "", "starts": [], "format": 1})
     return root
 
 
@@ -253,6 +253,7 @@ RECORDS = [
     "accounting.json",
     "accepted_code.json",
     "_auto_resume/lives.json",
+    "_auto_resume/resumes.json",
 ]
 
 
@@ -269,7 +270,7 @@ def test_bad_files_are_named_and_set_aside_and_the_rest_is_shown(root: Path, bad
     shown = cxr("status", root)
     assert "next" in shown.text
     assert shown.text.count("5/5") == 2
-    for name in ("heartbeat.json", "_auto_resume/lives.json"):
+    for name in ("heartbeat.json", "_auto_resume/resumes.json"):
         assert name in shown.text
     assert "attempt 9-0-beat" in cxr("logs", root).text
     assert "next: attempt" in cxr("logs", root).text

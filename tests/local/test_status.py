@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from cxr_core.runs.causes import cause_named
 from cxr_core.runs.files import write_json
 from cxr_core.runs.pack import freeze, run_pack
 from cxr_core.runs.plan import Plan, slices
 from cxr_core.runs.run import Run, StageFolder, dump_config
 from cxr_core.runs.status import StageStatus, run_status, stage_status
+from jobs.show import show_status
 from tests.pipeline import copy_until, cxr, stage_folder, start_and_kill
 from tests.stages import fail, tiny_work
 
@@ -178,3 +180,28 @@ def _cpu_of_children() -> float:
     """Seconds of the CPU, which other work on the machine does not stretch as it does those of the clock."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("oom 5", "was killed: out of memory in shard 00008"),
+        ("1 5", "failed: exit status 1 in shard 00008"),
+        ("timeout 5", "was ended by the scheduler: time limit in shard 00008"),
+    ],
+)
+def test_given_an_attempt_that_ended_in_a_shard_then_its_cause_and_what_follows_are_shown(
+    end: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, now = many_shards(tmp_path / "run", 10, num_attempts=1), time.time()
+    attempt = run / "real" / "attempts" / "5_1-0-aaaaaa"
+    attempt.mkdir()
+    at_work = {"shard": "00008", "since": now - 500, "started": now - 600, "host": "n7", "pid": 1, "job": "5_1"}
+    write_json(attempt / "heartbeat.json", {"time": now - 400, **at_work})
+    (run / "real" / "submits" / "0001").mkdir(parents=True)
+    (run / "real" / "submits" / "0001" / "5_1-0.end").write_text(end)
+    show_status(run_status(Run.open(run)))
+    shown = capsys.readouterr().out
+    assert f"real: attempt 5_1-0-aaaaaa on n7 {words}" in shown
+    cause = words.split(": ")[1].removesuffix(" in shard 00008")
+    assert f"real: {cause}: {cause_named(cause).next_step}" in shown

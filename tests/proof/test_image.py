@@ -141,7 +141,7 @@ def test_the_dockerfile_makes_the_same_and_it_comes_back_by_digest(
 def test_given_a_time_limit_in_the_middle_then_the_task_is_requeued_and_the_digest_is_as_outside(
     mounted_by: str, sif: Image, cluster: Cluster, nano_config: Path, tmp_path: Path
 ) -> None:
-    """All of the first stage in one task of a minute, warned so early that it takes several lives."""
+    """All of the first stage in one task of a minute, warned so early that it is started several times."""
     site = Site(cluster, tmp_path)
     how = {"squashfuse": "APPTAINER_USERNS", "kernel": "APPTAINER_NO_PRIVS"}[mounted_by]
     site.env.pop("APPTAINER_USERNS", None)

@@ -49,9 +49,9 @@ def test_given_a_cluster_then_a_pggan_on_two_nodes_outlives_a_dead_rank_and_is_t
     cluster.until("the first checkpoint is there", lambda: run.stage.is_done("00000"), PATIENCE)
     os.kill(rank_of(run, f"{array}_0-0", 3), signal.SIGKILL)
     run.wait(PATIENCE)
-    (life,) = run.attempts(f"{array}_0")
-    assert "rank 3 on" in life.detail
-    print(f"\n{without_log(life.detail)}")
+    (attempt,) = run.attempts(f"{array}_0")
+    assert "rank 3 on" in attempt.detail
+    print(f"\n{without_log(attempt.detail)}")
 
     run.finish(PATIENCE)
     assert run.stage.facts() is not None, run.status() + run.logs()

@@ -191,15 +191,17 @@ def test_given_a_cluster_then_ranks_on_two_nodes_outlive_a_preemption_and_a_dead
     task = f"{array}_0"
     cluster.until("the first checkpoint is there", lambda: run.stage.is_done("00000"), PATIENCE)
     preempt(run, task)
-    cluster.until("another one, in its second life", lambda: _num_made(run, f"{task}-1") > 0, PATIENCE)
+    cluster.until("another one, started again", lambda: _num_made(run, f"{task}-1") > 0, PATIENCE)
     os.kill(rank_of(run, f"{task}-1", 3), signal.SIGKILL)
     run.wait(PATIENCE)
     first, second = run.attempts(task)
-    assert first.cause in ("stopped", "killed")
+    assert first.outcome in ("stopped", "killed")
     assert "rank 3 on" in second.detail
     assert "died without a word" in second.detail
     assert "rank 3 on" in run.logs()
-    print(f"\nfirst life: {first.cause} {first.detail}{first.why}\nsecond life: {without_log(second.detail)}")
+    print(
+        f"\nfirst attempt: {first.outcome} {first.cause} {first.detail}\nsecond attempt: {without_log(second.detail)}"
+    )
 
     run.finish(PATIENCE)
     assert run.num_resumes == 1
@@ -211,9 +213,9 @@ def test_given_a_cluster_then_ranks_on_two_nodes_outlive_a_preemption_and_a_dead
     assert {(each["ranks"], each["transport"]) for each in measured} == {(4, "gloo, TCP")}
 
 
-def _num_made(run: TinyRun, life: str) -> int:
-    """Checkpoints that one life of a task committed."""
-    return sum(receipt.attempt.startswith(f"{life}-") for receipt in run.stage.receipts())
+def _num_made(run: TinyRun, start: str) -> int:
+    """Checkpoints that one start of a task committed."""
+    return sum(receipt.attempt.startswith(f"{start}-") for receipt in run.stage.receipts())
 
 
 def test_given_a_node_whose_gpus_no_rank_sees_then_training_is_refused_with_the_counts(

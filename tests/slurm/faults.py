@@ -56,14 +56,14 @@ def six_ends_of_a_task(run: TinyRun) -> None:
     assert "killed in shard 00012: preemption" in report
     for task in tasks[4:]:
         first, second = run.attempts(task)
-        seen = (first.cause, second.cause)
-        assert seen == ("finished", "finished"), f"{task}: {seen}, {first.detail}\n{run.logs()}"
+        seen = (first.outcome, second.outcome)
+        assert seen == ("done", "done"), f"{task}: {seen}, {first.detail}\n{run.logs()}"
         # One for certain; more where the two were at the same shard again.
         assert first.num_duplicates >= 1
 
 
 def a_time_limit_and_a_preemption_that_cancels(run: TinyRun) -> None:
-    """At its time limit a task gives up its shard and goes on in its next life. Another one, whose node is taken by a
+    """At its time limit a task gives up its shard and goes on in the next. Another one, whose node is taken by a
     partition with priority, does not come back."""
     run.write_profile(partition="cancel", limit="00:01:00", grace=20)
     limited, taken = run.hold(2), run.hold(12)

@@ -70,7 +70,7 @@ class Production(TinyRun):
         """Take the node of a task that has begun a shard, so often and so many seconds apart, until the run is done."""
         done = 0
         while done < num_preemptions and self.stage.facts() is None:
-            live = [a for a in read_attempts(self.stage.path) if a.cause == "running" and a.shard and a.node]
+            live = [a for a in read_attempts(self.stage.path) if a.outcome == "running" and a.shard and a.node]
             if not live:
                 time.sleep(0.2)
                 continue
@@ -93,9 +93,9 @@ class Production(TinyRun):
         facts = self.stage.facts()
         assert facts is not None
         attempts = read_attempts(self.stage.path)
-        causes = sorted({attempt.why or attempt.cause for attempt in attempts})
+        causes = sorted({attempt.cause or attempt.outcome for attempt in attempts})
         parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in facts["parts"].items())
         return (
-            f"{facts['num_images']:,} images in {facts['num_shards']} shards, {len(attempts)} lives of tasks "
+            f"{facts['num_images']:,} images in {facts['num_shards']} shards, {len(attempts)} starts of tasks "
             f"({'; '.join(causes)})\nseconds of all shards together: {parts}; finalize {facts['seconds']['finalize']} s"
         )

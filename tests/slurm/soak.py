@@ -92,7 +92,7 @@ class Soak:
 
     def _harm(self, now: float) -> bool:
         """One kill, if any task is there to be killed; on a fast machine that is not for long."""
-        live = [attempt for attempt in read_attempts(self.run.stage.path) if attempt.cause == "running"]
+        live = [attempt for attempt in read_attempts(self.run.stage.path) if attempt.outcome == "running"]
         if not live:
             return False
         kinds = {"payload": 4, "requeue": 2, "cancel": 1, "preempt": 1, "slurmd": 1}
@@ -143,7 +143,7 @@ class Soak:
     def told(self, seconds: float) -> str:
         """What was done and seen, in a few lines."""
         ledger = self.run.ledger()
-        causes = Counter(f"{a.cause}: {a.why}" if a.why else a.cause for a in ledger.attempts)
+        causes = Counter(f"{a.outcome}: {a.cause}" for a in ledger.attempts)
         num_calls = self.calls.total() + 1
         hours, doubled = ledger.hours, sum(attempt.num_duplicates for attempt in ledger.attempts)
         lines = [

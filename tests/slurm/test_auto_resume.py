@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_core.runs.lives import Lives
+from cxr_core.runs.resumes import AutoResume
 from tests.slurm.cluster import Cluster, program_of
 from tests.slurm.faults import preempt
 from tests.slurm.tiny import TinyRun
@@ -29,15 +29,15 @@ def _clean(run: TinyRun) -> Iterator[TinyRun]:
     run.cluster.until("the queue is empty", lambda: not run.queue())
 
 
-def lives(run: TinyRun) -> Lives:
-    found = Lives.read(run.root)
+def resumes(run: TinyRun) -> AutoResume:
+    found = AutoResume.read(run.root)
     assert found is not None
     return found
 
 
 def inside(run: TinyRun, shard: str) -> set[str]:
     """Attempts that are in the middle of a shard."""
-    return {each.id for each in run.ledger().attempts if each.shard == shard and each.cause == "running"}
+    return {each.id for each in run.ledger().attempts if each.shard == shard and each.outcome == "running"}
 
 
 def log(run: TinyRun) -> str:
@@ -59,9 +59,9 @@ def test_given_preemption_that_cancels_then_the_run_finishes_with_no_command_typ
     assert next(run.stage.path.glob(f"submits/*/{task}-0.end")).read_text().startswith("TERM ")
     run.assert_whole(tiny_digest)
     assert run.num_resumes == 0
-    assert (lives(run).most, len(lives(run).resumed), lives(run).outcome) == (3, 1, "everything is done")
+    assert (resumes(run).most, len(resumes(run).resumed), resumes(run).outcome) == (3, 1, "everything is done")
     assert "auto-resume: 1 of 3 times; everything is done" in run.status()
-    hours = "lives of tasks took 0.0"
+    hours = "starts of tasks took 0.0"
     run.cluster.until("the accounts are there", lambda: hours in run.status())
     report = run.report()
     assert "killed in shard 00012: preemption" in report
@@ -89,8 +89,8 @@ def test_given_a_shard_in_which_the_payload_is_killed_again_and_again_then_it_is
     assert len(run.stage.done()) == 23
     assert "real: shard 00009 is parked: three attempts were killed in it (signal 9)" in log(run)
     # Twice because of the kills, and once for what its task had still to do behind the shard.
-    assert len(lives(run).resumed) == 3
-    assert lives(run).outcome.startswith("nothing more can be done: real: parked, so it cannot be finished: 00009 (")
+    assert len(resumes(run).resumed) == 3
+    assert resumes(run).outcome.startswith("nothing more can be done: real: parked, so it cannot be finished: 00009 (")
     assert "killed in shard 00009: signal 9" in run.report()
     status = run.status()
     assert "parked: 00009" in status
@@ -108,7 +108,7 @@ def test_given_a_payload_that_hangs_then_it_is_ended_requeued_once_and_the_cause
     run.wait()
     run.assert_whole(tiny_digest)
     first, second = run.attempts(task)
-    assert (first.cause, first.why, second.cause) == ("killed", "hung", "finished")
+    assert (first.outcome, first.cause, second.outcome) == ("killed", "hung", "done")
     assert "nothing was heard of the payload for too long" in run.logs()
     assert "killed in shard 00005: hung" in run.report()
 
@@ -119,5 +119,5 @@ def test_given_a_run_that_is_cancelled_then_it_does_not_resume_itself(run: TinyR
     run.until_awaited(image)
     run.cxr("cancel", run.root)
     run.wait()
-    assert (list(lives(run).resumed), lives(run).outcome) == ([], "")
+    assert (list(resumes(run).resumed), resumes(run).outcome) == ([], "")
     assert len(run.submits) == 2

@@ -48,11 +48,11 @@ def test_given_a_high_job_that_needs_the_node_then_the_low_one_is_requeued_or_ca
 
 
 def test_a_requeued_job_is_back_within_20_seconds(cluster: Cluster) -> None:
-    job = cluster.sbatch('echo "life ${SLURM_RESTART_COUNT:-0}"; [ "$SLURM_RESTART_COUNT" = 1 ] || sleep 300')
+    job = cluster.sbatch('echo "start ${SLURM_RESTART_COUNT:-0}"; [ "$SLURM_RESTART_COUNT" = 1 ] || sleep 300')
     cluster.wait(job, "RUNNING")
     cluster.run("scontrol", "requeue", job)
     assert cluster.wait(job, "COMPLETED", 30) < 20
-    assert "life 1" in cluster.output(job)
+    assert "start 1" in cluster.output(job)
 
 
 def test_without_accounting_sacct_refuses(cluster: Cluster) -> None:

@@ -147,9 +147,9 @@ def test_given_a_warning_then_the_task_stops_is_requeued_and_the_digest_is_the_s
     site.wait()
     assert_as_undisturbed(site, undisturbed)
     attempts = stage_folder(site.runs, "real").path / "attempts"
-    lives = {path.name.rsplit("-", 1)[0]: json.loads((path / "ended.json").read_text()) for path in attempts.iterdir()}
-    assert lives[f"{job}_0-0"]["cause"] == "stopped"
-    assert lives[f"{job}_0-1"]["cause"] == "finished"
+    ends = {path.name.rsplit("-", 1)[0]: json.loads((path / "ended.json").read_text()) for path in attempts.iterdir()}
+    assert ends[f"{job}_0-0"]["cause"] == "stopped"
+    assert ends[f"{job}_0-1"]["cause"] == "finished"
 
 
 def test_given_a_cancelled_task_then_what_is_missing_is_named_and_resume_makes_only_that(

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from cxr_core.runs.accounting import Accounting
-from cxr_core.runs.ledger import AttemptRecord, Ledger
+from cxr_core.runs.facts import StageFacts
+from cxr_core.runs.follow_up import follow_up
+from cxr_core.runs.ledger import AttemptRecord
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, submit_folders
-from jobs.left import changed
+from jobs.remaining import asking_otherwise
 from slurm.accounting import refresh
 from slurm.packs import StageWork
 from slurm.profile import ClusterProfile
@@ -113,7 +115,7 @@ def test_given_another_cluster_then_a_run_there_is_whole_and_its_accounts_are_as
 
 def ended(accounting: Accounting) -> set[str]:
     """Tasks that the accounts know to have ended."""
-    return {life.job for life in accounting.lives if life.end}
+    return {start.job for start in accounting.starts if start.end}
 
 
 def test_given_a_name_of_no_cluster_then_it_is_said_and_the_right_one_goes_on(run: TinyRun) -> None:
@@ -182,7 +184,7 @@ def test_given_a_site_whose_sbatch_chooses_the_cluster_then_its_answer_says_wher
 
 def lost(node: str, when: float) -> AttemptRecord:
     """An attempt whose node died."""
-    return AttemptRecord("real", node, Path(node), "killed", when, when, node=node, detail="node failure", job="1_0")
+    return AttemptRecord("real", node, Path(node), "lost", when, when, "node failure", node=node, job="1_0")
 
 
 def test_given_nodes_that_failed_then_at_most_half_of_those_that_a_task_may_use_are_left_out(
@@ -196,7 +198,7 @@ def test_given_nodes_that_failed_then_at_most_half_of_those_that_a_task_may_use_
     dead = [lost(node, now + number) for number, node in enumerate(nodes)]
     profile = ClusterProfile(name="x", partition="low", exclude="n[0-1]")
     work = StageWork("real", "preprocess", 1, 48, 24)
-    (found,), lines = changed(Run.open(local.root), [work], profile, Ledger(dead))
+    (found,), lines = asking_otherwise([work], profile, follow_up([StageFacts("real", dead)], now + 60))
     assert found.changes["exclude"] == found.control_changes["exclude"] == "n[0-1],n3"
     assert lines == ["node n3 is left out: node failure"]
 

@@ -198,12 +198,12 @@ class TinyRun:
         self.cluster.until("the queue is empty", lambda: not self.queue(), seconds)
 
     def attempts(self, task: str, restart: int | None = None) -> list[AttemptRecord]:
-        """Lives of a task, e.g. "12_3", the oldest first."""
+        """Attempts of a task, e.g. "12_3", the oldest first."""
         found = [attempt for attempt in read_attempts(self.stage.path) if attempt.job == task]
         return [attempt for attempt in found if restart in (None, attempt.restart)]
 
     def process(self, task: str) -> int:
-        """The payload of the latest life of a task."""
+        """The payload of the latest attempt of a task."""
         return int(self.attempts(task)[-1].beat["pid"])
 
     def node(self, task: str) -> str:

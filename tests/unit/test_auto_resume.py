@@ -7,7 +7,7 @@ import pytest
 
 from cxr_core.errors import UserError
 from cxr_core.runs.files import write_json
-from cxr_core.runs.lives import Lives
+from cxr_core.runs.resumes import AutoResume
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, new_folder
 from jobs.auto_resume import resume_itself
@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         attempt.mkdir(parents=True)
         end = {"cause": "stopped", "started": time.time() - 3600, "seconds": 3600, "gpus": 1, "job": "7_0"}
         write_json(attempt / "ended.json", end)
-        Lives(2).write(made.root)
+        AutoResume(2).write(made.root)
     return made
 
 
@@ -39,9 +39,9 @@ def again(run: Run) -> str:
 
 
 def outcome(run: Run) -> str:
-    lives = Lives.read(run.root)
-    assert lives is not None
-    return lives.outcome
+    resumes = AutoResume.read(run.root)
+    assert resumes is not None
+    return resumes.outcome
 
 
 def test_given_a_budget_that_is_used_up_then_it_ends_and_says_so(run: Run) -> None:
@@ -52,7 +52,7 @@ def test_given_a_budget_that_is_used_up_then_it_ends_and_says_so(run: Run) -> No
 
 
 def test_given_as_many_resumes_as_it_may_then_it_ends_and_says_so(run: Run) -> None:
-    Lives(2, resumed=("2026-01-01", "2026-01-02")).write(run.root)
+    AutoResume(2, resumed=("2026-01-01", "2026-01-02")).write(run.root)
     assert again(run) == "it resumed 2 times, as often as it may, and is not done"
     assert outcome(run) == "it resumed 2 times, as often as it may, and is not done"
 
@@ -64,13 +64,24 @@ def test_given_that_everything_is_done_then_it_sends_nothing(run: Run) -> None:
 
 
 def test_given_one_stage_that_was_sent_alone_then_the_others_need_not_be_done(run: Run) -> None:
-    Lives(2, "vae").write(run.root)
+    AutoResume(2, "vae").write(run.root)
     (run.root / "vae").mkdir()
     write_json(run.root / "vae" / "stage.json", {"format": 1})
     assert again(run) == "everything is done"
 
 
-def test_given_a_damaged_count_of_lives_then_the_file_is_named(run: Run) -> None:
-    (run.root / "_auto_resume" / "lives.json").write_text("{")
-    with pytest.raises(UserError, match=r"lives\.json: damaged: .*\n.*--auto-resume N"):
-        Lives.read(run.root)
+def test_given_a_damaged_count_of_resumes_then_the_file_is_named(run: Run) -> None:
+    (run.root / "_auto_resume" / "resumes.json").write_text("{")
+    with pytest.raises(UserError, match=r"resumes\.json: damaged: .*\n.*--auto-resume N"):
+        AutoResume.read(run.root)
+
+
+def test_given_a_run_of_an_older_version_then_its_file_is_read_and_the_next_write_replaces_it(run: Run) -> None:
+    folder = run.root / "_auto_resume"
+    (folder / "resumes.json").unlink()
+    write_json(folder / "lives.json", {"most": 3, "stage": None, "resumed": ["2026-01-01"], "outcome": "", "format": 1})
+    assert AutoResume.read(run.root) == AutoResume(3, resumed=("2026-01-01",))
+    write_json(run.stage("real").path / "stage.json", {"format": 1})
+    assert again(run) == "everything is done"
+    assert outcome(run) == "everything is done"
+    assert [path.name for path in folder.glob("*.json")] == ["resumes.json"]

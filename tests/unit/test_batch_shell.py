@@ -43,7 +43,7 @@ class Job:
 @pytest.mark.parametrize(
     ("login", "setup"),
     [
-        ("trap 'echo x' EXIT ERR TERM; task=a submit=b life=c", "false"),
+        ("trap 'echo x' EXIT ERR TERM; task=a submit=b restart=c", "false"),
         ("set -o noclobber -o posix; shopt -s expand_aliases; alias rm='echo rm'", "false"),
         ("", "trap - ERR EXIT\nfalse"),
         ("", "source ~/site.sh"),

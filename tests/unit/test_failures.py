@@ -3,13 +3,13 @@
 import errno
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from cxr_core.errors import UserError
-from cxr_core.runs.failures import ShardsFailedError, Stopped, cause_of, failures_of, parked, release
+from cxr_core.runs.causes import Stopped
+from cxr_core.runs.failures import Failure, ShardsFailedError, failures_of, parked, parking_of, release
 from cxr_core.runs.files import read_json
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from tests.stages import fail, tiny_work
@@ -157,27 +157,26 @@ def test_given_an_end_that_is_asked_for_then_the_pack_stops_between_shards_and_n
     assert failures_of(work.folder.path, "00003") == []
 
 
-class OutOfMemoryError(RuntimeError):
-    """Named as torch names it."""
+def failed(cause: str, attempt: str) -> Failure:
+    return Failure("00003", attempt, cause, f"{cause} in {attempt}", 1.0, "2026-01-01")
 
 
-CAUSES = [
-    (UserError("x"), "refused"),
-    (KeyboardInterrupt(), "interrupted"),
-    (MemoryError(), "out of memory"),
-    (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
-    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
-    (OSError(errno.ENOSPC, "No space left on device"), "disk full"),
-    (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk full"),
-    (TimeoutError(), "timeout"),
-    (subprocess.TimeoutExpired("unzip", 5), "timeout"),
-    (subprocess.CalledProcessError(-9, "unzip"), "signal"),
-    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "signal"),
-    (FileNotFoundError(errno.ENOENT, "No such file or directory"), "no such file or directory"),
-    (ZeroDivisionError("division by zero"), "ZeroDivisionError"),
-]
-
-
-@pytest.mark.parametrize(("error", "cause"), CAUSES, ids=[f"{type(error).__name__}-{cause}" for error, cause in CAUSES])
-def test_the_cause_of_an_error_is_one_of_few_classes_or_its_type(error: BaseException, cause: str) -> None:
-    assert cause_of(error) == cause
+@pytest.mark.parametrize(
+    ("causes", "forgiven", "parked_for"),
+    [
+        (["a", "a"], [], None),
+        (["a", "b", "a", "a"], [], "a"),
+        (["a", "b", "a", "b"], [], None),
+        (["a", "a", "a"], ["1"], None),
+        (["a", "a", "a", "a"], ["1"], "a"),
+        ([], [], None),
+    ],
+)
+def test_three_failures_for_one_cause_since_the_last_release_park_a_shard(
+    causes: list[str], forgiven: list[str], parked_for: str | None
+) -> None:
+    found = parking_of([failed(cause, str(number)) for number, cause in enumerate(causes)], forgiven)
+    assert (found.cause if found else None) == parked_for
+    if found:
+        assert (found.shard, len(found.attempts)) == ("00003", 3)
+        assert found.text.endswith(str(len(causes) - 1))

@@ -46,7 +46,7 @@ def test_given_shards_that_are_made_fail_and_were_made_before_then_their_time_is
     with pytest.raises(UserError, match="no"):
         run_pack(work, plan, ["00000", "00001", "00002"])
     first, second = read_attempts(tmp_path / "tiny")
-    assert (first.cause, second.cause) == ("shards failed", "finished")
+    assert (first.outcome, first.cause, second.outcome) == ("failed", "shards failed", "done")
     # Each has at least its own sleeps, and in sum there is no more than the attempt took: a second is counted once.
     assert first.useful >= 0.3
     assert first.failed >= 0.1
@@ -68,11 +68,11 @@ def test_given_a_process_killed_in_a_shard_then_it_is_killed_and_the_shard_and_i
         assert process.stdout is not None
         assert process.stdout.readline() == "at work\n"
         (alive,) = read_attempts(tmp_path)
-        assert (alive.cause, alive.shard) == ("running", "00007")
+        assert (alive.outcome, alive.shard) == ("running", "00007")
         assert alive.under_way >= 0.5
         process.kill()
     (dead,) = read_attempts(tmp_path)
-    assert (dead.cause, dead.shard, dead.is_over) == ("killed", "00007", True)
+    assert (dead.outcome, dead.shard, dead.is_over) == ("killed", "00007", True)
     spent = Ledger([dead]).hours
     assert 0.5 / 3600 <= spent.failed <= spent.total
     assert spent.useful == spent.under_way == 0
@@ -82,10 +82,10 @@ def test_given_no_heartbeat_from_another_machine_then_silent_until_its_job_start
     write_beat(tmp_path, "81_4-0-aaaaaa", age=600, job="81_4", restart="0", shard="00003", since=0)
     write_beat(tmp_path, "81_5-0-bbbbbb", age=10, job="81_5", restart="0")
     first, second = read_attempts(tmp_path)
-    assert (first.cause, first.is_over) == ("silent", False)
-    assert (second.cause, second.is_over) == ("running", False)
+    assert (first.outcome, first.is_over) == ("silent", False)
+    assert (second.outcome, second.is_over) == ("running", False)
     write_beat(tmp_path, "81_4-1-cccccc", age=5, job="81_4", restart="1")
-    assert [attempt.cause for attempt in read_attempts(tmp_path)] == ["killed", "running", "running"]
+    assert [attempt.outcome for attempt in read_attempts(tmp_path)] == ["lost", "running", "running"]
 
 
 def test_given_attempts_lost_before_their_first_heartbeat_then_they_are_listed(tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_given_attempts_lost_before_their_first_heartbeat_then_they_are_listed(t
 def test_given_gpus_then_hours_are_weighted_by_them_and_a_budget_is_kept() -> None:
     start = 1.7e9
     attempts = [
-        AttemptRecord("a", "x", Path("x"), "finished", start, start + 3600, useful=1800, failed=900, gpus=4),
+        AttemptRecord("a", "x", Path("x"), "done", start, start + 3600, useful=1800, failed=900, gpus=4),
         AttemptRecord("b", "y", Path("y"), "killed", start, start + 7200, shard="00000", since=start + 3600, gpus=1),
-        AttemptRecord("b", "z", Path("z"), "finished", start, start + 3600, useful=3600),
+        AttemptRecord("b", "z", Path("z"), "done", start, start + 3600, useful=3600),
     ]
     ledger = Ledger(attempts)
     spent = ledger.gpu_hours
@@ -134,7 +134,7 @@ def test_an_attempt_records_its_job_and_node_when_it_starts(tmp_path: Path, monk
     facts = {"job": "81_4", "job_id": "85", "restart": "2", "node": "n3", "gpus": 2, "visible": "2,3"}
     assert {name: event[name] for name in facts} == facts
     (record,) = read_attempts(tmp_path)
-    assert (record.job, record.restart, record.node, record.gpus, record.cause) == ("81_4", 2, "n3", 2, "finished")
+    assert (record.job, record.restart, record.node, record.gpus, record.outcome) == ("81_4", 2, "n3", 2, "done")
 
 
 def test_the_report_tells_what_it_cost(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_the_report_tells_what_it_cost(tmp_path: Path) -> None:
     assert read_ledger(run).gpu_hours.total == 2.0
     page = render(run.root)
     section = page[page.index('id="cost"') : page.index('id="provenance"')]
-    for text in ("2.000", "50.0 %", "10.0 %", "20.0 %", "4.00", "1 finished and 1 silent", "silent in shard 00003"):
+    for text in ("2.000", "50.0 %", "10.0 %", "20.0 %", "4.00", "1 done and 1 silent", "silent in shard 00003"):
         assert text in section, text
     assert ">6.00<" in render(run.root, price=3.0)
 

@@ -44,6 +44,13 @@ def test_given_a_plan_when_written_and_read_then_it_is_the_same(tmp_path: Path) 
     assert [shard.num_items for shard in plan.shards] == [1000, 1000, 500, 0]
 
 
+def test_given_a_parked_shard_then_nothing_of_a_chain_goes_on_behind_it() -> None:
+    chain = Plan("vae", slices(4, 1), "f", chain=True)
+    assert [shard.id for shard in chain.to_do({"00000"}, {"00002"})] == ["00001"]
+    independent = Plan("real", slices(4, 1), "f").to_do({"00000"}, {"00002"})
+    assert [shard.id for shard in independent] == ["00001", "00003"]
+
+
 def test_given_a_truncated_plan_then_the_error_names_the_file_and_counts(tmp_path: Path) -> None:
     path = tmp_path / "plan.jsonl"
     Plan("real", slices(3000, 1000), "f").write(path)

@@ -1,21 +1,19 @@
-"""What is left to do of each stage of a run, and what earlier attempts teach about it."""
+"""What remains to be done of each stage of a run, and what follows for it from how earlier attempts ended."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from itertools import takewhile
 from typing import Any
 
 from cxr_core.errors import UserError
 from cxr_core.runs.failures import parked
-from cxr_core.runs.kills import park_killers
-from cxr_core.runs.ledger import Ledger, read_attempts
-from cxr_core.runs.plan import Plan
+from cxr_core.runs.follow_up import FollowUp
+from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.run import Run, StageFolder
-from cxr_core.runs.stillborn import Stillborn, grouped, hopeless, release_tasks, stillborn, told
+from cxr_core.runs.unstarted import Unstarted, grouped, in_words, release_tasks
 from jobs.config import RunConfig, inputs_of
 from jobs.launch import estimates
-from slurm.changes import bad_nodes, excluding, raised, raised_for_control
+from slurm.adjust import Adjusted, adjusted, excluding
 from slurm.packs import StageWork
 from slurm.profile import ClusterProfile
 from slurm.queue import usable_nodes
@@ -26,7 +24,7 @@ _NUM_MEASURED = 20
 
 
 def works_of(run: Run, config: RunConfig, queue: Mapping[str, str], only: str | None = None) -> list[StageWork]:
-    """What is left to do of each stage, or of the one named, whose inputs then must be there or in the queue."""
+    """What remains of each stage, or of the one named, whose inputs then must be there or in the queue."""
     sizes = estimates(config, run)
     wanted = config.stage(only).name if only else None
     works = [_work(run, stage, sizes[stage.name], config, queue) for stage in config.stages]
@@ -59,7 +57,7 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
         num_shards=len(plan.shards) if plan else size.num_shards,
         chain=plan.chain if plan else stage.kind == "train",
         upstream=[name for name in inputs_of(stage).values() if name in names],
-        todo=_todo(plan, done, aside) if plan else None,
+        todo=[shard.id for shard in plan.to_do(done, aside)] if plan else None,
         parked=sorted(aside - done),
         finished=facts is not None and plan is not None and {shard.id for shard in plan.shards} <= done,
         seconds=_measured(folder, done),
@@ -71,14 +69,6 @@ def _work(run: Run, stage: Any, size: Any, config: RunConfig, queue: Mapping[str
     )
 
 
-def _todo(plan: Plan, done: set[str], aside: set[str]) -> list[str]:
-    """Nothing of a chain goes on behind a parked shard."""
-    missing = [shard.id for shard in plan.shards if shard.id not in done]
-    if plan.chain:
-        return list(takewhile(lambda shard: shard not in aside, missing))
-    return [shard for shard in missing if shard not in aside]
-
-
 def _measured(folder: StageFolder, done: set[str]) -> float | None:
     """Mean seconds of a shard, by some of the receipts that there are."""
     some = sorted(done)[:: max(1, len(done) // _NUM_MEASURED)][:_NUM_MEASURED]
@@ -87,43 +77,43 @@ def _measured(folder: StageFolder, done: set[str]) -> float | None:
     return total / len(some) if some and total > 0 else None
 
 
-def park(run: Run) -> list[str]:
-    """Park shards that kill whatever works on them. Returns a line a shard."""
-    stages = [run.stage(stage["name"]) for stage in run.config["stages"]]
-    found = [(folder.name, shard, cause) for folder in stages for shard, cause in park_killers(folder).items()]
-    return [
-        f"{name}: shard {shard} is parked: three attempts were killed in it ({cause})" for name, shard, cause in found
-    ]
+def park(run: Run, following: FollowUp) -> list[str]:
+    """Park shards that end whatever works on them. Returns a line a shard."""
+    lines = []
+    for name, stage in following.stages.items():
+        for parking in stage.park:
+            parking.write(run.stage(name).path)
+            cause = f"three attempts were killed in it ({parking.cause})"
+            lines.append(f"{name}: shard {parking.shard} is parked: {cause}")
+    return lines
 
 
-def refuse_dead(run: Run, ledger: Ledger, queue: Mapping[str, str]) -> list[str]:
-    """Returns a line about tasks that died before their first shard, and of which another may do better.
+def refuse_recurring(run: Run, following: FollowUp, queue: Mapping[str, str]) -> list[str]:
+    """Returns a line about tasks that ended before their first shard, and of which another may do better.
 
-    Raises UserError where none of a submit came so far: what is sent would die in the same way.
+    Raises UserError where none of a submit came so far: what is sent would end in the same way.
     """
     notes = []
-    for stage in run.config["stages"]:
-        folder, attempts = run.stage(stage["name"]), ledger.of(stage["name"]).attempts
-        if live_jobs(run, folder.name, queue):
+    for name, stage in following.stages.items():
+        if live_jobs(run, name, queue):
             continue
-        if dead := hopeless(folder, attempts):
-            raise _dead_before(run, folder, dead)
-        notes += [f"{folder.name}: {told(group)}; it is sent again" for group in grouped(stillborn(folder, attempts))]
+        if stage.would_recur:
+            raise _would_end_again(run, name, stage.would_recur)
+        notes += [f"{name}: {in_words(group)}; it is sent again" for group in grouped(stage.facts.unstarted)]
     return notes
 
 
-def _dead_before(run: Run, folder: StageFolder, dead: Sequence[Stillborn]) -> UserError:
-    lines = [told(group) for group in grouped(dead)] + ["its log ends:", *dead[0].last_lines]
+def _would_end_again(run: Run, stage: str, tasks: Sequence[Unstarted]) -> UserError:
+    lines = [in_words(group) for group in grouped(tasks)] + ["its log ends:", *tasks[0].last_lines]
     return UserError(
-        f"stage {folder.name!r}: what was sent last died before it began, and would die again:\n    "
-        + "\n    ".join(lines),
-        where=str(dead[0].log),
+        f"stage {stage!r}: what was sent last died before it began, and would die again:\n    " + "\n    ".join(lines),
+        where=str(tasks[0].log),
         mend=f"mend the cause, then `cxr resume {run.root} --retry-parked`",
     )
 
 
-def release_dead(folder: StageFolder) -> None:
-    """Let tasks that died before their first shard be sent again."""
+def release_unstarted(folder: StageFolder) -> None:
+    """Let tasks that ended before their first shard be sent again."""
     release_tasks(folder, read_attempts(folder.path))
 
 
@@ -145,27 +135,37 @@ def possible(works: Sequence[StageWork]) -> tuple[list[StageWork], list[str]]:
     return kept, lines
 
 
-def changed(
-    run: Run, works: Sequence[StageWork], profile: ClusterProfile, ledger: Ledger
+def asking_otherwise(
+    works: Sequence[StageWork], profile: ClusterProfile, following: FollowUp
 ) -> tuple[list[StageWork], list[str]]:
-    """The same with more memory or time where shards were out of it, and without nodes that failed; and why."""
-    bad = bad_nodes(ledger.attempts) if profile.scheduler == "slurm" else {}
+    """The same with more memory or time where one was short, and without nodes that failed; and why."""
+    bad = following.bad_nodes if profile.scheduler == "slurm" else {}
     to_avoid = cache(partial(_nodes_to_avoid, bad, profile.clusters))
     found: list[StageWork] = []
     lines: list[str] = []
     left_out: set[str] = set()
     for work in works:
-        resources, control, folder = profile.resources(work.kind), profile.resources("control"), run.stage(work.name)
-        asked = raised(folder, resources, ledger.of(work.name).attempts, folder.done())
-        beside = raised_for_control(folder, control)
-        changes, control_changes = dict(asked.values), dict(beside.values)
-        for values, wanted in ((changes, resources), (control_changes, control)):
+        shards, control = _adjusted(work, profile, following)
+        changes, control_changes = dict(shards.values), dict(control.values)
+        for values, wanted in (
+            (changes, profile.resources(work.kind)),
+            (control_changes, profile.resources("control")),
+        ):
             nodes = to_avoid(wanted.partition, wanted.exclude)
             values |= {"exclude": excluding(wanted, nodes)} if nodes else {}
             left_out |= set(nodes)
         found.append(replace(work, changes=changes, control_changes=control_changes))
-        lines += [*asked.reasons, *beside.reasons] if not work.finished else []
+        reasons = [*shards.reasons, *control.reasons] if not work.finished else []
+        lines += [f"{work.name}: {reason}" for reason in reasons]
     return found, [*(f"node {name} is left out: {bad[name]}" for name in bad if name in left_out), *lines]
+
+
+def _adjusted(work: StageWork, profile: ClusterProfile, following: FollowUp) -> tuple[Adjusted, Adjusted]:
+    """Of the jobs that make shards of a stage, and of those that freeze and finalize it."""
+    if (stage := following.stages.get(work.name)) is None:
+        return Adjusted(), Adjusted()
+    shards = adjusted(profile.resources(work.kind), stage.short, stage.facts.raised)
+    return shards, adjusted(profile.resources("control"), stage.control_short, stage.facts.control_raised)
 
 
 def _nodes_to_avoid(

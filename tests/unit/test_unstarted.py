@@ -1,4 +1,4 @@
-"""Tasks that ended before they had an attempt: which are told, and which keep a resume from sending more."""
+"""Tasks that ended before they had an attempt: which are named, and which keep a resume from sending more."""
 
 import os
 import time
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from cxr_core.runs.facts import facts_of
+from cxr_core.runs.follow_up import follow_up
 from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.logs import stage_log
 from cxr_core.runs.run import StageFolder
-from cxr_core.runs.stillborn import hopeless, release_tasks, stillborn, told
 from cxr_core.runs.submits import Part, Submit, new_folder
-from tests.unit.test_ends import lost_attempt
+from cxr_core.runs.unstarted import in_words, release_tasks, unstarted
+from tests.unit.test_outcome import lost_attempt
 
 
 def submitted(stage: Path, job: str, *ends: str, does: Part = "shards", age: float = 600) -> Path:
@@ -28,11 +30,12 @@ def submitted(stage: Path, job: str, *ends: str, does: Part = "shards", age: flo
 
 
 def lines(stage: Path) -> list[str]:
-    return [told([task]) for task in stillborn(StageFolder(stage), read_attempts(stage))]
+    return [in_words([task]) for task in unstarted(StageFolder(stage), read_attempts(stage))]
 
 
-def num_hopeless(stage: Path) -> int:
-    return len(hopeless(StageFolder(stage), read_attempts(stage)))
+def num_refused(stage: Path) -> int:
+    """Tasks for which a resume refuses to send others."""
+    return len(follow_up([facts_of(StageFolder(stage))], time.time()).stages[stage.name].would_recur)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_given_an_end_that_is_not_its_own_doing_then_nothing_is_told_and_a_resum
 ) -> None:
     submitted(tmp_path, "12", end)
     assert lines(tmp_path) == []
-    assert num_hopeless(tmp_path) == 0
+    assert num_refused(tmp_path) == 0
 
 
 def test_given_a_record_of_an_earlier_version_then_it_is_read_as_it_was_meant(tmp_path: Path) -> None:
@@ -72,30 +75,30 @@ def test_given_a_record_of_an_earlier_version_then_it_is_read_as_it_was_meant(tm
     assert lines(tmp_path) == ["task 12_0 did not come to its first shard: signal 9"]
 
 
-def test_given_a_submit_of_which_no_task_began_then_it_is_hopeless_until_released(tmp_path: Path) -> None:
+def test_given_a_submit_of_which_no_task_began_then_a_resume_refuses_until_it_is_released(tmp_path: Path) -> None:
     submitted(tmp_path, "12", "start 3 1 starting Python", "start 3 1 starting Python")
-    assert num_hopeless(tmp_path) == 2
+    assert num_refused(tmp_path) == 2
     release_tasks(StageFolder(tmp_path), ())
-    assert num_hopeless(tmp_path) == 0
+    assert num_refused(tmp_path) == 0
     assert len(lines(tmp_path)) == 2
     submitted(tmp_path, "13", "start 3 1 starting Python")
-    assert num_hopeless(tmp_path) == 1
+    assert num_refused(tmp_path) == 1
 
 
 def test_given_another_task_that_worked_then_the_others_are_sent_again(tmp_path: Path) -> None:
     submitted(tmp_path, "12", "start 3 127 starting Python")
     lost_attempt(tmp_path, "12_1")
     assert len(lines(tmp_path)) == 1
-    assert num_hopeless(tmp_path) == 0
+    assert num_refused(tmp_path) == 0
 
 
-def test_given_python_that_ended_before_a_shard_then_the_second_submit_with_that_end_is_hopeless(
+def test_given_python_that_ended_before_a_shard_then_the_second_submit_with_that_end_is_refused(
     tmp_path: Path,
 ) -> None:
     submitted(tmp_path, "12", "1 3")
-    assert num_hopeless(tmp_path) == 0
+    assert num_refused(tmp_path) == 0
     submitted(tmp_path, "13", "1 3")
-    assert num_hopeless(tmp_path) == 2
+    assert num_refused(tmp_path) == 2
 
 
 def test_given_that_the_work_was_done_since_then_nothing_is_told(tmp_path: Path) -> None:
