@@ -25,6 +25,7 @@ from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import DiffusionTrain, LatentsStage, TextEncoderTrain, VaeTrain
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 from jobs.checkpoints_asked import checkpoint_mistakes
+from jobs.inputs import flat_inputs, inputs_of
 from jobs.judges import judge_mistakes
 
 DATASETS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"latents"})
@@ -112,17 +113,6 @@ class RunConfig(Settings):
             return found[0]
         names = ", ".join(stage.name for stage in self.stages)
         raise UserError(f"no stage {name!r} in run {self.name!r}", mend=f"its stages are: {names}")
-
-
-def inputs_of(stage: Any) -> dict[str, str]:
-    """Role -> what the config names in it, without the roles left out. Of several the second is in `<role>.1` ..."""
-    return flat_inputs(stage.inputs.model_dump())
-
-
-def flat_inputs(inputs: Mapping[str, str | Sequence[str] | None]) -> dict[str, str]:
-    """`inputs_of` of plain data."""
-    lists = {role: [value] if isinstance(value, str) else value or () for role, value in inputs.items()}
-    return {f"{role}.{i}" if i else role: name for role, names in lists.items() for i, name in enumerate(names)}
 
 
 def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Iterator[str]:

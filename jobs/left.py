@@ -13,7 +13,8 @@ from cxr_core.runs.ledger import Ledger, read_attempts
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.run import Run, StageFolder
 from cxr_core.runs.stillborn import Stillborn, grouped, hopeless, release_tasks, stillborn, told
-from jobs.config import RunConfig, inputs_of
+from jobs.config import RunConfig
+from jobs.inputs import inputs_of
 from jobs.launch import estimates
 from slurm.changes import bad_nodes, excluding, raised, raised_for_control
 from slurm.packs import StageWork

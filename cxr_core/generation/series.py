@@ -17,11 +17,10 @@ from cxr_core.generation.settings import (
     GenerateStage,
     Guidance,
     NamedRequest,
-    Noise,
     Request,
-    Scheduler,
     Steps,
 )
+from cxr_core.models.solver_options import Noise, Scheduler
 from cxr_core.models.training_data import TrainingData
 from cxr_core.settings import Settings
 

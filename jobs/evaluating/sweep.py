@@ -209,6 +209,6 @@ def _rises(datasets: Mapping[str, "Dataset"]) -> list[str]:
 
 def _trained(dataset: "Dataset", role: str) -> Path | None:
     """What the stage that drew a Dataset names in a role of its inputs."""
-    from jobs.launch import input_of  # which reads configs, as the parts help to do
+    from jobs.inputs import input_of
 
     return input_of(dataset.folder, role)

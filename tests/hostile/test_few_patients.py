@@ -17,8 +17,8 @@ from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.export.write import export
 from cxr_core.generation.requests import allocate
 from cxr_core.generation.settings import Request
-from cxr_core.models.card import numbers
 from cxr_core.models.training_data import TrainingData
+from cxr_core.report.model_card import numbers
 from cxr_core.report.write import render
 from cxr_core.runs.files import read_json, write_json
 from tests.hostile.test_leaves import SECRET, files_in, leaks

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRA, spectra
+from cxr_core.data.copies import SIDE, SPECTRA, spectra
 from cxr_core.evaluation.memorisation.looked import LOOK, looks_of, read_looks
 from cxr_core.evaluation.memorisation.results import MemorisationResult, Nearness
 from cxr_core.evaluation.memorisation.search import Search

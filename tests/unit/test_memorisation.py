@@ -7,12 +7,12 @@ import faiss
 import numpy as np
 import pytest
 
+from cxr_core.data import neighbours
+from cxr_core.data.copies import SIDE, SPECTRUM_WIDTH, align, relief, spectra, thumbnail
+from cxr_core.data.neighbours import Standard, Stored, nearest, unit
 from cxr_core.errors import UserError
 from cxr_core.evaluation.fidelity import HELD_OUT
-from cxr_core.evaluation.memorisation import neighbours
-from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRUM_WIDTH, align, relief, spectra, thumbnail
 from cxr_core.evaluation.memorisation.looked import freeze_looks
-from cxr_core.evaluation.memorisation.neighbours import Standard, Stored, nearest, unit
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.memorisation.search import Search

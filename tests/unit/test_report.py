@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from cxr_core.data.findings import NIH, Findings
+from cxr_core.data.sheet import contact_sheet
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.report.faithfulness import number
-from cxr_core.report.picture import contact_sheet
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
 from cxr_core.report.write import write_report

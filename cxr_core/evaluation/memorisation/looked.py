@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from cxr_core.data.copies import SIDE, SPECTRA, SPECTRUM_WIDTH, spectra, thumbnail
 from cxr_core.data.dataset import Dataset, write_parquet
+from cxr_core.data.neighbours import Stored
 from cxr_core.errors import UserError
 from cxr_core.evaluation.cache import FeatureCache, cache_key
 from cxr_core.evaluation.extraction import COLUMNS, extractor_of, is_extraction, parts_of
-from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRA, SPECTRUM_WIDTH, spectra, thumbnail
-from cxr_core.evaluation.memorisation.neighbours import Stored
 from cxr_core.evaluation.memorisation.search import Seen
 from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.plan import Shard, slices

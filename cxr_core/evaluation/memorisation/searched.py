@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from cxr_core.data.copies import SPECTRA, spectra, thumbnail
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.evaluation.extraction import parts_of
-from cxr_core.evaluation.memorisation.copies import SPECTRA, spectra, thumbnail
 from cxr_core.evaluation.memorisation.looked import looked_at, looks_of
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.search import Search, Seen
