@@ -79,6 +79,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     """Ask every part what it measured and write metrics.json."""
     from cxr_core.evaluation.metrics import FILE, Metrics
     from cxr_core.runs.files import canonical_json, sha256_text
+    from cxr_core.runs.run import StageFolder
 
     datasets = _datasets(context)
     by_id = {receipt.shard: receipt for receipt in receipts}
@@ -88,7 +89,8 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         found |= part.measure(context, by_id, datasets, found)
     write_json(context.folder / FILE, Metrics(**found).model_dump(mode="json"))
     digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
-    num_classifiers = sum(receipt.shard.startswith(("utility", "benefit")) for receipt in receipts)
+    plan = StageFolder(context.folder).plan()
+    num_classifiers = sum(shard.extra["part"] in ("utility", "benefit") for shard in (plan.shards if plan else ()))
     return {"digest": sha256_text(digests), "num_classifiers": num_classifiers}
 
 

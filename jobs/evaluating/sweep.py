@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.evaluation.tasks import ALIKE, EXTRACTORS, shards_of, task_of
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
@@ -62,9 +63,8 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
     """Extract features of some images, compare pairs, or look for copies."""
-    from cxr_core.evaluation.extraction import is_extraction
-
-    part = diversity if shard.id.startswith("alike-") else features if is_extraction(shard.id) else memorisation
+    kind = task_of(shard).kind
+    part = diversity if kind == ALIKE else features if kind in EXTRACTORS else memorisation
     return part.run(context, shard, _by_source(context, datasets), work)
 
 
@@ -82,6 +82,7 @@ def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mappin
     from cxr_core.evaluation.sweep.choose import alarms, choose
     from cxr_core.evaluation.sweep.copies import alarm_rule
     from cxr_core.evaluation.sweep.results import SweepResult
+    from cxr_core.runs.run import StageFolder
 
     sweep, sources = context.settings.sweep, _by_source(context, datasets)
     bench = _bench(context, receipts, datasets["real"])
@@ -95,8 +96,8 @@ def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mappin
     if sweep.test and best:
         drawn = _seen(context, receipts, best.point.id)
         test = bench.on_test(drawn, sources[best.point.id].info.size)
-    kind = f"{bench.extractor.kind}-real"
-    real = [receipt for name, receipt in receipts.items() if name.startswith(f"{kind}-")]
+    plan, kind = StageFolder(context.folder).plan(), bench.extractor.kind
+    real = [receipts[shard.id] for shard in shards_of(plan.shards if plan else (), [kind], "real")]
     return SweepResult(
         by=sweep.select.by,
         points=tuple(results),
@@ -106,7 +107,7 @@ def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mappin
         alarms=alarms(results, best, _rises(datasets)),
         test=test,
         num_real_computed=sum(r.counts["computed"] for r in real)
-        + sum(r.counts.get(kind, 0) for r in receipts.values()),
+        + sum(r.counts.get(f"{kind}-real", 0) for r in receipts.values()),
         num_real_seen=sum(receipt.counts["images"] for receipt in real),
     )
 

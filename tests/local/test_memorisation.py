@@ -12,10 +12,10 @@ import jobs.train
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult, ReidentificationResult
 from cxr_core.evaluation.memorisation.search import Search, Seen
-from cxr_core.evaluation.memorisation.searched import is_search
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.evaluation.tasks import SEARCH, shards_of
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context, Estimate
@@ -139,7 +139,9 @@ def study(folder: Path, inputs: Mapping[str, Path], search_size: int) -> Work:
 
 
 def searches(work: Work) -> dict[str, str]:
-    return {each.shard: each.digest for each in work.folder.receipts() if is_search(each.shard)}
+    plan = work.folder.plan()
+    assert plan is not None
+    return {shard.id: work.folder.receipt(shard.id).digest for shard in shards_of(plan.shards, [SEARCH])}
 
 
 @pytest.fixture(scope="module")
