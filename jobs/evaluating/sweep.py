@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
     from cxr_core.evaluation.featured import Featured
     from cxr_core.evaluation.sweep.measure import Bench
-    from cxr_core.evaluation.sweep.results import Point, PointResult, SweepResult
+    from cxr_core.evaluation.sweep.results import Point, PointResult, SweepAlarm, SweepResult
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
@@ -80,7 +80,6 @@ def measure(
 
 def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mapping[str, "Dataset"]) -> "SweepResult":
     from cxr_core.evaluation.sweep.choose import alarms, choose
-    from cxr_core.evaluation.sweep.copies import alarm_rule
     from cxr_core.evaluation.sweep.results import SweepResult
     from cxr_core.runs.run import StageFolder
 
@@ -91,7 +90,7 @@ def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mappin
     asked = context.settings.memorisation
     if asked:
         results = _with_copies(context, receipts, results)
-    best, rule = choose(results, sweep.select.by)
+    best = choose(results, sweep.select.by)
     test = None
     if sweep.test and best:
         drawn = _seen(context, receipts, best.point.id)
@@ -102,8 +101,7 @@ def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mappin
         by=sweep.select.by,
         points=tuple(results),
         chosen=best.point.id if best else None,
-        rule=rule,
-        alarm_rule=alarm_rule(asked.percentile if asked else None, sweep.select.copies),
+        rising=sweep.select.copies.rising if asked else None,
         alarms=alarms(results, best, _rises(datasets)),
         test=test,
         num_real_computed=sum(r.counts["computed"] for r in real)
@@ -192,19 +190,20 @@ def _last_step(dataset: "Dataset", role: str) -> int | None:
     return read_checkpoints(trained)[-1].step if trained and (trained / INDEX).is_file() else None
 
 
-def _rises(datasets: Mapping[str, "Dataset"]) -> list[str]:
+def _rises(datasets: Mapping[str, "Dataset"]) -> list["SweepAlarm"]:
     """What the train stages of the points' models say of their validation losses."""
+    from cxr_core.evaluation.sweep.results import SweepAlarm
     from cxr_core.generation.series import made_series
     from cxr_core.runs.door import BadFiles
-    from cxr_core.training.overfit import RULE, overfit_of
+    from cxr_core.training.overfit import overfit_of
 
     roles = [(dataset, one.role) for dataset in datasets.values() for one in made_series(dataset)]
     stages = dict.fromkeys(trained for dataset, role in roles if (trained := _trained(dataset, role)))
     found = {stage.name: overfit_of(stage, BadFiles()) for stage in stages}
     return [
-        f"{name}: its validation loss is {rise.rise:.1%} above that of step {rise.best_step:,} ({RULE})"
-        for name, rise in found.items()
-        if rise
+        SweepAlarm(kind="loss", stage=name, rise=one.rise, best_step=one.best_step)
+        for name, one in found.items()
+        if one
     ]
 
 

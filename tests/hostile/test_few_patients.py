@@ -80,9 +80,7 @@ def test_given_few_held_out_patients_then_no_number_of_an_evaluation_tells_how_m
         for side in "ab":
             if told["fidelity"][name][side]["num_patients"]:
                 told["fidelity"][name][side] |= {"num_images": 7, "num_patients": 7, "effective": 7.0}
-    told["fidelity"]["alarm_words"] = (
-        "The copying alarm was not computed: n = 7 effective held-out images, 128 are needed."
-    )
+    told["fidelity"]["to_train"]["not_computed"] = "n = 7 effective held-out images, 128 are needed (2 x 64 features)"
     lines = list(numbers(Metrics.model_validate(told)))
     assert not [line for line in lines if "n = 7" in line]
     assert any("fewer than 10 patients" in line for line in lines)

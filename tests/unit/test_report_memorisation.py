@@ -66,7 +66,6 @@ def result(**changes: Any) -> MemorisationResult:
         ),
         "num_flagged": 5,
         "picture": "pairs.png",
-        "verdict": "The verdict.",
     }
     return MemorisationResult(**(given | changes))
 
