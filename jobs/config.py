@@ -18,6 +18,7 @@ from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.home import expanded
 from cxr_core.models.checkpoints import BUILT_IN
+from cxr_core.runs.roles import role_of
 from cxr_core.runs.run import Run, is_begun
 from cxr_core.settings import OF_A_RUN, Name, Settings
 from cxr_core.training.judge_settings import ClassifierTrain, LocaliserTrain
@@ -128,7 +129,7 @@ def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Ite
 
 
 def _role_mistake(place: str, name: str, earlier: dict[str, str], later: dict[str, str]) -> Iterator[str]:
-    role = place.split(".")[0]
+    role = role_of(place)
     if name in earlier:
         if earlier[name] not in ROLES[role]:
             yield f"input {role!r} wants a {' or '.join(sorted(ROLES[role]))} stage, but {name!r} is {earlier[name]!r}"

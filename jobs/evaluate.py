@@ -9,6 +9,7 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.roles import places_in
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from jobs.evaluating import (
     Part,
@@ -99,7 +100,7 @@ def _parts(settings: EvaluateStage) -> Mapping[str, Part]:
 
 
 def _datasets(context: Context, *, as_frozen: bool = True) -> dict[str, Any]:
-    """The Datasets by their roles: `real`, `synthetic`, and of a sweep also `synthetic.1` ...
+    """The Datasets by their places: one real, one synthetic, and of a sweep all synthetic ones.
 
     The real one comes without test patients from whom a generator of synthetic ones, their gate or a judge learnt:
     as the plan says, since shards may run where the key that tells who they are is not.
@@ -109,8 +110,8 @@ def _datasets(context: Context, *, as_frozen: bool = True) -> dict[str, Any]:
     from cxr_core.generation.series import barred_patients
     from jobs.learnt import moved_for_judges
 
-    roles = [role for role in context.inputs if role.partition(".")[0] in ("real", "synthetic")]
-    datasets = {role: Dataset.open(context.inputs[role]).given_as(role) for role in roles}
+    places = places_in(context.inputs, "real", "synthetic")
+    datasets = {place: Dataset.open(context.inputs[place]).given_as(place) for place in places}
     frozen = context.plan_folder / BARRED
     if as_frozen and frozen.is_file():
         barred = frozenset(read_json(frozen)["patients"])
@@ -125,9 +126,9 @@ def _check_roles(inputs: Mapping[str, Estimate | Path]) -> None:
     """Of Datasets that are there already; those of earlier stages are what their stage makes."""
     from cxr_core.data.dataset import Dataset
 
-    for role, given in inputs.items():
-        if role.partition(".")[0] in ("real", "synthetic") and isinstance(given, Path):
-            Dataset.open(given).given_as(role)
+    for place in places_in(inputs, "real", "synthetic"):
+        if isinstance(given := inputs[place], Path):
+            Dataset.open(given).given_as(place)
 
 
 def _compared(datasets: Sequence[Any]) -> Any:

@@ -6,18 +6,18 @@ from typing import Any
 
 from cxr_core.home import expanded
 from cxr_core.models.checkpoints import BUILT_IN
+from cxr_core.runs.roles import by_place
 from cxr_core.runs.run import Run
 
 
 def inputs_of(stage: Any) -> dict[str, str]:
-    """Role -> what the config names in it, without the roles left out. Of several the second is in `<role>.1` ..."""
+    """Place -> what the config names there, without the roles left out (see `cxr_core.runs.roles`)."""
     return flat_inputs(stage.inputs.model_dump())
 
 
 def flat_inputs(inputs: Mapping[str, str | Sequence[str] | None]) -> dict[str, str]:
     """`inputs_of` of plain data."""
-    lists = {role: [value] if isinstance(value, str) else value or () for role, value in inputs.items()}
-    return {f"{role}.{i}" if i else role: name for role, names in lists.items() for i, name in enumerate(names)}
+    return by_place({role: value if value is not None else () for role, value in inputs.items()})
 
 
 def user_path(text: str) -> Path:

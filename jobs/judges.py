@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.classifier_folder import classifier_sha256, read_about, read_info
+from cxr_core.runs.roles import in_roles
 from jobs.inputs import input_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def judge_mistakes(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         judge = given.get("judge")
         if stage.get("kind") != "evaluate" or judge is None:
             continue
-        for images in (name for role, name in given.items() if role.partition(".")[0] == "synthetic"):
+        for images in in_roles(given, "synthetic"):
             if mistake := _mistake(judge, images, inputs, presets):
                 yield f"stage {stage.get('name')!r}: {mistake}"
 

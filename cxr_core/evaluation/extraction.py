@@ -21,6 +21,7 @@ from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.roles import in_roles
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Estimate, Output
 from cxr_core.runs.tables import read_npy, read_table
@@ -54,7 +55,7 @@ def estimate_extraction(settings: EvaluateStage, inputs: Mapping[str, Estimate |
 
     Raises UserError where `fidelity.features` is no folder of a model.
     """
-    sizes = [count_images(given) for role, given in inputs.items() if role.partition(".")[0] in ("real", "synthetic")]
+    sizes = [count_images(given) for given in in_roles(inputs, "real", "synthetic")]
     each = sum(-(-size // settings.extraction.shard_size) for size in sizes)
     num_images, num_shards, num_bytes, notes = 0, 0, 0, []
     for kind in kinds_of(settings):

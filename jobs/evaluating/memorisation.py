@@ -15,6 +15,7 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.evaluation.tasks import EXTRACTORS, PERSON, SEARCH, Task, task_of, task_shard
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.roles import in_roles
 from cxr_core.runs.stage import Context, Estimate, Output
 from jobs.evaluating import features
 
@@ -37,9 +38,8 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
     from cxr_core.evaluation.memorisation import looked, searched
     from cxr_core.evaluation.memorisation.settings import WIDTH
 
-    num_real, *drawn = (
-        count_images(given) for role, given in inputs.items() if role.partition(".")[0] in ("real", "synthetic")
-    )
+    (num_real,) = map(count_images, in_roles(inputs, "real"))
+    drawn = [count_images(given) for given in in_roles(inputs, "synthetic")]
     sizes = [num_real, *drawn]
     num_looks = sum(-(-size // asked.shard_size) for size in sizes)
     # Held-out images are looked for beside synthetic ones, then a sample of training, then planted copies.

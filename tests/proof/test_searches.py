@@ -67,7 +67,8 @@ def test_searches_that_run_beside_the_shards_that_they_need_find_what_one_proces
     for result in array.points:
         assert result.copies is not None
         print(
-            f"{result.point.words}: {copied_words(result.copies, array)} Planted copies found: {result.copies.recall:.2f} at least."
+            f"{result.point.words}: {copied_words(result.copies, array)}",
+            f"Planted copies found: {result.copies.recall:.2f} at least.",
         )
     print(alarm_rule(array), choice_words(array), *(alarm_words(each, array) for each in array.alarms), sep="\n")
     assert [result.copies.alarm for result in array.points if result.copies] == [False, True]
