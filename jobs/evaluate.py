@@ -91,7 +91,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     write_json(context.folder / FILE, Metrics(**found).model_dump(mode="json"))
     digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
     plan = StageFolder(context.folder).plan()
-    num_classifiers = sum(shard.extra["part"] in ("utility", "benefit") for shard in (plan.shards if plan else ()))
+    num_classifiers = sum(shard.extra.get("part") in ("utility", "benefit") for shard in (plan.shards if plan else ()))
     return {"digest": sha256_text(digests), "num_classifiers": num_classifiers}
 
 

@@ -261,7 +261,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     from cxr_core.generation.shard import generate_shard
 
     settings: GenerateStage = context.settings
-    images = read_list(context.plan_folder / "requests.parquet", int(shard.id))
+    images = read_list(context.plan_folder / "requests.parquet", shard)
     facts = read_json(context.plan_folder / "model.json")
     gatekeeper = None
     if settings.gate:

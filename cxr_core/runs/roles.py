@@ -5,7 +5,7 @@ place: the role for the first, `<role>.1` for the second. Nothing but this modul
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -22,7 +22,9 @@ def role_of(name: str) -> str:
 
 def by_place(inputs: Mapping[str, T | Sequence[T]]) -> dict[str, T]:
     """Each input by its place; `inputs` has one, or a list, for each role."""
-    lists = {role: given if isinstance(given, list | tuple) else [given] for role, given in inputs.items()}
+    lists: dict[str, Sequence[Any]] = {
+        role: given if isinstance(given, list | tuple) else [given] for role, given in inputs.items()
+    }
     return {place(role, i): one for role, given in lists.items() for i, one in enumerate(given)}
 
 
