@@ -15,8 +15,8 @@ from cxr_core.evaluation.cache import FeatureCache, cache_key
 from cxr_core.evaluation.featured import Featured
 from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.metrics import Extractor
+from cxr_core.evaluation.purpose import Purpose, purpose_of, shard_for, shards_for
 from cxr_core.evaluation.settings import EvaluateStage, Extraction
-from cxr_core.evaluation.tasks import Task, shards_of, task_of, task_shard
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard, slices
@@ -104,7 +104,7 @@ def freeze_extraction(
             for part in slices(stop - start, settings.shard_size)
         ]
         shards += [
-            task_shard(f"{extractor.kind}-{source}-{i:05d}", Task(extractor.kind, source), part.start, part.stop)
+            shard_for(f"{extractor.kind}-{source}-{i:05d}", Purpose(extractor.kind, source), part.start, part.stop)
             for extractor in extractors
             for i, part in enumerate(parts)
         ]
@@ -147,7 +147,7 @@ def extract_shard(
     """
     from cxr_core.evaluation.features import extract, open_eye
 
-    kind, source = task_of(shard)
+    kind, source = purpose_of(shard)
     folder, planned = folder_of(kind, settings, inputs), extractor_of(plan, kind)
     eye = open_eye(kind, folder)
     if eye.about != planned:
@@ -188,7 +188,7 @@ def read_extracted(
     """
     rows = seen_rows(stage_folder / "plan", source)
     plan, made = StageFolder(stage_folder).plan(), {receipt.shard: receipt for receipt in receipts}
-    mine = [made[shard.id] for shard in shards_of(plan.shards if plan else (), [kind], source) if shard.id in made]
+    mine = [made[shard.id] for shard in shards_for(plan.shards if plan else (), [kind], source) if shard.id in made]
     if not mine:
         about = extractor_of(stage_folder / "plan", kind)
         return Featured(rows, np.empty((0, about.width if role == "features" else len(about.findings)), np.float32))

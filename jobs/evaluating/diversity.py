@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_core.evaluation.purpose import ALIKE, Purpose, purpose_of, shard_for
 from cxr_core.evaluation.settings import EvaluateStage
-from cxr_core.evaluation.tasks import ALIKE, Task, task_of, task_shard
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
@@ -45,7 +45,7 @@ def alike_shards(
     groups = {"real": cell_groups(held_out, next(iter(groups.values())), 0), **groups}
     for source, table in groups.items():
         write_groups(work / f"alike-{source}.parquet", table)
-    return [task_shard(_shard_id(source), Task(ALIKE, source), i, i + 1) for i, source in enumerate(groups)]
+    return [shard_for(_shard_id(source), Purpose(ALIKE, source), i, i + 1) for i, source in enumerate(groups)]
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
@@ -53,7 +53,7 @@ def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work:
     from cxr_core.evaluation.diversity.alike import alike_shard, read_groups
     from cxr_core.training.engine import threads
 
-    source = task_of(shard).source
+    source = purpose_of(shard).source
     groups = read_groups(context.plan_folder / f"alike-{source}.parquet")
     with threads(context.settings.threads):
         return alike_shard(groups, datasets[source], alike_size(datasets), work)

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_core.evaluation.purpose import EXTRACTORS, PERSON, SEARCH, Purpose, purpose_of, shard_for
 from cxr_core.evaluation.settings import EvaluateStage
-from cxr_core.evaluation.tasks import EXTRACTORS, PERSON, SEARCH, Task, task_of, task_shard
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.roles import in_roles
@@ -62,7 +62,7 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     if asked is None:
         return ()
     found = copy_shards(context, {source: dataset.rows for source, dataset in datasets.items()}, work)
-    return [*found, task_shard(_PERSON, Task(PERSON))] if asked.reidentification else found
+    return [*found, shard_for(_PERSON, Purpose(PERSON))] if asked.reidentification else found
 
 
 def copy_shards(context: Context, sources: Mapping[str, "pd.DataFrame"], work: Path) -> list[Shard]:
@@ -82,7 +82,7 @@ def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work:
     from cxr_core.evaluation.cache import FeatureCache
     from cxr_core.evaluation.memorisation.looked import look
 
-    kind = task_of(shard).kind
+    kind = purpose_of(shard).kind
     if kind == SEARCH:
         return _search(context, shard, datasets, work)
     if kind == PERSON:
@@ -115,7 +115,7 @@ def _search(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], w
     assert plan is not None
     wanted = needed(plan.shards, shard)
     files, computed = _files(context, wanted, datasets, work / "made")
-    sources = [source for source in ("real", task_of(shard).source) if looks_of(wanted, source)]
+    sources = [source for source in ("real", purpose_of(shard).source) if looks_of(wanted, source)]
     seen = {source: read_looks(context.plan_folder, source, wanted, files) for source in sources}
     with threadpool_limits(settings.threads):
         found = search(shard, seen, datasets["real"], settings.null_splits, _asked(settings), context.seed, work)
@@ -139,12 +139,12 @@ def _files(
             found[shard.id] = stage.receipt(shard.id).paths(context.folder)
             continue
         (made / shard.id).mkdir(parents=True)
-        task = task_of(shard)
-        make = features.run if task.kind in EXTRACTORS else run
+        purpose = purpose_of(shard)
+        make = features.run if purpose.kind in EXTRACTORS else run
         output = make(context, shard, datasets, made / shard.id)
         found[shard.id] = output.paths
         if num := output.counts.get("computed"):
-            computed[f"{task.kind}-{task.source}"] += num
+            computed[f"{purpose.kind}-{purpose.source}"] += num
     return found, computed
 
 

@@ -5,8 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_core.errors import UserError
+from cxr_core.evaluation.purpose import (
+    POSITION,
+    POSITION_PICTURES,
+    Purpose,
+    purpose_of,
+    shard_for,
+    shards_for,
+    slices_for,
+)
 from cxr_core.evaluation.settings import EvaluateStage
-from cxr_core.evaluation.tasks import POSITION, POSITION_PICTURES, Task, shards_of, task_of, task_shard, task_slices
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
@@ -53,8 +61,8 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     found: list[Shard] = []
     for source in datasets:
         num = len(_seen(context, datasets, source))
-        found += task_slices(num, settings.extraction.shard_size, Task(POSITION, source))
-    return [*found, task_shard(_PICTURES, Task(POSITION_PICTURES))]
+        found += slices_for(num, settings.extraction.shard_size, Purpose(POSITION, source))
+    return [*found, shard_for(_PICTURES, Purpose(POSITION_PICTURES))]
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
@@ -71,10 +79,10 @@ def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work:
     assert settings.position is not None
     with threads(settings.threads):
         finder = Finder(_localiser(context))
-        task = task_of(shard)
-        if task.kind == POSITION_PICTURES:
+        purpose = purpose_of(shard)
+        if purpose.kind == POSITION_PICTURES:
             return draw(finder, settings.position, datasets["real"], datasets["synthetic"], context.seed, work)
-        source = task.source
+        source = purpose.source
         rows = _seen(context, datasets, source).iloc[shard.start : shard.stop]
         boxes = finder.boxes(datasets[source], rows, settings.extraction.batch_size)
     write_parquet(work / "found.parquet", pa.Table.from_pandas(boxes, preserve_index=False))
@@ -158,6 +166,6 @@ def _found(context: Context, receipts: Mapping[str, Receipt], source: str) -> "p
     from cxr_core.runs.tables import read_table
 
     plan = StageFolder(context.folder).plan()
-    mine = shards_of(plan.shards if plan else (), [POSITION], source)
+    mine = shards_for(plan.shards if plan else (), [POSITION], source)
     parts = [read_table(receipts[shard.id].path(context.folder, "found")).to_pandas() for shard in mine]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"image_id": [], "finding": []})

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_core.evaluation.purpose import ALIKE, EXTRACTORS, purpose_of, shards_for
 from cxr_core.evaluation.settings import EvaluateStage
-from cxr_core.evaluation.tasks import ALIKE, EXTRACTORS, shards_of, task_of
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
@@ -63,7 +63,7 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
     """Extract features of some images, compare pairs, or look for copies."""
-    kind = task_of(shard).kind
+    kind = purpose_of(shard).kind
     part = diversity if kind == ALIKE else features if kind in EXTRACTORS else memorisation
     return part.run(context, shard, _by_source(context, datasets), work)
 
@@ -96,7 +96,7 @@ def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mappin
         drawn = _seen(context, receipts, best.point.id)
         test = bench.on_test(drawn, sources[best.point.id].info.size)
     plan, kind = StageFolder(context.folder).plan(), bench.extractor.kind
-    real = [receipts[shard.id] for shard in shards_of(plan.shards if plan else (), [kind], "real")]
+    real = [receipts[shard.id] for shard in shards_for(plan.shards if plan else (), [kind], "real")]
     return SweepResult(
         by=sweep.select.by,
         points=tuple(results),

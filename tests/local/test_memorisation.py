@@ -14,8 +14,8 @@ from cxr_core.evaluation.memorisation.results import MemorisationResult, Reident
 from cxr_core.evaluation.memorisation.search import Search, Seen
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.evaluation.purpose import SEARCH, shards_for
 from cxr_core.evaluation.settings import EvaluateStage
-from cxr_core.evaluation.tasks import SEARCH, shards_of
 from cxr_core.report.verdicts import copies_words
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
@@ -142,7 +142,7 @@ def study(folder: Path, inputs: Mapping[str, Path], search_size: int) -> Work:
 def searches(work: Work) -> dict[str, str]:
     plan = work.folder.plan()
     assert plan is not None
-    return {shard.id: work.folder.receipt(shard.id).digest for shard in shards_of(plan.shards, [SEARCH])}
+    return {shard.id: work.folder.receipt(shard.id).digest for shard in shards_for(plan.shards, [SEARCH])}
 
 
 @pytest.fixture(scope="module")

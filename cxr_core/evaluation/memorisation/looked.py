@@ -15,7 +15,7 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.cache import FeatureCache, cache_key
 from cxr_core.evaluation.extraction import COLUMNS, extractor_of
 from cxr_core.evaluation.memorisation.search import Seen
-from cxr_core.evaluation.tasks import EXTRACTORS, LOOK, Task, shards_of, task_of, task_slices
+from cxr_core.evaluation.purpose import EXTRACTORS, LOOK, Purpose, purpose_of, shards_for, slices_for
 from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.progress import bar
@@ -46,7 +46,7 @@ def freeze_looks(
         rows = given[given["split"].isin(("train", *held_out))] if source == "real" else given
         rows = rows.sort_values(["split", "image_id"])[COLUMNS]
         write_parquet(_list(work, source), pa.Table.from_pandas(rows, preserve_index=False))
-        shards += task_slices(len(rows), shard_size, Task(LOOK, source))
+        shards += slices_for(len(rows), shard_size, Purpose(LOOK, source))
     return shards
 
 
@@ -55,7 +55,7 @@ def look(shard: Shard, datasets: Mapping[str, Dataset], plan: Path, work: Path, 
 
     Those of real images, which every search needs, are taken from the cache where another shard has made them.
     """
-    source = task_of(shard).source
+    source = purpose_of(shard).source
     dataset, ids = datasets[source], looked_at(plan, source)["image_id"].iloc[shard.start : shard.stop]
     rows = dataset.rows.set_index("image_id", drop=False).loc[ids]
     key = cache_key(look=[SIDE, SPECTRUM_WIDTH], pixels=rows["pixel_sha256"].tolist())
@@ -94,7 +94,7 @@ def read_looks(plan: Path, source: str, shards: Sequence[Shard], files: Mapping[
     """
     made: dict[str, list[Shard]] = {}
     for shard in sorted(looks_of(shards, source), key=lambda shard: shard.start):
-        made.setdefault(task_of(shard).kind, []).append(shard)
+        made.setdefault(purpose_of(shard).kind, []).append(shard)
 
     def stored(kind: str, role: str) -> Stored:
         return Stored([files[shard.id][role] for shard in made[kind]], made[kind][0].start)
@@ -105,7 +105,7 @@ def read_looks(plan: Path, source: str, shards: Sequence[Shard], files: Mapping[
 
 def looks_of(shards: Sequence[Shard], source: str) -> list[Shard]:
     """The shards that look at the images of a source: for thumbnails and spectra, or for features."""
-    return shards_of(shards, [LOOK, *EXTRACTORS], source)
+    return shards_for(shards, [LOOK, *EXTRACTORS], source)
 
 
 def _list(folder: Path, source: str) -> Path:

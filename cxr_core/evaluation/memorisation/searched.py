@@ -20,7 +20,7 @@ from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.search import Search, Seen
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.pools import in_hash_order
-from cxr_core.evaluation.tasks import SEARCH, Task, shards_of, task_of, task_shard, task_slices
+from cxr_core.evaluation.purpose import SEARCH, Purpose, purpose_of, shard_for, shards_for, slices_for
 from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.stage import Output
@@ -50,8 +50,8 @@ def freeze_searches(
 
 def _parts(what: str, size: int, at_once: int) -> Sequence[Shard]:
     """Slices of what is looked for; one of nothing where there is nothing, which finds nothing."""
-    task = Task(SEARCH, what)
-    return task_slices(size, at_once, task) or (task_shard(f"{SEARCH}-{what}-00000", task, 0, 0),)
+    purpose = Purpose(SEARCH, what)
+    return slices_for(size, at_once, purpose) or (shard_for(f"{SEARCH}-{what}-00000", purpose, 0, 0),)
 
 
 def training_sample(rows: pd.DataFrame, most: int, seed: int) -> np.ndarray:
@@ -76,9 +76,9 @@ def needed(shards: Sequence[Shard], search: Shard) -> list[Shard]:
 
     Where they are to be made first, searches that begin at once make different ones first: each begins elsewhere.
     """
-    mine = [shard for shard in looks_of(shards, task_of(search).source) if _meet(shard, search)]
+    mine = [shard for shard in looks_of(shards, purpose_of(search).source) if _meet(shard, search)]
     found = [*looks_of(shards, "real"), *mine]
-    searches = [shard.id for shard in shards_of(shards, [SEARCH])]
+    searches = [shard.id for shard in shards_for(shards, [SEARCH])]
     first = len(found) * searches.index(search.id) // len(searches)
     return found[first:] + found[:first]
 
@@ -100,7 +100,7 @@ def search(
 
     `seen` has the real images, and the source that is looked for; `dataset` is the real one.
     """
-    what = task_of(shard).source
+    what = purpose_of(shard).source
     real = Search(seen["real"])
     rows = np.arange(shard.start, shard.stop)
     if what == PLANTED:
@@ -139,6 +139,6 @@ def _planted(dataset: Dataset, search: Search, num: int, seed: int) -> pd.DataFr
 def read_found(shards: Sequence[Shard], files: Mapping[str, Mapping[str, Path]]) -> dict[str, pd.DataFrame]:
     """What all searches of a plan found, by what was looked for, in the order of its rows."""
     parts: dict[str, list[pd.DataFrame]] = {}
-    for shard in shards_of(shards, [SEARCH]):
-        parts.setdefault(task_of(shard).source, []).append(read_table(files[shard.id]["found"]).to_pandas())
+    for shard in shards_for(shards, [SEARCH]):
+        parts.setdefault(purpose_of(shard).source, []).append(read_table(files[shard.id]["found"]).to_pandas())
     return {what: pd.concat(tables, ignore_index=True) for what, tables in parts.items()}

@@ -13,7 +13,7 @@ from cxr_core.data.positions.phrases import parse, region_words
 from cxr_core.data.positions.regions import GRID, Box, Region, cell_of, middle, unit_boxes, zone_of
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.intervals import mean_interval
-from cxr_core.evaluation.position.results import PositionAsked, PositionFinding, PositionTrial, Verdict
+from cxr_core.evaluation.position.results import PositionAsked, PositionFinding, PositionTrial, PositionVerdict
 from cxr_core.evaluation.position.settings import Position
 from cxr_core.models.localiser_folder import LocaliserInfo
 from cxr_core.seeds import derive_seed
@@ -185,7 +185,7 @@ def _rates(looks: Sequence[Look], settings: Position, seed: int) -> dict[str, An
     }
 
 
-def verdict(hit_rate: Interval, guess: float, ceiling: Interval | None) -> Verdict:
+def verdict(hit_rate: Interval, guess: float, ceiling: Interval | None) -> PositionVerdict:
     """What the numbers say; `ceiling` is the hit rate on real boxes."""
     if hit_rate.low <= guess:
         return "not_shown"

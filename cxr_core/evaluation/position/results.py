@@ -10,8 +10,8 @@ from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.older import named
 from cxr_core.settings import Settings
 
-Verdict: TypeAlias = Literal["refused", "not_shown", "follows", "follows_less"]
-_SENTENCES: Mapping[str, Verdict] = {
+PositionVerdict: TypeAlias = Literal["refused", "not_shown", "follows", "follows_less"]
+_SENTENCES: Mapping[str, PositionVerdict] = {
     "not shown": "not_shown",
     "follows the prompt, but": "follows_less",
     "follows the prompt, as": "follows",
@@ -63,7 +63,7 @@ class PositionAsked(Settings):
     """Intersection over union of what was found with the region asked for, mean."""
     confusion: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Region asked for -> region found -> images."""
-    verdict: Annotated[Verdict, BeforeValidator(partial(named, begins=_SENTENCES))] = "refused"
+    verdict: Annotated[PositionVerdict, BeforeValidator(partial(named, begins=_SENTENCES))] = "refused"
     """What the numbers say. `not_shown`: always showing the finding in its commonest cell would do as well; `follows`:
     as often as the localiser can tell; `follows_less`: less often than it finds real boxes."""
 

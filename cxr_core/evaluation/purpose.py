@@ -1,4 +1,4 @@
-"""What a shard of an evaluate stage does, and with whose images: its `extra` says so, its id is a name."""
+"""What a shard of an evaluate stage is for: its `extra` says so, and its id is a name."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ POSITION, POSITION_PICTURES = "position", "position pictures"
 """Of positions: boxes that the localiser finds, and pictures of some."""
 
 
-class Task(NamedTuple):
+class Purpose(NamedTuple):
     """The kind of work, and the source of the images that it looks at or for: `real`, `synthetic`, a point of a sweep
     (`p00` ...), or what a kind says; empty where there is none."""
 
@@ -29,35 +29,35 @@ class Task(NamedTuple):
         return {"kind": self.kind, **({"source": self.source} if self.source else {})}
 
 
-def task_shard(id_: str, task: Task, start: int = 0, stop: int = 1) -> Shard:
-    """A shard that does one task."""
-    return Shard(id_, start, stop, task.extra)
+def shard_for(id_: str, purpose: Purpose, start: int = 0, stop: int = 1) -> Shard:
+    """A shard with one purpose."""
+    return Shard(id_, start, stop, purpose.extra)
 
 
-def task_slices(num_items: int, shard_size: int, task: Task) -> tuple[Shard, ...]:
-    """Slices of a task's items, named by it."""
-    parts = slices(num_items, shard_size, prefix=f"{task.kind}-{task.source}-")
-    return tuple(task_shard(part.id, task, part.start, part.stop) for part in parts)
+def slices_for(num_items: int, shard_size: int, purpose: Purpose) -> tuple[Shard, ...]:
+    """Slices of the items of a purpose, named by it."""
+    parts = slices(num_items, shard_size, prefix=f"{purpose.kind}-{purpose.source}-")
+    return tuple(shard_for(part.id, purpose, part.start, part.stop) for part in parts)
 
 
-def task_of(shard: Shard) -> Task:
+def purpose_of(shard: Shard) -> Purpose:
     """What a shard does; an empty kind where it is of a part that says otherwise (`utility`, `benefit`)."""
     if "kind" in shard.extra:
-        return Task(str(shard.extra["kind"]), str(shard.extra.get("source", "")))
+        return Purpose(str(shard.extra["kind"]), str(shard.extra.get("source", "")))
     return _of_before(shard.id)
 
 
-def shards_of(shards: Sequence[Shard], kinds: Collection[str], source: str | None = None) -> list[Shard]:
+def shards_for(shards: Sequence[Shard], kinds: Collection[str], source: str | None = None) -> list[Shard]:
     """Those that do work of some kinds, and of one source where it is named; in the order of the plan."""
-    tasks = ((shard, task_of(shard)) for shard in shards)
-    return [shard for shard, task in tasks if task.kind in kinds and source in (None, task.source)]
+    known = ((shard, purpose_of(shard)) for shard in shards)
+    return [shard for shard, purpose in known if purpose.kind in kinds and source in (None, purpose.source)]
 
 
-_OF_BEFORE: Mapping[str, Task] = {"person-00000": Task(PERSON), "position-pictures": Task(POSITION_PICTURES)}
+_OF_BEFORE: Mapping[str, Purpose] = {"person-00000": Purpose(PERSON), "position-pictures": Purpose(POSITION_PICTURES)}
 _NAME_OF_BEFORE = re.compile(r"(judge|model|copies|search|alike|position)-(\w+?)(?:-\d{5,})?")
 
 
-def _of_before(shard_id: str) -> Task:
+def _of_before(shard_id: str) -> Purpose:
     """Of a shard in a plan of before, which said it in its id alone."""
     found = _NAME_OF_BEFORE.fullmatch(shard_id)
-    return _OF_BEFORE.get(shard_id) or (Task(found[1], found[2]) if found else Task(""))
+    return _OF_BEFORE.get(shard_id) or (Purpose(found[1], found[2]) if found else Purpose(""))
