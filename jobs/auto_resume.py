@@ -13,14 +13,16 @@ from cxr_core.errors import UserError
 from cxr_core.runs.resumes import AutoResume
 from cxr_core.runs.run import Run, RunHeldError
 from cxr_core.shown import say
-from jobs.cli import prepare_environment
 from jobs.cluster import Sent, locked_for, own_resumes, send_rest
 from jobs.config import config_of, resolved
+from jobs.environment import prepare_environment, tell_the_shell
 from jobs.origin import check_origin
-from jobs.task import tell_the_shell, wait_until
+from jobs.task import wait_until
 from jobs.whose import where_sent
 from slurm.profile import load_profile
 
+RESUMER = (sys.executable, "-m", "jobs.auto_resume")
+"""Starts the command line of this job, which sends itself again. It is not in a container, where no sbatch is."""
 _PATIENCE = 600.0
 """Seconds for which another launcher, a person's say, may hold the run."""
 
@@ -56,7 +58,7 @@ def _resume(root: Path, cluster: str | None) -> str:
             return _end(root, resumes, f"it resumed {resumes.most} times, as often as it may, and is not done")
         try:
             check_origin(run, config)
-            sent = send_rest(run, config, profile, name, cwd, resumes.stage)
+            sent = send_rest(run, config, profile, name, cwd, resumes.stage, resumer=RESUMER)
         except UserError as error:
             _end(root, resumes, f"{error.what} (`cxr resume {root} --if-needed` goes on, by cron say)")
             raise

@@ -52,18 +52,6 @@ RUNS = Path("runs")
 
 _CLUSTER = "Profile of a cluster: a name (local, generic, yours) or a path."
 
-_ENVIRONMENT = {
-    # No hub at run time: models are local folders, and a cluster's nodes have no network.
-    "HF_HUB_OFFLINE": "1",
-    # Their warnings (a missing torchvision, say) are not for the user of this command.
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-    # Threads that wait for one another sleep: spinning beside other work, they are several times slower.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "KMP_BLOCKTIME": "0",
-}
-"""Defaults for libraries that read the environment when they are imported."""
-
 
 @app.command()
 def demo(
@@ -147,7 +135,7 @@ def plan(
     if cluster is None:
         show_estimates(loaded, estimates(loaded))
         return
-    from jobs.cluster import preview
+    from jobs.cluster_commands import preview
 
     show_jobs(preview(loaded, runs, cluster, stage))
 
@@ -171,7 +159,7 @@ def submit(
 
     Example: cxr submit nih14_sd21 --cluster generic --runs /scratch/me/runs --auto-resume 5
     """
-    from jobs.cluster import submit as send
+    from jobs.cluster_commands import submit as send
     from jobs.config import load_config
     from jobs.origin import Consent
     from jobs.show import show_sent
@@ -202,7 +190,7 @@ def resume(
 
     Example: cxr resume runs/nih14_sd21 --if-needed
     """
-    from jobs.cluster import resume as send
+    from jobs.cluster_commands import resume as send
     from jobs.origin import Consent
     from jobs.show import show_sent
 
@@ -228,7 +216,7 @@ def cancel(
 
     Example: cxr cancel runs/nih14_sd21
     """
-    from jobs.cluster import cancel_run
+    from jobs.cluster_commands import cancel_run
 
     jobs = cancel_run(run, cluster)
     say(f"cancelled: {', '.join(jobs)}" if jobs else "no job of this run is in the queue")
@@ -419,19 +407,10 @@ def show_config(config: Config, overrides: Overrides = None) -> None:
     emit(dump_config(resolved(load_config(config, overrides or ()))))
 
 
-def prepare_environment() -> None:
-    """Set what libraries read when they are imported, where the user has not."""
-    from cxr_core.home import keep_caches_private, substitute_home
-
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    substitute_home()
-    keep_caches_private()
-
-
 def main() -> None:
     """Run the command; a user's mistake and a full disk end with a plain message and exit status 2."""
     from cxr_core.errors import UserError, explain_os_error
+    from jobs.environment import prepare_environment
 
     try:
         prepare_environment()

@@ -18,6 +18,7 @@ from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.home import expanded
 from cxr_core.models.checkpoints import BUILT_IN
+from cxr_core.runs.roles import role_of
 from cxr_core.runs.run import Run, is_begun
 from cxr_core.settings import OF_A_RUN, Name, Settings
 from cxr_core.training.judge_settings import ClassifierTrain, LocaliserTrain
@@ -25,6 +26,7 @@ from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import DiffusionTrain, LatentsStage, TextEncoderTrain, VaeTrain
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 from jobs.checkpoints_asked import checkpoint_mistakes
+from jobs.inputs import flat_inputs, inputs_of
 from jobs.judges import judge_mistakes
 
 DATASETS, LATENTS = frozenset({"preprocess", "generate"}), frozenset({"latents"})
@@ -114,17 +116,6 @@ class RunConfig(Settings):
         raise UserError(f"no stage {name!r} in run {self.name!r}", mend=f"its stages are: {names}")
 
 
-def inputs_of(stage: Any) -> dict[str, str]:
-    """Role -> what the config names in it, without the roles left out. Of several the second is in `<role>.1` ..."""
-    return flat_inputs(stage.inputs.model_dump())
-
-
-def flat_inputs(inputs: Mapping[str, str | Sequence[str] | None]) -> dict[str, str]:
-    """`inputs_of` of plain data."""
-    lists = {role: [value] if isinstance(value, str) else value or () for role, value in inputs.items()}
-    return {f"{role}.{i}" if i else role: name for role, names in lists.items() for i, name in enumerate(names)}
-
-
 def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Iterator[str]:
     """Of (name, kind, inputs) in order: names used twice, and roles that cannot be filled as they say."""
     earlier: dict[str, str] = {}
@@ -138,7 +129,7 @@ def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Ite
 
 
 def _role_mistake(place: str, name: str, earlier: dict[str, str], later: dict[str, str]) -> Iterator[str]:
-    role = place.split(".")[0]
+    role = role_of(place)
     if name in earlier:
         if earlier[name] not in ROLES[role]:
             yield f"input {role!r} wants a {' or '.join(sorted(ROLES[role]))} stage, but {name!r} is {earlier[name]!r}"

@@ -123,8 +123,8 @@ def regenerate(
     from cxr_core.generation.regenerate import regenerate as make_again
     from cxr_core.models.checkpoints import final_generator
     from cxr_core.runs.files import write_atomic
-    from jobs.cli import prepare_environment
-    from jobs.launch import input_of
+    from jobs.environment import prepare_environment
+    from jobs.inputs import input_of
 
     prepare_environment()
     dataset = Dataset.open(path)
@@ -155,7 +155,7 @@ def _model_of(dataset: "Dataset", image_id: str) -> Path:
     from cxr_core.errors import UserError
     from cxr_core.generation.series import series_of
     from cxr_core.models.checkpoints import checkpoint_at
-    from jobs.launch import input_of
+    from jobs.inputs import input_of
 
     series = series_of(dataset, image_id)
     found = input_of(dataset.folder, series.role)

@@ -9,6 +9,7 @@ from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.roles import places_in
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from jobs.evaluating import (
     Part,
@@ -79,6 +80,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
     """Ask every part what it measured and write metrics.json."""
     from cxr_core.evaluation.metrics import FILE, Metrics
     from cxr_core.runs.files import canonical_json, sha256_text
+    from cxr_core.runs.run import StageFolder
 
     datasets = _datasets(context)
     by_id = {receipt.shard: receipt for receipt in receipts}
@@ -88,7 +90,8 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> Mapping[str, Any]
         found |= part.measure(context, by_id, datasets, found)
     write_json(context.folder / FILE, Metrics(**found).model_dump(mode="json"))
     digests = canonical_json([[receipt.shard, receipt.digest] for receipt in receipts])
-    num_classifiers = sum(receipt.shard.startswith(("utility", "benefit")) for receipt in receipts)
+    plan = StageFolder(context.folder).plan()
+    num_classifiers = sum(shard.extra.get("part") in ("utility", "benefit") for shard in (plan.shards if plan else ()))
     return {"digest": sha256_text(digests), "num_classifiers": num_classifiers}
 
 
@@ -97,7 +100,7 @@ def _parts(settings: EvaluateStage) -> Mapping[str, Part]:
 
 
 def _datasets(context: Context, *, as_frozen: bool = True) -> dict[str, Any]:
-    """The Datasets by their roles: `real`, `synthetic`, and of a sweep also `synthetic.1` ...
+    """The Datasets by their places: one real, one synthetic, and of a sweep all synthetic ones.
 
     The real one comes without test patients from whom a generator of synthetic ones, their gate or a judge learnt:
     as the plan says, since shards may run where the key that tells who they are is not.
@@ -107,8 +110,8 @@ def _datasets(context: Context, *, as_frozen: bool = True) -> dict[str, Any]:
     from cxr_core.generation.series import barred_patients
     from jobs.learnt import moved_for_judges
 
-    roles = [role for role in context.inputs if role.partition(".")[0] in ("real", "synthetic")]
-    datasets = {role: Dataset.open(context.inputs[role]).given_as(role) for role in roles}
+    places = places_in(context.inputs, "real", "synthetic")
+    datasets = {place: Dataset.open(context.inputs[place]).given_as(place) for place in places}
     frozen = context.plan_folder / BARRED
     if as_frozen and frozen.is_file():
         barred = frozenset(read_json(frozen)["patients"])
@@ -123,9 +126,9 @@ def _check_roles(inputs: Mapping[str, Estimate | Path]) -> None:
     """Of Datasets that are there already; those of earlier stages are what their stage makes."""
     from cxr_core.data.dataset import Dataset
 
-    for role, given in inputs.items():
-        if role.partition(".")[0] in ("real", "synthetic") and isinstance(given, Path):
-            Dataset.open(given).given_as(role)
+    for place in places_in(inputs, "real", "synthetic"):
+        if isinstance(given := inputs[place], Path):
+            Dataset.open(given).given_as(place)
 
 
 def _compared(datasets: Sequence[Any]) -> Any:

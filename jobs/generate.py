@@ -50,6 +50,7 @@ from cxr_core.models.training_data import TrainingData, read_training_data
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.roles import in_roles
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.runs.tables import read_table
 from cxr_core.settings import without_paths
@@ -92,8 +93,7 @@ def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> 
 
 def _looked_at(inputs: Mapping[str, Estimate | Path]) -> list[str]:
     """A line for each Stable Diffusion that is there already."""
-    roles = [role for role in inputs if role.split(".")[0] == "model"]
-    folders = [final_generator(path) for role in roles if isinstance(path := inputs[role], Path)]
+    folders = [final_generator(path) for path in in_roles(inputs, "model") if isinstance(path, Path)]
     return [look_at(folder).words for folder in folders if not is_pggan(folder)]
 
 
@@ -261,7 +261,7 @@ def run_shard(context: Context, shard: Shard, work: Path) -> Output:
     from cxr_core.generation.shard import generate_shard
 
     settings: GenerateStage = context.settings
-    images = read_list(context.plan_folder / "requests.parquet", int(shard.id))
+    images = read_list(context.plan_folder / "requests.parquet", shard)
     facts = read_json(context.plan_folder / "model.json")
     gatekeeper = None
     if settings.gate:

@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.png import encode_grey
+from cxr_core.data.sheet import contact_sheet
 from cxr_core.errors import UserError
 from cxr_core.generation.bank_folder import write_bank
 from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.requests import combination
 from cxr_core.models.checkpoints import final_checkpoint, weights_sha256
 from cxr_core.models.pggan_folder import read_info
-from cxr_core.report.picture import contact_sheet
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_atomic, write_json
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.classifier_folder import classifier_sha256, read_about, read_info
+from cxr_core.runs.roles import in_roles
+from jobs.inputs import input_of
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset  # takes a second, and every command reads a config
@@ -31,7 +33,7 @@ def judge_mistakes(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         judge = given.get("judge")
         if stage.get("kind") != "evaluate" or judge is None:
             continue
-        for images in (name for role, name in given.items() if role.partition(".")[0] == "synthetic"):
+        for images in in_roles(given, "synthetic"):
             if mistake := _mistake(judge, images, inputs, presets):
                 yield f"stage {stage.get('name')!r}: {mistake}"
 
@@ -72,8 +74,6 @@ def check_judge(judge: Path, synthetic: "Dataset") -> None:
     learnt = read_about(folder).get("dataset")
     if learnt is not None and learnt == gate["dataset"]:
         raise _no_judge(f"the judge learnt from the Dataset that taught the gate ({learnt[:16]})", judge)
-    from jobs.launch import input_of  # which reads configs, as this module helps to do
-
     gate_folder = input_of(synthetic.folder, "gate")
     taught = input_of(judge, "dataset"), input_of(gate_folder, "dataset") if gate_folder else None
     if taught[0] and taught[1]:

@@ -13,9 +13,10 @@ from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import Run
 from cxr_core.runs.sources import Known
 from cxr_core.shown import say
-from jobs.config import RunConfig, flat_inputs, going_on, inputs_of, renewed, resolved
+from jobs.config import RunConfig, going_on, renewed, resolved
+from jobs.inputs import inputs_of, user_path
 from jobs.origin import NOTHING_ELSE, Consent, check_origin
-from jobs.outside import context_of, job_of, outside, user_path
+from jobs.outside import context_of, job_of, outside
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,6 @@ def prepare(run: Run, config: RunConfig, name: str) -> Work:
     known.write()
     upstream = {role: digests.get(role) or _digest(run, value) for role, value in inputs_of(stage).items()}
     return Work(folder, job_of(stage), context_of(run, config, stage, names), upstream, files)
-
-
-def input_of(stage: Path, role: str) -> Path | None:
-    """What the run of a stage's folder names in a role of its `inputs`; None where the folder is no stage of a run."""
-    if not (stage.absolute().parent / "config.yaml").is_file():
-        return None
-    run = Run.open(stage.absolute().parent)
-    stages = {entry["name"]: entry for entry in run.config["stages"]}
-    entry = stages.get(stage.absolute().name)
-    value = flat_inputs(entry["inputs"]).get(role) if entry else None
-    if value is None:
-        return None
-    return run.root / value if value in stages else user_path(value)
 
 
 def _digest(run: Run, name: str) -> str:

@@ -25,7 +25,7 @@ def export(
 
     Example: cxr model export runs/demo/diffusion my-model
     """
-    from cxr_core.models.export import export_model
+    from cxr_core.export.model import export_model
 
     record = export_model(source, out, "float32" if float32 else "float16")
     say(f"{out}: {record['dtype']}, sha256 {record['weights_sha256']}")

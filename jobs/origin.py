@@ -10,7 +10,8 @@ from cxr_core.runs.pack import is_finished
 from cxr_core.runs.repair import set_aside
 from cxr_core.runs.run import Run
 from cxr_core.runs.sources import NO_PLAN, Known, changed_files, freeze_files, frozen_files
-from jobs.config import RunConfig, inputs_of
+from jobs.config import RunConfig
+from jobs.inputs import inputs_of
 from jobs.outside import context_of, job_of, outside
 
 

@@ -6,24 +6,29 @@ from typing import Any
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
-from cxr_core.home import expanded
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.runs.files import sha256_text, walk_files
 from cxr_core.runs.run import Run
 from cxr_core.runs.sources import Known, digest_of, files_named
 from cxr_core.runs.stage import Context, Job
 from cxr_core.seeds import derive_seed
-from jobs.config import RunConfig, inputs_of
+from jobs.config import RunConfig
+from jobs.inputs import inputs_of, user_path
+
+_MODULES = {
+    "preprocess": "jobs.preprocess",
+    "latents": "jobs.latents",
+    "train": "jobs.train",
+    "invert": "jobs.invert",
+    "generate": "jobs.generate",
+    "evaluate": "jobs.evaluate",
+}
+"""The module that does the work of a stage, by the stage's kind."""
 
 
 def job_of(stage: Any) -> Job:
     """The module that does the work of a stage, by its kind."""
-    return import_module(f"jobs.{stage.kind}")
-
-
-def user_path(text: str) -> Path:
-    """A folder named in `inputs`: a model of ours by its name, else relative to the working directory."""
-    return BUILT_IN.get(text) or expanded(text).absolute()
+    return import_module(_MODULES[stage.kind])
 
 
 def context_of(run: Run, config: RunConfig, stage: Any, names: set[str]) -> Context:

@@ -73,7 +73,7 @@ def _synthetic(source: Path, stage: str | None) -> Path:
 
 def _real(made: Path) -> Path:
     from cxr_core.errors import UserError
-    from jobs.launch import input_of
+    from jobs.inputs import input_of
 
     found = input_of(made, "like")
     if found is None:

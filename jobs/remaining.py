@@ -11,7 +11,8 @@ from cxr_core.runs.follow_up import FollowUp
 from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.run import Run, StageFolder
 from cxr_core.runs.unstarted import Unstarted, grouped, in_words, release_tasks
-from jobs.config import RunConfig, inputs_of
+from jobs.config import RunConfig
+from jobs.inputs import inputs_of
 from jobs.launch import estimates
 from slurm.adjust import Adjusted, adjusted, excluding
 from slurm.packs import StageWork

@@ -18,6 +18,7 @@ from cxr_core.errors import UserError, explain_os_error
 from cxr_core.runs.causes import MISSING_STATUS
 from cxr_core.runs.submits import Submit
 from cxr_core.shown import say
+from jobs.environment import prepare_environment, tell_the_shell
 from slurm.script import REQUEUE
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def run_task(root: Path, stage: str, number: str, index: int) -> None:
     """Do what the submit says: freeze, make the shards of pack `index`, finalize."""
     from cxr_core.runs.pack import finalize, freeze, run_pack
     from cxr_core.runs.run import Run
-    from jobs.config import config_of, inputs_of
+    from jobs.config import config_of
+    from jobs.inputs import inputs_of
     from jobs.launch import prepare
 
     run = Run.open(root)
@@ -198,18 +200,11 @@ def _wait_for_receipts(work: "Work", submit: Submit) -> None:
         )
 
 
-def tell_the_shell() -> None:
-    """Let the batch shell know that Python began (see `slurm.script`)."""
-    if start := os.environ.get("CXR_START"):
-        Path(start).unlink(missing_ok=True)
-
-
 def main(words: list[str]) -> int:
     """Run the task that the command line and the scheduler name; returns the exit status."""
     tell_the_shell()
     from cxr_core.runs.attempt import Stopped
     from jobs import ranks
-    from jobs.cli import prepare_environment
 
     # Slurm sends this to every process of a step long before it kills: the shell is warned, and what is nearly done
     # can be kept. Ignored rather than handled, so that children ignore it too.

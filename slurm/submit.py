@@ -1,6 +1,5 @@
 """Send jobs to a cluster, record each before and after, and know again what was sent."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,27 +23,28 @@ _NUM_LINES = 8
 
 @dataclass(frozen=True)
 class Launch:
-    """What all submits of one call share: run, profile and how it was named, and the start of the command line of
-    tasks, which may be that of a container.
+    """What all submits of one call share: run, profile and how it was named, and the start of two command lines.
 
-    `prelude` are lines of shell that a node needs before the work, such as those that bring a container's image.
+    `task` is that of a task, which may be in a container; `resumer` that of the job which resumes the run, which is in
+    none, for no sbatch is there. `prelude` are lines of shell that a node needs before the work, such as those that
+    bring a container's image.
     """
 
     run: Run
     profile: ClusterProfile
     cluster: str
     cwd: Path
-    python: Sequence[str]
+    task: Sequence[str]
     code: Path | None
     prelude: Sequence[str] = ()
+    resumer: Sequence[str] = ()
 
     def payload(self, job: Job, folder: Path) -> Payload:
         if "resume" in job.does:
-            # Not in the container, where no sbatch is. The profile is the one that the user named, whatever the
-            # folder says by then.
-            words = [sys.executable, "-m", "jobs.auto_resume", str(self.run.root), self.cluster]
+            # The profile is the one that the user named, whatever the folder says by then.
+            words = [*self.resumer, str(self.run.root), self.cluster]
             return Payload(words, folder, self.cwd, code_folder(), has_heart=False, in_step=False)
-        words = [*self.python, "-m", "jobs.task", str(self.run.root), job.work.name, folder.name]
+        words = [*self.task, str(self.run.root), job.work.name, folder.name]
         return Payload(
             words,
             folder,

@@ -31,6 +31,7 @@ from cxr_core.errors import UserError
 from cxr_core.runs.door import STRICT, BadFileError, Place, checked_inside, parse, place_of
 from cxr_core.runs.files import atomic_path, canonical_json, sha256_of, write_json
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.roles import role_of
 from cxr_core.runs.tables import read_table
 
 FORMAT = 1
@@ -358,11 +359,11 @@ class Dataset:
             return {"dataset": self.info.digest, "index": sha256_of(file)}
 
     def given_as(self, role: str) -> "Dataset":
-        """Itself, if it fits the role: `synthetic` (or `synthetic.1` ...), or any other, which is of real images.
+        """Itself, if it fits the role: `synthetic`, or a further place in it, or any other, which is of real images.
 
         Raises UserError where it does not: numbers of a real Dataset would be told of a model.
         """
-        wants_synthetic = role.partition(".")[0] == "synthetic"
+        wants_synthetic = role_of(role) == "synthetic"
         if self.info.synthetic == wants_synthetic:
             return self
         kind, stage = ("synthetic", "generate") if wants_synthetic else ("real", "preprocess")

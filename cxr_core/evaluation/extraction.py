@@ -1,8 +1,4 @@
-"""Which images are seen by which extractor, in what shards, and how their features and scores are read again.
-
-A shard is named `<kind>-<source>-00000`: the extractor's kind (judge or model), and whose images: `real`, `synthetic`,
-or a point of a sweep (`p00` ...).
-"""
+"""Which images are seen by which extractor, in what shards, and how their features and scores are read again."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,11 +15,14 @@ from cxr_core.evaluation.cache import FeatureCache, cache_key
 from cxr_core.evaluation.featured import Featured
 from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.metrics import Extractor
+from cxr_core.evaluation.purpose import Purpose, purpose_of, shard_for, shards_for
 from cxr_core.evaluation.settings import EvaluateStage, Extraction
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard, slices
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.roles import in_roles
+from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Estimate, Output
 from cxr_core.runs.tables import read_npy, read_table
 from cxr_core.seeds import unit_hash
@@ -56,7 +55,7 @@ def estimate_extraction(settings: EvaluateStage, inputs: Mapping[str, Estimate |
 
     Raises UserError where `fidelity.features` is no folder of a model.
     """
-    sizes = [count_images(given) for role, given in inputs.items() if role.partition(".")[0] in ("real", "synthetic")]
+    sizes = [count_images(given) for given in in_roles(inputs, "real", "synthetic")]
     each = sum(-(-size // settings.extraction.shard_size) for size in sizes)
     num_images, num_shards, num_bytes, notes = 0, 0, 0, []
     for kind in kinds_of(settings):
@@ -105,7 +104,7 @@ def freeze_extraction(
             for part in slices(stop - start, settings.shard_size)
         ]
         shards += [
-            Shard(f"{extractor.kind}-{source}-{i:05d}", part.start, part.stop)
+            shard_for(f"{extractor.kind}-{source}-{i:05d}", Purpose(extractor.kind, source), part.start, part.stop)
             for extractor in extractors
             for i, part in enumerate(parts)
         ]
@@ -121,17 +120,6 @@ def real_images(rows: pd.DataFrame, num_train: int, seed: int, held_out: Sequenc
     order = sorted(sizes.index, key=lambda name: (unit_hash(seed, "train reference", name), name))
     chosen = sizes[order].cumsum() <= num_train
     return rows[rows["split"].isin(held_out) | rows["patient_id"].isin(chosen.index[chosen])]
-
-
-def is_extraction(shard_id: str) -> bool:
-    """Whether a shard of the evaluate stage extracts features."""
-    return shard_id.startswith(("judge-", "model-"))
-
-
-def parts_of(shard_id: str) -> tuple[str, str]:
-    """What made a shard (an extractor's kind) and of which source."""
-    kind, source, _ = shard_id.split("-")
-    return kind, source
 
 
 def extractor_of(plan_folder: Path, kind: str) -> Extractor:
@@ -159,7 +147,7 @@ def extract_shard(
     """
     from cxr_core.evaluation.features import extract, open_eye
 
-    kind, source = parts_of(shard.id)
+    kind, source = purpose_of(shard)
     folder, planned = folder_of(kind, settings, inputs), extractor_of(plan, kind)
     eye = open_eye(kind, folder)
     if eye.about != planned:
@@ -196,10 +184,11 @@ def read_extracted(
 ) -> Featured:
     """The committed features of a source, or a judge's scores (role "scores"), with the rows they belong to.
 
-    `receipts` are the stage's, in the order of its plan.
+    `receipts` are the stage's.
     """
     rows = seen_rows(stage_folder / "plan", source)
-    mine = [r for r in receipts if is_extraction(r.shard) and parts_of(r.shard) == (kind, source)]
+    plan, made = StageFolder(stage_folder).plan(), {receipt.shard: receipt for receipt in receipts}
+    mine = [made[shard.id] for shard in shards_for(plan.shards if plan else (), [kind], source) if shard.id in made]
     if not mine:
         about = extractor_of(stage_folder / "plan", kind)
         return Featured(rows, np.empty((0, about.width if role == "features" else len(about.findings)), np.float32))

@@ -14,7 +14,14 @@ import pandas as pd
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.errors import UserError
 from cxr_core.evaluation.intervals import Contrast, auroc_intervals, shuffled_intervals
-from cxr_core.evaluation.metrics import FaithfulnessResult, Interval, JudgedFinding, PromptContrast, Trial
+from cxr_core.evaluation.metrics import (
+    FaithfulnessResult,
+    Interval,
+    JudgedFinding,
+    PromptContrast,
+    PromptVerdict,
+    Trial,
+)
 from cxr_core.evaluation.mix import Mix, cell_names
 from cxr_core.evaluation.settings import Faithfulness
 from cxr_core.evaluation.trial import POOLED, Judged, places, refusal, too_few, try_judge
@@ -193,7 +200,7 @@ def _of(images: Judged, finding: str, place: str, weights: np.ndarray) -> Contra
 
 def _refused(images: Judged, finding: str, place: str, reason: str) -> PromptContrast:
     num_with, num_without = images.count(finding, place)
-    return PromptContrast(within=place, num_with=num_with, num_without=num_without, refused=reason, verdict=reason)
+    return PromptContrast(within=place, num_with=num_with, num_without=num_without, refused=reason, verdict="refused")
 
 
 def _contrast(images: Judged, finding: str, place: str, numbers: _Numbers, real_refused: str | None) -> PromptContrast:
@@ -225,20 +232,14 @@ def _overlap(one: Interval, other: Interval) -> bool:
     return one.low <= other.high and other.low <= one.high
 
 
-def verdict(auroc: Interval, chance: Interval, matched: Interval | None, real: Interval | None) -> str:
-    """What the numbers say, in words. The finding is there where shuffled prompts do not explain the AUROC."""
+def verdict(auroc: Interval, chance: Interval, matched: Interval | None, real: Interval | None) -> PromptVerdict:
+    """What the numbers say. The finding is there where shuffled prompts do not explain the AUROC."""
     if auroc.high < chance.value and auroc.value < chance.low:
-        return "reversed: clearer in images asked for without it"
+        return "reversed"
     if auroc.low <= chance.value or auroc.value <= chance.high:
-        return "not shown: shuffled prompts explain it"
+        return "not_shown"
     if matched is None or real is None:
-        return "there; not compared with real images"
-    overlap = _overlap(matched, real)
+        return "not_compared"
     if matched.value > real.value:
-        return f"exaggerated: clearer than in real images ({_INTERVALS[overlap]})"
-    return (
-        "there, not told from real images (intervals overlap)" if overlap else "there, but fainter than in real images"
-    )
-
-
-_INTERVALS = {True: "intervals overlap", False: "intervals do not overlap"}
+        return "exaggerated"
+    return "not_told_apart" if _overlap(matched, real) else "fainter"

@@ -127,13 +127,10 @@ def measure(
     train = real.where(real.rows["split"] == "train")
     beside_floor, floor = _floor(compare, held_out, synthetic)
     to_held_out, to_train = _copying(compare, held_out, train, synthetic)
-    alarm, alarm_words = judge_copying(to_held_out, to_train, floor)
-    comparable, comparability = _comparability(extractor)
     return FidelityResult(
         extractor=extractor,
         resize=Resize(real=sizes[0], synthetic=sizes[1], to=extractor.size, method=extractor.method),
-        comparable=comparable,
-        comparability=comparability,
+        comparable=extractor.kind != "judge",
         resamples=num_resamples,
         headline=_all(compare, held_out, synthetic, subsets=True),
         beside_floor=beside_floor,
@@ -141,8 +138,7 @@ def measure(
         to_held_out=to_held_out,
         to_train=to_train,
         by_finding=_by_finding(compare, held_out, synthetic) if each_finding else (),
-        alarm=alarm,
-        alarm_words=alarm_words,
+        alarm=judge_copying(to_held_out, to_train, floor),
     )
 
 
@@ -194,20 +190,12 @@ def _copying(compare: Comparer, held_out: Featured, train: Featured, synthetic: 
     return compare.distance(drawn, outside, mix), compare.distance(drawn, inside, mix)
 
 
-def judge_copying(to_held_out: Distance, to_train: Distance, floor: Distance) -> tuple[bool | None, str]:
-    """Whether synthetic images are nearer to training patients by more than the width of the floor's interval."""
+def judge_copying(to_held_out: Distance, to_train: Distance, floor: Distance) -> bool | None:
+    """Whether synthetic images are nearer to training patients by more than the width of the floor's interval; None
+    where one of the three is not computed."""
     if to_train.fid is None or to_held_out.fid is None or floor.fid is None:
-        reason = to_train.not_computed or to_held_out.not_computed or floor.not_computed
-        return None, f"The copying alarm was not computed: {reason}."
-    nearer, noise = to_held_out.fid.value - to_train.fid.value, floor.fid.high - floor.fid.low
-    alarm = nearer > noise
-    found = (
-        f"FID to training patients is {to_train.fid.value:.3g}, to held-out ones {to_held_out.fid.value:.3g} at equal "
-        f"effective n; the floor's interval is {noise:.3g} wide"
-    )
-    if alarm:
-        return True, f"Alarm: synthetic images are nearer to training patients than chance explains. {found}."
-    return False, f"No alarm: synthetic images are not nearer to training patients than chance explains. {found}."
+        return None
+    return to_held_out.fid.value - to_train.fid.value > floor.fid.high - floor.fid.low
 
 
 def _real(mix: Mix, images: Featured, what: str) -> Party:
@@ -264,27 +252,5 @@ def _interval(values: np.ndarray, at_least: float = -np.inf) -> Interval:
 
 def _coverage(mix: Mix, findings: Findings) -> Coverage:
     names = cell_names(mix.lacking, findings)
-    words = f"covers {100 * mix.coverage:.3g} % of the request"
-    if names:
-        rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        words += f"; lacks {', '.join(names[:_NAMED])}{rest}"
     missing = [Missing(cell=n, share=s) for n, s in zip(names[:_NAMED], mix.lacking, strict=False)]
-    return Coverage(
-        share=mix.coverage,
-        num_cells=len(mix.shares),
-        num_missing=len(names),
-        missing=tuple(missing),
-        words=words,
-    )
-
-
-def _comparability(extractor: Extractor) -> tuple[bool, str]:
-    if extractor.kind == "judge":
-        return False, (
-            "Not comparable with other papers: the features are those of our own judge, so numbers can be compared "
-            "only with others of the same judge."
-        )
-    return True, (
-        "Comparable with other papers only where they use the same weights and resize; the reference, its mix and n "
-        "still differ."
-    )
+    return Coverage(share=mix.coverage, num_cells=len(mix.shares), num_missing=len(names), missing=tuple(missing))

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.older import Measured
 from cxr_core.settings import Settings
 
 
@@ -49,8 +50,10 @@ class Missing(Settings):
     """Part of the synthetic images, 0..1."""
 
 
-class Coverage(Settings):
+class Coverage(Measured):
     """Which part of the synthetic Dataset's label x view mix a comparison is about."""
+
+    sentences = frozenset({"words"})
 
     share: float
     """Part of the synthetic images whose labels and view every side has, 0..1."""
@@ -60,8 +63,6 @@ class Coverage(Settings):
     """Combinations left out of both sides."""
     missing: tuple[Missing, ...] = ()
     """The largest of them."""
-    words: str
-    """The same as a sentence."""
 
 
 class Side(Settings):
@@ -118,17 +119,17 @@ class FindingDistance(Settings):
     """In the mix of the synthetic images with it."""
 
 
-class FidelityResult(Settings):
+class FidelityResult(Measured):
     """How near the synthetic images are to held-out real patients, and how near these are to each other."""
+
+    sentences = frozenset({"comparability", "alarm_words"})
 
     extractor: Extractor
     """What saw the images."""
     resize: Resize
     """What it saw of them."""
     comparable: bool
-    """Whether the numbers may be read beside other papers'."""
-    comparability: str
-    """Why, or why not."""
+    """Whether the numbers may be read beside other papers': not with features of our own judge."""
     resamples: int
     """Bootstrap resamples behind each interval."""
     headline: Distance
@@ -145,5 +146,3 @@ class FidelityResult(Settings):
     """The headline finding by finding, in the order of the vocabulary."""
     alarm: bool | None
     """Synthetic images are nearer to training patients than chance explains; null where it cannot be told."""
-    alarm_words: str
-    """The same as a sentence."""

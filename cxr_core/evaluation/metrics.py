@@ -4,10 +4,12 @@ Where a number could not be had, its place holds null and `not_run` says why, e.
 of 500". Accuracy and AUROC lie in 0..1.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 
 from cxr_core.evaluation.benefit.results import BenefitResult
 from cxr_core.evaluation.calibration.results import CalibrationResult
@@ -21,6 +23,7 @@ from cxr_core.evaluation.fidelity_results import Resize as Resize
 from cxr_core.evaluation.fidelity_results import Side as Side
 from cxr_core.evaluation.interval import Interval as Interval
 from cxr_core.evaluation.memorisation.results import MemorisationResult
+from cxr_core.evaluation.older import named
 from cxr_core.evaluation.position.results import PositionResult
 from cxr_core.evaluation.sweep.results import SweepResult
 from cxr_core.models.training_data import Seen
@@ -232,6 +235,20 @@ class Trial(Settings):
     """Of its scores."""
 
 
+PromptVerdict: TypeAlias = Literal[
+    "refused", "reversed", "not_shown", "not_compared", "exaggerated", "fainter", "not_told_apart"
+]
+_SENTENCES: Mapping[str, PromptVerdict] = {
+    "reversed": "reversed",
+    "not shown": "not_shown",
+    "there; not compared": "not_compared",
+    "exaggerated": "exaggerated",
+    "there, but fainter": "fainter",
+    "there, not told": "not_told_apart",
+}
+"""How a verdict of older files begins."""
+
+
 class PromptContrast(Settings):
     """Synthetic images asked for with one finding against those asked for without, of all views or within one."""
 
@@ -258,8 +275,9 @@ class PromptContrast(Settings):
     """`matched` is above `real`: the finding is clearer than in life."""
     overlap: bool | None = None
     """The intervals of `matched` and `real` overlap."""
-    verdict: str
-    """All this in words."""
+    verdict: Annotated[PromptVerdict, BeforeValidator(partial(named, begins=_SENTENCES))]
+    """What the numbers say. `reversed`: clearer in images asked for without it; `not_shown`: shuffled prompts explain
+    it. Else it is there: `not_compared` with real images, `exaggerated`, `fainter`, or `not_told_apart` from these."""
     histogram: Histogram | None = None
     """Of the judge's scores of synthetic images."""
 

@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from cxr_core.data.neighbours import on_gpu
 from cxr_core.evaluation.distances import blocks
-
-
-def on_gpu() -> bool:
-    """Whether products of features are computed there."""
-    return torch.cuda.is_available()
 
 
 @dataclass(frozen=True)

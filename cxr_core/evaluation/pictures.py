@@ -11,10 +11,10 @@ import pandas as pd
 from cxr_core.data.dataset import Dataset, pixel_sha256
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.data.png import encode_grey
+from cxr_core.data.sheet import contact_sheet
 from cxr_core.evaluation.metrics import Grid
 from cxr_core.evaluation.pools import has_finding, in_hash_order
 from cxr_core.evaluation.settings import Grids
-from cxr_core.report.picture import contact_sheet
 from cxr_core.runs.files import canonical_json, sha256_text, write_atomic, write_json
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Output

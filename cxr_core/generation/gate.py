@@ -17,11 +17,11 @@ import torch
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.errors import UserError
-from cxr_core.evaluation.intervals import auroc
 from cxr_core.generation.originals import Original, Originals
 from cxr_core.generation.settings import Gate
 from cxr_core.models.classifier import Classifier, as_input, load
 from cxr_core.models.classifier_folder import classifier_sha256, read_about
+from cxr_core.models.scores import auroc
 from cxr_core.seeds import unit_hash
 from cxr_core.settings import Settings
 

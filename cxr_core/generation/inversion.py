@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.models.pggan import PgGan, pixel_norm
+from cxr_core.models.pixels import to_pixels
 from cxr_core.seeds import derive_seed
-from cxr_core.training.pixels import to_pixels
 
 _AT_ONCE = 32
 """Candidates that are drawn together."""

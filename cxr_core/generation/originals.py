@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cxr_core.data.copies import SPECTRUM_WIDTH, best_of, relief, spectra, thumbnail
 from cxr_core.data.dataset import Dataset
-from cxr_core.evaluation.memorisation.copies import SPECTRUM_WIDTH, best_of, relief, spectra, thumbnail
-from cxr_core.evaluation.memorisation.neighbours import nearest
+from cxr_core.data.neighbours import nearest
 from cxr_core.runs.progress import bar
 from cxr_core.runs.tables import read_npy
 

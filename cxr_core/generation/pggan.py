@@ -11,10 +11,10 @@ import torch
 from cxr_core.errors import UserError
 from cxr_core.generation.bank_folder import Bank
 from cxr_core.generation.class_latents import ClassLatents
-from cxr_core.generation.noise import open_noise
-from cxr_core.generation.settings import Noise
 from cxr_core.models import pggan
+from cxr_core.models.noise import open_noise
 from cxr_core.models.pggan import PgGan
+from cxr_core.models.solver_options import Noise
 
 
 @lru_cache(maxsize=1)

@@ -14,10 +14,10 @@ from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, in_parts
 from cxr_core.generation.pggan import draw_rows, open_latents, open_pggan
 from cxr_core.generation.requests import image_seed
-from cxr_core.generation.sampler import decode, encode_prompts, load_model, recorded, sample_rows
 from cxr_core.generation.series import position, solver_of
 from cxr_core.generation.shard import to_uint8
 from cxr_core.models.checkpoints import has_weights, is_pggan, weights_sha256
+from cxr_core.models.sampler import decode, encode_prompts, load_model, recorded, sample_rows
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ def shards_of(sizes: Iterable[int], shard_size: int) -> list[Shard]:
     for size in sizes:
         bounds += [(first + a, first + min(a + shard_size, size)) for a in range(0, size, shard_size)]
         first += size
-    return [Shard(f"{i:05d}", start, stop) for i, (start, stop) in enumerate(bounds)]
+    return [Shard(f"{i:05d}", start, stop, {"row_group": i}) for i, (start, stop) in enumerate(bounds)]
 
 
 def write_list(path: Path, lists: Iterable[pa.Table], shard_size: int) -> None:
@@ -258,9 +258,10 @@ def write_list(path: Path, lists: Iterable[pa.Table], shard_size: int) -> None:
             writer.write_table(images, row_group_size=shard_size)
 
 
-def read_list(path: Path, shard: int) -> pa.Table:
-    """The rows of the shard of this number."""
-    return read_group(path, shard)
+def read_list(path: Path, shard: Shard) -> pa.Table:
+    """The rows of a shard. Plans of before tell by its id alone which they are."""
+    group = shard.extra.get("row_group")
+    return read_group(path, int(shard.id) if group is None else group)
 
 
 def left_out(request: Request, real: pd.DataFrame, findings: Findings) -> list[str]:

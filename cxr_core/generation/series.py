@@ -17,12 +17,12 @@ from cxr_core.generation.settings import (
     GenerateStage,
     Guidance,
     NamedRequest,
-    Noise,
     Request,
-    Scheduler,
     Steps,
 )
+from cxr_core.models.solver_options import Noise, Scheduler
 from cxr_core.models.training_data import TrainingData
+from cxr_core.runs.roles import place
 from cxr_core.settings import Settings
 
 
@@ -109,10 +109,9 @@ class MadeSeries(Series):
         return f"{step}{self.scheduler}, {self.steps} steps, guidance {self.guidance:g}{predicts}"
 
 
-def role_of(settings: GenerateStage, model: str | None) -> str:
-    """The role in which a model stands among the stage's inputs; None: the first."""
-    place = settings.models.index(model) if model else 0
-    return f"model.{place}" if place else "model"
+def place_of(settings: GenerateStage, model: str | None) -> str:
+    """Where a model stands among the stage's inputs; None: the first."""
+    return place("model", settings.models.index(model) if model else 0)
 
 
 def all_series(settings: GenerateStage, checkpoints: Callable[[str], Sequence[int]]) -> list[Series]:
@@ -155,7 +154,7 @@ def _own(settings: GenerateStage, entry: NamedRequest) -> Series:
     names = ("scheduler", "steps", "guidance")
     wanted = {name: getattr(entry, name) or getattr(settings, name) for name in names}
     request = Request(**{name: getattr(entry, name) for name in Request.model_fields})
-    role = role_of(settings, entry.model)
+    role = place_of(settings, entry.model)
     return Series(name=entry.name, request=request, role=role, checkpoint=entry.checkpoint, **wanted)
 
 

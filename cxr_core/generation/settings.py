@@ -4,14 +4,11 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, PositiveInt, model_validator
 
-from cxr_core.models.solver_options import Scheduler
+from cxr_core.models.solver_options import NOISE, Noise, Scheduler
 from cxr_core.settings import Absent, Name, Settings, StageSettings, check_whole_batches
 
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 FromBank: TypeAlias = Literal["gaussian", "each"]
-Noise: TypeAlias = Literal["philox", "mt19937"]
-NOISE: Noise = "philox"
-"""What makes noise of the seeds of new images; a record that names none is of the older mt19937."""
 Guidance: TypeAlias = Annotated[float, Field(ge=1.0, le=30.0)]
 
 

@@ -21,11 +21,11 @@ from cxr_core.generation.first_draws import ROWS, TAR, is_sampled
 from cxr_core.generation.gate import Gatekeeper, Verdict
 from cxr_core.generation.pggan import BankLatents, draw_rows, open_latents, open_pggan
 from cxr_core.generation.requests import image_seed
-from cxr_core.generation.sampler import Model, decode, encode_prompts, load_model, recorded, sample_rows
 from cxr_core.generation.series import MadeSeries
 from cxr_core.generation.settings import Gate, GenerateStage
 from cxr_core.generation.writer import BackgroundWriter
 from cxr_core.models.pggan import PgGan
+from cxr_core.models.sampler import Model, decode, encode_prompts, load_model, recorded, sample_rows
 from cxr_core.runs.files import canonical_json
 from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output

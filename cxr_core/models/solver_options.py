@@ -7,6 +7,9 @@ from cxr_core.models.noise_schedule import NoiseSchedule
 
 Scheduler: TypeAlias = Literal["dpmsolver++", "ddim", "ddpm"]
 """The solvers, of which a generate stage names one."""
+Noise: TypeAlias = Literal["philox", "mt19937"]
+NOISE: Noise = "philox"
+"""What makes noise of the seeds of new images; a record that names none is of the older mt19937."""
 
 _NO_CLIPPING = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
 """Meant for pixels in [-1, 1]; latents exceed 1."""

@@ -8,6 +8,7 @@ from cxr_core.report.blocks import Block, Chart, Charts, Column, Details, Sectio
 from cxr_core.report.evaluation import each_evaluation
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, percent, plain, several
+from cxr_core.report.verdicts import prompt_words
 
 
 def judge_section(run: RunView) -> Section:
@@ -166,7 +167,7 @@ def _row(finding: str, contrast: PromptContrast) -> list[str]:
     if contrast.matched and contrast.matched != contrast.auroc:
         synthetic += f"; of those covered {number(contrast.matched)}"
     real = number(contrast.real) if contrast.real else f"not computed: {plain(contrast.real_refused or '')}"
-    return [head, _place(contrast.within), numbers, synthetic, real, number(contrast.chance), contrast.verdict]
+    return [head, _place(contrast.within), numbers, synthetic, real, number(contrast.chance), prompt_words(contrast)]
 
 
 def _missing(result: FaithfulnessResult) -> tuple[str, list[Block]]:

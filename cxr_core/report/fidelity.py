@@ -7,6 +7,7 @@ from cxr_core.report.blocks import Block, Column, Heading, Section, Table, Text
 from cxr_core.report.evaluation import each_evaluation
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain, several
+from cxr_core.report.verdicts import comparability, copying_alarm, coverage_words
 
 
 def fidelity_section(run: RunView) -> Section:
@@ -27,12 +28,12 @@ def _fidelity(stage: StageView, metrics: Metrics) -> Iterator[Block]:
         "ones, so a different mix is no distance."
     )
     yield Text(extractor_words(result))
-    yield Text(result.comparability, "note")
+    yield Text(comparability(result), "note")
     yield _table(result)
     yield Text(_beside_floor(result))
     if result.by_finding:
         yield _by_finding(result)
-    yield Text(result.alarm_words, "plain" if result.alarm else "note")
+    yield Text(copying_alarm(result), "plain" if result.alarm else "note")
 
 
 def extractor_words(result: FidelityResult) -> str:
@@ -59,7 +60,9 @@ def _table(result: FidelityResult) -> Table:
     }
     rows = [[name, *_cells(distance)] for name, distance in distances.items()]
     notes = _grouped({name: f"not computed: {d.not_computed}." for name, d in distances.items() if d.not_computed})
-    notes += _grouped({name: f"{d.coverage.words}." for name, d in distances.items() if d.coverage.num_missing})
+    notes += _grouped(
+        {name: f"{coverage_words(d.coverage)}." for name, d in distances.items() if d.coverage.num_missing}
+    )
     notes.append(
         f"In brackets: 95 % interval by {several(result.resamples, 'bootstrap resample')} of real patients and of "
         "synthetic images, around the number of all of them. Held-out are validation and test patients; half A and "

@@ -18,6 +18,7 @@ from cxr_core.report.evaluation import each_evaluation, png_of
 from cxr_core.report.figures import HELD_OUT, REAL, SYNTHETIC, similarity_histogram
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, several
+from cxr_core.report.verdicts import copies_words
 
 
 def memorisation_section(run: RunView) -> Section:
@@ -42,7 +43,7 @@ def _stage(stage: StageView, metrics: Metrics) -> Iterator[Block]:
 
 
 def _copies(stage: StageView, result: MemorisationResult) -> Iterator[Block]:
-    yield Text(result.verdict)
+    yield Text(copies_words(result))
     yield Text(
         f"Each synthetic image was compared with all {several(result.num_train, 'training image')} of "
         f"{several(result.num_train_patients, 'patient')}, exactly, by every way of looking below; those nearest were "

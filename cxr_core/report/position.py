@@ -10,6 +10,7 @@ from cxr_core.report.blocks import Block, Column, Details, Gallery, Picture, Sec
 from cxr_core.report.evaluation import each_evaluation, png_of
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain
+from cxr_core.report.verdicts import position_words
 
 
 def position_section(run: RunView) -> Section:
@@ -66,7 +67,7 @@ def _asked(asked: list[tuple[str, PositionAsked]]) -> Table:
     for name, one in asked:
         guess = "" if one.guess is None else f"{one.guess:.2f}"
         numbers = [_told(one.hit_rate), guess, _told(one.laterality), _told(one.iou)]
-        rows.append([plain(name), one.request, count(one.num_images), *numbers, one.verdict])
+        rows.append([plain(name), one.request, count(one.num_images), *numbers, position_words(one)])
     columns = [Column("finding"), Column("request"), Column("images", True), Column("hit rate", True)]
     columns += [Column("commonest cell", True), Column("side", True), Column("IoU with region", True), Column("")]
     return Table("Synthetic images asked for with a place, with 95 % intervals over images", columns, rows)

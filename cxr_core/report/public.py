@@ -15,10 +15,10 @@ from cxr_core.data.findings import NO_FINDING
 from cxr_core.data.shareable import shareable
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import Metrics
-from cxr_core.models.card import numbers
 from cxr_core.report.blocks import Block, Column, Facts, Gallery, Heading, Picture, Section, Table, Text
 from cxr_core.report.datasets import class_counts, class_names, not_yet, pick_examples
 from cxr_core.report.evaluation import read_metrics
+from cxr_core.report.model_card import numbers
 from cxr_core.report.picture import as_picture
 from cxr_core.report.provenance import glossary_section
 from cxr_core.report.read import RunView, StageView

@@ -12,6 +12,8 @@ from cxr_core.report.fidelity import extractor_words, interval_words
 from cxr_core.report.memorisation import pair_table, share_words
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, several
+from cxr_core.report.sweep_words import alarm_rule, alarm_words, choice_words, copied_words
+from cxr_core.report.verdicts import comparability
 
 
 def sweep_section(run: RunView) -> Section:
@@ -52,15 +54,15 @@ def _sweep(stage: StageView) -> Iterator[Block]:
         f"{several(len(result.points), 'point')}, each a series of synthetic images of one model and sampler, beside "
         "the same validation patients. Official test patients play no part in the choice."
     )
-    yield Text(result.rule)
+    yield Text(choice_words(result))
     for alarm in result.alarms:
-        yield Text(f"Alarm: {alarm}")
-    yield Text(result.alarm_rule, "note")
+        yield Text(f"Alarm: {alarm_words(alarm, result)}")
+    yield Text(alarm_rule(result), "note")
     yield _table(result)
     yield from _curves(stage.name, result)
     yield from _copies(result)
     yield Text(_test_words(result))
-    yield Text(f"{extractor_words(result.points[0].fidelity)} {result.points[0].fidelity.comparability}", "note")
+    yield Text(f"{extractor_words(result.points[0].fidelity)} {comparability(result.points[0].fidelity)}", "note")
     yield Text(
         f"Features were computed for {count(result.num_real_computed)} of {count(result.num_real_seen)} real images "
         "that all points share; the others were there from another stage of this run.",
@@ -75,7 +77,7 @@ def _table(result: SweepResult) -> Table:
     rows = [_row(each) for each in result.points]
     chosen = {i for i, each in enumerate(result.points) if each.point.id == result.chosen}
     first = result.points[0]
-    notes = [f"“{each.point.words}”: {reason}." for each in result.points if (reason := _missing(each))]
+    notes = [f"“{each.point.words}”: {reason}." for each in result.points if (reason := _missing(each, result))]
     if short := first.diversity.floor.not_computed:
         notes.append(f"Floor of precision, recall, density and coverage: not computed: {short}.")
     notes.append(
@@ -123,11 +125,11 @@ def _floor(first: PointResult) -> list[str]:
             *copied]  # fmt: skip
 
 
-def _missing(each: PointResult) -> str | None:
+def _missing(each: PointResult, result: SweepResult) -> str | None:
     reasons = (each.fidelity.headline.not_computed, each.diversity.headline.not_computed)
     said = [f"not computed: {reason}" for reason in dict.fromkeys(filter(None, reasons))]
     if each.copies and each.copies.share is None:
-        said.append(each.copies.words.rstrip("."))
+        said.append(copied_words(each.copies, result).rstrip("."))
     return "; ".join(said) or None
 
 
@@ -188,7 +190,7 @@ def _copies(result: SweepResult) -> Iterator[Block]:
     """What the search for copies says of each point, and its nearest pairs."""
     found = [(each.point.words, each.copies) for each in result.points if each.copies]
     if found:
-        said = [Text(f"{words}: {copies.words}") for words, copies in found]
+        said = [Text(f"{words}: {copied_words(copies, result)}") for words, copies in found]
         pairs = [pair for _, copies in found for pair in copies.pairs]
         yield Details("Copies of training images, point by point", [*said, pair_table(pairs)])
 

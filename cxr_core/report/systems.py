@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxr_core.data.sheet import cells_of
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.metrics import Grid, JudgedFinding, Metrics
 from cxr_core.evaluation.position.results import PositionFinding
@@ -13,7 +14,7 @@ from cxr_core.report.blocks import Block, Column, Heading, Picture, PictureGrid,
 from cxr_core.report.diversity import alike_cell, share_cell
 from cxr_core.report.evaluation import pixels_of, read_metrics
 from cxr_core.report.fidelity import interval_words
-from cxr_core.report.picture import as_picture, cells_of
+from cxr_core.report.picture import as_picture
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, listed, plain
 

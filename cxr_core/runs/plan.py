@@ -22,7 +22,7 @@ _HINT = "the plan is damaged or of another version: `cxr verify RUN --repair` se
 class Shard:
     """An id and a slice `[start, stop)` of the stage's items; `extra` holds what else defines its work (plain JSON).
 
-    Ids and contents never depend on how many tasks or devices run.
+    The id is a name, of which nothing is read. Ids and contents never depend on how many tasks or devices run.
     """
 
     __pydantic_config__ = STRICT

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.evaluation.intervals import auroc
 from cxr_core.models import classifier
 from cxr_core.models.balance import positive_weights
 from cxr_core.models.classifier import Classifier, as_input, resized
+from cxr_core.models.scores import auroc
 from cxr_core.seeds import derive_seed
 from cxr_core.training.augment import NUM_DRAWS, mild
 from cxr_core.training.data_order import DataOrder, some, stream

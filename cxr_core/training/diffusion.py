@@ -10,8 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from cxr_core.data.latents import LatentCache
-from cxr_core.generation import sampler
-from cxr_core.models import lora, stable_diffusion
+from cxr_core.models import lora, sampler, stable_diffusion
 from cxr_core.models.noise_schedule import schedule_of
 from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import some, stream

@@ -14,8 +14,8 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.data.threads import in_order
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
+from cxr_core.models.pixels import to_pixels
 from cxr_core.runs.progress import bar
-from cxr_core.training.pixels import to_pixels
 
 
 @torch.no_grad()

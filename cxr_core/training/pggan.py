@@ -12,11 +12,11 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.models import pggan
 from cxr_core.models.pggan import PgGan, doubled, faded
 from cxr_core.models.pggan_folder import PGGANS, PgganInfo, size_at
+from cxr_core.models.pixels import to_pixels
 from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import DataOrder, stream
 from cxr_core.training.growth import Position, position_at
 from cxr_core.training.pggan_settings import PgganTrain
-from cxr_core.training.pixels import to_pixels
 from cxr_core.training.preview import Preview
 
 _MOST_IN_MEMORY = 2**30

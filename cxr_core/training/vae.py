@@ -10,11 +10,11 @@ import torch
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.models import stable_diffusion
+from cxr_core.models.pixels import to_pixels
 from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import DataOrder, some, stream
 from cxr_core.training.encode import encode_moments
 from cxr_core.training.objective import divergence, edge_error
-from cxr_core.training.pixels import to_pixels
 from cxr_core.training.preview import Preview
 from cxr_core.training.settings import VaeTrain
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_core.evaluation.purpose import ALIKE, Purpose, purpose_of, shard_for
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
@@ -44,7 +45,7 @@ def alike_shards(
     groups = {"real": cell_groups(held_out, next(iter(groups.values())), 0), **groups}
     for source, table in groups.items():
         write_groups(work / f"alike-{source}.parquet", table)
-    return [Shard(_shard_id(source), i, i + 1) for i, source in enumerate(groups)]
+    return [shard_for(_shard_id(source), Purpose(ALIKE, source), i, i + 1) for i, source in enumerate(groups)]
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
@@ -52,7 +53,7 @@ def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work:
     from cxr_core.evaluation.diversity.alike import alike_shard, read_groups
     from cxr_core.training.engine import threads
 
-    source = shard.id.removeprefix(_shard_id(""))
+    source = purpose_of(shard).source
     groups = read_groups(context.plan_folder / f"alike-{source}.parquet")
     with threads(context.settings.threads):
         return alike_shard(groups, datasets[source], alike_size(datasets), work)
@@ -102,4 +103,5 @@ def read_alike(context: Context, receipts: Mapping[str, Receipt], source: str) -
 
 
 def _shard_id(source: str) -> str:
+    """The name of a source's shard, under which its receipt is found."""
     return f"alike-{source}"

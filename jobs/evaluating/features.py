@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_core.evaluation.purpose import purpose_of, shards_for
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
@@ -37,7 +38,7 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     if settings.faithfulness and (first := _first_draws(datasets)):
         sources[_FIRST] = first.rows
     found = extraction_shards(context, sources, [datasets["synthetic"]], work)
-    return [shard for shard in found if not shard.id.startswith(f"model-{_FIRST}-")]
+    return [shard for shard in found if purpose_of(shard) != ("model", _FIRST)]
 
 
 _FIRST = "first"
@@ -90,7 +91,7 @@ def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work:
 
     settings: EvaluateStage = context.settings
     cache = FeatureCache(context.cache_folder / "features")
-    if shard.id.startswith(f"judge-{_FIRST}-") and (first := _first_draws(datasets)):
+    if purpose_of(shard).source == _FIRST and (first := _first_draws(datasets)):
         datasets = {**datasets, _FIRST: first}
     with threads(settings.threads):
         return extract_shard(shard, settings, context.inputs, datasets, context.plan_folder, work, cache)
@@ -135,7 +136,10 @@ def _faithfulness(context: Context, receipts: Sequence[Receipt], datasets: Mappi
     """Of the stored images, and of a gate's first draws; None where it was not asked for, or there is no gate."""
     if context.settings.faithfulness is None:
         return None, None
-    has_first = any(receipt.shard.startswith(f"judge-{_FIRST}-") for receipt in receipts)
+    from cxr_core.runs.run import StageFolder
+
+    plan = StageFolder(context.folder).plan()
+    has_first = bool(plan and shards_for(plan.shards, ["judge"], _FIRST))
     sources = {"synthetic": True, _FIRST: has_first}
     after, before = (
         judged(context, receipts, datasets["real"], name) if has else None for name, has in sources.items()

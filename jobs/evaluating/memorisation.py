@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_core.evaluation.purpose import EXTRACTORS, PERSON, SEARCH, Purpose, purpose_of, shard_for
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
+from cxr_core.runs.roles import in_roles
 from cxr_core.runs.stage import Context, Estimate, Output
 from jobs.evaluating import features
 
@@ -36,9 +38,8 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
     from cxr_core.evaluation.memorisation import looked, searched
     from cxr_core.evaluation.memorisation.settings import WIDTH
 
-    num_real, *drawn = (
-        count_images(given) for role, given in inputs.items() if role.partition(".")[0] in ("real", "synthetic")
-    )
+    (num_real,) = map(count_images, in_roles(inputs, "real"))
+    drawn = [count_images(given) for given in in_roles(inputs, "synthetic")]
     sizes = [num_real, *drawn]
     num_looks = sum(-(-size // asked.shard_size) for size in sizes)
     # Held-out images are looked for beside synthetic ones, then a sample of training, then planted copies.
@@ -61,7 +62,7 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     if asked is None:
         return ()
     found = copy_shards(context, {source: dataset.rows for source, dataset in datasets.items()}, work)
-    return [*found, Shard(_PERSON, 0, 1)] if asked.reidentification else found
+    return [*found, shard_for(_PERSON, Purpose(PERSON))] if asked.reidentification else found
 
 
 def copy_shards(context: Context, sources: Mapping[str, "pd.DataFrame"], work: Path) -> list[Shard]:
@@ -80,11 +81,11 @@ def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work:
     """Thumbnails and spectra of one slice, a search for it, or a network that tells patients apart."""
     from cxr_core.evaluation.cache import FeatureCache
     from cxr_core.evaluation.memorisation.looked import look
-    from cxr_core.evaluation.memorisation.searched import is_search
 
-    if is_search(shard.id):
+    kind = purpose_of(shard).kind
+    if kind == SEARCH:
         return _search(context, shard, datasets, work)
-    if shard.id == _PERSON:
+    if kind == PERSON:
         return _person(context, datasets, work)
     return look(shard, datasets, context.plan_folder, work, FeatureCache(context.cache_folder / "features"))
 
@@ -105,7 +106,6 @@ def _person(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> 
 def _search(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
     from threadpoolctl import threadpool_limits
 
-    from cxr_core.evaluation.extraction import parts_of
     from cxr_core.evaluation.memorisation.looked import looks_of, read_looks
     from cxr_core.evaluation.memorisation.searched import needed, search
     from cxr_core.runs.run import StageFolder
@@ -115,7 +115,7 @@ def _search(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], w
     assert plan is not None
     wanted = needed(plan.shards, shard)
     files, computed = _files(context, wanted, datasets, work / "made")
-    sources = [source for source in ("real", parts_of(shard.id)[1]) if looks_of(wanted, source)]
+    sources = [source for source in ("real", purpose_of(shard).source) if looks_of(wanted, source)]
     seen = {source: read_looks(context.plan_folder, source, wanted, files) for source in sources}
     with threadpool_limits(settings.threads):
         found = search(shard, seen, datasets["real"], settings.null_splits, _asked(settings), context.seed, work)
@@ -129,7 +129,6 @@ def _files(
 
     And of how many images an extractor's features were computed for that, by extractor and source.
     """
-    from cxr_core.evaluation.extraction import is_extraction
     from cxr_core.runs.run import StageFolder
 
     stage = StageFolder(context.folder)
@@ -140,11 +139,12 @@ def _files(
             found[shard.id] = stage.receipt(shard.id).paths(context.folder)
             continue
         (made / shard.id).mkdir(parents=True)
-        make = features.run if is_extraction(shard.id) else run
+        purpose = purpose_of(shard)
+        make = features.run if purpose.kind in EXTRACTORS else run
         output = make(context, shard, datasets, made / shard.id)
         found[shard.id] = output.paths
         if num := output.counts.get("computed"):
-            computed[shard.id.rpartition("-")[0]] += num
+            computed[f"{purpose.kind}-{purpose.source}"] += num
     return found, computed
 
 

@@ -5,6 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_core.errors import UserError
+from cxr_core.evaluation.purpose import (
+    POSITION,
+    POSITION_PICTURES,
+    Purpose,
+    purpose_of,
+    shard_for,
+    shards_for,
+    slices_for,
+)
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
@@ -37,7 +46,6 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     """Which images the localiser sees, and what it is."""
     from cxr_core.models.localiser_folder import localiser_sha256, read_info
     from cxr_core.runs.files import write_json
-    from cxr_core.runs.plan import slices
 
     settings: EvaluateStage = context.settings
     if settings.position is None:
@@ -53,8 +61,8 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     found: list[Shard] = []
     for source in datasets:
         num = len(_seen(context, datasets, source))
-        found += slices(num, settings.extraction.shard_size, prefix=f"position-{source}-")
-    return [*found, Shard(_PICTURES, 0, 1)]
+        found += slices_for(num, settings.extraction.shard_size, Purpose(POSITION, source))
+    return [*found, shard_for(_PICTURES, Purpose(POSITION_PICTURES))]
 
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
@@ -71,9 +79,10 @@ def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work:
     assert settings.position is not None
     with threads(settings.threads):
         finder = Finder(_localiser(context))
-        if shard.id == _PICTURES:
+        purpose = purpose_of(shard)
+        if purpose.kind == POSITION_PICTURES:
             return draw(finder, settings.position, datasets["real"], datasets["synthetic"], context.seed, work)
-        source = shard.id.split("-")[1]
+        source = purpose.source
         rows = _seen(context, datasets, source).iloc[shard.start : shard.stop]
         boxes = finder.boxes(datasets[source], rows, settings.extraction.batch_size)
     write_parquet(work / "found.parquet", pa.Table.from_pandas(boxes, preserve_index=False))
@@ -153,8 +162,10 @@ def _seen(context: Context, datasets: Mapping[str, "Dataset"], source: str) -> "
 def _found(context: Context, receipts: Mapping[str, Receipt], source: str) -> "pd.DataFrame":
     import pandas as pd
 
-    names = [name for name in receipts if name.startswith(f"position-{source}-")]
+    from cxr_core.runs.run import StageFolder
     from cxr_core.runs.tables import read_table
 
-    parts = [read_table(receipts[name].path(context.folder, "found")).to_pandas() for name in names]
+    plan = StageFolder(context.folder).plan()
+    mine = shards_for(plan.shards if plan else (), [POSITION], source)
+    parts = [read_table(receipts[shard.id].path(context.folder, "found")).to_pandas() for shard in mine]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"image_id": [], "finding": []})

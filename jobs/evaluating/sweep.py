@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_core.evaluation.purpose import ALIKE, EXTRACTORS, purpose_of, shards_for
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
     from cxr_core.evaluation.featured import Featured
     from cxr_core.evaluation.sweep.measure import Bench
-    from cxr_core.evaluation.sweep.results import Point, PointResult, SweepResult
+    from cxr_core.evaluation.sweep.results import Point, PointResult, SweepAlarm, SweepResult
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
@@ -62,9 +63,8 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
 
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
     """Extract features of some images, compare pairs, or look for copies."""
-    from cxr_core.evaluation.extraction import is_extraction
-
-    part = diversity if shard.id.startswith("alike-") else features if is_extraction(shard.id) else memorisation
+    kind = purpose_of(shard).kind
+    part = diversity if kind == ALIKE else features if kind in EXTRACTORS else memorisation
     return part.run(context, shard, _by_source(context, datasets), work)
 
 
@@ -80,8 +80,8 @@ def measure(
 
 def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mapping[str, "Dataset"]) -> "SweepResult":
     from cxr_core.evaluation.sweep.choose import alarms, choose
-    from cxr_core.evaluation.sweep.copies import alarm_rule
     from cxr_core.evaluation.sweep.results import SweepResult
+    from cxr_core.runs.run import StageFolder
 
     sweep, sources = context.settings.sweep, _by_source(context, datasets)
     bench = _bench(context, receipts, datasets["real"])
@@ -90,23 +90,22 @@ def _measure(context: Context, receipts: Mapping[str, Receipt], datasets: Mappin
     asked = context.settings.memorisation
     if asked:
         results = _with_copies(context, receipts, results)
-    best, rule = choose(results, sweep.select.by)
+    best = choose(results, sweep.select.by)
     test = None
     if sweep.test and best:
         drawn = _seen(context, receipts, best.point.id)
         test = bench.on_test(drawn, sources[best.point.id].info.size)
-    kind = f"{bench.extractor.kind}-real"
-    real = [receipt for name, receipt in receipts.items() if name.startswith(f"{kind}-")]
+    plan, kind = StageFolder(context.folder).plan(), bench.extractor.kind
+    real = [receipts[shard.id] for shard in shards_for(plan.shards if plan else (), [kind], "real")]
     return SweepResult(
         by=sweep.select.by,
         points=tuple(results),
         chosen=best.point.id if best else None,
-        rule=rule,
-        alarm_rule=alarm_rule(asked.percentile if asked else None, sweep.select.copies),
+        rising=sweep.select.copies.rising if asked else None,
         alarms=alarms(results, best, _rises(datasets)),
         test=test,
         num_real_computed=sum(r.counts["computed"] for r in real)
-        + sum(r.counts.get(kind, 0) for r in receipts.values()),
+        + sum(r.counts.get(f"{kind}-real", 0) for r in receipts.values()),
         num_real_seen=sum(receipt.counts["images"] for receipt in real),
     )
 
@@ -191,24 +190,25 @@ def _last_step(dataset: "Dataset", role: str) -> int | None:
     return read_checkpoints(trained)[-1].step if trained and (trained / INDEX).is_file() else None
 
 
-def _rises(datasets: Mapping[str, "Dataset"]) -> list[str]:
+def _rises(datasets: Mapping[str, "Dataset"]) -> list["SweepAlarm"]:
     """What the train stages of the points' models say of their validation losses."""
+    from cxr_core.evaluation.sweep.results import SweepAlarm
     from cxr_core.generation.series import made_series
     from cxr_core.runs.door import BadFiles
-    from cxr_core.training.overfit import RULE, overfit_of
+    from cxr_core.training.overfit import overfit_of
 
     roles = [(dataset, one.role) for dataset in datasets.values() for one in made_series(dataset)]
     stages = dict.fromkeys(trained for dataset, role in roles if (trained := _trained(dataset, role)))
     found = {stage.name: overfit_of(stage, BadFiles()) for stage in stages}
     return [
-        f"{name}: its validation loss is {rise.rise:.1%} above that of step {rise.best_step:,} ({RULE})"
-        for name, rise in found.items()
-        if rise
+        SweepAlarm(kind="loss", stage=name, rise=one.rise, best_step=one.best_step)
+        for name, one in found.items()
+        if one
     ]
 
 
 def _trained(dataset: "Dataset", role: str) -> Path | None:
     """What the stage that drew a Dataset names in a role of its inputs."""
-    from jobs.launch import input_of  # which reads configs, as the parts help to do
+    from jobs.inputs import input_of
 
     return input_of(dataset.folder, role)

@@ -16,15 +16,15 @@ from PIL import Image
 from cxr_core.data.dataset import SCHEMA
 from cxr_core.data.findings import NIH
 from cxr_core.data.png import decode_grey
-from cxr_core.generation.noise import Philox
 from cxr_core.generation.requests import exact_list
-from cxr_core.generation.sampler import make_scheduler
 from cxr_core.generation.series import MadeSeries, all_series
-from cxr_core.generation.settings import NOISE, GenerateStage
+from cxr_core.generation.settings import GenerateStage
 from cxr_core.generation.shard import generate_shard
 from cxr_core.models.checkpoints import BUILT_IN
+from cxr_core.models.noise import Philox
 from cxr_core.models.noise_schedule import read_schedule
-from cxr_core.models.solver_options import solver_options
+from cxr_core.models.sampler import make_scheduler
+from cxr_core.models.solver_options import NOISE, solver_options
 from cxr_core.models.stable_diffusion import load
 from cxr_core.runs.plan import Plan, slices
 from cxr_core.runs.run import StageFolder

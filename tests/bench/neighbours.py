@@ -9,7 +9,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from cxr_core.evaluation.memorisation.neighbours import Stored, nearest, unit
+from cxr_core.data.neighbours import Stored, nearest, unit
 from tests.bench.harness import Peer, Row
 from tests.pipeline import python_with_memory
 

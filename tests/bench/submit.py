@@ -13,7 +13,7 @@ from unittest.mock import patch
 from submitit.slurm.slurm import SlurmExecutor
 
 from cxr_core.runs.submits import Submit, submit_folders
-from jobs.cluster import submit
+from jobs.cluster_commands import submit
 from jobs.config import RunConfig
 from tests.bench.harness import Peer, Row
 

@@ -18,6 +18,7 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
 from cxr_core.data.settings import PreprocessStage
 from cxr_core.models import stable_diffusion
+from cxr_core.models.pixels import to_pixels
 from cxr_core.models.presets import NANO, SD21_BASE, Config, Preset
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.progress import bar
@@ -25,7 +26,6 @@ from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Context
 from cxr_core.training.diffusion import Batch, DiffusionTask
 from cxr_core.training.engine import Engine, threads
-from cxr_core.training.pixels import to_pixels
 from cxr_core.training.settings import DiffusionTrain, LatentsStage
 from tests.bench.harness import Peer, Row
 from tests.bench.script import Script

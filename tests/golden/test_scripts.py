@@ -43,7 +43,9 @@ def text_of(profile_name: str, job: Job, run: Path) -> str:
         image, cwd = Image(Path(profile.container), 64 * "c", 673_000_000), Path("/home/me")
         python = [*enter(image.path, image.sha256, [run], cwd=cwd, gpus=True, names=["HF_HOME"]), "python"]
         code, before = None, prelude(image, '"/scratch/$USER/images"' if job is SHARDS else None)
-    launch = Launch(Run(run, {"name": "nano"}), profile, profile_name, Path("/home/me"), python, code, before)
+    launch = Launch(
+        Run(run, {"name": "nano"}), profile, profile_name, Path("/home/me"), [*python, "-m", "jobs.task"], code, before
+    )
     submit = record(launch, job, waits_for=[str(each) for each in job.after])
     object.__setattr__(submit, "id", "0badcafe")
     return script_text(launch, job, run / job.work.name / "submits" / "0001", submit)
@@ -103,7 +105,7 @@ def run_script(
     if before:
         (submit / "12_3-0.end").write_text(before)
     profile = load_profile("generic").model_copy(update={"grace_seconds": grace, **keys})
-    launch = Launch(Run(run, {"name": "nano"}), profile, "generic", folder, ["python"], None)
+    launch = Launch(Run(run, {"name": "nano"}), profile, "generic", folder, ["python", "-m", "jobs.task"], None)
     text = script_text(launch, job, submit, record(launch, job, waits_for=()))
     environ = {
         "PATH": f"{fakes}:{os.environ['PATH']}",

@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cxr_core.data.dataset import Dataset
+from cxr_core.data.neighbours import nearest, unit
 from cxr_core.evaluation.distances import fid, kid
 from cxr_core.evaluation.diversity.prdc import prdc
 from cxr_core.evaluation.features import ModelEye, extract
-from cxr_core.evaluation.memorisation.neighbours import nearest, unit
 from tests.gpu.rows import SEED, Bench
 from tests.gpu.steady import Rate
 from tests.planted import planted_rows, write_planted

@@ -12,15 +12,15 @@ import pyarrow as pa
 import torch
 
 from cxr_core.data.findings import NIH
-from cxr_core.generation.noise import Philox
 from cxr_core.generation.requests import exact_list
-from cxr_core.generation.sampler import encode_prompts, forget_model, load_model, make_scheduler
 from cxr_core.generation.series import MadeSeries, all_series
-from cxr_core.generation.settings import NOISE, GenerateStage
+from cxr_core.generation.settings import GenerateStage
 from cxr_core.generation.shard import Clock, Drawer, generate_shard
 from cxr_core.models import stable_diffusion
+from cxr_core.models.noise import Philox
 from cxr_core.models.noise_schedule import read_schedule
-from cxr_core.models.solver_options import solver_options
+from cxr_core.models.sampler import encode_prompts, forget_model, load_model, make_scheduler
+from cxr_core.models.solver_options import NOISE, solver_options
 from tests.gpu.rows import SEED, Bench
 from tests.gpu.steady import Rate
 from tests.gpu.work import decode_gflop, forward_gflop

@@ -17,12 +17,12 @@ from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.findings import NIH
 from cxr_core.data.latents import COLUMNS, LatentCache, LatentsInfo, write_latents_info
 from cxr_core.models import stable_diffusion
+from cxr_core.models.pixels import to_pixels
 from cxr_core.models.presets import SD21_BASE, Preset
 from cxr_core.runs.progress import Bar
 from cxr_core.training.diffusion import DiffusionTask
 from cxr_core.training.encode import encode_rows
 from cxr_core.training.engine import Engine
-from cxr_core.training.pixels import to_pixels
 from cxr_core.training.settings import DiffusionTrain
 from tests.bench.script import Script
 from tests.gpu.steady import Rate, steady

@@ -8,9 +8,9 @@ import prdc as published
 import pytest
 import torch
 
+from cxr_core.data.neighbours import nearest, unit
 from cxr_core.evaluation.diversity.prdc import prdc, prdc_of_halves
 from cxr_core.evaluation.features import ModelEye
-from cxr_core.evaluation.memorisation.neighbours import nearest, unit
 from tests.gpu.evaluation import g4, g5
 from tests.gpu.rows import Bench
 from tests.vision import small_vit

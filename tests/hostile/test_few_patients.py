@@ -17,8 +17,8 @@ from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.export.write import export
 from cxr_core.generation.requests import allocate
 from cxr_core.generation.settings import Request
-from cxr_core.models.card import numbers
 from cxr_core.models.training_data import TrainingData
+from cxr_core.report.model_card import numbers
 from cxr_core.report.write import render
 from cxr_core.runs.files import read_json, write_json
 from tests.hostile.test_leaves import SECRET, files_in, leaks
@@ -80,9 +80,7 @@ def test_given_few_held_out_patients_then_no_number_of_an_evaluation_tells_how_m
         for side in "ab":
             if told["fidelity"][name][side]["num_patients"]:
                 told["fidelity"][name][side] |= {"num_images": 7, "num_patients": 7, "effective": 7.0}
-    told["fidelity"]["alarm_words"] = (
-        "The copying alarm was not computed: n = 7 effective held-out images, 128 are needed."
-    )
+    told["fidelity"]["to_train"]["not_computed"] = "n = 7 effective held-out images, 128 are needed (2 x 64 features)"
     lines = list(numbers(Metrics.model_validate(told)))
     assert not [line for line in lines if "n = 7" in line]
     assert any("fewer than 10 patients" in line for line in lines)

@@ -26,9 +26,9 @@ from cxr_core.data.keyed import VARIABLE, key, key_path
 from cxr_core.data.png import encode_grey
 from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.errors import UserError
+from cxr_core.export.model import export_model
 from cxr_core.export.write import LAYOUTS, TARS, export
 from cxr_core.models import stable_diffusion
-from cxr_core.models.export import export_model
 from cxr_core.models.pggan import save as save_pggan
 from cxr_core.models.presets import NANO
 from cxr_core.models.training_data import FILE as TRAINING_DATA

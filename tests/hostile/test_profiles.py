@@ -14,7 +14,7 @@ from cxr_core.runs.resumes import AutoResume
 from cxr_core.runs.run import Run
 from cxr_core.runs.submits import Submit, new_folder
 from jobs.auto_resume import resume_itself
-from jobs.cluster import resume
+from jobs.cluster_commands import resume
 from jobs.config import load_config, resolved
 from jobs.whose import where_sent
 from slurm.adjust import adjusted

@@ -194,7 +194,8 @@ def test_the_containers_home_has_no_name_that_could_be_taken_before(image: Image
 
 
 TELL = "from jobs.cli import main; import sys; sys.argv[1:] = ['--help']; main()"
-CACHE = "from jobs.cli import prepare_environment as p; p(); import os; print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
+CACHE = "import os; from jobs.environment import prepare_environment; prepare_environment(); "
+CACHE += "print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
 
 
 def python(code: str, **environ: str) -> subprocess.CompletedProcess[str]:

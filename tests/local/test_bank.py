@@ -14,6 +14,7 @@ import jobs.generate
 import jobs.invert
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH
+from cxr_core.data.sheet import cells_of
 from cxr_core.errors import UserError
 from cxr_core.generation.bank_folder import Bank
 from cxr_core.generation.bank_settings import InvertStage
@@ -26,7 +27,6 @@ from cxr_core.models import pggan
 from cxr_core.models.pggan import PgGan
 from cxr_core.models.pggan_folder import NANO, PgganInfo
 from cxr_core.report.blocks import Gallery, Text
-from cxr_core.report.picture import cells_of
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack

@@ -71,7 +71,7 @@ def test_given_a_model_folder_the_stage_commits_features_and_measures_fidelity(
     assert result.headline.fid is not None
     assert result.floor.fid is not None
     assert (result.headline.a.num_images, result.headline.b.num_images) == (90, 160)
-    assert result.headline.coverage.words == "covers 100 % of the request"
+    assert (result.headline.coverage.share, result.headline.coverage.num_missing) == (1.0, 0)
     assert result.beside_floor.fid is not None
     assert result.beside_floor.fid.low > result.floor.fid.high  # the planted square is twice as large
     shards = [receipt.shard for receipt in work.folder.receipts()]

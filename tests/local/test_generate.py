@@ -217,9 +217,9 @@ def test_given_a_plan_of_an_older_version_it_is_finished_and_its_images_are_made
 ) -> None:
     import torch
 
-    from cxr_core.generation.noise import generators
     from cxr_core.generation.regenerate import regenerate
-    from cxr_core.generation.solver import inherited
+    from cxr_core.models.noise import generators
+    from cxr_core.models.solver import inherited
 
     left = with_scheduler(tmp_path / "left", model, use_karras_sigmas=True, thresholding=True)
     work = stage(tmp_path / "syn", left, real, **FEW, scheduler=name, steps=4)
@@ -248,9 +248,9 @@ def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
 ) -> None:
     import torch
 
-    from cxr_core.generation.noise import Philox, generators
-    from cxr_core.generation.sampler import decode, encode_prompts, load_model, make_scheduler, sample
     from cxr_core.generation.shard import to_uint8
+    from cxr_core.models.noise import Philox, generators
+    from cxr_core.models.sampler import decode, encode_prompts, load_model, make_scheduler, sample
 
     torch.set_num_threads(1)
     pipeline = nano(prediction)
@@ -274,8 +274,8 @@ def test_given_the_same_noise_pixels_equal_those_of_the_diffusers_pipeline(
 def test_given_guidance_one_the_unconditional_half_is_not_computed_and_pixels_equal_the_pipeline(
     tmp_path: Path,
 ) -> None:
-    from cxr_core.generation.noise import Philox
-    from cxr_core.generation.sampler import decode, encode_prompts, load_model, make_scheduler, sample
+    from cxr_core.models.noise import Philox
+    from cxr_core.models.sampler import decode, encode_prompts, load_model, make_scheduler, sample
 
     pipeline = nano()
     saved(tmp_path / "model", pipeline)
@@ -349,7 +349,7 @@ def test_given_too_little_memory_for_a_batch_it_is_halved_and_each_image_can_sti
     import torch
 
     from cxr_core.generation.regenerate import regenerate
-    from cxr_core.generation.sampler import load_model
+    from cxr_core.models.sampler import load_model
 
     def no_room_for_three(_: Any, given: Any) -> None:
         if len(given[0]) > 2:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 import jobs.train
 from cxr_core.errors import UserError
+from cxr_core.export.model import export_model
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint
-from cxr_core.models.export import export_model
 from cxr_core.models.lora import save_adapter
 from cxr_core.models.lora_files import DIFFUSERS, KOHYA
 from cxr_core.runs.files import sha256_path

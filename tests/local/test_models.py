@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from cxr_core.data.findings import NIH_FINDINGS
 from cxr_core.data.words import plain_words
 from cxr_core.errors import UserError
+from cxr_core.export.model import export_model
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import BUILT_IN, final_checkpoint, has_weights, weights_sha256
-from cxr_core.models.export import export_model
 from cxr_core.models.presets import TINY
 from cxr_core.models.training_data import read_training_data
 from cxr_core.runs.files import read_json, size_of

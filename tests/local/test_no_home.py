@@ -45,7 +45,7 @@ def test_given_neither_home_nor_name_then_the_doctor_says_so_and_goes_on(tmp_pat
 
 
 LIBRARIES = """
-from jobs.cli import prepare_environment
+from jobs.environment import prepare_environment
 prepare_environment()
 import getpass, matplotlib
 from torch._inductor.runtime.runtime_utils import default_cache_dir, cache_dir

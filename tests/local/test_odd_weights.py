@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cxr_core.errors import UserError
+from cxr_core.export.model import export_model
 from cxr_core.models import stable_diffusion
 from cxr_core.models.base import look_at
 from cxr_core.models.classifier import build
-from cxr_core.models.export import export_model
 from cxr_core.models.importing.base import import_base
 from cxr_core.models.importing.judge import import_judge
 from cxr_core.models.importing.lora import import_lora

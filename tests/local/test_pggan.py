@@ -15,13 +15,13 @@ import jobs.train
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
 from cxr_core.evaluation.distances import fid
-from cxr_core.generation.normal import standard_normal
+from cxr_core.export.model import export_model
 from cxr_core.generation.pggan import open_pggan
 from cxr_core.generation.regenerate import regenerate
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models import pggan
 from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weights_sha256
-from cxr_core.models.export import export_model
+from cxr_core.models.normal import standard_normal
 from cxr_core.models.pggan import doubled
 from cxr_core.models.pggan_folder import PGGANS, read_info
 from cxr_core.models.training_data import read_training_data

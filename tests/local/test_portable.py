@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from cxr_core.errors import UserError
+from cxr_core.export.model import export_model
 from cxr_core.models import stable_diffusion
-from cxr_core.models.export import export_model
 from cxr_core.models.lora import add_adapter, merged_pipeline, save_adapter
 from cxr_core.models.lora_files import DIFFUSERS, KOHYA, read_diffusers, write_kohya
 from cxr_core.runs.files import read_json
@@ -86,8 +86,8 @@ def test_an_exported_folder_is_the_same_model_for_todays_libraries(exported: Pat
 def test_given_leftovers_in_the_models_file_the_exported_solvers_draw_what_we_draw(
     nano_base: Path, tmp_path: Path, name: str
 ) -> None:
-    from cxr_core.generation.noise import Philox
-    from cxr_core.generation.sampler import decode, encode_prompts, load_model, sample
+    from cxr_core.models.noise import Philox
+    from cxr_core.models.sampler import decode, encode_prompts, load_model, sample
 
     torch.set_num_threads(1)
     pipeline = stable_diffusion.load(nano_base)

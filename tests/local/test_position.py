@@ -120,9 +120,9 @@ def test_given_a_generator_that_obeys_and_one_that_does_not_then_the_numbers_tel
     assert obeys.hit_rate is not None
     assert ignores.hit_rate is not None
     assert obeys.hit_rate.low > 0.7
-    assert obeys.verdict.startswith("follows the prompt")
+    assert obeys.verdict in ("follows", "follows_less")
     assert ignores.hit_rate.value < 0.1
-    assert ignores.verdict.startswith("not shown")
+    assert ignores.verdict == "not_shown"
 
 
 def test_given_pictures_then_each_request_has_a_row_below_the_real_one(evaluated: Path) -> None:

@@ -13,10 +13,11 @@ from cxr_core.data.settings import ChestXray14Data
 from cxr_core.data.splits import carve_validation
 from cxr_core.evaluation.benefit.cohort import choose_benefit
 from cxr_core.evaluation.cohort import Cohort, choose_cohort
-from cxr_core.evaluation.intervals import accuracy, view_rule
+from cxr_core.evaluation.intervals import view_rule
 from cxr_core.evaluation.settings import EvaluateStage, Utility
 from cxr_core.generation.requests import allocate, exact_list
 from cxr_core.generation.settings import Request
+from cxr_core.models.scores import accuracy
 from jobs.config import load_config
 from jobs.launch import estimates
 

@@ -11,6 +11,8 @@ import jobs.evaluate
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.evaluation.sweep.results import SweepAlarm
+from cxr_core.report.sweep_words import alarm_rule, alarm_words, choice_words
 from cxr_core.report.write import render
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
@@ -109,10 +111,7 @@ def test_given_the_rule_the_point_nearest_to_validation_patients_is_recommended(
     sweep = measured[1].sweep
     assert sweep is not None
     assert sweep.chosen == "p02"
-    assert sweep.rule.startswith(
-        "Rule: the least KID on validation patients, of points without a copying alarm. Recommended: candidates, "
-        "step 20, guidance 1, KID "
-    )
+    assert "Recommended: candidates, step 20, guidance 1, KID " in choice_words(sweep)
     numbers = {result.fidelity.headline.b.num_images for result in sweep.points}
     assert numbers == {120}  # validation images; there are as many test images, which would make 240
 
@@ -215,9 +214,10 @@ def test_given_a_checkpoint_that_draws_training_images_it_raises_the_alarm_and_o
     assert copied.share.value > 0.9
     assert copied.recall >= 0.95
     assert all(pair.training in pair.synthetic for pair in copied.pairs)
-    assert "99.5 % of validation images" in sweep.alarm_rule
-    (said,) = [alarm for alarm in sweep.alarms if "align with a training image" in alarm]
-    assert said.startswith("candidates, step 20, guidance 1: ")
+    assert "99.5 % of validation images" in alarm_rule(sweep)
+    (alarm,) = [each for each in sweep.alarms if isinstance(each, SweepAlarm) and each.kind == "copies"]
+    assert alarm.point == "p01"
+    assert alarm_words(alarm, sweep).startswith("candidates, step 20, guidance 1: ")
     assert sweep.chosen != "p01"
 
 

@@ -23,6 +23,7 @@ from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weights_sha256
+from cxr_core.models.pixels import to_pixels
 from cxr_core.models.presets import NANO, PRESETS, SD21_BASE
 from cxr_core.models.training_data import Seen, TrainingData, images_sha256, read_training_data
 from cxr_core.runs.files import read_json, remove, sha256_path
@@ -30,7 +31,6 @@ from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.training import interval
 from cxr_core.training.ema import Ema, decay_at
 from cxr_core.training.objective import divergence, edge_error, noisy, squared_error, target
-from cxr_core.training.pixels import to_pixels
 from tests.planted import planted_rows, write_planted
 from tests.training import (
     SIZE,

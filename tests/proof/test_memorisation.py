@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRA, spectra
+from cxr_core.data.copies import SIDE, SPECTRA, spectra
 from cxr_core.evaluation.memorisation.looked import LOOK, looks_of, read_looks
 from cxr_core.evaluation.memorisation.results import MemorisationResult, Nearness
 from cxr_core.evaluation.memorisation.search import Search
 from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.report.verdicts import copies_words
 from cxr_core.runs.files import read_json
 from cxr_core.runs.run import Run
 from tests.pipeline import cxr
@@ -93,7 +94,7 @@ def test_given_the_whole_real_training_set_then_planted_copies_are_found_and_the
     found: dict[str, MemorisationResult],
 ) -> None:
     result = found["study"]
-    print(f"\n{result.num_train} training images of {result.num_train_patients} patients; {result.verdict}")
+    print(f"\n{result.num_train} training images of {result.num_train_patients} patients; {copies_words(result)}")
     for way in (result.pixels, *result.embeddings):
         print(_told(way))
     print(f"planted: {[(each.kind, each.recall) for each in result.planted]}")

@@ -11,6 +11,7 @@ import pytest
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
 from cxr_core.evaluation.metrics import FILE, Distance, FidelityResult, Metrics
+from cxr_core.report.verdicts import copying_alarm, coverage_words
 from cxr_core.runs.files import read_json
 from tests.pipeline import cxr
 
@@ -82,7 +83,9 @@ def test_given_the_base_or_random_weights_then_fid_is_a_third_of_an_untrained_mo
     found = {name: _fidelity(run / name) for name in ("study", "study_scratch")} | {"untrained": untrained}
     for name, result in found.items():
         print(f"\n{name}: synthetic {_told(result.headline)}; at the floor's n {_told(result.beside_floor)}")
-        print(f"{name}: floor {_told(result.floor)}; {result.headline.coverage.words}; {result.alarm_words}")
+        print(
+            f"{name}: floor {_told(result.floor)}; {coverage_words(result.headline.coverage)}; {copying_alarm(result)}"
+        )
     reference = untrained.headline.fid
     assert reference is not None
     for name in ("study", "study_scratch"):

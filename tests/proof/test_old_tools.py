@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from cxr_core.data.prompts import MAX_TOKENS
-from cxr_core.generation.noise import Philox
-from cxr_core.generation.sampler import decode, encode_prompts, load_model, sample
+from cxr_core.export.model import export_model
 from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import BUILT_IN, final_checkpoint
-from cxr_core.models.export import export_model
 from cxr_core.models.lora_files import DIFFUSERS, KOHYA
+from cxr_core.models.noise import Philox
 from cxr_core.models.presets import NANO
+from cxr_core.models.sampler import decode, encode_prompts, load_model, sample
 from tests.conftest import REPOSITORY
 from tests.local.conftest import nano_base, nano_latents  # noqa: F401 - fixtures
 from tests.training import diffusion_stage, finish

@@ -24,6 +24,7 @@ from cxr_core.models import pggan
 from cxr_core.models.checkpoints import checkpoint_at, final_checkpoint
 from cxr_core.models.pggan import doubled
 from cxr_core.report.read import read_run
+from cxr_core.report.verdicts import copying_alarm, coverage_words
 from cxr_core.runs.files import sha256_path
 from cxr_core.training.pggan import new_model
 from cxr_core.training.pggan_settings import PgganTrain
@@ -162,7 +163,7 @@ def phantoms(runs: Path) -> Path:
 def test_given_phantoms_then_fid_is_a_fifth_of_the_untrained_generators(phantoms: Path, runs: Path) -> None:
     look(phantoms)
     found, reference = fidelity(phantoms), untrained(phantoms, runs)
-    print(f"\nphantoms: {told(found.headline)}; floor {told(found.floor)}; {found.headline.coverage.words}")
+    print(f"\nphantoms: {told(found.headline)}; floor {told(found.floor)}; {coverage_words(found.headline.coverage)}")
     print(f"phantoms, untrained generator: {told(reference.headline)}")
     assert found.headline.fid is not None
     assert reference.headline.fid is not None
@@ -209,7 +210,7 @@ def test_given_radiographs_then_the_run_ends_and_is_looked_at(nih_data: Path, ru
     run = finished(config("radiographs", {**data, "missing": "subset", "expect_size": None}, runs), runs)
     look(run)
     found, reference = fidelity(run), untrained(run, runs)
-    print(f"\nradiographs: {told(found.headline)}; floor {told(found.floor)}; {found.alarm_words}")
+    print(f"\nradiographs: {told(found.headline)}; floor {told(found.floor)}; {copying_alarm(found)}")
     print(f"radiographs, untrained generator: {told(reference.headline)}")
     print_findings(run)
 

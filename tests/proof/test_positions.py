@@ -203,8 +203,8 @@ def test_given_a_model_that_never_read_a_place_then_it_stays_at_chance(run: Path
 @pytest.mark.parametrize("words", ["mass in the middle", "pleural effusion in the lower"])
 def test_given_the_same_noise_when_left_and_right_change_places_then_so_does_the_finding(run: Path, words: str) -> None:
     from cxr_core.evaluation.position.locate import Finder
-    from cxr_core.generation import sampler
     from cxr_core.generation.shard import to_uint8
+    from cxr_core.models import sampler
 
     model = sampler.load_model(final_checkpoint(run / "placed"), "float32")
     prompts = [f"frontal chest x-ray, PA view, {words} {side}" for side in ("left", "right")]

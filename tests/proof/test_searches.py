@@ -8,6 +8,7 @@ import pytest
 
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.evaluation.sweep.results import SweepResult
+from cxr_core.report.sweep_words import alarm_rule, alarm_words, choice_words, copied_words
 from cxr_core.runs.run import Run
 from tests.copied import radiographs, write_checkpoints
 from tests.pipeline import cxr
@@ -65,8 +66,11 @@ def test_searches_that_run_beside_the_shards_that_they_need_find_what_one_proces
     print(f"real images whose features were computed: {array.num_real_computed} of {array.num_real_seen}")
     for result in array.points:
         assert result.copies is not None
-        print(f"{result.point.words}: {result.copies.words} Planted copies found: {result.copies.recall:.2f} at least.")
-    print(array.alarm_rule, array.rule, *array.alarms, sep="\n")
+        print(
+            f"{result.point.words}: {copied_words(result.copies, array)}",
+            f"Planted copies found: {result.copies.recall:.2f} at least.",
+        )
+    print(alarm_rule(array), choice_words(array), *(alarm_words(each, array) for each in array.alarms), sep="\n")
     assert [result.copies.alarm for result in array.points if result.copies] == [False, True]
 
 

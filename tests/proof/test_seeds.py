@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_core.generation.normal import inverse_cdf, standard_normal
+from cxr_core.models.normal import inverse_cdf, standard_normal
 from cxr_core.seeds import derive_seed, derive_seeds
 
 pytestmark = pytest.mark.proof

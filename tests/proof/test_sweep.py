@@ -7,6 +7,7 @@ import pytest
 
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.report.diversity import share_cell
+from cxr_core.report.sweep_words import alarm_words, choice_words
 from cxr_core.report.write import write_report
 from cxr_core.runs.run import Run
 from tests.pipeline import cxr
@@ -108,7 +109,7 @@ def test_five_checkpoints_at_two_guidances_on_a_cluster_end_in_one_table(cluster
             f"{result.point.words}: KID {kid.value:.3g} ({kid.low:.3g} to {kid.high:.3g}), "
             f"recall {share_cell(spread.recall)}, coverage {share_cell(spread.coverage)}, MS-SSIM {alike.value:.3f}"
         )
-    print(sweep.rule, *sweep.alarms, sep="\n")
+    print(choice_words(sweep), *(alarm_words(each, sweep) for each in sweep.alarms), sep="\n")
     print(f"features computed: of {sweep.num_real_computed} of {sweep.num_real_seen} real images")
     points = [(each.point.step, each.point.guidance) for each in sweep.points]
     assert points == [(step, guidance) for step in (100, 200, 300, 400, 500) for guidance in (1.0, 4.0)]

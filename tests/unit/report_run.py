@@ -226,7 +226,6 @@ def fidelity(**changes: Any) -> dict[str, Any]:
     """What was found of fidelity: a headline, a floor well below it, and no training images to compare with."""
     extractor = {"kind": "judge", "name": "small judge", "digest": "c" * 64, "width": 64, "size": SIZE}
     coverage = {"share": 0.93, "num_cells": 5, "num_missing": 1, "missing": [{"cell": "Edema PA", "share": 0.07}]}
-    coverage |= {"words": "covers 93 % of the request; lacks Edema PA"}
 
     def distance(fid: float | None, num: int) -> dict[str, Any]:
         a = {"what": "synthetic images", "num_images": num, "num_patients": None, "effective": float(num)}
@@ -241,7 +240,6 @@ def fidelity(**changes: Any) -> dict[str, Any]:
         "extractor": extractor | {"method": "area", "output": "pooled features"},
         "resize": {"real": SIZE, "synthetic": 64, "to": SIZE, "method": "area"},
         "comparable": False,
-        "comparability": "Not comparable with other papers: our own judge.",
         "resamples": 200,
         "headline": distance(31.5, 900),
         "beside_floor": distance(36.0, 420),
@@ -249,7 +247,6 @@ def fidelity(**changes: Any) -> dict[str, Any]:
         "to_held_out": distance(None, 0),
         "to_train": distance(None, 0),
         "alarm": None,
-        "alarm_words": "The copying alarm was not computed: no training images.",
         **changes,
     }
 

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from cxr_core.data.findings import NIH, NO_FINDING
-from cxr_core.evaluation.intervals import auroc
 from cxr_core.export.card import _gate as card_lines
 from cxr_core.generation.acceptance import tally
 from cxr_core.generation.shard import LOOKS
+from cxr_core.models.scores import auroc
 from cxr_core.report.blocks import Table, Text
 from cxr_core.report.gate import _gate as blocks_of
 

@@ -1,8 +1,11 @@
 """The rules of the house: who may import whom, and what must stay light."""
 
 import ast
+import re
 import subprocess
 import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,97 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
     return found
+
+
+LEVELS = {
+    # Of all rooms: plain words, seeds, settings, and what may leave. `settings` > `home` > `errors`.
+    **dict.fromkeys(("errors", "boundary", "seeds", "shown", "home", "settings"), 0),
+    # Reads its files by the door of `runs`, and serves it.
+    **dict.fromkeys(("runs", "yamlfile"), 1),
+    "data": 2,
+    "models": 3,
+    **dict.fromkeys(("training", "generation"), 4),
+    "evaluation": 5,
+    "report": 6,
+    # What is given away carries a card, and cards are the report's.
+    "export": 7,
+}
+"""How high the rooms within `cxr_core` stand: each imports itself and lower ones. Two of one level do not know another.
+"""
+_NAME = re.compile(r"(?<![\w.])[a-z_]\w*(?:\.[a-z_]\w*)+(?![\w.])")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of ours by its full name; a package by that of its folder."""
+    paths = [path for room in ROOMS for path in (REPOSITORY / room).rglob("*.py")]
+    names = [".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return dict(zip(names, paths, strict=True))
+
+
+def is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def strings_of(tree: ast.AST) -> list[str]:
+    """All text in code: no docstrings, which may name what they please."""
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and is_docstring(node)}
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in said)
+    return [node.value for node in nodes if isinstance(node.value, str)]
+
+
+def named_by(source: str, known: frozenset[str]) -> set[str]:
+    """The modules among `known` that a module's source needs: by an import, wherever it stands, or in a string."""
+    tree, found = ast.parse(source), set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= parts & known or {str(node.module)}
+    found |= {name for text in strings_of(tree) for name in _NAME.findall(text)}
+    return found & known
+
+
+@cache
+def needs() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it needs, without `cxr_core` itself, the front door that may name them all."""
+    known = frozenset(modules()) - {"cxr_core"}
+    return {name: named_by(modules()[name].read_text(), known) - {name} for name in known}
+
+
+def level_of(module: str) -> int:
+    room = module.split(".")[1]
+    assert room in LEVELS, f"{module}: say in LEVELS how high {room!r} stands"
+    return LEVELS[room]
+
+
+def test_names_of_modules_are_seen_in_imports_and_in_strings_but_not_in_docstrings() -> None:
+    known = frozenset({"jobs.task", "jobs.cli", "slurm.queue", "jobs"})
+    source = '"""Of jobs.cli."""\ndef go():\n    from slurm import queue\n    return ["-m", "jobs.task"], f"jobs.{1}"\n'
+    assert named_by(source, known) == {"slurm.queue", "jobs.task"}
+
+
+def test_within_cxr_core_a_room_needs_only_the_rooms_below_it() -> None:
+    for module, others in needs().items():
+        for other in others if module.startswith("cxr_core.") else ():
+            same_room = module.split(".")[:2] == other.split(".")[:2]
+            lower = level_of(other) < level_of(module)
+            bottom = level_of(other) == level_of(module) <= 1
+            assert same_room or lower or bottom, f"{module} needs {other}, which is no room below it"
+
+
+def test_no_room_names_a_module_of_a_room_above_it_even_in_a_string() -> None:
+    for module, others in needs().items():
+        above = {other for other in others if other.split(".")[0] not in MAY_IMPORT[module.split(".")[0]]}
+        assert not above, f"{module} names {sorted(above)}"
+
+
+def test_no_files_need_one_another_in_a_circle() -> None:
+    try:
+        TopologicalSorter(needs()).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(reversed(error.args[1]))}")
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -11,8 +11,8 @@ from cxr_core.data.dataset import SCHEMA, Dataset, DatasetInfo
 from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.data.settings import PromptSettings
 from cxr_core.evaluation.metrics import Metrics
+from cxr_core.export.model import export_model
 from cxr_core.generation.series import MadeSeries
-from cxr_core.models.export import export_model
 from cxr_core.models.pggan_folder import PgganInfo
 from cxr_core.models.training_data import TrainingData
 from cxr_core.runs.files import read_json

@@ -13,6 +13,7 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.faithfulness import judge_synthetic
 from cxr_core.evaluation.metrics import FaithfulnessResult, PromptContrast, Trial
 from cxr_core.evaluation.settings import Faithfulness
+from cxr_core.report.verdicts import prompt_words
 
 VOCABULARY = Findings(("Edema", "Mass"))
 BOTH = VOCABULARY.names
@@ -104,8 +105,8 @@ def test_given_a_good_judge_and_an_obedient_generator_then_the_findings_are_ther
         overlap, fewer = within == "PA", min(contrast.num_with, contrast.num_without)
         assert contrast.auroc.low == pytest.approx(fewer / (fewer + 1.96**2), abs=1e-4)
         assert (contrast.exaggerated, contrast.overlap) == (True, overlap)
-        words = "overlap" if overlap else "do not overlap"
-        assert contrast.verdict == f"exaggerated: clearer than in real images (intervals {words})"
+        assert contrast.verdict == "exaggerated"
+        assert ("do not overlap" in prompt_words(contrast)) is not overlap
 
 
 def test_given_findings_as_clear_as_in_life_then_they_are_not_told_from_real_ones(
@@ -115,7 +116,8 @@ def test_given_findings_as_clear_as_in_life_then_they_are_not_told_from_real_one
     for finding in BOTH:
         contrast = prompts_of(result, finding, "pooled")
         assert contrast.overlap is True
-        assert "intervals overlap" in contrast.verdict
+        assert contrast.verdict in ("not_told_apart", "exaggerated")
+        assert "intervals overlap" in prompt_words(contrast)
 
 
 def test_given_findings_fainter_than_in_life_then_the_verdict_says_so(
@@ -124,7 +126,7 @@ def test_given_findings_fainter_than_in_life_then_the_verdict_says_so(
     result = judged(real, scored(real["labels"], 5, 1), synthetic, scored(synthetic["labels"], 1, 2))
     contrast = prompts_of(result, "Mass", "pooled")
     assert contrast.exaggerated is False
-    assert contrast.verdict == "there, but fainter than in real images"
+    assert contrast.verdict == "fainter"
 
 
 def test_given_generators_that_ignore_their_prompt_then_chance_explains_them_as_often_as_the_intervals_say(
@@ -141,7 +143,7 @@ def test_given_generators_that_ignore_their_prompt_then_chance_explains_them_as_
         assert contrast.chance is not None
         covers += contrast.auroc.low <= 0.5 <= contrast.auroc.high
         explains += contrast.chance.low <= contrast.auroc.value <= contrast.chance.high
-        told += contrast.verdict == "not shown: shuffled prompts explain it"
+        told += contrast.verdict == "not_shown"
         assert contrast.chance.value == pytest.approx(0.5, abs=0.03)
     assert min(covers, explains, told) >= 54
 
@@ -156,7 +158,7 @@ def test_given_a_generator_that_obeys_the_view_alone_then_shuffled_prompts_show_
     contrast = prompts_of(result, "Edema", "pooled")
     assert contrast.auroc is not None
     assert contrast.auroc.low > 0.5
-    assert contrast.verdict == "not shown: shuffled prompts explain it"
+    assert contrast.verdict == "not_shown"
 
 
 def test_given_prompts_followed_backwards_then_the_verdict_is_reversed(
@@ -164,7 +166,7 @@ def test_given_prompts_followed_backwards_then_the_verdict_is_reversed(
 ) -> None:
     opposite = (EDEMA | MASS) - synthetic["labels"]
     result = judged(real, scored(real["labels"], 4, 1), synthetic, scored(opposite, 4, 2))
-    assert prompts_of(result, "Edema", "AP").verdict == "reversed: clearer in images asked for without it"
+    assert prompts_of(result, "Edema", "AP").verdict == "reversed"
 
 
 def test_given_a_judge_that_reads_the_view_alone_then_it_passes_pooled_and_is_refused_within_views() -> None:
@@ -298,7 +300,7 @@ def test_given_cells_that_real_images_lack_then_they_are_named_and_left_out_of_t
     contrast = prompts_of(result, "Edema", "AP")
     expected = "0.0 effective real images without Edema, as the requested mix weights them, 10 are needed"
     assert contrast.real_refused == expected
-    assert contrast.verdict == "there; not compared with real images"
+    assert contrast.verdict == "not_compared"
     assert contrast.auroc is not None
 
 

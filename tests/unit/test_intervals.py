@@ -11,8 +11,6 @@ from cxr_core.evaluation.intervals import (
     NUM_RESAMPLES,
     Bootstrap,
     Contrast,
-    accuracy,
-    auroc,
     auroc_intervals,
     mean_interval,
     patient_weights,
@@ -20,6 +18,7 @@ from cxr_core.evaluation.intervals import (
     shuffled_intervals,
     view_rule,
 )
+from cxr_core.models.scores import accuracy, auroc
 
 
 @given(st.integers(0, 2**32), st.integers(4, 60), st.integers(1, 5))

@@ -7,18 +7,19 @@ import faiss
 import numpy as np
 import pytest
 
+from cxr_core.data import neighbours
+from cxr_core.data.copies import SIDE, SPECTRUM_WIDTH, align, relief, spectra, thumbnail
+from cxr_core.data.neighbours import Standard, Stored, nearest, unit
 from cxr_core.errors import UserError
 from cxr_core.evaluation.fidelity import HELD_OUT
-from cxr_core.evaluation.memorisation import neighbours
-from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRUM_WIDTH, align, relief, spectra, thumbnail
 from cxr_core.evaluation.memorisation.looked import freeze_looks
-from cxr_core.evaluation.memorisation.neighbours import Standard, Stored, nearest, unit
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.memorisation.search import Search
 from cxr_core.evaluation.memorisation.searched import training_sample
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.memorisation.shares import images_needed, share_above
+from cxr_core.report.verdicts import copies_words
 from tests.copied import searched, seen, synthetic_row, write_both
 from tests.planted import planted_row
 
@@ -202,7 +203,7 @@ def test_given_too_few_held_out_images_then_no_share_is_told(few: dict) -> None:
     assert result.pixels.share_above is None
     assert result.num_flagged is None
     assert not any(pair.flagged for pair in result.pairs)
-    assert "cannot be told" in result.verdict
+    assert "n = 9 held-out images" in copies_words(result)
 
 
 def captioned(num_rare: int, *, copied: bool) -> tuple[list[dict], list[dict]]:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from scipy.stats import kstest
 
-from cxr_core.generation.noise import open_noise
-from cxr_core.generation.normal import inverse_cdf, standard_normal
-from cxr_core.generation.settings import Noise
+from cxr_core.models.noise import open_noise
+from cxr_core.models.normal import inverse_cdf, standard_normal
+from cxr_core.models.solver_options import Noise
 from cxr_core.seeds import derive_seed, derive_seeds
 
 SHAPE = (4, 8, 8)

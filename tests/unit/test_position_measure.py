@@ -81,7 +81,7 @@ def test_given_a_generator_that_obeys_then_hits_and_sides_are_whole_and_the_comm
     assert (asked.hit_rate.value, asked.laterality.value, asked.num_sided) == (1.0, 1.0, 24)
     assert asked.iou is not None
     assert asked.iou.value == pytest.approx(1 / 9)
-    assert asked.verdict == "follows the prompt, as often as the localiser can tell"
+    assert asked.verdict == "follows"
     assert asked.confusion["the upper left of the image"] == {"the upper left of the image": 4}
 
 
@@ -89,7 +89,7 @@ def test_given_a_generator_that_takes_left_for_right_then_no_side_is_right() -> 
     (asked,) = judged(EVERYWHERE, [(cell, mirrored(cell)) for cell in SIDED * 4]).asked
     assert asked.laterality is not None
     assert asked.laterality.value == 0.0
-    assert asked.verdict.startswith("not shown")
+    assert asked.verdict == "not_shown"
 
 
 def test_given_a_generator_that_always_shows_the_commonest_cell_then_nothing_is_shown() -> None:
@@ -97,7 +97,7 @@ def test_given_a_generator_that_always_shows_the_commonest_cell_then_nothing_is_
     (asked,) = judged(EVERYWHERE, [(cell, center) for cell in GRID * 4]).asked
     assert asked.hit_rate is not None
     assert asked.hit_rate.value == pytest.approx(asked.guess)
-    assert asked.verdict == "not shown: always showing it in its commonest cell would do as well"
+    assert asked.verdict == "not_shown"
 
 
 @pytest.mark.parametrize(

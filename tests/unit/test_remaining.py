@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cxr_core.runs.run import Run
+from jobs.auto_resume import RESUMER
 from jobs.remaining import possible
 from slurm.packs import Job, StageWork
 from slurm.profile import ClusterProfile
@@ -21,7 +22,8 @@ def test_given_parked_shards_then_what_waits_for_them_is_left_out_and_named() ->
 
 
 def test_a_job_of_a_run_that_resumes_itself_calls_slurm_and_so_is_no_step(tmp_path: Path) -> None:
-    launch = Launch(Run(tmp_path, {"name": "run"}), ClusterProfile(name="site"), "site", tmp_path, ["in-image"], None)
+    run, profile = Run(tmp_path, {"name": "run"}), ClusterProfile(name="site")
+    launch = Launch(run, profile, "site", tmp_path, ["in-image"], None, resumer=RESUMER)
     job = Job(StageWork("_auto_resume", "control", 1, 0, 0), ("resume",), after=("7",))
     text = script_text(
         launch, job, tmp_path / "_auto_resume" / "submits" / "0001", record(launch, job, waits_for=["7"])

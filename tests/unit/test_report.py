@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from cxr_core.data.findings import NIH, Findings
+from cxr_core.data.sheet import contact_sheet
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.report.faithfulness import number
-from cxr_core.report.picture import contact_sheet
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
 from cxr_core.report.write import write_report
@@ -218,26 +218,30 @@ def test_given_fidelity_when_reported_then_each_distance_stands_beside_its_n_and
         "31.5 (29.5 to 33.5)",
         "0.050 (−0.010 to 0.110)",
         "900 – 1,800 (900 patients)",
-        "Not comparable with other papers: our own judge.",
+        "Not comparable with other papers: the features are those of our own judge",
         "It saw 32 pixels a side; real images are stored with 32, synthetic ones with 64 (resized: area).",
         "the synthetic images have 3 times the floor: FID 36 beside 12. The intervals do not overlap",
         "“copying: synthetic – held-out” and “copying: synthetic – training”: not computed: n = 0 effective training",
         "covers 93 % of the request; lacks Edema PA.",
-        "The copying alarm was not computed: no training images.",
+        "The copying alarm was not computed: n = 0 effective training images",
     ):
         assert expected in text
 
 
-def test_given_an_alarm_and_no_floor_when_reported_then_both_are_said_in_words(tmp_path: Path) -> None:
-    lacking = report_run.fidelity()["to_train"]
-    words = "Alarm: synthetic images are nearer to training patients than chance explains."
-    changed = report_run.fidelity(floor=lacking, alarm=True, alarm_words=words)
+def test_given_no_floor_or_an_alarm_when_reported_then_each_is_said_in_words(tmp_path: Path) -> None:
+    given = report_run.fidelity()
+    lacking, far, near = given["to_train"], given["beside_floor"], given["floor"]
+    changed = report_run.fidelity(floor=lacking)
     run = report_run.full_run(tmp_path / "tiny", NIH)
     path = run.root / "study" / FILE
     write_json(path, read_json(path) | {"fidelity": changed})
     text = Page(write_report(run.root).read_text()).text
-    assert words in text
     assert "Without a floor the headline cannot be judged" in text
+    copied = report_run.fidelity(to_held_out=far, to_train=near, alarm=True)
+    write_json(path, read_json(path) | {"fidelity": copied})
+    text = Page(write_report(run.root).read_text()).text
+    assert "Alarm:" in text
+    assert "FID to training patients is 12, to held-out ones 36" in text
     write_json(path, read_json(path) | {"fidelity": None})
     assert "Stage “study” was not asked for fidelity." in Page(write_report(run.root).read_text()).text
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from cxr_core.data.sheet import cells_of, contact_sheet
 from cxr_core.report.blocks import PictureGrid, Section, Table, Text
-from cxr_core.report.picture import cells_of, contact_sheet
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
 from tests.unit import report_run

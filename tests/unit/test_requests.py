@@ -1,6 +1,7 @@
 """Requests: exact allocation, the frozen list of images, and what an impossible request says."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from cxr_core.generation.requests import (
     write_list,
 )
 from cxr_core.generation.settings import GenerateStage, Request
+from cxr_core.runs.plan import Shard
 from cxr_core.seeds import derive_seed
 
 EDEMA, EFFUSION = NIH.bit("Edema"), NIH.bit("Effusion")
@@ -257,7 +259,7 @@ def test_given_a_written_list_a_shard_reads_exactly_its_rows(tmp_path: Path) -> 
     cells = allocate(Request(counts={"Edema": 10}), real_rows(), NIH)
     images = exact_list(cells, lambda labels, view: view, 0)
     write_list(tmp_path / "list.parquet", [images], 4)
-    read = [read_list(tmp_path / "list.parquet", i).to_pylist() for i in range(3)]
+    read = [read_list(tmp_path / "list.parquet", Shard(f"{i:05d}", 0, 1)).to_pylist() for i in range(3)]
     assert read == [images.slice(start, 4).to_pylist() for start in (0, 4, 8)]
 
 
@@ -277,9 +279,12 @@ def test_given_lists_of_several_series_no_shard_holds_images_of_two(tmp_path: Pa
         ("00003", 8, 12),
         ("00004", 12, 14),
     ]
-    read = [read_list(tmp_path / "list.parquet", int(shard.id)).to_pandas() for shard in shards]
+    read = [read_list(tmp_path / "list.parquet", shard).to_pandas() for shard in shards]
     assert [rows["request"].unique().tolist() for rows in read] == [["a"], ["a"], ["b"], ["c"], ["c"]]
     assert [rows["image_id"].iloc[0] for rows in read] == [f"syn-{shard.start:08d}" for shard in shards]
+    of_before = [replace(shard, extra={}) for shard in shards]
+    read_as_before = [read_list(tmp_path / "list.parquet", shard).to_pandas() for shard in of_before]
+    assert [rows["image_id"].tolist() for rows in read_as_before] == [rows["image_id"].tolist() for rows in read]
 
 
 def test_given_an_allocation_the_description_states_it_exactly() -> None:

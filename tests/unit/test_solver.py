@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cxr_core.errors import UserError
-from cxr_core.generation.sampler import make_scheduler
-from cxr_core.generation.solver import ancestral_step, inherited, make_solver
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.models.noise_schedule import _DEFAULTS, FILE, NoiseSchedule, read_schedule, schedule_of
 from cxr_core.models.presets import NANO, SD21_BASE
+from cxr_core.models.sampler import make_scheduler
+from cxr_core.models.solver import ancestral_step, inherited, make_solver
 from cxr_core.models.solver_options import Scheduler, solver_options
 from cxr_core.runs.files import read_json, write_json
 

@@ -7,11 +7,12 @@ import pytest
 from cxr_core.data.findings import NIH
 from cxr_core.evaluation.featured import Featured
 from cxr_core.evaluation.interval import Interval
-from cxr_core.evaluation.sweep.choose import alarms, choose
-from cxr_core.evaluation.sweep.copies import alarm_rule, judge_copies
+from cxr_core.evaluation.sweep.choose import alarms, choose, not_worse
+from cxr_core.evaluation.sweep.copies import judge_copies
 from cxr_core.evaluation.sweep.measure import Bench
-from cxr_core.evaluation.sweep.results import Copied, Point, PointResult
-from cxr_core.evaluation.sweep.settings import Copies, Sweep
+from cxr_core.evaluation.sweep.results import Copied, Point, PointResult, SweepAlarm, SweepResult
+from cxr_core.evaluation.sweep.settings import Copies, Measure, Sweep
+from cxr_core.report.sweep_words import alarm_rule, alarm_words, choice_words, copied_words
 from tests.unit.test_fidelity import MODEL, images, joined
 from tests.unit.test_report_memorisation import near, result
 
@@ -41,50 +42,85 @@ def results(bench: Bench) -> list[PointResult]:
     return [measured(bench, number, each) for number, each in enumerate(drawn)]
 
 
+def swept(results: list[PointResult], by: Measure, rises: tuple[SweepAlarm, ...] = ()) -> SweepResult:
+    """What a stage writes of these points."""
+    best = choose(results, by)
+    return SweepResult(
+        by=by,
+        points=tuple(results),
+        chosen=best.point.id if best else None,
+        rising=True,
+        alarms=alarms(results, best, rises),
+        num_real_computed=0,
+        num_real_seen=0,
+    )
+
+
 def test_given_points_at_several_distances_the_nearest_is_recommended_and_the_rule_said(
     results: list[PointResult],
 ) -> None:
-    best, rule = choose(results, "kid")
-    assert best is results[1]
-    assert "Recommended: candidates, step 200, guidance 2, KID " in rule
-    assert rule.endswith("The intervals of all others lie apart from its own.")
-    best, rule = choose(results, "coverage")
-    assert best is results[1]
-    assert rule.endswith("Not shown to be worse, since its interval overlaps theirs: 1 other point.")
-    assert choose(results[1:2], "coverage")[1].endswith("coverage 0.927.")
+    by_kid, by_coverage = swept(results, "kid"), swept(results, "coverage")
+    assert by_kid.chosen == by_coverage.chosen == "p01"
+    assert "Recommended: candidates, step 200, guidance 2, KID " in choice_words(by_kid)
+    assert "lie apart" in choice_words(by_kid)
+    assert [each.point.id for each in not_worse(results, results[1], "coverage")] == ["p02"]
+    assert choice_words(by_coverage).endswith("overlaps theirs: 1 other point.")
+    assert choice_words(swept(results[1:2], "coverage")).endswith("coverage 0.927.")
 
 
 def test_given_copies_of_training_images_they_raise_an_alarm_and_are_never_recommended(
     results: list[PointResult],
 ) -> None:
     assert [result.fidelity.alarm for result in results] == [False, False, False, True]
-    best, rule = choose(results[3:], "kid")
-    assert best is None
-    assert "Nothing is recommended: all 1 points have a copying alarm." in rule
-    said = alarms(results, results[1], [])
-    assert said[0].startswith("candidates, step 400, guidance 2: synthetic images are nearer to training")
+    none = swept(results[3:], "kid")
+    assert none.chosen is None
+    assert "all 1 points have a copying alarm" in choice_words(none)
+    found = swept(results, "kid")
+    assert found.alarms[0] == SweepAlarm(kind="distance", point="p03")
+    said = alarm_words(found.alarms[0], found)
+    assert said.startswith("candidates, step 400, guidance 2: synthetic images are nearer to training")
 
 
 def test_given_later_checkpoints_that_are_farther_and_a_loss_that_rises_both_are_alarms(
     results: list[PointResult],
 ) -> None:
-    said = alarms(results[:3], results[1], ["diffusion: its validation loss rises"])
-    assert said == (
-        "candidates, step 300, guidance 2 is farther from validation patients than candidates, step 200, guidance 2, "
-        "an earlier checkpoint of the same guidance: training has gone on for too long",
-        "diffusion: its validation loss rises",
-    )
+    rise = SweepAlarm(kind="loss", stage="diffusion", rise=0.031, best_step=1500)
+    found = swept(results[:3], "kid", (rise,))
+    assert found.alarms == (SweepAlarm(kind="past", point="p02"), rise)
+    past, loss = (alarm_words(each, found) for each in found.alarms)
+    for expected in ("candidates, step 300, guidance 2", "than candidates, step 200, guidance 2", "too long"):
+        assert expected in past
+    assert loss.startswith("diffusion: its validation loss is 3.1 % above that of step 1,500")
 
 
 def test_given_points_of_one_distribution_the_rule_says_that_they_are_not_told_apart(bench: Bench) -> None:
     alike = [measured(bench, number, images(400, "synthetic", seed=20 + number)) for number in range(3)]
-    assert "Not shown to be worse, since its interval overlaps theirs: 2 other points." in choose(alike, "kid")[1]
+    assert choice_words(swept(alike, "kid")).endswith("overlaps theirs: 2 other points.")
 
 
 def test_given_too_few_images_nothing_is_recommended_and_the_reason_is_said(bench: Bench) -> None:
-    best, rule = choose([measured(bench, 0, images(5, "synthetic", seed=9))], "fid")
-    assert best is None
-    assert "Nothing is recommended: FID could not be computed (n = " in rule
+    found = swept([measured(bench, 0, images(5, "synthetic", seed=9))], "fid")
+    assert found.chosen is None
+    assert "FID could not be computed (n = " in choice_words(found)
+
+
+def test_given_a_sweep_of_an_older_version_its_numbers_are_read_and_its_alarms_shown_as_they_stand(
+    results: list[PointResult],
+) -> None:
+    (copied,) = judged([(0.02, 0.01, 0.04)], Copies(), [200])
+    now = swept([results[0], results[1].model_copy(update={"copies": copied})], "kid")
+    old = now.model_dump(mode="json", exclude={"rising"})
+    old |= {"rule": "Rule: ...", "alarm_rule": "A point ...", "alarms": ["candidates, step 200: copies"]}
+    for each in old["points"]:
+        each["fidelity"] |= {"alarm_words": "No alarm: ...", "comparability": "Comparable ..."}
+        for distance in ("headline", "beside_floor", "floor", "to_held_out", "to_train"):
+            each["fidelity"][distance]["coverage"]["words"] = "covers 100 % of the request"
+        if each["copies"]:
+            each["copies"]["words"] = "Alarm: ..."
+    read = SweepResult.model_validate(old)
+    assert read.points == now.points
+    assert [alarm_words(each, read) for each in read.alarms] == ["candidates, step 200: copies"]
+    assert choice_words(read) == choice_words(now)
 
 
 def point(number: int, step: int | None, guidance: float = 2.0) -> Point:
@@ -117,10 +153,7 @@ def test_given_more_copies_than_real_patients_have_or_than_the_config_allows_the
     few, many = judged(shares, Copies(rising=False), [100, 200])
     assert (few.alarm, many.alarm) == (False, True)
     assert (few.floor, few.at_most) == (0.001, 0.001)
-    assert many.words == (
-        "Alarm: 2 % (1 to 4 %) of its images align with a training image better than 99.9 % of validation images do, "
-        "more than 0.1 %."
-    )
+    assert (many.share, many.at_most) == (Interval(value=0.02, low=0.01, high=0.04), 0.001)
     assert [each.alarm for each in judged(shares, Copies(at_most=0.015, rising=False), [100, 200])] == [False, False]
 
 
@@ -128,9 +161,7 @@ def test_given_a_share_that_rises_with_training_steps_beyond_that_of_real_patien
     shares = [(0.0, 0.0, 0.002), (0.006, 0.003, 0.01)]
     rule = Copies(at_most=0.004)
     assert [each.alarm for each in judged(shares, rule, [100, 200])] == [False, True]
-    assert judged(shares, rule, [100, 200])[1].words.endswith(
-        "more than of candidates, step 100, guidance 2 (0 % (0 to 0.2 %)), an earlier checkpoint."
-    )
+    assert [each.risen_from for each in judged(shares, rule, [100, 200])] == [None, "p00"]
     assert not judged(shares, rule, [200, 100])[1].alarm
     assert not judged(shares, rule, [100, 200], guidance=5.0)[1].alarm
     assert not judged(shares, Copies(at_most=0.004, rising=False), [100, 200])[1].alarm
@@ -142,15 +173,34 @@ def test_given_too_few_validation_images_there_is_no_alarm_but_the_reason() -> N
     pixels = near("pixels, aligned", threshold=None, share_above=None, not_computed="n = 9 held-out images")
     (found,) = judge_copies([(point(0, 100), result(pixels=pixels))], Copies())
     assert (found.alarm, found.share) == (None, None)
-    assert found.words == "Whether its images are copies cannot be told: n = 9 held-out images."
+    assert found.not_computed == "n = 9 held-out images"
 
 
-def test_given_the_rule_what_raises_the_alarm_is_said_in_words() -> None:
-    said = alarm_rule(99.9, Copies())
+def with_copies(results: list[PointResult], rule: Copies, *shares: tuple[float, float, float]) -> SweepResult:
+    """A sweep of the first points with these shares of copies."""
+    found = judged(list(shares), rule, [100 * (i + 1) for i in range(len(shares))])
+    points = [one.model_copy(update={"copies": copied}) for one, copied in zip(results, found, strict=False)]
+    return swept(points, "kid").model_copy(update={"rising": rule.rising})
+
+
+def test_given_the_rule_what_raises_the_alarm_is_said_in_words(results: list[PointResult]) -> None:
+    share = (0.0, 0.0, 0.002)
+    said = alarm_rule(with_copies(results, Copies(), share))
     assert "better than 99.9 % of validation images do lies above 0.1 % with its whole interval, or is above" in said
-    assert "earlier checkpoint" not in alarm_rule(99.9, Copies(rising=False))
-    assert "lies above 2 %" in alarm_rule(99.9, Copies(at_most=0.02))
-    assert alarm_rule(None, Copies()).endswith("were not looked for (`memorisation`).")
+    assert "earlier checkpoint" not in alarm_rule(with_copies(results, Copies(rising=False), share))
+    assert "lies above 2 %" in alarm_rule(with_copies(results, Copies(at_most=0.02), share))
+    assert "were not looked for (`memorisation`)" in alarm_rule(swept(results, "kid"))
+
+
+def test_given_shares_of_copies_each_point_says_its_own_and_what_it_lies_above(results: list[PointResult]) -> None:
+    found = with_copies(results, Copies(at_most=0.004), (0.0, 0.0, 0.002), (0.006, 0.003, 0.01))
+    first, second = (copied_words(each.copies, found) for each in found.points if each.copies)
+    assert first.startswith("No alarm: 0 % (0 to 0.2 %) of its images")
+    assert "more than of candidates, step 100, guidance 2 (0 % (0 to 0.2 %))" in second
+    many = with_copies(results, Copies(), (0.02, 0.01, 0.04))
+    (said,) = (copied_words(each.copies, many) for each in many.points if each.copies)
+    assert said.startswith("Alarm: 2 % (1 to 4 %) of its images")
+    assert said.endswith("more than 0.1 %.")
 
 
 def test_given_copies_that_no_distance_shows_the_point_is_not_recommended(results: list[PointResult]) -> None:
@@ -158,5 +208,7 @@ def test_given_copies_that_no_distance_shows_the_point_is_not_recommended(result
     copying = results[1].model_copy(update={"copies": copied})
     given = [results[0], copying, results[2]]
     assert not copying.fidelity.alarm
-    assert choose(given, "kid")[0] is results[2]
-    assert alarms(given, results[2], [])[0].startswith("candidates, step 200, guidance 2: 2 % (1 to 4 %) of its images")
+    found = swept(given, "kid")
+    assert found.chosen == "p02"
+    assert found.alarms[0] == SweepAlarm(kind="copies", point="p01")
+    assert alarm_words(found.alarms[0], found).startswith("candidates, step 200, guidance 2: 2 % (1 to 4 %) of its")

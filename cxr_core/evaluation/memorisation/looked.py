@@ -1,7 +1,4 @@
-"""Thumbnails and spectra of all training, held-out and synthetic images: in shards, and how they are read again.
-
-A shard is named `copies-<source>-00000`; the source is `real`, `synthetic`, or a point of a sweep (`p00` ...).
-"""
+"""Thumbnails and spectra of all training, held-out and synthetic images: in shards, and how they are read again."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,21 +8,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from cxr_core.data.copies import SIDE, SPECTRA, SPECTRUM_WIDTH, spectra, thumbnail
 from cxr_core.data.dataset import Dataset, write_parquet
+from cxr_core.data.neighbours import Stored
 from cxr_core.errors import UserError
 from cxr_core.evaluation.cache import FeatureCache, cache_key
-from cxr_core.evaluation.extraction import COLUMNS, extractor_of, is_extraction, parts_of
-from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRA, SPECTRUM_WIDTH, spectra, thumbnail
-from cxr_core.evaluation.memorisation.neighbours import Stored
+from cxr_core.evaluation.extraction import COLUMNS, extractor_of
 from cxr_core.evaluation.memorisation.search import Seen
+from cxr_core.evaluation.purpose import EXTRACTORS, LOOK, Purpose, purpose_of, shards_for, slices_for
 from cxr_core.runs.files import canonical_json, sha256_text
-from cxr_core.runs.plan import Shard, slices
+from cxr_core.runs.plan import Shard
 from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output
 from cxr_core.runs.tables import read_table
 
-LOOK = "copies"
-"""What names of shards begin with."""
 BYTES_AN_IMAGE = SIDE * SIDE + 4 * SPECTRUM_WIDTH
 """That a shard keeps."""
 _AT_ONCE = 64
@@ -50,7 +46,7 @@ def freeze_looks(
         rows = given[given["split"].isin(("train", *held_out))] if source == "real" else given
         rows = rows.sort_values(["split", "image_id"])[COLUMNS]
         write_parquet(_list(work, source), pa.Table.from_pandas(rows, preserve_index=False))
-        shards += slices(len(rows), shard_size, prefix=f"{LOOK}-{source}-")
+        shards += slices_for(len(rows), shard_size, Purpose(LOOK, source))
     return shards
 
 
@@ -59,7 +55,7 @@ def look(shard: Shard, datasets: Mapping[str, Dataset], plan: Path, work: Path, 
 
     Those of real images, which every search needs, are taken from the cache where another shard has made them.
     """
-    _, source = parts_of(shard.id)
+    source = purpose_of(shard).source
     dataset, ids = datasets[source], looked_at(plan, source)["image_id"].iloc[shard.start : shard.stop]
     rows = dataset.rows.set_index("image_id", drop=False).loc[ids]
     key = cache_key(look=[SIDE, SPECTRUM_WIDTH], pixels=rows["pixel_sha256"].tolist())
@@ -98,7 +94,7 @@ def read_looks(plan: Path, source: str, shards: Sequence[Shard], files: Mapping[
     """
     made: dict[str, list[Shard]] = {}
     for shard in sorted(looks_of(shards, source), key=lambda shard: shard.start):
-        made.setdefault(parts_of(shard.id)[0], []).append(shard)
+        made.setdefault(purpose_of(shard).kind, []).append(shard)
 
     def stored(kind: str, role: str) -> Stored:
         return Stored([files[shard.id][role] for shard in made[kind]], made[kind][0].start)
@@ -109,8 +105,7 @@ def read_looks(plan: Path, source: str, shards: Sequence[Shard], files: Mapping[
 
 def looks_of(shards: Sequence[Shard], source: str) -> list[Shard]:
     """The shards that look at the images of a source: for thumbnails and spectra, or for features."""
-    looks = (shard for shard in shards if shard.id.startswith(f"{LOOK}-") or is_extraction(shard.id))
-    return [shard for shard in looks if parts_of(shard.id)[1] == source]
+    return shards_for(shards, [LOOK, *EXTRACTORS], source)
 
 
 def _list(folder: Path, source: str) -> Path:

@@ -16,7 +16,6 @@ from cxr_core.seeds import derive_seed
 NUM_PAIRS = 60
 """Pairs that are listed."""
 _NUM_BINS = 40
-_MIN_RECALL = 0.95
 
 
 def measure(
@@ -55,7 +54,6 @@ def measure(
         pairs=_pairs(synthetic.rows, training, tables[0], pixels),
         num_flagged=pixels.num_above,
         picture=None,
-        verdict=verdict(pixels, planted, settings.percentile),
         targeted=extract(real, synthetic, settings.targeted.max_images, pixels, seed) if settings.targeted else None,
     )
 
@@ -116,17 +114,3 @@ def _pairs(synthetic: pd.DataFrame, training: pd.DataFrame, found: pd.DataFrame,
         )
         for drawn, real, patient, how in who
     )
-
-
-def verdict(pixels: Nearness, planted: Sequence[Planted], percentile: float) -> str:
-    """What the copy check says, or why it says nothing."""
-    if pixels.share_above is None:
-        return f"Whether synthetic images are copies cannot be told: {pixels.not_computed}."
-    missed = [f"{100 * each.recall:.0f} % of {each.kind} ones" for each in planted if each.recall < _MIN_RECALL]
-    blind = f" The check is weak here: of planted copies it found only {', '.join(missed)}." if missed else ""
-    share, floor = pixels.share_above, 100 - percentile
-    numbers = f"{100 * share.value:.2f} % ({100 * share.low:.2f} to {100 * share.high:.2f} %) of synthetic images"
-    said = f"{numbers} align with a training image better than {percentile:g} % of held-out images do"
-    if pixels.alarm:
-        return f"{said}: more than the {floor:g} % of real patients. Look at the pairs.{blind}"
-    return f"{said}, which is not shown to be more than the {floor:g} % of real patients.{blind}"

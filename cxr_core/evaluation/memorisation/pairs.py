@@ -7,9 +7,9 @@ import numpy as np
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.png import encode_grey
+from cxr_core.data.sheet import contact_sheet
 from cxr_core.evaluation.memorisation.results import Pair
 from cxr_core.evaluation.pictures import fit
-from cxr_core.report.picture import contact_sheet
 from cxr_core.runs.files import write_atomic
 
 FILE = "memorisation-pairs.png"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from cxr_core.data.neighbours import Blocks, nearest
 from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.intervals import Contrast, auroc_intervals
 from cxr_core.evaluation.memorisation.measure import nearness
-from cxr_core.evaluation.memorisation.neighbours import Blocks, nearest
 from cxr_core.evaluation.memorisation.results import Nearness, ReidentificationResult
 from cxr_core.evaluation.memorisation.searched import training_sample
 from cxr_core.evaluation.memorisation.settings import Reidentification

@@ -1,7 +1,11 @@
 """What metrics.json says of memorisation and privacy."""
 
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.older import Measured
 from cxr_core.settings import Settings
+
+MIN_RECALL = 0.95
+"""Of planted copies of a kind: a check that finds fewer is weak."""
 
 
 class Nearest(Settings):
@@ -129,8 +133,10 @@ class ReidentificationResult(Settings):
     """Similarity to the nearest training image, threshold, and the share of synthetic images that match."""
 
 
-class MemorisationResult(Settings):
+class MemorisationResult(Measured):
     """Are synthetic images copies of training images?"""
+
+    sentences = frozenset({"verdict"})
 
     num_train: int
     """Training images that were looked at: all."""
@@ -154,8 +160,6 @@ class MemorisationResult(Settings):
     """All synthetic images above the threshold of the copy check; null where there is none."""
     picture: str | None
     """PNG of the first pairs side by side, relative to the stage's folder."""
-    verdict: str
-    """The whole in words."""
     targeted: TargetedResult | None = None
     """Null where it was not asked for."""
     reidentification: ReidentificationResult | None = None

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from cxr_core.evaluation.memorisation.copies import SPECTRA, Alignment, align, relief
-from cxr_core.evaluation.memorisation.neighbours import Standard, Stored, nearest, unit
+from cxr_core.data.copies import SPECTRA, Alignment, align, relief
+from cxr_core.data.neighbours import Standard, Stored, nearest, unit
 from cxr_core.runs.progress import bar
 
 CANDIDATES = 5

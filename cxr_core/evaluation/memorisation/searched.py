@@ -1,6 +1,6 @@
 """The searches among all training images: in shards of the images that are looked for, and how they are read again.
 
-A shard is named `search-<what>-00000`. What is looked for: the images of a source (`synthetic`, or a point of a sweep);
+What is looked for is the source of a search: the images of a source (`synthetic`, or a point of a sweep);
 real images of `held` out patients, and of `train`, each among those of other patients; copies that are `planted`. All
 shards look among the same images, of which features and thumbnails are made by shards of their own.
 """
@@ -13,22 +13,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from cxr_core.data.copies import SPECTRA, spectra, thumbnail
 from cxr_core.data.dataset import Dataset, write_parquet
-from cxr_core.evaluation.extraction import parts_of
-from cxr_core.evaluation.memorisation.copies import SPECTRA, spectra, thumbnail
 from cxr_core.evaluation.memorisation.looked import looked_at, looks_of
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.search import Search, Seen
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.pools import in_hash_order
+from cxr_core.evaluation.purpose import SEARCH, Purpose, purpose_of, shard_for, shards_for, slices_for
 from cxr_core.runs.files import canonical_json, sha256_text
-from cxr_core.runs.plan import Shard, slices
+from cxr_core.runs.plan import Shard
 from cxr_core.runs.stage import Output
 from cxr_core.runs.tables import read_table
 from cxr_core.seeds import derive_seed, unit_hash
 
-SEARCH = "search"
-"""What names of shards begin with."""
 HELD_OUT, TRAIN, PLANTED = "held", "train", "planted"
 """What is looked for beside synthetic images."""
 BYTES_AN_IMAGE = 64
@@ -52,7 +50,8 @@ def freeze_searches(
 
 def _parts(what: str, size: int, at_once: int) -> Sequence[Shard]:
     """Slices of what is looked for; one of nothing where there is nothing, which finds nothing."""
-    return slices(size, at_once, prefix=f"{SEARCH}-{what}-") or (Shard(f"{SEARCH}-{what}-00000", 0, 0),)
+    purpose = Purpose(SEARCH, what)
+    return slices_for(size, at_once, purpose) or (shard_for(f"{SEARCH}-{what}-00000", purpose, 0, 0),)
 
 
 def training_sample(rows: pd.DataFrame, most: int, seed: int) -> np.ndarray:
@@ -72,19 +71,14 @@ def real_places(
     return {HELD_OUT: held, TRAIN: training_sample(real, settings.num_train, seed)}
 
 
-def is_search(shard_id: str) -> bool:
-    """Whether a shard looks for images."""
-    return shard_id.startswith(f"{SEARCH}-")
-
-
 def needed(shards: Sequence[Shard], search: Shard) -> list[Shard]:
     """The shards of a plan whose data a search reads: all of real images, and those of the images that it looks for.
 
     Where they are to be made first, searches that begin at once make different ones first: each begins elsewhere.
     """
-    mine = [shard for shard in looks_of(shards, parts_of(search.id)[1]) if _meet(shard, search)]
+    mine = [shard for shard in looks_of(shards, purpose_of(search).source) if _meet(shard, search)]
     found = [*looks_of(shards, "real"), *mine]
-    searches = [shard.id for shard in shards if is_search(shard.id)]
+    searches = [shard.id for shard in shards_for(shards, [SEARCH])]
     first = len(found) * searches.index(search.id) // len(searches)
     return found[first:] + found[:first]
 
@@ -106,7 +100,7 @@ def search(
 
     `seen` has the real images, and the source that is looked for; `dataset` is the real one.
     """
-    _, what = parts_of(shard.id)
+    what = purpose_of(shard).source
     real = Search(seen["real"])
     rows = np.arange(shard.start, shard.stop)
     if what == PLANTED:
@@ -145,7 +139,6 @@ def _planted(dataset: Dataset, search: Search, num: int, seed: int) -> pd.DataFr
 def read_found(shards: Sequence[Shard], files: Mapping[str, Mapping[str, Path]]) -> dict[str, pd.DataFrame]:
     """What all searches of a plan found, by what was looked for, in the order of its rows."""
     parts: dict[str, list[pd.DataFrame]] = {}
-    for shard in shards:
-        if is_search(shard.id):
-            parts.setdefault(parts_of(shard.id)[1], []).append(read_table(files[shard.id]["found"]).to_pandas())
+    for shard in shards_for(shards, [SEARCH]):
+        parts.setdefault(purpose_of(shard).source, []).append(read_table(files[shard.id]["found"]).to_pandas())
     return {what: pd.concat(tables, ignore_index=True) for what, tables in parts.items()}

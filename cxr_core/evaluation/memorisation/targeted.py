@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from cxr_core.data.captions import CAPTION, matched
+from cxr_core.data.copies import align, relief
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.intervals import not_degenerate, percentiles
-from cxr_core.evaluation.memorisation.copies import align, relief
 from cxr_core.evaluation.memorisation.results import Nearness, TargetedResult
 from cxr_core.evaluation.memorisation.search import Seen
 from cxr_core.evaluation.pools import in_hash_order

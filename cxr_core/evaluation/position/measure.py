@@ -13,7 +13,7 @@ from cxr_core.data.positions.phrases import parse, region_words
 from cxr_core.data.positions.regions import GRID, Box, Region, cell_of, middle, unit_boxes, zone_of
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.intervals import mean_interval
-from cxr_core.evaluation.position.results import PositionAsked, PositionFinding, PositionTrial
+from cxr_core.evaluation.position.results import PositionAsked, PositionFinding, PositionTrial, PositionVerdict
 from cxr_core.evaluation.position.settings import Position
 from cxr_core.models.localiser_folder import LocaliserInfo
 from cxr_core.seeds import derive_seed
@@ -158,11 +158,11 @@ def _asked(request: str, looks: Sequence[Look], trial: PositionTrial, settings: 
     if refused is None and len(looks) < settings.min_images:
         refused = f"n = {len(looks)} images asked for with a place, {settings.min_images} are needed"
     if refused:
-        return PositionAsked(request=request, num_images=len(looks), refused=refused, verdict=refused)
+        return PositionAsked(request=request, num_images=len(looks), refused=refused)
     rates = _rates(looks, settings, seed)
     confusion = {place: dict(Counter(look.found for look in looks if look.asked == place)) for place in _places(looks)}
-    words = verdict(rates["hit_rate"], rates["guess"], trial.hit_rate)
-    return PositionAsked(request=request, num_images=len(looks), **rates, confusion=confusion, verdict=words)
+    says = verdict(rates["hit_rate"], rates["guess"], trial.hit_rate)
+    return PositionAsked(request=request, num_images=len(looks), **rates, confusion=confusion, verdict=says)
 
 
 def _places(looks: Sequence[Look]) -> list[str]:
@@ -185,10 +185,8 @@ def _rates(looks: Sequence[Look], settings: Position, seed: int) -> dict[str, An
     }
 
 
-def verdict(hit_rate: Interval, guess: float, ceiling: Interval | None) -> str:
-    """What the numbers say, in words."""
+def verdict(hit_rate: Interval, guess: float, ceiling: Interval | None) -> PositionVerdict:
+    """What the numbers say; `ceiling` is the hit rate on real boxes."""
     if hit_rate.low <= guess:
-        return "not shown: always showing it in its commonest cell would do as well"
-    if ceiling is not None and hit_rate.high < ceiling.low:
-        return "follows the prompt, but less often than the localiser finds real boxes"
-    return "follows the prompt, as often as the localiser can tell"
+        return "not_shown"
+    return "follows_less" if ceiling is not None and hit_rate.high < ceiling.low else "follows"

@@ -12,13 +12,13 @@ from cxr_core.data.dataset import Dataset, pixel_sha256
 from cxr_core.data.findings import Findings
 from cxr_core.data.positions.phrases import region_words
 from cxr_core.data.positions.regions import unit_boxes
+from cxr_core.data.sheet import contact_sheet
 from cxr_core.evaluation.pools import has_finding, in_hash_order
 from cxr_core.evaluation.position.locate import Finder, peak
 from cxr_core.evaluation.position.measure import asked_regions
 from cxr_core.evaluation.position.results import PositionPicture
 from cxr_core.evaluation.position.settings import Position
 from cxr_core.models.classifier import resized
-from cxr_core.report.picture import contact_sheet
 from cxr_core.runs.files import canonical_json, sha256_text, write_atomic, write_json
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Output

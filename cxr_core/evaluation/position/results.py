@@ -1,9 +1,22 @@
 """What metrics.json says of positions. Rates lie in 0..1; left and right are those of the image."""
 
-from pydantic import Field
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field
 
 from cxr_core.evaluation.interval import Interval
+from cxr_core.evaluation.older import named
 from cxr_core.settings import Settings
+
+PositionVerdict: TypeAlias = Literal["refused", "not_shown", "follows", "follows_less"]
+_SENTENCES: Mapping[str, PositionVerdict] = {
+    "not shown": "not_shown",
+    "follows the prompt, but": "follows_less",
+    "follows the prompt, as": "follows",
+}
+"""How a verdict of older files begins."""
 
 
 class PositionTrial(Settings):
@@ -50,8 +63,9 @@ class PositionAsked(Settings):
     """Intersection over union of what was found with the region asked for, mean."""
     confusion: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Region asked for -> region found -> images."""
-    verdict: str = ""
-    """All this in words."""
+    verdict: Annotated[PositionVerdict, BeforeValidator(partial(named, begins=_SENTENCES))] = "refused"
+    """What the numbers say. `not_shown`: always showing the finding in its commonest cell would do as well; `follows`:
+    as often as the localiser can tell; `follows_less`: less often than it finds real boxes."""
 
 
 class PositionFinding(Settings):

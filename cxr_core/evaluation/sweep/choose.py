@@ -1,70 +1,53 @@
 """The rule by which a point is recommended, and what warns of overfitting."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from cxr_core.evaluation.interval import Interval
-from cxr_core.evaluation.sweep.results import PointResult
+from cxr_core.evaluation.sweep.results import PointResult, SweepAlarm
 from cxr_core.evaluation.sweep.settings import Measure
 
-_LEAST_IS_BEST = ("kid", "fid")
+LEAST_IS_BEST = ("kid", "fid")
+"""Measures of which less is better."""
 
 
 def value_of(result: PointResult, by: Measure) -> Interval | None:
     """A point's value of a measure; None where it was not computed."""
-    found: Interval | None = getattr(
-        result.fidelity.headline if by in _LEAST_IS_BEST else result.diversity.headline, by
-    )
+    found: Interval | None = getattr(result.fidelity.headline if by in LEAST_IS_BEST else result.diversity.headline, by)
     return found
 
 
-def choose(results: Sequence[PointResult], by: Measure) -> tuple[PointResult | None, str]:
-    """The best point without a copying alarm, the first of equal ones, and the rule with what it found, in words."""
-    best_is = "least" if by in _LEAST_IS_BEST else "most"
-    name = by.upper() if by in _LEAST_IS_BEST else by
-    rule = f"Rule: the {best_is} {name} on validation patients, of points without a copying alarm."
+def choose(results: Sequence[PointResult], by: Measure) -> PointResult | None:
+    """The best point without a copying alarm, the first of equal ones; None where there is none."""
     known = [(value, result) for result in results if (value := value_of(result, by)) is not None]
-    if not known:
-        reason = results[0].fidelity.headline.not_computed or results[0].diversity.headline.not_computed
-        return None, f"{rule} Nothing is recommended: {name} could not be computed ({reason})."
-    safe = [(value, result) for value, result in known if not result.alarm]
-    if not safe:
-        return None, f"{rule} Nothing is recommended: all {len(known)} points have a copying alarm."
-    sign = 1 if best_is == "least" else -1
-    mine, best = min(safe, key=lambda pair: sign * pair[0].value)
-    others = [value for value, result in safe if result is not best]
-    return best, f"{rule} Recommended: {best.point.words}, {name} {mine.value:.3g}.{_beside(mine, others)}"
+    sign = 1 if by in LEAST_IS_BEST else -1
+    safe = [(sign * value.value, result) for value, result in known if not result.alarm]
+    return min(safe, key=lambda pair: pair[0])[1] if safe else None
 
 
-def _beside(mine: Interval, others: Sequence[Interval]) -> str:
-    """How many other points are not shown to be worse."""
-    if not others:
-        return ""
-    num = sum(other.low <= mine.high and mine.low <= other.high for other in others)
-    if not num:
-        return " The intervals of all others lie apart from its own."
-    words = "1 other point" if num == 1 else f"{num} other points"
-    return f" Not shown to be worse, since its interval overlaps theirs: {words}."
+def not_worse(results: Sequence[PointResult], chosen: PointResult, by: Measure) -> list[PointResult]:
+    """Other points without a copying alarm whose interval overlaps that of the chosen one."""
+    mine = value_of(chosen, by)
+    others = [(value_of(each, by), each) for each in results if each.point.id != chosen.point.id and not each.alarm]
+    return [each for value, each in others if value and mine and value.low <= mine.high and mine.low <= value.high]
 
 
-def alarms(results: Sequence[PointResult], chosen: PointResult | None, rises: Sequence[str]) -> tuple[str, ...]:
-    """What says overfitting: copying, later checkpoints that are farther from validation patients, rising losses.
-
-    `rises` are what train stages say of their validation losses, in words.
-    """
-    copies = [f"{r.point.words}: {words.removeprefix('Alarm: ')}" for r in results for words in _copying(r)]
-    later = [
-        f"{r.point.words} is farther from validation patients than {chosen.point.words}, an earlier checkpoint of "
-        "the same guidance: training has gone on for too long"
-        for r in results
-        if chosen and _is_past(chosen, r)
-    ]
-    return (*copies, *later, *rises)
+def alarms(
+    results: Sequence[PointResult], chosen: PointResult | None, rises: Sequence[SweepAlarm]
+) -> tuple[SweepAlarm, ...]:
+    """What says overfitting: copying, later checkpoints that are farther from validation patients, rising losses."""
+    copying = [SweepAlarm(kind=kind, point=each.point.id) for each in results for kind in _copying(each)]
+    past = [SweepAlarm(kind="past", point=each.point.id) for each in results if chosen and _is_past(chosen, each)]
+    return (*copying, *past, *rises)
 
 
-def _copying(result: PointResult) -> list[str]:
-    """What raises a point's copying alarm, in words."""
-    said = [result.fidelity.alarm_words] if result.fidelity.alarm else []
-    return [*said, result.copies.words] if result.copies and result.copies.alarm else said
+def _copying(result: PointResult) -> list[Literal["distance", "copies"]]:
+    """What raises a point's copying alarm."""
+    raised: dict[Literal["distance", "copies"], bool | None] = {
+        "distance": result.fidelity.alarm,
+        "copies": result.copies.alarm if result.copies else None,
+    }
+    return [kind for kind, is_raised in raised.items() if is_raised]
 
 
 def _is_past(chosen: PointResult, other: PointResult) -> bool:

@@ -7,9 +7,10 @@ import pandas as pd
 from cxr_core.data.dataset import Dataset
 from cxr_core.evaluation.sweep.results import Point
 from cxr_core.generation.series import made_series
+from cxr_core.runs.roles import places_in
 
 SYNTHETIC = "synthetic"
-"""The role of the first Dataset among a stage's inputs; the others are in `synthetic.1` ..."""
+"""The role of the Datasets whose series are points."""
 
 
 LastStep = Callable[[Dataset, str], int | None]
@@ -17,11 +18,10 @@ LastStep = Callable[[Dataset, str], int | None]
 
 
 def points_of(datasets: Mapping[str, Dataset], last_step: LastStep) -> list[tuple[str, Point]]:
-    """(role of the Dataset, point) of every series. Raises UserError where a Dataset is no synthetic one."""
+    """(place of the Dataset, point) of every series. Raises UserError where a Dataset is no synthetic one."""
     found: list[tuple[str, Point]] = []
-    for role, dataset in datasets.items():
-        if role.partition(".")[0] == SYNTHETIC:
-            found += [(role, point) for point in _of_dataset(dataset, last_step, len(found))]
+    for place in places_in(datasets, SYNTHETIC):
+        found += [(place, point) for point in _of_dataset(datasets[place], last_step, len(found))]
     return found
 
 

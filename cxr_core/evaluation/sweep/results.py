@@ -1,9 +1,12 @@
 """A sweep's part of metrics.json."""
 
+from typing import Literal
+
 from cxr_core.evaluation.diversity.results import DiversityResult, Spread
 from cxr_core.evaluation.fidelity_results import FidelityResult
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.memorisation.results import Pair
+from cxr_core.evaluation.older import Measured
 from cxr_core.evaluation.sweep.settings import Measure
 from cxr_core.settings import Settings
 
@@ -43,8 +46,10 @@ class Point(Settings):
         return same and self.step is not None and other.step is not None and self.step > other.step
 
 
-class Copied(Settings):
+class Copied(Measured):
     """How many of a point's images are nearer to a training image than images of patients who were never trained on."""
+
+    sentences = frozenset({"words"})
 
     percentile: float
     """Of validation images, beyond which an image is called a copy."""
@@ -62,8 +67,10 @@ class Copied(Settings):
     """The images that align best, each with its training image."""
     alarm: bool | None = None
     """By the rule of `select.copies`; null where there is no share."""
-    words: str
-    """All this in words."""
+    not_computed: str | None = None
+    """Why there is no share."""
+    risen_from: str | None = None
+    """Id of an earlier checkpoint whose share lies below with its whole interval, where that raised the alarm."""
 
 
 class PointResult(Settings):
@@ -95,8 +102,27 @@ class TestLook(Settings):
     """Against test patients."""
 
 
-class SweepResult(Settings):
+class SweepAlarm(Settings):
+    """Something that says overfitting."""
+
+    kind: Literal["distance", "copies", "past", "loss"]
+    """distance: a point's images are nearer to training patients than chance explains; copies: too many of them are
+    like training images; past: a later checkpoint is farther from validation patients than the recommended one; loss:
+    the validation loss of a train stage rises."""
+    point: str | None = None
+    """Id of the point; null of a loss."""
+    stage: str | None = None
+    """The train stage, of a loss."""
+    rise: float | None = None
+    """Share by which its newest loss lies above its lowest."""
+    best_step: int | None = None
+    """Training step of the lowest."""
+
+
+class SweepResult(Measured):
     """Points compared on validation patients, and the one that the rule recommends."""
+
+    sentences = frozenset({"rule", "alarm_rule"})
 
     by: Measure
     """What the rule chooses by."""
@@ -104,12 +130,10 @@ class SweepResult(Settings):
     """In order."""
     chosen: str | None
     """Id of the recommended point; null: none could be."""
-    rule: str
-    """The rule in words, and what it found."""
-    alarm_rule: str
-    """What raises the copying alarm, in words."""
-    alarms: tuple[str, ...]
-    """What validation and memorisation say of overfitting."""
+    rising: bool | None = None
+    """Whether a share of copies that rises with training steps raises the alarm; null where none was looked for."""
+    alarms: tuple[SweepAlarm | str, ...]
+    """What validation and memorisation say of overfitting; sentences in older files."""
     test: TestLook | None = None
     """Null where it was not asked for, or no point was recommended."""
     num_real_computed: int

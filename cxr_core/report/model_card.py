@@ -11,6 +11,8 @@ from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.metrics import FILE, Metrics, read_metrics
 from cxr_core.models.checkpoints import is_pggan
 from cxr_core.models.training_data import TrainingData, read_training_data
+from cxr_core.report.sweep_words import choice_words
+from cxr_core.report.verdicts import copies_words, copying_alarm
 from cxr_core.runs.run import Run
 from cxr_core.shown import in_quotes, markdown, markdown_code, yaml_text
 
@@ -148,7 +150,7 @@ def numbers(metrics: Metrics) -> Iterator[str]:
             numbers = f"FID {_words(one.fid)}, KID {_words(one.kid)}"
             yield f"to {what} ({seen}, n = {one.a.effective:g} and {one.b.effective:g}): {numbers}"
         is_told = fidelity.alarm is not None and not any(map(_is_of_few, (fidelity.to_held_out, fidelity.to_train)))
-        yield fidelity.alarm_words if is_told else "The copying alarm was not computed."
+        yield copying_alarm(fidelity) if is_told else "The copying alarm was not computed."
     if faithfulness := metrics.faithfulness:
         for each in faithfulness.findings:
             for contrast in each.synthetic:
@@ -156,9 +158,9 @@ def numbers(metrics: Metrics) -> Iterator[str]:
                 yield f"{each.finding} is there, by the judge, within {contrast.within}: {told}"
     if memorisation := metrics.memorisation:
         is_told = memorisation.pixels.share_above is not None
-        yield f"copies of training images: {memorisation.verdict if is_told else 'it cannot be told.'}"
+        yield f"copies of training images: {copies_words(memorisation) if is_told else 'it cannot be told.'}"
     if metrics.sweep:
-        yield f"a sweep: {metrics.sweep.rule if metrics.sweep.chosen else 'no point is recommended.'}"
+        yield f"a sweep: {choice_words(metrics.sweep) if metrics.sweep.chosen else 'no point is recommended.'}"
 
 
 def _is_of_few(distance: Distance) -> bool:

@@ -11,12 +11,11 @@ import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 
 from cxr_core.errors import UserError
-from cxr_core.generation.noise import Mt19937, Philox, open_noise
-from cxr_core.generation.settings import NOISE, Noise
-from cxr_core.generation.solver import Solver, ancestral_step, inherited, make_solver
 from cxr_core.models.attention import overflows, upcast, use_xformers
+from cxr_core.models.noise import Mt19937, Philox, open_noise
 from cxr_core.models.noise_schedule import schedule_of
-from cxr_core.models.solver_options import Scheduler, solver_options
+from cxr_core.models.solver import Solver, ancestral_step, inherited, make_solver
+from cxr_core.models.solver_options import NOISE, Noise, Scheduler, solver_options
 from cxr_core.models.stable_diffusion import load, tokenize
 
 _DECODE_AT_ONCE = 8

@@ -8,7 +8,6 @@ import faiss
 import numpy as np
 import torch
 
-from cxr_core.evaluation.pairs import on_gpu
 from cxr_core.runs.tables import read_npy
 
 _QUERIES = 8192
@@ -19,6 +18,11 @@ _SPARE = 3
 
 Blocks: TypeAlias = Callable[[], Iterable[np.ndarray]]
 """Gives the references anew, each time in the same blocks float32 (some, width), of length 1."""
+
+
+def on_gpu() -> bool:
+    """Whether products of features are computed there."""
+    return torch.cuda.is_available()
 
 
 def nearest(queries: np.ndarray, references: Blocks, k: int) -> tuple[np.ndarray, np.ndarray]:

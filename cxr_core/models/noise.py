@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from cxr_core.generation.normal import standard_normal
-from cxr_core.generation.settings import Noise
+from cxr_core.models.normal import standard_normal
+from cxr_core.models.solver_options import Noise
 
 
 def generators(seeds: Iterable[int]) -> list[torch.Generator]:

@@ -12,12 +12,12 @@ from typing_extensions import TypedDict
 from cxr_core.boundary import commits, public, public_run
 from cxr_core.data.keyed import key, unnamed
 from cxr_core.errors import UserError
-from cxr_core.models.card import card
 from cxr_core.models.checkpoints import INDEX, final_generator, is_pggan, read_checkpoints, weights_sha256
 from cxr_core.models.parts import PARTS
 from cxr_core.models.pggan_folder import FOLDER as PGGAN
 from cxr_core.models.training_data import FILE as TRAINING_DATA
 from cxr_core.models.training_data import read_training_data
+from cxr_core.report.model_card import card
 from cxr_core.runs.door import below, parse
 from cxr_core.runs.files import atomic_path, read_json, write_json
 
