@@ -21,3 +21,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("cxr_core.errors" if name == "UserError" else "cxr_core.api"), name)
+
+
+def __dir__() -> list[str]:
+    """Of what a notebook completes at a tab too."""
+    return sorted({*globals(), *__all__})

@@ -54,8 +54,9 @@ def test_given_a_task_of_a_job_then_its_records_are_json_lines_and_cxr_logs_show
 def test_given_a_task_that_fails_then_the_shard_is_named_in_its_log_and_the_last_record_says_why(
     tmp_path: Path,
 ) -> None:
-    cxr("submit", config(tmp_path, "{truncated: fail}"), "--cluster", "local", "--runs", tmp_path / "runs")
+    done = cxr("submit", config(tmp_path, "{truncated: fail}"), "--cluster", "local", "--runs", tmp_path / "runs")
     stage = tmp_path / "runs" / "small" / "real"
+    assert list(stage.glob("submits/*/*.out")), done.stderr
     (failed,) = [each for each in records(*stage.glob("attempts/*/log.jsonl")) if each["level"] == "WARNING"]
     assert failed["shard"] == "00000"
     assert "shard 00000 of real failed" in failed["message"]
