@@ -66,7 +66,7 @@ def test_given_a_task_that_fails_then_the_shard_is_named_in_its_log_and_the_last
     (log,) = (path for path in stage.glob("submits/*/*.out") if "cut.png" in path.read_text())
     assert "warning: shard 00000 of real failed" in log.read_text()
     assert "\n  -> " in log.read_text()
-    assert "warning: shard 00000 of real failed" in cxr("logs", stage.parent).stdout
+    assert "WARNING cxr_core.runs: shard 00000 of real failed" in cxr("logs", stage.parent).stdout
 
 
 @pytest.mark.parametrize(("option", "steps", "progress"), [("--quiet", False, False), ("--verbose", True, True)])
