@@ -17,8 +17,11 @@ from containers.reference import Reference
 from containers.store import Image, Store
 from cxr_core.errors import UserError
 from cxr_core.home import only_mine
+from cxr_core.log import room_log
 from cxr_core.runs.files import remove, sha256_file, sha256_text
 from cxr_core.runs.provenance import code
+
+log = room_log(__name__)
 
 _STDERR = 2
 
@@ -146,6 +149,7 @@ def _run(words: Sequence[str], recipe: Recipe) -> None:
     lock = lock_path(folder, recipe.target)
     if not lock.is_file():
         raise UserError("there is no lock file", where=str(lock), mend=f"cxr image lock --target {recipe.target}")
+    log.debug("%s of target %s in %s", " ".join(words[:2]), recipe.target, folder)  # arguments may hold a password
     try:
         # What the engine tells is no output of ours: that is the image's name alone.
         done = subprocess.run(words, cwd=folder, check=False, stdout=_STDERR)

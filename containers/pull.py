@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +14,14 @@ from containers.engine import architecture, engine
 from containers.reference import Reference
 from containers.store import TOLD_EVERY, Image, ImageLock, Store, Tell, alone
 from cxr_core.errors import UserError
+from cxr_core.log import room_log
 from cxr_core.runs.files import remove
 from cxr_core.runs.provenance import now
 
 PAUSES = (2.0, 5.0, 15.0, 45.0)
 """Seconds between two tries where the registry is busy or the connection breaks."""
+
+log = room_log(__name__)
 
 SQUASHFS = "-comp zstd -Xcompression-level 3"
 """Options of mksquashfs. zstd builds and unpacks several times faster than its default, gzip."""
@@ -105,6 +109,7 @@ def mend_of(reason: str) -> str:
 
 def _run(words: Sequence[str], work: Path, tell: Tell) -> tuple[int, str]:
     """Run the engine, and say now and then how far it is; returns its exit status and what it said."""
+    log.debug("%s", shlex.join(words))
     with subprocess.Popen(
         words,
         env=_environ(work),

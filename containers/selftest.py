@@ -4,6 +4,8 @@ import subprocess
 import sys
 from importlib import import_module
 
+from cxr_core.shown import say
+
 _STACK = ("torch", "diffusers", "transformers", "accelerate", "monai", "submitit", "pandas", "pyarrow", "cv2", "isal")
 
 
@@ -21,7 +23,7 @@ def main(target: str) -> None:
     made = pipeline("frontal chest radiograph", num_inference_steps=1, output_type="np").images
     assert made.shape[0] == 1
     assert ((made >= 0) & (made <= 1)).all()
-    print(f"{target}: the stack is there, and one image of {made.shape[1]} x {made.shape[2]} pixels was made")
+    say(f"{target}: the stack is there, and one image of {made.shape[1]} x {made.shape[2]} pixels was made")
 
 
 if __name__ == "__main__":

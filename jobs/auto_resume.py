@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from cxr_core.errors import UserError
+from cxr_core.log import fail, room_log, show_log
 from cxr_core.runs.resumes import AutoResume
 from cxr_core.runs.run import Run, RunHeldError
 from cxr_core.shown import say
@@ -20,6 +21,8 @@ from jobs.origin import check_origin
 from jobs.task import wait_until
 from jobs.whose import where_sent
 from slurm.profile import load_profile
+
+log = room_log("jobs.auto_resume")  # whose name as a program is another
 
 RESUMER = (sys.executable, "-m", "jobs.auto_resume")
 """Starts the command line of this job, which sends itself again. It is not in a container, where no sbatch is."""
@@ -88,13 +91,14 @@ def _end(root: Path, resumes: AutoResume, outcome: str) -> str:
 def main(root: Path, cluster: str | None = None) -> int:
     """Returns the exit status: 2 where it could not go on."""
     tell_the_shell()
+    show_log()
     # The seconds that this takes are given before a job is killed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prepare_environment()
     try:
         say(f"auto-resume: {resume_itself(root, cluster)}")
     except UserError as error:
-        say(f"cxr: {error}", err=True)
+        fail(log, str(error))
         return 2
     return 0
 

@@ -1,5 +1,6 @@
 """The command `cxr`. It only reads arguments: heavy modules are imported by the command that needs them."""
 
+import logging
 import os
 import sys
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cxr_core.log import fail, room_log, show_log
 from cxr_core.shown import emit, say
 from jobs.data import app as data_app
 from jobs.image import app as image_app
@@ -30,6 +32,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(image_app, name="image")
 app.add_typer(readers_app, name="readers")
 
+log = room_log("jobs.cli")  # whose name as a program is another
+
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
 Config = Annotated[str, typer.Argument(help="Path of a YAML config, or the name of a ready one: demo, nih14_small ...")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/demo.")]
@@ -51,6 +55,21 @@ TakeInputs = Annotated[
 RUNS = Path("runs")
 
 _CLUSTER = "Profile of a cluster: a name (local, generic, yours) or a path."
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show each step too, and what schedulers answer, with times.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show results, warnings and errors alone: no progress, no notes.")
+    ] = False,
+) -> None:
+    """Options of every command, before its name."""
+    if verbose and quiet:
+        raise typer.BadParameter("--verbose and --quiet exclude each other")
+    show_log(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
 
 
 @app.command()
@@ -416,13 +435,13 @@ def main() -> None:
         prepare_environment()
         app()
     except UserError as error:
-        say(f"cxr: {error}", err=True)
+        fail(log, str(error))
         sys.exit(2)
     except OSError as error:
         text = explain_os_error(error)
         if text is None:
             raise
-        say(f"cxr: {text}", err=True)
+        fail(log, text)
         sys.exit(2)
 
 

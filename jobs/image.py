@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from cxr_core.log import room_log
 from cxr_core.shown import say
+
+log = room_log(__name__)
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Container images: built, pinned, pulled once.")
 
@@ -184,4 +187,4 @@ def gc(
 
 
 def _tell(text: str) -> None:
-    say(text, err=True)
+    log.info("%s", text)

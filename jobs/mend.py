@@ -1,8 +1,10 @@
 """The commands that look after a run: compare it with its receipts, repair it, clear it up, and tell what happened."""
 
+import logging
 from contextlib import suppress
 
 from cxr_core.errors import UserError
+from cxr_core.log import shown_level
 from cxr_core.runs.door import BadFileError, BadFiles
 from cxr_core.runs.gc import Garbage, garbage
 from cxr_core.runs.logs import stage_log
@@ -84,7 +86,7 @@ def show_logs(run: Run, stage: str | None, shard: str | None) -> None:
             ids = [planned.id for planned in plan.shards]
             mend = f"its {len(ids)} shards are named {ids[0]} to {ids[-1]}" if ids else "its plan has none"
             raise UserError(f"stage {name!r} has no shard {shard!r}", where=str(folder.plan_path), mend=mend)
-        lines = list(stage_log(folder.path, shard))
+        lines = list(stage_log(folder.path, shard, level=min(shown_level(), logging.INFO)))
         for line in lines:
             say_line(f"{name}: {line}" if line.startswith("attempt") else line)
         if not lines and stage:

@@ -4,6 +4,7 @@ Ends with 0, with 75 if it stopped at a safe point and wants to be requeued, wit
 is missing, with 2 after a mistake of the user's.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_core.errors import UserError, explain_os_error
+from cxr_core.log import crash, fail, json_lines, room_log, show_log
 from cxr_core.runs.causes import MISSING_STATUS
 from cxr_core.runs.submits import Submit
-from cxr_core.shown import say
 from jobs.environment import prepare_environment, tell_the_shell
 from slurm.script import REQUEUE
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from cxr_core.runs.pack import Work
     from cxr_core.runs.run import Run, StageFolder
+
+log = room_log("jobs.task")  # whose name as a program is another
 
 _LOOK_EVERY = 2.0
 """Seconds between two looks for a file that another node wrote."""
@@ -203,33 +206,60 @@ def _wait_for_receipts(work: "Work", submit: Submit) -> None:
 def main(words: list[str]) -> int:
     """Run the task that the command line and the scheduler name; returns the exit status."""
     tell_the_shell()
-    from cxr_core.runs.attempt import Stopped
     from jobs import ranks
 
+    show_log()
     # Slurm sends this to every process of a step long before it kills: the shell is warned, and what is nearly done
     # can be kept. Ignored rather than handled, so that children ignore it too.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        prepare_environment()
         if ranks.is_follower():
-            ranks.follow()
-            return 0
+            return _ended(ranks.follow)
         root, stage, number = words
-        run_task(Path(root), stage, number, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
-    except Stopped as stopped:
-        say(f"stopped {stopped}", err=True)
-        return REQUEUE
-    except UserError as error:
-        say(f"cxr: {error}", err=True)
-        return MISSING_STATUS if isinstance(error, MissingError) else 2
-    except OSError as error:
-        text = explain_os_error(error)
-        if text is None:
-            raise
-        say(f"cxr: {text}", err=True)
-        return 2
+        index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+        with _recorded(Path(root), stage, number, index):
+            return _ended(lambda: run_task(Path(root), stage, number, index))
     finally:
         ranks.dismiss()
+
+
+@contextmanager
+def _recorded(root: Path, stage: str, number: str, index: int) -> "Iterator[None]":
+    """Write log records that are of no attempt beside the task's log, as lines of JSON: those from INFO on.
+
+    There mostly are none, and then no file: a run may have thousands of tasks.
+    """
+    from functools import partial
+
+    from cxr_core.runs.door import below
+
+    flag = os.environ.get("CXR_FLAG")
+    name = Path(flag).stem if flag else f"local_{index}-0"
+    write = partial(below(root / stage / "submits" / number, 3).append, f"{name}.jsonl")
+    with json_lines(write, lambda: {"stage": stage, "shard": "", "attempt": ""}, level=logging.INFO):
+        yield
+
+
+def _ended(work: Callable[[], None]) -> int:
+    """The exit status of the work; what a person can mend is told without a traceback."""
+    from cxr_core.runs.causes import Stopped
+
+    try:
+        prepare_environment()
+        work()
+    except Stopped as stopped:
+        log.info("stopped %s", stopped)
+        return REQUEUE
+    except UserError as error:
+        fail(log, str(error))
+        return MISSING_STATUS if isinstance(error, MissingError) else 2
+    except Exception as error:
+        text = explain_os_error(error) if isinstance(error, OSError) else None
+        if text is None:
+            crash(log, error)
+            raise
+        fail(log, text)
+        return 2
     return 0
 
 

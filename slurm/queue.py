@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from cxr_core.errors import UserError
-from slurm.checks.ask import NO_CLUSTER, ask, at, scrubbed
+from slurm.checks.ask import NO_CLUSTER, Answer, ask, at, log_answer, scrubbed
 from slurm.grammar import cluster_of, job_id, number_of
 
 _PATIENCE = 90.0
@@ -26,15 +26,18 @@ def call(
     """Run a command of Slurm, which may read `text`, without the variables that would change what it does unless
     `environ` is given. Raises UserError where there is none."""
     environ = scrubbed(os.environ) if environ is None else environ
+    start = time.monotonic()
     try:
-        return subprocess.run(words, env=environ, input=text, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(words, env=environ, input=text, capture_output=True, text=True, check=False, timeout=60)
     except FileNotFoundError:
         raise UserError(
             f"no command `{words[0]}` on this machine",
             mend="log in to a node from which jobs may be submitted, or take --cluster local",
         ) from None
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(words, 124, "", f"{words[0]} did not answer in 60 s")
+        done = subprocess.CompletedProcess(words, 124, "", f"{words[0]} did not answer in 60 s")
+    log_answer(words, Answer(done.returncode, done.stdout, done.stderr), time.monotonic() - start)
+    return done
 
 
 def queued(clusters: Iterable[str] = ("",), *, patience: float = _PATIENCE) -> dict[str, str]:

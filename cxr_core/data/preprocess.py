@@ -29,13 +29,16 @@ from cxr_core.data.settings import PhantomData, PreprocessStage
 from cxr_core.data.sources import plan_source
 from cxr_core.data.threads import in_order
 from cxr_core.errors import UserError
+from cxr_core.log import room_log
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.plan import Shard, slices
-from cxr_core.runs.progress import bar, say
+from cxr_core.runs.progress import bar
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.runs.tables import read_group, read_table
 from cxr_core.settings import without_paths
+
+log = room_log(__name__)
 
 SOURCE = pa.schema(
     [
@@ -83,7 +86,7 @@ def freeze(settings: PreprocessStage, work: Path) -> Draft:
     plan = plan_source(settings)
     check_white(settings, plan.rows["file"].to_list())
     for note in plan.notes:
-        say(f"{settings.name}: {note}")
+        log.info("%s: %s", settings.name, note)
     table = pa.Table.from_pandas(plan.rows[SOURCE.names], schema=SOURCE, preserve_index=False)
     pq.write_table(table, work / "source.parquet", row_group_size=settings.shard_size, compression="zstd")
     write_problems(work / "problems.csv", sum_up(plan.problems, work))

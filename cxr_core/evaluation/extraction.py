@@ -17,6 +17,7 @@ from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.evaluation.purpose import Purpose, purpose_of, shard_for, shards_for
 from cxr_core.evaluation.settings import EvaluateStage, Extraction
+from cxr_core.log import room_log
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
 from cxr_core.runs.plan import Shard, slices
@@ -26,6 +27,8 @@ from cxr_core.runs.run import StageFolder
 from cxr_core.runs.stage import Estimate, Output
 from cxr_core.runs.tables import read_npy, read_table
 from cxr_core.seeds import unit_hash
+
+log = room_log(__name__)
 
 _WIDTH = 1024
 """Features that an estimate takes an image to have where nothing says how many."""
@@ -162,6 +165,7 @@ def extract_shard(
     pixels = rows["pixel_sha256"].tolist()
     key = cache_key(about=planned.model_dump(), pixels=pixels, batch=batch, threads=settings.threads, on=eye.device)
     arrays, computed = cache.read(key), 0
+    log.debug("features of shard %s are %s", shard.id, "computed" if arrays is None else "those kept before")
     if arrays is None:
         arrays, computed = extract(eye, datasets[source], rows, batch, settings.threads), len(ids)
         cache.write(key, arrays)

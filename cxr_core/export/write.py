@@ -13,7 +13,10 @@ from cxr_core.export.imagefolder import ImageFolder
 from cxr_core.export.layout import Layout
 from cxr_core.export.nih import NihLayout
 from cxr_core.export.tars import write_tars
+from cxr_core.log import room_log
 from cxr_core.runs.progress import bar
+
+log = room_log(__name__)
 
 LAYOUTS: Mapping[str, Callable[[Dataset], Layout]] = {"imagefolder": ImageFolder, "nih": NihLayout, "dicom": Dicom}
 
@@ -37,6 +40,7 @@ def export(dataset: Dataset, out: Path, form: str, *, internal: bool = False) ->
     dataset = shareable(dataset, internal=internal)
     layout = LAYOUTS[form](dataset) if form != TARS else None
     _ = dataset.rows  # refused before anything is begun
+    log.debug("writing %d images of %s as %s to %s", dataset.info.num_images, dataset.folder, form, out)
     access = {} if dataset.info.synthetic else {"access": "internal"}
     with new_folder(out, {"form": form, **dataset.marks(), **access}) as part:
         if layout:

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from cxr_core.data.prompts import MAX_TOKENS
 from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
+from cxr_core.log import room_log
 from cxr_core.models.base import Base, look_at, misfit
 from cxr_core.models.fit import differences
 from cxr_core.models.initial import seeded
@@ -28,6 +29,8 @@ from cxr_core.models.solver_options import solver_options
 from cxr_core.models.strict import read_tensors
 from cxr_core.models.tokenizer import train_bpe
 from cxr_core.runs.files import read_json
+
+log = room_log(__name__)
 
 _START_LOG_VARIANCE = -6.0
 
@@ -67,6 +70,7 @@ def load(folder: Path) -> Any:
     warning, or fill at random, is refused. A safety checker, feature extractor or image encoder is not opened.
     """
     base = look_at(folder)
+    log.debug("opening the Stable Diffusion folder %s", folder)
     try:
         with _quiet():
             parts = {part: _opened(base, part) for part in PARTS}

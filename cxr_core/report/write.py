@@ -7,10 +7,13 @@ from typing import Any
 
 from cxr_core.boundary import INTERNAL
 from cxr_core.errors import UserError
+from cxr_core.log import room_log
 from cxr_core.report.public import public_sections
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
 from cxr_core.runs.files import write_atomic
+
+log = room_log(__name__)
 
 
 def write_report(
@@ -26,6 +29,7 @@ def write_report(
     """
     path = out or run_folder / ("report-public.html" if public else "report.html")
     page = render(run_folder, price, public=public)
+    log.debug("writing %s: %d characters", path, len(page))
     try:
         write_atomic(path, page)
     except PermissionError as error:

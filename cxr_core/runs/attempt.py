@@ -10,6 +10,7 @@ import time
 import traceback
 from contextlib import AbstractContextManager, ExitStack, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, Required, Self
@@ -18,6 +19,7 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from cxr_core.errors import UserError
+from cxr_core.log import json_lines
 from cxr_core.runs.causes import Stopped, cause_of
 from cxr_core.runs.door import BadFileError, below, parse
 from cxr_core.runs.files import json_text
@@ -28,6 +30,9 @@ from cxr_core.runs.records import Count, Moment, OptionalName, Seconds, without_
 
 BEAT_EVERY = 1.0
 """Least seconds between two writes of the heartbeat."""
+
+LOG = "log.jsonl"
+"""In an attempt's folder: a log record a line."""
 
 SILENT_AFTER = 120.0
 """Seconds without a heartbeat after which an attempt that did not say how it ended counts as dead."""
@@ -137,8 +142,9 @@ at_end: ContextVar[ExitStack | None] = ContextVar("at_end", default=None)
 
 
 class Attempt(AbstractContextManager["Attempt"]):
-    """The attempt's folder `<stage>/attempts/<id>/`: events.jsonl, heartbeat.json, ended.json and a work folder.
+    """The attempt's folder `<stage>/attempts/<id>/`: events, log, heartbeat, how it ended, and a work folder.
 
+    events.jsonl is for programs; log.jsonl holds the records of the loggers (see `cxr_core.log`).
     heartbeat.json and ended.json hold the counters from the attempt's start on, so that neither events nor receipts
     have to be read to know how far it is and what its time went into.
     """
@@ -167,11 +173,22 @@ class Attempt(AbstractContextManager["Attempt"]):
         self._at_end = ExitStack()
         self._at_end_token = at_end.set(self._at_end)
         self.beat({}, force=True)
+        self._log = ExitStack()
+        self._log.enter_context(json_lines(partial(self.place.append, LOG), self._about))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._log:
+            self._end(error)
+
+    def _about(self) -> dict[str, str]:
+        """Of a log record: what was worked on."""
+        stage = self.place.path.parents[1].name
+        return {"stage": stage, "shard": self._shard.get("shard", ""), "attempt": self.id}
+
+    def _end(self, error: BaseException | None) -> None:
         at_end.reset(self._at_end_token)
         with suppress(OSError):  # of a disk that is full
             self._at_end.close()

@@ -1,11 +1,14 @@
-"""What happened: the events, tracebacks and scheduler logs of the attempts that worked on a stage or a shard."""
+"""What happened: events, log records, tracebacks and scheduler logs of the attempts at a stage or a shard."""
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cxr_core.runs.attempt import LOG
 from cxr_core.runs.door import MIB, BadFileError, BadFiles, Place, below, parse
 from cxr_core.runs.evidence import scheduler_logs, shell_ends, text_of_log
 from cxr_core.runs.ledger import AttemptRecord, read_attempts, when
@@ -17,21 +20,22 @@ _TAIL = 40
 """Last lines of a scheduler's log that are shown."""
 
 
-def stage_log(stage_folder: Path, shard: str | None = None) -> Iterator[str]:
+def stage_log(stage_folder: Path, shard: str | None = None, *, level: int = logging.INFO) -> Iterator[str]:
     """Lines about each attempt of a stage, in the order in which they started; only about those that worked on `shard`
-    where it is given. Its events, the traceback of what failed, and the end of the scheduler's log of its job.
+    where it is given. Its events and its log records from `level` on by time, the traceback of what failed, and the end
+    of the scheduler's log of its job.
 
     Below them, tasks that ended before they had an attempt, those alike together, with the end of one log. A file that
     cannot be read is named in its place."""
     bad = BadFiles()
     attempts = bad.read(lambda: read_attempts(stage_folder), [])
     for attempt in attempts:
-        yield from _attempt(stage_folder, attempt, shard)
+        yield from _attempt(stage_folder, attempt, shard, level)
     yield from _without_attempt(StageFolder(stage_folder), attempts, shard, bad)
     yield from map(_bad, bad)
 
 
-def _attempt(stage_folder: Path, attempt: AttemptRecord, shard: str | None) -> Iterator[str]:
+def _attempt(stage_folder: Path, attempt: AttemptRecord, shard: str | None, level: int) -> Iterator[str]:
     place, bad = below(attempt.folder, 3), BadFiles()
     for error in attempt.bad_files:
         bad.note(error)
@@ -39,7 +43,10 @@ def _attempt(stage_folder: Path, attempt: AttemptRecord, shard: str | None) -> I
     if shard is not None and not events:
         return
     yield _head(attempt)
-    yield from (f"  {_line(event)}" for event in events)
+    records = [each for each in _records(place, bad, level) if shard in (None, each.get("shard"))]
+    # Both are in UTC and in order; where they say the same time, the event comes first.
+    for each in sorted([*events, *records], key=lambda each: str(each.get("time", ""))):
+        yield f"  {_line(each)}"
     if shard is None:
         yield from _indented(place, "traceback.txt", bad)
     for entry in bad.read((place / "failed").entries, []):
@@ -93,6 +100,8 @@ def _line(event: dict[str, Any]) -> str:
         moment = datetime.fromisoformat(str(event["time"])).strftime("%H:%M:%S")
     except (KeyError, ValueError):
         moment = "--:--:--"
+    if "what" not in event and "message" in event:
+        return f"{moment} {event.get('level', '')} {event.get('logger', '')}: {event['message']}"
     hidden = ("time", "what", "digest", "code", "started", "pid", "visible")
     values = " ".join(
         f"{name}={value}" for name, value in event.items() if name not in hidden and value not in ("", None)
@@ -107,6 +116,20 @@ def _events(place: Place, bad: BadFiles) -> list[dict[str, Any]]:
     *lines, _ = text.split(b"\n")
     found = [bad.read(partial(parse, line, dict[str, Any], path, line=i), None) for i, line in enumerate(lines, 1)]
     return [event for event in found if event is not None]
+
+
+def _records(place: Place, bad: BadFiles, level: int) -> Iterator[dict[str, Any]]:
+    """Log records of at least this level, of the end of the log; what is no record is passed over."""
+    text = bad.read(lambda: place.tail(LOG, limit=MIB) if place.has(LOG) else "", "")
+    for line in text.split("\n"):
+        with suppress(BadFileError):  # a line that was cut, at the end by a crash or at the beginning by the limit
+            record = parse(line.encode(), dict[str, Any], place.path / LOG)
+            if _level_of(record) >= level:
+                yield record
+
+
+def _level_of(record: dict[str, Any]) -> int:
+    return logging.getLevelNamesMapping().get(str(record.get("level")), logging.INFO)
 
 
 def _indented(place: Place, name: str, bad: BadFiles) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Work on a stage: freeze its plan, run and commit shards, finalize. The same code in process and in a batch job."""
 
 import errno
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_core.errors import UserError
+from cxr_core.log import room_log
 from cxr_core.runs import code, image
 from cxr_core.runs.attempt import Attempt, Purpose, is_alive
 from cxr_core.runs.causes import SHARDS_FAILED, Stopped, cause_of, machine_fails, process_is_lost
@@ -33,6 +35,8 @@ from cxr_core.runs.sources import changed_files, frozen_files
 from cxr_core.runs.stage import Context, Draft, Job, Output
 from cxr_core.runs.verify import is_as_frozen
 from cxr_core.settings import OF_A_RUN, without_added
+
+log = room_log(__name__)
 
 _NO_ROOM = 1 << 20
 """Bytes of a file system below which it counts as full."""
@@ -147,6 +151,7 @@ def _freeze_now(work: Work) -> Plan:
     plan = _sealed(work, draft)
     getattr(work.job, "frozen", _nothing)(work.context)
     plan.write(work.folder.plan_path)
+    log.debug("stage %s: planned as %d shards, fingerprint %s", plan.stage, len(plan.shards), plan.fingerprint[:12])
     return plan
 
 
@@ -256,12 +261,14 @@ def _record(work: Work, attempt: Attempt, shard: Shard, error: Exception) -> Fai
     """Write down that a shard failed, and clear what it left half-made."""
     (attempt.place / "work").remove(shard.id)
     cause, text = cause_of(error), text_of(error)
+    log.warning("shard %s of %s failed (%s): %s", shard.id, work.folder.name, cause, text)
     attempt.counters["failed"] += 1
     seconds = attempt.leave_shard(shard.id, "failed", "shard failed", cause=cause, text=text)
     failure = Failure(shard.id, attempt.id, cause, text, seconds, now())
     record_failure(attempt.folder, failure, error)
     if park_if_hopeless(work.folder.path, shard.id):
         attempt.event("parked", shard=shard.id, cause=cause)
+        log.error("shard %s of %s is parked: it failed again and again for one cause", shard.id, work.folder.name)
         return replace(failure, is_parked=True)
     return failure
 
@@ -299,8 +306,14 @@ def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
     if result.outcome != "committed":
         _withdraw(work.folder, data, result.receipt)
     _count(attempt, shard, output, result.outcome)
+    _tell(work, shard, result.outcome, made - start)
     counted_as: Purpose = "useful" if result.outcome == "committed" else "duplicated"
     attempt.leave_shard(shard.id, counted_as, "shard ended", outcome=result.outcome, digest=receipt.digest)
+
+
+def _tell(work: Work, shard: Shard, outcome: str, seconds: float) -> None:
+    level = logging.WARNING if outcome == "differs" else logging.DEBUG
+    log.log(level, "shard %s of %s: %s after %.1f s", shard.id, work.folder.name, outcome, seconds)
 
 
 def _withdraw(folder: StageFolder, placed: Sequence[Data], standing: Receipt) -> None:
@@ -387,6 +400,7 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
         **facts,
     }
     work.folder.place.write("stage.json", json_text(record))
+    log.debug("stage %s: finished, %d shards, %d strays swept", work.folder.name, len(receipts), len(swept))
     return record
 
 

@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines in a log, and counters for the attempt's heartbeat."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from cxr_core import shown
+from cxr_core.log import shown_level
 
 _LOG_EVERY = 10.0
 """Seconds between the plain lines of a log."""
@@ -26,16 +28,13 @@ class Bar(Protocol):
         """`num` more of the total are done; `values` (a loss, a rate) are shown beside it."""
 
 
-def say(line: str) -> None:
-    """A line for people, on the screen or in the log."""
-    # Whoever reads it may be gone, as where a node lost its daemons: no reason to fail a shard.
-    with suppress(OSError):
-        shown.say(line, err=True)
-
-
 @contextmanager
 def bar(label: str, total: int) -> Iterator[Bar]:
-    """Report the progress of `total` things. A bar if stderr is a terminal, else a line every ten seconds."""
+    """Report the progress of `total` things. A bar if stderr is a terminal, else a line every ten seconds; neither
+    with `cxr --quiet`."""
+    if shown_level() > logging.INFO:
+        yield _Quiet(label, total)
+        return
     if not sys.stderr.isatty():
         yield _Lines(label, total)
         return
@@ -75,6 +74,11 @@ class _Counter:
         return " ".join(f"{name} {_short(value)}" for name, value in values.items())
 
 
+class _Quiet(_Counter):
+    def advance(self, num: int = 1, **values: Any) -> None:
+        self.count(num, values)
+
+
 class _Lines(_Counter):
     def __init__(self, label: str, total: int) -> None:
         super().__init__(label, total)
@@ -85,7 +89,9 @@ class _Lines(_Counter):
         now = time.monotonic()
         if now - self._last >= _LOG_EVERY:
             rate = self.done / (now - self._start)
-            say(f"{self.label}: {self.done}/{self.total} ({rate:.1f}/s) {text}".rstrip())
+            # Whoever reads it may be gone, as where a node lost its daemons: no reason to fail a shard.
+            with suppress(OSError):
+                shown.say(f"{self.label}: {self.done}/{self.total} ({rate:.1f}/s) {text}".rstrip(), err=True)
             self._last = now
 
 

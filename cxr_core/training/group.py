@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 
 from cxr_core.errors import UserError
+from cxr_core.log import room_log
 from cxr_core.runs.files import write_json
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.progress import Bar, bar, heartbeat
 from cxr_core.runs.stage import Context, Output
-from cxr_core.shown import say
 from cxr_core.training.rendezvous import (
     ANSWER,
     BEAT_EVERY,
@@ -40,6 +40,8 @@ from cxr_core.training.rendezvous import (
     words_name,
     words_of,
 )
+
+log = room_log(__name__)
 
 _LOOK_EVERY = 0.2
 _SETTLE = 4.0
@@ -204,8 +206,13 @@ class Group(AbstractContextManager["Group"]):
     def _tell_of_strangers(self, num: int) -> None:
         if num > self._num_strangers:
             self._num_strangers = num
-            what = f"{num} connection(s) to the ranks of stage {self.context.settings.name!r} were turned away"
-            say(f"{what}: who made them does not know the ranks' secret. From where: {self._log(0)}", err=True)
+            log.warning(
+                "%d connection(s) to the ranks of stage %r were turned away: who made them does not know the ranks' "
+                "secret. From where: %s",
+                num,
+                self.context.settings.name,
+                self._log(0),
+            )
 
     def _log(self, rank: int) -> Path:
         return self.folder / log_name(rank)

@@ -14,6 +14,7 @@ import torch
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.latents import LatentCache
 from cxr_core.errors import UserError
+from cxr_core.log import room_log
 from cxr_core.models import classifier, localiser
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.models.presets import PRESETS
@@ -33,6 +34,8 @@ from cxr_core.training.pggan import PgganTask, new_model
 from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import TextEncoderTrain, TrainSettings, VaeTrain
 from cxr_core.training.world import World
+
+log = room_log(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,10 @@ def _engine_at(context: Context, shard: Shard, world: World | None) -> Engine:
     before = Receipt.read(context.folder / "receipts" / f"{shard.extra['after']}.json")
     state = next(data for data in before.data if data.role == "state")
     if _live and (_live.folder, _live.settings, _live.state_sha256) == (context.folder, context.settings, state.sha256):
+        log.debug("%s goes on at step %d with the weights in memory", context.settings.name, shard.start)
         return _live.engine
     engine = _new_engine(context, world)
+    log.debug("%s goes on at step %d from the state of shard %s", context.settings.name, shard.start, before.shard)
     engine.load(before.path(context.folder, "state"))
     return engine
 

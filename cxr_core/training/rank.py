@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import Discriminator, TypeAdapter
 
 from cxr_core.errors import UserError
+from cxr_core.log import show_log
 from cxr_core.runs.failures import text_of
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.progress import heartbeat
@@ -45,6 +46,7 @@ _VISIBLE_SECONDS = 120
 
 def run_rank(folder: Path, rank: int, local_rank: int) -> NoReturn:
     """Be one rank of the group that meets in `folder`, until it is over; the process ends with it."""
+    show_log()
     meeting = Meeting.at(folder)
     beat = Beat(meeting, rank)
     heartbeat.set(beat.progress)

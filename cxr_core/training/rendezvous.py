@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from cxr_core.errors import UserError
+from cxr_core.log import room_log
 from cxr_core.runs.door import STRICT, BadFileError, Place, parse
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.private import PrivatePlace
-from cxr_core.shown import say
+
+log = room_log(__name__)
 
 T = TypeVar("T")
 
@@ -321,7 +323,7 @@ class Beat:
 
     def strangers(self, num: int, last: str) -> None:
         """So many that are no ranks have connected, the last one from this address."""
-        say(f"a stranger at {last} connected and was turned away: {num} so far")
+        log.warning("a stranger at %s connected and was turned away: %d so far", last, num)
         self._strangers = num
 
     def _say(self) -> None:
@@ -335,7 +337,7 @@ class Beat:
                     os._exit(0)  # how the attempt ends, its starter decides
                 self._say()
             except BadFileError as error:
-                say(error)
+                log.error("%s", error)
                 os._exit(0)
             except OSError:  # of a full disk the work itself will tell
                 continue

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_core.evaluation.settings import EvaluateStage
+from cxr_core.log import room_log
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Context, Estimate, Output
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
     from cxr_core.evaluation.benefit.cohort import BenefitCohort
     from cxr_core.evaluation.benefit.settings import Benefit
+
+log = room_log(__name__)
 
 
 def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> Estimate:
@@ -44,7 +47,6 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     from cxr_core.evaluation.adjudicated import labelled, strangers
     from cxr_core.evaluation.benefit.cohort import choose_benefit, write_benefit
     from cxr_core.evaluation.cohort import check_findings
-    from cxr_core.runs.progress import say
 
     entries, real, synthetic = context.settings.benefit, datasets["real"], datasets["synthetic"]
     named = [name for entry in entries for name in entry.findings]
@@ -53,7 +55,7 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
         if entry.adjudicated:  # hours of training must not end at a table that cannot be read
             labelled(entry.adjudicated, real.findings, real.of_split(entry.split)["image_id"])
             for line in strangers(entry.adjudicated, real.findings, real.rows["image_id"]):
-                say(line)
+                log.warning("%s", line)
     cohorts = [choose_benefit(entry, real, synthetic, context.seed) for entry in entries]
     write_benefit(work, cohorts)
     return classifier_shards("benefit", [_experiment(*each) for each in zip(entries, cohorts, strict=True)])

@@ -1,9 +1,15 @@
 """Ask a command of the system, and read what Slurm's commands print."""
 
 import re
+import shlex
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from cxr_core.log import room_log
+
+log = room_log(__name__)
 
 _COMMANDS = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SINFO", "SACCT", "SACCTMGR", "SCANCEL", "SCONTROL")
 SCHEDULER_VARIABLES = tuple(f"{command}_" for command in _COMMANDS)
@@ -37,6 +43,13 @@ class Answer:
 
 def ask(*words: str, environ: Mapping[str, str], seconds: float = 20, stdin: str = "") -> Answer:
     """Run a command to its end, but not longer than `seconds`. Never raises for what the command does."""
+    start = time.monotonic()
+    answer = _answer(words, environ, seconds, stdin)
+    log_answer(words, answer, time.monotonic() - start)
+    return answer
+
+
+def _answer(words: Sequence[str], environ: Mapping[str, str], seconds: float, stdin: str) -> Answer:
     try:
         done = subprocess.run(
             words, env=dict(environ), input=stdin, timeout=seconds, capture_output=True, text=True, check=False
@@ -46,6 +59,12 @@ def ask(*words: str, environ: Mapping[str, str], seconds: float = 20, stdin: str
     except subprocess.TimeoutExpired:
         return Answer(124, "", f"{words[0]} gave no answer within {seconds:.0f} s")
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def log_answer(words: Sequence[str], answer: Answer, seconds: float) -> None:
+    """Record what was asked, and how it was answered."""
+    how = "" if answer.ok else f": {answer.reason}"
+    log.debug("%s: exit status %d in %.2f s%s", shlex.join(words), answer.code, seconds, how)
 
 
 def at(cluster: str | None, command: str, *words: str) -> list[str]:

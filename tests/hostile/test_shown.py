@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -62,17 +63,36 @@ def test_given_a_program_that_reads_then_it_gets_what_was_written(capsys: pytest
     assert capsys.readouterr().out == "{\u00a0: 1}\n"
 
 
-WRITERS = {"cxr_core/shown.py", "cxr_core/runs/progress.py", "jobs/show.py"}
-"""The latter two draw with rich, and give it escaped text."""
+PRINTERS = {"print", "Console", "typer.echo", "click.echo", "sys.stdout.write", "sys.stderr.write"}
+SAYERS = {"say", "say_line", "emit", "shown.say", "shown.say_line", "shown.emit"}
+LOGS = {"logging.getLogger", "logging.basicConfig", "getLogger", "basicConfig"} | {
+    f"logging.{level}" for level in ("debug", "info", "warning", "error", "exception", "critical", "log")
+}
+
+PRINTS = {"cxr_core/shown.py", "cxr_core/runs/progress.py", "jobs/show.py", "containers/audit.py"}
+"""The second and the third draw with rich, and give it escaped text; the last is a program of the standard library."""
+SAYS = {"cxr_core/shown.py", "cxr_core/log.py", "cxr_core/runs/progress.py", "containers/selftest.py"}
+"""Beside `jobs`: what shows records, what shows progress, and a program."""
 
 
-def test_nothing_is_printed_but_by_the_writers() -> None:
+def calls_of(rooms: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+    """File, function and line of each call."""
+    for path in (path for room in rooms for path in (REPOSITORY / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                yield str(path.relative_to(REPOSITORY)), ast.unparse(node.func), node.lineno
+
+
+def test_nothing_is_printed_but_by_the_writers_and_the_rooms_of_the_library_log_what_jobs_say() -> None:
     found = []
-    for path in (path for room in ("cxr_core", "jobs", "slurm") for path in (REPOSITORY / room).rglob("*.py")):
-        name = str(path.relative_to(REPOSITORY))
-        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        printed = [call for call in calls if ast.unparse(call) in ("print", "typer.echo", "Console", "click.echo")]
-        found += [f"{name}:{call.lineno}" for call in printed if name not in WRITERS]
+    for name, function, line in calls_of(("cxr_core", "containers", "slurm", "jobs")):
+        is_job = name.startswith("jobs/")
+        is_wrong = (
+            (function in PRINTERS and name not in PRINTS)
+            or (function in SAYERS and name not in SAYS and not is_job)
+            or (function in LOGS and name != "cxr_core/log.py")
+        )
+        found += [f"{name}:{line} {function}"] if is_wrong else []
     assert found == []
 
 
