@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
-from cxr_core.evaluation.cache import FeatureCache, cache_key
+from cxr_core.evaluation.cache import FeatureCache
 from cxr_core.evaluation.featured import Featured
 from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.evaluation.settings import EvaluateStage, Extraction
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
-from cxr_core.runs.plan import Shard, slices
+from cxr_core.runs.plan import Shard, fingerprint, slices
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.stage import Estimate, Output
 from cxr_core.runs.tables import read_npy, read_table
@@ -172,7 +172,7 @@ def extract_shard(
     rows = datasets[source].rows.set_index("image_id", drop=False).loc[ids]
     batch = settings.extraction.batch_size
     pixels = rows["pixel_sha256"].tolist()
-    key = cache_key(about=planned.model_dump(), pixels=pixels, batch=batch, threads=settings.threads, on=eye.device)
+    key = fingerprint(about=planned.model_dump(), pixels=pixels, batch=batch, threads=settings.threads, on=eye.device)
     arrays, computed = cache.read(key), 0
     if arrays is None:
         arrays, computed = extract(eye, datasets[source], rows, batch, settings.threads), len(ids)

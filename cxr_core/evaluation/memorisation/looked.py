@@ -13,13 +13,13 @@ import pyarrow as pa
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
-from cxr_core.evaluation.cache import FeatureCache, cache_key
+from cxr_core.evaluation.cache import FeatureCache
 from cxr_core.evaluation.extraction import COLUMNS, extractor_of, is_extraction, parts_of
 from cxr_core.evaluation.memorisation.copies import SIDE, SPECTRA, SPECTRUM_WIDTH, spectra, thumbnail
 from cxr_core.evaluation.memorisation.neighbours import Stored
 from cxr_core.evaluation.memorisation.search import Seen
 from cxr_core.runs.files import canonical_json, sha256_text
-from cxr_core.runs.plan import Shard, slices
+from cxr_core.runs.plan import Shard, fingerprint, slices
 from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output
 from cxr_core.runs.tables import read_table
@@ -62,7 +62,7 @@ def look(shard: Shard, datasets: Mapping[str, Dataset], plan: Path, work: Path, 
     _, source = parts_of(shard.id)
     dataset, ids = datasets[source], looked_at(plan, source)["image_id"].iloc[shard.start : shard.stop]
     rows = dataset.rows.set_index("image_id", drop=False).loc[ids]
-    key = cache_key(look=[SIDE, SPECTRUM_WIDTH], pixels=rows["pixel_sha256"].tolist())
+    key = fingerprint(look=[SIDE, SPECTRUM_WIDTH], pixels=rows["pixel_sha256"].tolist())
     found = cache.read(key) if source == "real" else None
     if found is None:
         thumbs = _thumbnails(dataset, rows)
