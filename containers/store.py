@@ -1,6 +1,5 @@
 """A folder of images that the nodes see: each under its own sha256, and a lock for each that came from a registry."""
 
-import fcntl
 import os
 import re
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from containers.reference import Reference
 from cxr_core.errors import UserError
 from cxr_core.home import expanded, home, only_mine
+from cxr_core.runs.door import Place
 from cxr_core.runs.files import (
     fsync_dir,
     fsync_file,
@@ -23,6 +23,7 @@ from cxr_core.runs.files import (
     write_atomic,
     write_json,
 )
+from cxr_core.runs.locks import hold, open_lock
 
 FORMAT = 1
 
@@ -209,7 +210,7 @@ def _in_use(path: Path) -> bool:
     path.chmod(0o644)
     try:
         with path.open("r+b") as file:
-            return not _locked(file.fileno())
+            return not hold(file.fileno())
     finally:
         path.chmod(0o444)
 
@@ -218,19 +219,11 @@ def _in_use(path: Path) -> bool:
 def alone(path: Path, *, tell: Tell, busy: Callable[[], str]) -> Iterator[None]:
     """Hold the lock file at `path`; while another process does, say now and then what it is `busy` with."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with open_lock(Place(path.parent), path.name) as lock:
         told = time.monotonic()
-        while not _locked(file.fileno()):
+        while not hold(lock):
             if time.monotonic() - told >= TOLD_EVERY:
                 told = time.monotonic()
                 tell(busy())
             time.sleep(0.2)
         yield
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,4 +1,8 @@
-"""YAML files of the user's: plain values, no key twice, and the line where a key stands, for messages."""
+"""YAML files of the user's: plain values, no key twice, and the line where a key stands, for messages.
+
+ruamel.yaml reads `on`, `010` and `12:30:00` as other values, so that old runs would have other configs; it takes
+longer, and bounds no aliases either.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -66,7 +66,7 @@ def make_debian(
 
 @app.command("lock")
 def write_lock(target: Target = "cpu") -> None:
-    """Resolve the packages of an image and write containers/TARGET.lock. pip's own settings and variables apply.
+    """Resolve the packages of an image with uv and write containers/TARGET.lock. pip's variables and uv's apply.
 
     Example: cxr image lock --target cuda
     """

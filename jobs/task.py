@@ -107,12 +107,10 @@ def gate(run: "Run", stages: list[str], seconds: float) -> None:
 @contextmanager
 def _alone(folder: "StageFolder") -> "Iterator[None]":
     """One freezer at a time: a requeued task may meet its former self."""
-    import fcntl
+    from cxr_core.runs.locks import hold, open_lock
 
-    with folder.place.make().handle() as here:
-        lock = os.open(".freeze.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=here)
-    with os.fdopen(lock) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with open_lock(folder.place.make(), ".freeze.lock") as lock:
+        hold(lock, wait=True)
         yield
 
 

@@ -1,6 +1,7 @@
 """A radiograph's file to grey pixels, strictly: what is damaged is said to be, never guessed.
 
-PNG specification: https://www.w3.org/TR/png-3/.
+Pillow reads 16-bit colour as 8 bits and has another rounding of luminance, so OpenCV decodes all kinds of PNG; Pillow
+reads what a file says of its orientation (`exif`). PNG specification: https://www.w3.org/TR/png-3/.
 """
 
 import struct

@@ -12,12 +12,15 @@ from tokenize import TokenError
 import numpy as np
 
 from cxr_core.runs.door import Place
-from cxr_core.runs.files import atomic_path, canonical_json, sha256_text
+from cxr_core.runs.files import atomic_path
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder of one file for each (extractor, images in their order and batches, device)."""
+    """A folder of one file for each (extractor, images in their order and batches, device).
+
+    Its name is the `fingerprint` of everything that its arrays are a function of.
+    """
 
     folder: Path
 
@@ -38,8 +41,3 @@ class FeatureCache:
         with atomic_path(self.folder / f"{key}.npz") as temporary, temporary.open("wb") as file:
             # numpy's types allow no names that are not known before.
             np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def cache_key(**parts: object) -> str:
-    """Equal where everything is that features are a function of."""
-    return sha256_text(canonical_json(parts))

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
-from cxr_core.evaluation.cache import FeatureCache, cache_key
+from cxr_core.evaluation.cache import FeatureCache
 from cxr_core.evaluation.featured import Featured
 from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.metrics import Extractor
@@ -20,7 +20,7 @@ from cxr_core.evaluation.settings import EvaluateStage, Extraction
 from cxr_core.log import room_log
 from cxr_core.models.checkpoints import final_checkpoint
 from cxr_core.runs.files import canonical_json, read_json, sha256_text, write_json
-from cxr_core.runs.plan import Shard, slices
+from cxr_core.runs.plan import Shard, fingerprint, slices
 from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.roles import in_roles
 from cxr_core.runs.run import StageFolder
@@ -163,7 +163,7 @@ def extract_shard(
     rows = datasets[source].rows.set_index("image_id", drop=False).loc[ids]
     batch = settings.extraction.batch_size
     pixels = rows["pixel_sha256"].tolist()
-    key = cache_key(about=planned.model_dump(), pixels=pixels, batch=batch, threads=settings.threads, on=eye.device)
+    key = fingerprint(about=planned.model_dump(), pixels=pixels, batch=batch, threads=settings.threads, on=eye.device)
     arrays, computed = cache.read(key), 0
     log.debug("features of shard %s are %s", shard.id, "computed" if arrays is None else "those kept before")
     if arrays is None:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.errors import UserError
+from cxr_core.evaluation.distances import effective_size
 from cxr_core.evaluation.intervals import Contrast, auroc_intervals, shuffled_intervals
 from cxr_core.evaluation.metrics import (
     FaithfulnessResult,
@@ -135,18 +136,13 @@ def _real_refusal(
     """Why the requested mix cannot be had from real images, counted as what their weights leave of them."""
     having = held_out.having(finding)
     weights = mix.weights(held_out.rows) * held_out.within(place)
-    effective = (_effective(weights[having]), _effective(weights[~having]))
+    effective = (effective_size(weights[having]), effective_size(weights[~having]))
     after = ", as the requested mix weights them"
     few = too_few(finding, *effective, settings.min_images, "effective real", after)
     return few or too_few(finding, *_covered(finding, place, images, mix), settings.min_images, "synthetic", _LIKE_REAL)
 
 
 _LIKE_REAL = " with labels and view that real images have"
-
-
-def _effective(weights: np.ndarray) -> float:
-    """Kish's effective number of images: as many equally weighted ones would tell as much."""
-    return float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0
 
 
 def _covered(finding: str, place: str, images: Judged, mix: Mix) -> tuple[int, int]:

@@ -1,4 +1,8 @@
-"""Files of weights in safetensors, read without torch: which tensors they hold, and a digest of their content."""
+"""Files of weights in safetensors, read without torch: which tensors they hold, and a digest of their content.
+
+The package safetensors opens them by path, links included, and does not say where in a file a tensor lies, which is
+what lets a digest be taken of models that are larger than the memory.
+"""
 
 import contextlib
 import hashlib

@@ -15,6 +15,7 @@ from cxr_core.evaluation.memorisation.results import (
 from cxr_core.evaluation.metrics import Metrics
 from cxr_core.report.blocks import Block, Chart, Charts, Column, Details, Gallery, Heading, Section, Table, Text
 from cxr_core.report.evaluation import each_evaluation, png_of
+from cxr_core.report.fidelity import interval_words
 from cxr_core.report.figures import HELD_OUT, REAL, SYNTHETIC, similarity_histogram
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, several
@@ -98,7 +99,7 @@ def _row(way: Nearness) -> list[str]:
     return [
         way.name,
         *medians,
-        _interval(way.threshold, ".4f"),
+        interval_words(way.threshold, ".4f"),
         count(way.num_above or 0),
         share_words(way.share_above),
     ]
@@ -107,10 +108,6 @@ def _row(way: Nearness) -> list[str]:
 def _images(side: Nearest) -> str:
     patients = f" ({several(side.num_patients, 'patient')})" if side.num_patients is not None else ""
     return f"{count(side.num_images)}{patients}"
-
-
-def _interval(number: Interval, form: str = ".3f") -> str:
-    return f"{number.value:{form}} ({number.low:{form}} to {number.high:{form}})".replace("-", "−")
 
 
 def share_words(share: Interval) -> str:
@@ -186,7 +183,7 @@ def _targeted(result: TargetedResult) -> Iterator[Block]:
     yield Text(
         f"{asked} The best of a caption’s synthetic images aligns with its own training images by {result.rare:.3f} on "
         f"average; of {count(result.num_matched)} common captions of as many findings, with as many seeds and training "
-        f"images, by {result.common:.3f}: a difference of {_interval(result.difference)}. {verdict}"
+        f"images, by {result.common:.3f}: a difference of {interval_words(result.difference, '.3f')}. {verdict}"
     )
     if result.extracted is not None:
         yield Text(
@@ -202,7 +199,7 @@ def _reidentification(stage: str, result: ReidentificationResult) -> Iterator[Bl
         f"two images are of one person. Tried on held-out patients, {count(result.num_same)} pairs of one and "
         f"{count(result.num_other)} of two, within one view: AUROC "
     )
-    yield Text(tried + (_interval(result.auroc) if result.auroc else "not computed") + ".")
+    yield Text(tried + (interval_words(result.auroc, ".3f") if result.auroc else "not computed") + ".")
     if result.refused or result.matches is None or result.matches.share_above is None:
         yield Text(f"Refused: {result.refused or (result.matches and result.matches.not_computed)}.", "absent")
         return

@@ -4,9 +4,8 @@ import difflib
 import errno
 import fcntl
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from cxr_core import yamlfile
 from cxr_core.errors import UserError
 from cxr_core.runs.door import MIB, BadFileError, BadFiles, Name, Place, below, checked, printable
 from cxr_core.runs.files import json_text
+from cxr_core.runs.locks import hold, open_lock
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.provenance import provenance
 from cxr_core.runs.receipt import Receipt
@@ -262,67 +262,38 @@ def dump_config(config: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _lock(root: Path) -> Iterator[None]:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = _open_lock(root)
-    except OSError as error:
-        is_there = (root / "config.yaml").exists()
-        raise UserError(
-            f"cannot {'write to' if is_there else 'create'} the run folder ({error.strerror})",
-            where=str(root),
-            mend=f"{'ask its owner for the right, or ' if is_there else ''}choose a folder that you may write to with "
-            "--runs DIR",
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open_lock(Place(root), ".lock"))
+        except OSError as error:
+            is_there = (root / "config.yaml").exists()
+            raise UserError(
+                f"cannot {'write to' if is_there else 'create'} the run folder ({error.strerror})",
+                where=str(root),
+                mend=f"{'ask its owner for the right, or ' if is_there else ''}choose a folder that you may write to "
+                "with --runs DIR",
+            ) from error
         _hold(lock, root)
         yield
-    finally:
-        os.close(lock)
-
-
-def _open_lock(root: Path) -> int:
-    """With the rights that the user's umask leaves to others; a member of the group who may only read it can hold it.
-
-    Raises BadFileError if it is another thing than a file of its own: what a link leads to would be overwritten.
-    """
-    path, flags = root / ".lock", os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        with Place(root).handle() as here:
-            try:
-                lock = os.open(path.name, os.O_RDWR | os.O_CREAT | flags, 0o666, dir_fd=here)
-            except PermissionError:
-                if not os.access(root, os.W_OK):
-                    raise
-                lock = os.open(path.name, os.O_RDONLY | flags, dir_fd=here)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise BadFileError("another thing where the run's lock must be", path, _NO_LOCK) from error
-        raise
-    found = os.fstat(lock)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-        os.close(lock)
-        raise BadFileError("another thing where the run's lock must be", path, _NO_LOCK)
-    return lock
-
-
-_NO_LOCK = "remove it; it is made anew"
 
 
 def _hold(lock: int, root: Path) -> None:
     """Take the lock without waiting. It goes by itself with its process, however that ends."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        is_free = hold(lock)
+    except OSError as error:
+        is_free = True
+        # Some parallel file systems are mounted without locks. The commit protocol is safe without this one.
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+    if not is_free:
         holder = printable(os.pread(lock, 200, 0).decode(errors="replace").strip())
         raise RunHeldError(
             f"another cxr works in this run ({holder or 'unknown process'})",
             where=str(root),
             mend="wait until it ends, or use another name: `cxr run CONFIG name=other`",
-        ) from None
-    except OSError as error:
-        # Some parallel file systems are mounted without locks. The commit protocol is safe without this one.
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise
+        )
     if fcntl.fcntl(lock, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
         os.ftruncate(lock, 0)
         os.write(lock, f"pid {os.getpid()} on {os.uname().nodename}\n".encode())

@@ -1,5 +1,7 @@
 """The starter of ranks: starts those of this machine, gives them intervals to train, and watches over all of them.
 
+torchrun does not serve: its agents and ranks meet by torch's TCPStore, which believes whoever connects.
+
 It is no rank itself, so that it can tell how any of them died, end those that hang, and record it as it does with any
 other shard that fails.
 """

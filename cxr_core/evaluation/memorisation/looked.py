@@ -12,12 +12,12 @@ from cxr_core.data.copies import SIDE, SPECTRA, SPECTRUM_WIDTH, spectra, thumbna
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.data.neighbours import Stored
 from cxr_core.errors import UserError
-from cxr_core.evaluation.cache import FeatureCache, cache_key
+from cxr_core.evaluation.cache import FeatureCache
 from cxr_core.evaluation.extraction import COLUMNS, extractor_of
 from cxr_core.evaluation.memorisation.search import Seen
 from cxr_core.evaluation.purpose import EXTRACTORS, LOOK, Purpose, purpose_of, shards_for, slices_for
 from cxr_core.runs.files import canonical_json, sha256_text
-from cxr_core.runs.plan import Shard
+from cxr_core.runs.plan import Shard, fingerprint
 from cxr_core.runs.progress import bar
 from cxr_core.runs.stage import Output
 from cxr_core.runs.tables import read_table
@@ -58,7 +58,7 @@ def look(shard: Shard, datasets: Mapping[str, Dataset], plan: Path, work: Path, 
     source = purpose_of(shard).source
     dataset, ids = datasets[source], looked_at(plan, source)["image_id"].iloc[shard.start : shard.stop]
     rows = dataset.rows.set_index("image_id", drop=False).loc[ids]
-    key = cache_key(look=[SIDE, SPECTRUM_WIDTH], pixels=rows["pixel_sha256"].tolist())
+    key = fingerprint(look=[SIDE, SPECTRUM_WIDTH], pixels=rows["pixel_sha256"].tolist())
     found = cache.read(key) if source == "real" else None
     if found is None:
         thumbs = _thumbnails(dataset, rows)
