@@ -1,3 +1,4 @@
 """Core library: images, prompts, models, metrics and files. Knows no scheduler and no container."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+"""Of the release that CHANGELOG.md names last. It is in every receipt, with the commit beside it."""

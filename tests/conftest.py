@@ -23,6 +23,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order.longest_first(items)
+    order.mark_slow(items)
 
 
 def require(what: str, present: bool, reason: str) -> None:

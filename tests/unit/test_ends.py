@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -265,7 +266,7 @@ def test_jobs_ask_for_what_was_changed_for_their_like() -> None:
     changes = {"changes": {"mem": "64G", **exclude}, "control_changes": exclude}
     site = ClusterProfile(name="site", mem="32G")
     work = StageWork("real", "preprocess", 2, 1000, 1000, todo=[f"{i:05d}" for i in range(1000)], seconds=60.0)
-    shards, finalize = plan_jobs([StageWork(**{**work.__dict__, **changes})], site)
+    shards, finalize = plan_jobs([replace(work, **changes)], site)
     assert (shards.resources(site).mem, shards.resources(site).exclude) == ("64G", "n[7-9],n1,n2")
     assert (finalize.resources(site).mem, finalize.resources(site).exclude) == ("32G", "n[7-9],n1,n2")
 
