@@ -43,7 +43,8 @@ types: $(READY)  ## mypy
 	$(BIN)/mypy
 
 mutation: $(READY)  ## How many small defects put into four modules their tests find; the output is kept under tests/proof/results/
-	$(BIN)/python -m tests.mutation $(ARGS)
+	@mkdir -p tests/proof/results
+	set -o pipefail; WORKERS=$(WORKERS) $(BIN)/python -m tests.mutation $(ARGS) | tee tests/proof/results/$(TODAY)-mutation.txt
 
 audit: $(READY)  ## Known weaknesses of the packages in the lock files, where an index answers
 	$(BIN)/python containers/audit.py $(VENV)/audit
