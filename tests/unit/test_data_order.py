@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_core.training.data_order import DataOrder, some, spread, stream
 
 
+@settings(deadline=None)
 @given(num_rows=st.integers(1, 40), batch_size=st.integers(1, 17), num_epochs=st.integers(1, 4))
 def test_given_any_sizes_every_epoch_shows_each_image_once(num_rows: int, batch_size: int, num_epochs: int) -> None:
     order = DataOrder(num_rows, batch_size, seed=3)
@@ -19,6 +20,7 @@ def test_given_any_sizes_every_epoch_shows_each_image_once(num_rows: int, batch_
         assert sorted(shown[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(num_rows))
 
 
+@settings(deadline=None)
 @given(num_rows=st.integers(1, 30), batch_size=st.integers(1, 17), steps=st.integers(0, 9))
 def test_given_a_number_of_steps_rows_are_counted_as_they_come(num_rows: int, batch_size: int, steps: int) -> None:
     order = DataOrder(num_rows, batch_size, seed=3)
