@@ -60,6 +60,14 @@ def nano_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def first_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first stage of that alone, with few images: where something is run, and what it makes is not looked at."""
+    path = tmp_path_factory.mktemp("config") / "first.yaml"
+    path.write_text(NANO.split("  - name: vae")[0].replace("images: 240", "images: 12").replace("size: 20", "size: 4"))
+    return path
+
+
+@pytest.fixture(scope="session")
 def undisturbed(nano_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs folder of a nano run that nothing happened to."""
     runs = tmp_path_factory.mktemp("undisturbed")

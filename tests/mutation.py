@@ -77,11 +77,11 @@ class Result:
         num = self.num - sum(map(len, self.explained.values()))
         return self.num_found / num if num else 1.0
 
-    def line(self) -> str:
+    def figure(self) -> str:
         num_explained = sum(map(len, self.explained.values()))
         return (
-            f"{self.module}: {self.num_found} of {self.num} defects found, {num_explained} are none, "
-            f"{len(self.unexplained)} live: {self.score:.1%}"
+            f"{self.score:.1%}: {self.num_found} of {self.num}; {num_explained} are explained, since they change nothing "
+            f"that a test could notice, and {len(self.unexplained)} live"
         )
 
 
@@ -148,8 +148,10 @@ def report(results: Sequence[Result], command: str, seconds: float) -> Iterator[
     yield f"# commit: {commit.stdout.strip() or 'unknown'}"
     yield f"# machine: {platform.machine()}, {os.cpu_count()} cores, {seconds / 60:.0f} minutes"
     yield f"# command: {command}"
+    yield "# about: tests"
     for result in results:
-        yield f"# figure: {result.line()}"
+        yield f"# what: small defects put into {result.module}, and how many of them its own tests find"
+        yield f"# figure: {result.figure()}"
     for result in results:
         for survivor in result.unexplained:
             yield f"\n{result.module}: lives, {survivor.name}\n{survivor.change}"
@@ -165,7 +167,7 @@ def main(names: Sequence[str]) -> None:
     start, results = time.monotonic(), []
     for name in names or MODULES:
         results.append(examine(name))
-        print(results[-1].line(), file=sys.stderr, flush=True)
+        print(f"{name}: {results[-1].figure()}", file=sys.stderr, flush=True)
     command = " ".join(["make mutation", *([f"ARGS='{' '.join(names)}'"] if names else [])])
     print("\n".join(report(results, command, time.monotonic() - start)))
 

@@ -3,20 +3,10 @@
 import os
 from pathlib import Path
 
-import pytest
-
 from cxr_core.runs.files import write_json
 from cxr_core.runs.submits import Submit, submit_folders
 from slurm.local import at_once
-from tests.pipeline import NANO, cxr, stage_folder
-
-
-@pytest.fixture
-def first_stage(tmp_path: Path) -> Path:
-    """A config of the first stage alone, with few images: a resume would make all that a config asks for."""
-    path = tmp_path / "first.yaml"
-    path.write_text(NANO.split("  - name: vae")[0].replace("images: 240", "images: 12").replace("size: 20", "size: 4"))
-    return path
+from tests.pipeline import cxr, stage_folder
 
 
 def test_given_packs_in_processes_then_the_digest_is_that_of_the_run_in_process(
