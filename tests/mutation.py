@@ -80,8 +80,8 @@ class Result:
     def figure(self) -> str:
         num_explained = sum(map(len, self.explained.values()))
         return (
-            f"{self.score:.1%}: {self.num_found} of {self.num}; {num_explained} are explained, since they change nothing "
-            f"that a test could notice, and {len(self.unexplained)} live"
+            f"{self.score:.1%}: {self.num_found} of {self.num}; {num_explained} change nothing that a test could "
+            f"notice, and {len(self.unexplained)} live"
         )
 
 
