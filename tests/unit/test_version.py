@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,18 @@ def test_given_an_installed_package_then_its_commit_is_what_pip_noted(
     if direct_url:
         (installed / "direct_url.json").write_text(json.dumps(direct_url))
     assert code.commit_of(tmp_path) == commit
+
+
+def test_given_a_clone_without_history_or_tags_then_its_commit_is_known(tmp_path: Path) -> None:
+    def git(*words: str | Path) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "--quiet", tmp_path / "one")
+    for text in ("first", "second"):
+        git("-C", tmp_path / "one", "commit", "--quiet", "--allow-empty", "-m", text)
+    git("clone", "--quiet", "--depth", "1", "--no-tags", f"file://{tmp_path}/one", tmp_path / "two")
+    assert code.commit_of(tmp_path / "two") == git("-C", tmp_path / "one", "rev-parse", "HEAD")
 
 
 def test_given_an_image_then_the_commit_is_what_it_was_built_from(
