@@ -17,6 +17,7 @@ import pytest
 from cxr_core.errors import UserError
 from cxr_core.runs import commit as protocol
 from cxr_core.runs.commit import commit, place, prune, sweep
+from cxr_core.runs.door import LONGEST_NAME
 from cxr_core.runs.receipt import Data, Receipt
 
 
@@ -239,13 +240,24 @@ def test_given_a_claim_without_a_name_then_it_is_waited_for_for_five_seconds_and
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_links(monkeypatch)
-    claim = made(tmp_path / "receipts", b"", "00000.0.claim")
-    touched = claim.stat().st_mtime
-    now = [touched + 4.5]
+    touched = 1_000_000_000.0
+    os.utime(made(tmp_path / "receipts", b"", "00000.0.claim"), (touched, touched))
+    now = [touched + 3]
     monkeypatch.setattr(time, "time", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.append(now.pop() + seconds))
     assert commit(tmp_path, receipt_of("one"), is_alive=nobody).outcome == "committed"
-    assert now == [touched + 5.5], "it was looked at again after a second"
+    assert now == [touched + 5], "it was looked at each second"
+
+
+@pytest.mark.parametrize(("content", "name"), [(b"\xffgone", "\ufffdgone"), (b"x" * 10_000, "x" * LONGEST_NAME)])
+def test_given_a_claim_that_names_no_attempt_then_it_is_asked_for_in_a_bounded_text_and_succeeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, name: str
+) -> None:
+    without_links(monkeypatch)
+    asked: list[str] = []
+    made(tmp_path / "receipts", content, "00000.0.claim")
+    found = commit(tmp_path, receipt_of("one"), is_alive=lambda other: bool(asked.append(other)))
+    assert (found.outcome, asked) == ("committed", [name])
 
 
 # What is removed
@@ -267,3 +279,14 @@ def test_given_a_keep_rule_when_pruned_then_only_those_roles_go_and_the_record_n
     record = json.loads((tmp_path / "pruned" / "00000.json").read_text())
     assert record == {"shard": "00000", "why": "keep rule", "data": [data[0].name]}
     assert names_in(tmp_path / "shards") == {data[1].name}
+
+
+def test_given_a_run_whose_folder_is_a_link_then_all_of_it_works(tmp_path: Path) -> None:
+    (tmp_path / "real" / "stage").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    stage = tmp_path / "link" / "stage"
+    data = place(stage, "00000", "one", {"tar": made(tmp_path / "work", b"content")})
+    receipt = commit(stage, receipt_of("one", data=data), is_alive=nobody).receipt
+    assert sweep(stage, [receipt]) == []
+    assert prune(stage, receipt, ["tar"], "keep rule") == 7
+    assert names_in(stage / "shards") == set()
