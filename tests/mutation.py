@@ -47,8 +47,8 @@ pytest_add_cli_args_test_selection=
 also_copy=
     CHANGELOG.md
     README.md
-timeout_multiplier=60
-timeout_constant=60
+timeout_multiplier=15
+timeout_constant=15
 use_git_change_detection=false
 """
 
