@@ -101,13 +101,24 @@ def examine(name: str) -> Result:
 
 def settled(module: str, num: int, living: Sequence[Survivor], reasons: Mapping[str, Sequence[str]]) -> Result:
     """The result, with what lives sorted by `reasons`: why -> changes that it explains."""
-    why = {change: reason for reason, changes in reasons.items() for change in changes}
+    why = {survivor.change: WORDING for survivor in living if is_wording(survivor.change)}
+    why |= {change: reason for reason, changes in reasons.items() for change in changes}
     explained: dict[str, list[Survivor]] = {}
     for survivor in living:
         if survivor.change in why:
             explained.setdefault(why[survivor.change], []).append(survivor)
     unexplained = [survivor for survivor in living if survivor.change not in why]
     return Result(module, num, num - len(living), explained, unexplained)
+
+
+WORDING = "The words around what the tests ask for: how a message is put is free."
+
+
+def is_wording(change: str) -> bool:
+    """Whether a text was only put between XX, or into capitals or small letters, as mutmut does."""
+    lines = {line[0]: line[1:] for line in change.splitlines()}
+    old, new = lines.get("-", ""), lines.get("+", "")
+    return old != new and old.casefold() == new.replace("XX", "").casefold()
 
 
 def _copy(folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """What `make mutation` makes of mutmut's answers."""
 
-from tests.mutation import MODULES, ROOT, Survivor, change_of, settled
+from tests.mutation import MODULES, ROOT, Survivor, change_of, is_wording, settled
 
 DIFFERENCE = """\
 --- cxr_core/a.py
@@ -27,3 +27,10 @@ def test_given_a_reason_for_one_of_two_that_live_then_the_score_leaves_it_out() 
 def test_each_module_and_its_tests_are_there() -> None:
     for module, tests in MODULES.values():
         assert [name for name in (module, *tests) if not (ROOT / name).is_file()] == []
+
+
+def test_given_a_message_between_marks_then_only_its_wording_changed() -> None:
+    assert is_wording('-mend="remove it"\n+mend="XXremove itXX"')
+    assert is_wording('-mend="remove it"\n+mend="REMOVE IT"')
+    assert not is_wording('-mend="remove it"\n+mend=None')
+    assert not is_wording("-x < 3\n+x <= 3")
