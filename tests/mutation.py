@@ -9,6 +9,7 @@ not always a test.
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -115,10 +116,19 @@ WORDING = "The words around what the tests ask for: how a message is put is free
 
 
 def is_wording(change: str) -> bool:
-    """Whether a text was only put between XX, or into capitals or small letters, as mutmut does."""
+    """Whether a text of several words was only put between XX, or into capitals or small letters, as mutmut does.
+
+    One word alone may be a key or an option, and then another one is a defect.
+    """
     lines = {line[0]: line[1:] for line in change.splitlines()}
     old, new = lines.get("-", ""), lines.get("+", "")
-    return old != new and old.casefold() == new.replace("XX", "").casefold()
+    if old == new or old.casefold() != new.replace("XX", "").casefold():
+        return False
+    texts = zip(_TEXT.findall(old), _TEXT.findall(new), strict=True)
+    return all(" " in before for before, after in texts if before != after)
+
+
+_TEXT = re.compile(r'"([^"]*)"')
 
 
 def _copy(folder: Path) -> Path:

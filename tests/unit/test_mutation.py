@@ -33,4 +33,5 @@ def test_given_a_message_between_marks_then_only_its_wording_changed() -> None:
     assert is_wording('-mend="remove it"\n+mend="XXremove itXX"')
     assert is_wording('-mend="remove it"\n+mend="REMOVE IT"')
     assert not is_wording('-mend="remove it"\n+mend=None')
+    assert not is_wording('-errors="replace"\n+errors="XXreplaceXX"')
     assert not is_wording("-x < 3\n+x <= 3")
