@@ -1,4 +1,5 @@
-# The two commands are `make demo` and `make test`; both set up .venv on a fresh machine. `make help` lists the rest.
+# `make demo` to try it, `make check` at every edit, `make test` before a change lands; each sets up .venv on a fresh machine.
+# `make help` lists the rest.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ CLUSTER ?= /tmp/cxr-cluster
 WORKERS ?= 2
 TODAY := $(shell date +%Y-%m-%d)
 
-.PHONY: help demo test lint audit bench proof cluster-up cluster-down clean
+.PHONY: help demo check fast test lint style types mutation audit bench proof cluster-up cluster-down clean
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -23,13 +24,27 @@ $(READY): pyproject.toml
 demo: $(READY)  ## Phantoms to report on this machine; run it again to resume
 	$(BIN)/cxr demo
 
+check: $(READY)  ## Lint, types and the fast tests, in under a minute
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types style fast
+
+fast: $(READY)  ## The tests of tests/unit that take under half a second each
+	$(BIN)/python -m pytest tests/unit -m 'not slow' -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q --durations=5 --durations-min=0.5 $(ARGS)
+
 test: $(READY)  ## All tests but the long proofs, with the coverage of cxr_core
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov=cxr_core --cov-report=term:skip-covered --cov-fail-under=85 --durations=20 $(ARGS)
 
-lint: $(READY)  ## ruff and mypy
+lint: style types  ## ruff and mypy
+
+style: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy
 	$(BIN)/mypy
+
+mutation: $(READY)  ## How many small defects put into four modules their tests find; the output is kept under tests/proof/results/
+	@mkdir -p tests/proof/results
+	set -o pipefail; WORKERS=$(WORKERS) $(BIN)/python -m tests.mutation $(ARGS) | tee tests/proof/results/$(TODAY)-mutation.txt
 
 audit: $(READY)  ## Known weaknesses of the packages in the lock files, where an index answers
 	$(BIN)/python containers/audit.py $(VENV)/audit

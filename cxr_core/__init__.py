@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from cxr_core.api import OpenedDataset, OpenedRun, open_dataset, open_model, open_run
     from cxr_core.errors import UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+"""Of the release that CHANGELOG.md names last. It is in every receipt, with the commit beside it."""
 
 __all__ = ["OpenedDataset", "OpenedRun", "UserError", "__version__", "open_dataset", "open_model", "open_run"]
 

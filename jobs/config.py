@@ -197,21 +197,21 @@ def going_on(config: RunConfig, root: Path) -> RunConfig:
         return config
     run = Run.open(root)
     value, given = resolved(config), config.model_dump(mode="json", exclude_unset=True)
-    _keep_unnamed(value, given, run.config, resolved(config_of(run)))
+    keep_unnamed(value, given, run.config, resolved(config_of(run)))
     return RunConfig.model_validate(value)
 
 
-def _keep_unnamed(value: Any, given: Any, recorded: Any, meant: Any) -> None:
+def keep_unnamed(value: Any, given: Any, recorded: Any, meant: Any) -> None:
     """Put `meant` into `value` for each key that is neither `given` nor `recorded`; all four are of one shape."""
     if isinstance(value, list) and isinstance(recorded, list) and len(value) == len(recorded) == len(meant):
         for i, each in enumerate(value):
-            _keep_unnamed(each, given[i] if isinstance(given, list) else {}, recorded[i], meant[i])
+            keep_unnamed(each, given[i] if isinstance(given, list) else {}, recorded[i], meant[i])
     if not isinstance(value, dict) or not isinstance(recorded, dict) or not isinstance(meant, dict):
         return
     named = given if isinstance(given, dict) else {}
     for key in value:
         if key in recorded:
-            _keep_unnamed(value[key], named.get(key), recorded[key], meant.get(key))
+            keep_unnamed(value[key], named.get(key), recorded[key], meant.get(key))
         elif key not in named and key in meant:
             value[key] = meant[key]
 

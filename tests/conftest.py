@@ -23,6 +23,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order.longest_first(items)
+    order.mark_slow(items)
 
 
 def require(what: str, present: bool, reason: str) -> None:
@@ -55,6 +56,14 @@ def nano_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config of all stages with models so small that it runs in seconds."""
     path = tmp_path_factory.mktemp("config") / "nano.yaml"
     path.write_text(NANO)
+    return path
+
+
+@pytest.fixture(scope="session")
+def first_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first stage of that alone, with few images: where something is run, and what it makes is not looked at."""
+    path = tmp_path_factory.mktemp("config") / "first.yaml"
+    path.write_text(NANO.split("  - name: vae")[0].replace("images: 240", "images: 12").replace("size: 20", "size: 4"))
     return path
 
 

@@ -37,7 +37,7 @@ def finish(work: Work) -> Path:
 
 def forget() -> None:
     """Be as a process that was just started: what is in memory is all that it would lack."""
-    interval._live = None
+    interval.forget()
 
 
 def finish_afresh(work: Work) -> Path:

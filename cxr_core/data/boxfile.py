@@ -40,7 +40,7 @@ def read_boxes(file: BoxFile, findings: Findings) -> pd.DataFrame:
     `findings` nor in `names` of the settings.
     """
     is_json = file.path.name.lower().endswith((".json", ".json.gz"))
-    csv = _of_json(file.path) if is_json else Csv.read(file.path)
+    csv = boxes_of_json(file.path) if is_json else Csv.read(file.path)
     image, finding, *numbers = _form(csv)
     cells = [csv.column(*names) for names in numbers]
     given = (pd.concat(cells, axis=1) != "").any(axis=1)
@@ -88,7 +88,7 @@ def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def _of_json(path: Path) -> Csv:
+def boxes_of_json(path: Path) -> Csv:
     """A JSON list of images with their boxes by two corners, as text cells of the plain form."""
     text = read_text(path)
     try:

@@ -83,7 +83,7 @@ def _made(dataset: Dataset) -> Iterator[str]:
     how = f"{_text(about['dtype'])}, {_text(about['batch_size'])} at once"
     yield f"- sampled in {how}; each image's seed is in the table"
     yield f"- prompts: {_spelt({name: value for name, value in about['prompts'].items() if name != 'tokenizer'})}"
-    yield from _gate(about)
+    yield from gate_lines(about)
     yield from (f"- {_text(name)}: the model never saw an image with it" for name in about.get("unseen", ()))
     yield ""
 
@@ -96,7 +96,7 @@ def _series(series: MadeSeries) -> Iterator[str]:
     yield f"  - sampler: {markdown(series.words)}"
 
 
-def _gate(about: Mapping[str, Any]) -> Iterator[str]:
+def gate_lines(about: Mapping[str, Any]) -> Iterator[str]:
     accepted = shown(about)
     if accepted is None:
         return

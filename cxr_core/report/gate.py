@@ -17,11 +17,11 @@ def gate_section(run: RunView) -> Section:
         if stage.settings.get("gate") is None:
             continue
         blocks.append(Heading(f"Stage “{stage.name}”"))
-        blocks += _gate(stage.dataset.info.about) if stage.dataset else [not_yet(stage)]
+        blocks += gate_blocks(stage.dataset.info.about) if stage.dataset else [not_yet(stage)]
     return Section("gate", "Gate", blocks or [Text("No gate: every image is stored as it was drawn first.", "absent")])
 
 
-def _gate(about: Mapping[str, Any]) -> Iterator[Block]:
+def gate_blocks(about: Mapping[str, Any]) -> Iterator[Block]:
     accepted, gate = shown(about), about["gate"]
     assert accepted is not None
     left = accepted.images - accepted.passed

@@ -146,7 +146,7 @@ def _previews(stage: StageView) -> Iterator[Block]:
     """A table of pictures over checkpoints; where it makes them small, those of the newest checkpoint again, large."""
     folders = list(stage.data("preview"))
     if folders:
-        previews = [_read_preview(stage.folder.path, folder) for folder in _spread(folders)]
+        previews = [read_preview(stage.folder.path, folder) for folder in _spread(folders)]
         start, heads = _without_common_start(previews[-1].prompts)
         rows = [f"step {count(preview.step)}" for preview in previews]
         caption = _preview_caption(stage, len(folders), len(previews))
@@ -171,7 +171,7 @@ class Preview:
     pictures: tuple[Picture, ...]
 
 
-def _read_preview(stage: Path, folder: Path) -> Preview:
+def read_preview(stage: Path, folder: Path) -> Preview:
     about = read_object(folder / "preview.json")
     try:
         step, prompts = int(about["step"]), tuple(map(str, about["prompts"]))

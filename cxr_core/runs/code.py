@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any, Required
 
@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 import cxr_core
 from cxr_core.errors import UserError
 from cxr_core.runs import image
-from cxr_core.runs.door import STRICT, BadFileError, Place
+from cxr_core.runs.door import STRICT, BadFileError, Place, parse
 from cxr_core.runs.files import canonical_json, json_text, sha256_text
 from cxr_core.runs.plan import Header, Plan
 
@@ -70,9 +70,8 @@ class Code:
 
     @cached_property
     def commit(self) -> str:
-        """The commit of the checkout, with "+" if files were changed since; empty where nobody knows it."""
-        commit = git(self.root, "rev-parse", "HEAD") or os.environ.get("CXR_GIT_SHA", "")
-        return commit + "+" * bool(git(self.root, "status", "--porcelain", "--", *PACKAGES))
+        """The commit, with "+" if files of a checkout were changed since; empty where nobody knows it."""
+        return commit_of(self.root) + "+" * bool(git(self.root, "status", "--porcelain", "--", *PACKAGES))
 
     @classmethod
     def read(cls, root: Path) -> "Code":
@@ -101,6 +100,34 @@ def libraries() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def commit_of(folder: Path) -> str:
+    """The commit of the code in `folder`: of the checkout, else of the image, else what pip noted of a repository that
+    it installed from. Tags and history are not needed, so a shallow clone will do. Empty where nobody knows it."""
+    return git(folder, "rev-parse", "HEAD") or os.environ.get("CXR_GIT_SHA", "") or _installed_from(folder)
+
+
+class _Vcs(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="ignore")  # type: ignore[misc]
+
+    commit_id: str
+
+
+class _DirectUrl(TypedDict, total=False):
+    """direct_url.json of an installed package (PEP 610), as far as it names a commit."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore")  # type: ignore[misc]
+
+    vcs_info: _Vcs
+
+
+def _installed_from(folder: Path) -> str:
+    """The commit that pip installed into `folder`, which is a site-packages then."""
+    for installed in distributions(name="cxr-suite", path=[str(folder)]):
+        text = installed.read_text("direct_url.json") or "{}"
+        return parse(text.encode(), _DirectUrl, folder / "direct_url.json").get("vcs_info", {}).get("commit_id", "")
+    return ""
 
 
 def git(folder: Path, *words: str) -> str:

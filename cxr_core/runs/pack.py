@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cxr_core
 from cxr_core.errors import UserError
 from cxr_core.log import room_log
 from cxr_core.runs import code, image
@@ -92,7 +93,7 @@ def is_finished(folder: StageFolder, plan: Plan) -> bool:
 def _changes(work: Work, plan: Plan) -> list[str]:
     """What a plan was frozen for and is otherwise now, a line each."""
     if plan.is_old:
-        same = plan.fingerprint == _old_fingerprint(work, plan)
+        same = plan.fingerprint == old_fingerprint(work, plan)
         lines = [] if same else upstream_changes(work, plan) or ["settings, seed or shards"]
         return [*lines, *_file_changes(work, plan)]
     settings, before = _settings(work), _settings_of(work, plan)
@@ -186,7 +187,7 @@ def _sealed(work: Work, draft: Draft) -> Plan:
     return replace(plan, fingerprint=plan.sealed())
 
 
-def _old_fingerprint(work: Work, plan: Plan) -> str:
+def old_fingerprint(work: Work, plan: Plan) -> str:
     """What the fingerprint of a plan of before `parts` would be for the settings and inputs of now."""
     settings = without_added(work.context.settings, _settings(work))
     return fingerprint(
@@ -299,6 +300,8 @@ def _run_one(work: Work, plan: Plan, shard: Shard, attempt: Attempt) -> None:
         continues=_continued(work, shard),
         image=image.image(),
         code=code.Code.here().sha256,
+        version=cxr_core.__version__,
+        commit=code.Code.here().commit,
     )
     attempt.beat({}, force=True)  # placing may have taken long, and a silent attempt counts as dead
     result = commit(work.folder.path, receipt, is_alive=lambda other: is_alive(work.folder.path, other))

@@ -1,6 +1,5 @@
 """What made a run: code, versions, machine."""
 
-import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cxr_core
-from cxr_core.runs.code import Code, git
+from cxr_core.runs.code import Code, commit_of, git
 from cxr_core.runs.files import canonical_json, sha256_text
 from cxr_core.runs.image import image, is_seen_from_outside
 
@@ -23,10 +22,14 @@ def now() -> str:
 
 
 def code() -> dict[str, str]:
-    """Which code runs: version, commit of the checkout if it is one, sha256 of its files, sha256 of the container image
+    """Which code runs: version, commit if it is known, sha256 of its files, sha256 of the container image
     if it is in one."""
-    commit = git(_FOLDER, "rev-parse", "HEAD") or os.environ.get("CXR_GIT_SHA", "")
-    return {"version": cxr_core.__version__, "commit": commit, "sha256": _sha256(), "image": image()}
+    return {
+        "version": cxr_core.__version__,
+        "commit": commit_of(_FOLDER),
+        "sha256": _sha256(),
+        "image": image(),
+    }
 
 
 def _sha256() -> str:

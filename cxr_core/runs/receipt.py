@@ -30,7 +30,8 @@ class Data:
 @dataclass(frozen=True)
 class Receipt:
     """What one shard made, who made it and how long it took (`seconds` by part of the work), in which image, and by
-    which code (sha256; "" where it was not recorded yet).
+    which code: its sha256, the version of the release and the commit ("+" after it: with changes). All three are ""
+    in receipts of before they were recorded, and the commit where nobody knows it (see `Code.commit`).
 
     `continues` is the digest of the shard before it in a chain (training), which it went on from.
     """
@@ -51,6 +52,8 @@ class Receipt:
     continues: str = ""
     image: str = ""
     code: str = ""
+    version: str = ""
+    commit: str = ""
     format: int = FORMAT
 
     def to_json(self) -> str:

@@ -52,6 +52,12 @@ _live: _Live | None = None
 """Spares the next shard of the same process the reading of weights and moments that are still in memory."""
 
 
+def forget() -> None:
+    """Drop the engine that is kept in memory: the next shard reads all from its state, as in a new process."""
+    global _live
+    _live = None
+
+
 def run_interval(context: Context, shard: Shard, work: Path, *, world: World | None = None) -> Output | None:
     """Train from `shard.start` to `shard.stop` steps; write checkpoint, state, metrics and any preview into `work`.
 

@@ -77,15 +77,15 @@ def test_given_a_read_only_file_system_then_the_mend_is_another_folder(nano_conf
     assert "--runs DIR" in done.stderr
 
 
-def test_given_two_runs_in_one_folder_at_once_then_the_second_is_refused(nano_config: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.cli", "run", str(nano_config), "--runs", str(tmp_path), *PREPROCESS]
+def test_given_two_runs_in_one_folder_at_once_then_the_second_is_refused(first_stage: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.cli", "run", str(first_stage), "--runs", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         lock = tmp_path / "nano" / ".lock"
         deadline = time.monotonic() + 60
         while not (lock.exists() and lock.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.005)
         os.kill(first.pid, 19)  # SIGSTOP: it holds the run for as long as we look
-        second = cxr("run", nano_config, "--runs", tmp_path, *PREPROCESS)
+        second = cxr("run", first_stage, "--runs", tmp_path)
         os.kill(first.pid, 18)
         assert first.wait() == 0
     assert second.returncode == 2

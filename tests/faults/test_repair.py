@@ -14,46 +14,48 @@ from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.repair import repair_run
 from cxr_core.runs.run import Run, StageFolder, dump_config
 from cxr_core.runs.verify import verify_run
-from tests.pipeline import copy_until, cxr, losses, run_nano, stage_folder, start_and_kill
+from tests.pipeline import copy_until, cxr, cxr_here, losses, run_nano, stage_folder, start_and_kill
 from tests.stages import tiny_work
+
+SHARD = "00003"
 
 
 def data_of(folder: StageFolder, shard: str, role: str) -> Path:
     return folder.receipt(shard).path(folder.path, role)
 
 
-def truncate_tar(folder: StageFolder) -> None:
-    path = data_of(folder, "00003", "tar")
+def truncate_tar(folder: StageFolder, shard: str) -> None:
+    path = data_of(folder, shard, "tar")
     path.write_bytes(path.read_bytes()[:-700])
 
 
-def flip_byte(folder: StageFolder) -> None:
-    path = data_of(folder, "00003", "tar")
+def flip_byte(folder: StageFolder, shard: str) -> None:
+    path = data_of(folder, shard, "tar")
     content = bytearray(path.read_bytes())
     content[700] ^= 1
     path.write_bytes(content)
 
 
-def lose_data(folder: StageFolder) -> None:
-    data_of(folder, "00003", "tar").unlink()
+def lose_data(folder: StageFolder, shard: str) -> None:
+    data_of(folder, shard, "tar").unlink()
 
 
-def truncate_receipt(folder: StageFolder) -> None:
-    path = folder.path / "receipts" / "00003.json"
+def truncate_receipt(folder: StageFolder, shard: str) -> None:
+    path = folder.path / "receipts" / f"{shard}.json"
     path.write_text(path.read_text()[:60])
 
 
-def empty_receipt(folder: StageFolder) -> None:
-    (folder.path / "receipts" / "00003.json").write_text("")
+def empty_receipt(folder: StageFolder, shard: str) -> None:
+    (folder.path / "receipts" / f"{shard}.json").write_text("")
 
 
-def swap_in_a_receipt_of_another_plan(folder: StageFolder) -> None:
-    receipt = replace(folder.receipt("00003"), plan="e" * 64)
-    (folder.path / "receipts" / "00003.json").write_text(receipt.to_json())
+def swap_in_a_receipt_of_another_plan(folder: StageFolder, shard: str) -> None:
+    receipt = replace(folder.receipt(shard), plan="e" * 64)
+    (folder.path / "receipts" / f"{shard}.json").write_text(receipt.to_json())
 
 
-def lose_receipt(folder: StageFolder) -> None:
-    (folder.path / "receipts" / "00003.json").unlink()
+def lose_receipt(folder: StageFolder, shard: str) -> None:
+    (folder.path / "receipts" / f"{shard}.json").unlink()
 
 
 DAMAGES = [
@@ -83,48 +85,53 @@ def receipt_times(runs: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("damage", "kind", "detail"), DAMAGES, ids=[damage.__name__ for damage, _, _ in DAMAGES])
-def test_given_damage_then_verify_finds_it_and_repair_lets_only_that_shard_be_made_again(
-    damage: Callable[[StageFolder], None],
-    kind: str,
-    detail: str,
-    nano_config: Path,
-    undisturbed: Path,
-    copy: Path,
+def test_given_damage_then_verify_finds_it_and_repair_sets_only_that_shard_aside(
+    damage: Callable[[StageFolder, str], None], kind: str, detail: str, copy: Path
 ) -> None:
-    before = receipt_times(copy)
-    damage(stage_folder(copy, "real"))
+    damage(stage_folder(copy, "real"), SHARD)
 
-    found = cxr("verify", copy / "nano")
+    found = cxr_here("verify", copy / "nano")
     assert found.returncode == 2
     assert f"real: {kind}: " in found.stdout
     assert detail in found.stdout
     assert "not as recorded (listed above)\n  -> `cxr verify" in found.stderr
     assert list((copy / "nano").glob("*/quarantine")) == [], "looking changes nothing"
 
-    repaired = cxr("verify", copy / "nano", "--repair")
+    repaired = cxr_here("verify", copy / "nano", "--repair")
     assert repaired.returncode == 0, repaired.stderr
     (quarantine,) = (copy / "nano" / "real" / "quarantine").iterdir()
-    assert f"real: set aside in {quarantine}: shards 00003\n" in repaired.stdout
+    assert f"real: set aside in {quarantine}: shards {SHARD}\n" in repaired.stdout
     reason = read_json(quarantine / "reason.json")
     assert kind in [finding["kind"] for finding in reason["findings"]]
     assert stage_folder(copy, "real").facts() is None
+    assert not stage_folder(copy, "real").is_done(SHARD)
 
+
+def test_given_each_damage_to_a_shard_of_its_own_then_after_repair_a_run_makes_these_again_and_no_other(
+    nano_config: Path, undisturbed: Path, copy: Path
+) -> None:
+    before, shards = receipt_times(copy), [f"{i:05d}" for i in range(len(DAMAGES))]
+    for shard, (damage, _, _) in zip(shards, DAMAGES, strict=True):
+        damage(stage_folder(copy, "real"), shard)
+    repaired = cxr("verify", copy / "nano", "--repair")
+    assert repaired.returncode == 0, repaired.stderr
     run_nano(nano_config, copy)
     assert digests(copy) == digests(undisturbed)
     after = receipt_times(copy)
-    assert {name for name in after if after[name] != before[name]} == {"nano/real/receipts/00003.json"}
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {f"nano/real/receipts/{shard}.json" for shard in shards}
     well = cxr("verify", copy / "nano")
     assert well.returncode == 0, well.stdout
     assert "data files are as recorded, by size and sha256" in well.stdout
 
 
 def test_given_a_flipped_byte_then_quick_does_not_see_it_and_says_what_it_compared(copy: Path) -> None:
-    flip_byte(stage_folder(copy, "real"))
-    done = cxr("verify", copy / "nano", "--quick")
+    flip_byte(stage_folder(copy, "real"), SHARD)
+    done = cxr_here("verify", copy / "nano", "--quick")
     assert done.returncode == 0
     assert done.stdout.strip().endswith("as recorded, by size")
-    truncate_tar(stage_folder(copy, "real"))
-    assert cxr("verify", copy / "nano", "--quick").returncode == 2
+    truncate_tar(stage_folder(copy, "real"), SHARD)
+    assert cxr_here("verify", copy / "nano", "--quick").returncode == 2
 
 
 def test_given_a_damaged_checkpoint_then_what_it_needs_is_trained_again_and_the_rest_of_the_chain_stands(
@@ -133,7 +140,7 @@ def test_given_a_damaged_checkpoint_then_what_it_needs_is_trained_again_and_the_
     folder, before = stage_folder(copy, "diffusion"), receipt_times(copy)
     metrics = data_of(folder, "00002", "metrics")
     metrics.write_text(metrics.read_text().replace("0", "1", 1))
-    repaired = cxr("verify", copy / "nano", "--repair")
+    repaired = cxr_here("verify", copy / "nano", "--repair")
     # Its state and those before it are long removed by the keep rule.
     assert "shards 00002, 00001, 00000" in repaired.stdout
     start_and_kill(nano_config, copy, "diffusion", after=8)  # the state in the hole must outlive a crash
@@ -143,7 +150,7 @@ def test_given_a_damaged_checkpoint_then_what_it_needs_is_trained_again_and_the_
     after = receipt_times(copy)
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {f"nano/diffusion/receipts/0000{i}.json" for i in range(3)}
-    assert cxr("verify", copy / "nano").returncode == 0
+    assert cxr_here("verify", copy / "nano").returncode == 0
 
 
 def test_given_a_damaged_plan_then_it_is_frozen_again_and_all_receipts_stand(
@@ -151,7 +158,7 @@ def test_given_a_damaged_plan_then_it_is_frozen_again_and_all_receipts_stand(
 ) -> None:
     before, path = receipt_times(copy), copy / "nano" / "synthetic" / "plan.jsonl"
     path.write_text(path.read_text()[:-40])
-    found = cxr("verify", copy / "nano", "--repair")
+    found = cxr_here("verify", copy / "nano", "--repair")
     assert f"synthetic: damaged plan: {path}" in found.stdout
     assert "its plan\n" in found.stdout
     run_nano(nano_config, copy)
@@ -166,7 +173,7 @@ def test_given_an_unfinished_run_then_what_a_killed_attempt_left_is_no_damage(
     start_and_kill(nano_config, tmp_path, "synthetic", after=3)
     stray = tmp_path / "nano" / "synthetic" / "shards" / f"00020-{'a' * 12}.tar"
     stray.write_bytes(b"placed, but the process was killed before its receipt")
-    done = cxr("verify", tmp_path / "nano")
+    done = cxr_here("verify", tmp_path / "nano")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"data without a receipt: {stray}: no readable receipt names it (no damage" in done.stdout
 
@@ -174,8 +181,8 @@ def test_given_an_unfinished_run_then_what_a_killed_attempt_left_is_no_damage(
 def test_given_data_that_no_receipt_names_in_a_finished_stage_then_they_are_set_aside(copy: Path) -> None:
     stray = copy / "nano" / "real" / "shards" / "notes.txt"
     stray.write_text("not ours")
-    assert cxr("verify", copy / "nano").returncode == 2
-    assert cxr("verify", copy / "nano", "--repair").returncode == 0
+    assert cxr_here("verify", copy / "nano").returncode == 2
+    assert cxr_here("verify", copy / "nano", "--repair").returncode == 0
     assert not stray.exists()
     assert [path.read_text() for path in (copy / "nano" / "real").glob("quarantine/*/shards/notes.txt")] == ["not ours"]
 

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from cxr_core.data.boxfile import _of_json
+from cxr_core.data.boxfile import boxes_of_json
 from cxr_core.data.csvfile import Csv
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.images import UnusableImageError, read_radiograph
@@ -108,7 +108,7 @@ READERS: dict[str, Reader] = {
     "a.yaml": lambda path: parse_mapping(read_text(path), path, mend=""),
     "a.csv": lambda path: Csv.read(path).cells,
     "list.txt": lambda path: read_list(path),
-    "boxes.json": _of_json,
+    "boxes.json": boxes_of_json,
     "bank.json": lambda path: Bank.open(room()),
     "checkpoints.json": lambda path: read_checkpoints(room()),
     "key.npz": lambda path: FeatureCache(room()).read("key"),

@@ -13,7 +13,7 @@ import pytest
 from cxr_core.data.png import encode_grey
 from cxr_core.errors import UserError
 from cxr_core.report.evaluation import pixels_of, png_of
-from cxr_core.report.training import _read_preview
+from cxr_core.report.training import read_preview
 
 PNG = encode_grey(np.zeros((8, 8), np.uint8))
 
@@ -91,8 +91,8 @@ def test_a_preview_is_a_picture_of_the_stage(stage: Path, spoil: Callable[[Path]
     folder.mkdir()
     (folder / "preview.json").write_text('{"step": 1, "prompts": ["a"]}')
     (folder / "preview.png").write_bytes(PNG)
-    assert _read_preview(stage, folder).pictures[0].width == 8
+    assert read_preview(stage, folder).pictures[0].width == 8
     (folder / "preview.png").unlink()
     spoil(folder / "preview.png")
     with pytest.raises(UserError, match=r"preview\.png: is no picture"):
-        _read_preview(stage, folder)
+        read_preview(stage, folder)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -100,11 +101,15 @@ def test_a_checkpoint_is_a_folder_that_diffusers_opens(undisturbed: Path) -> Non
     assert pipeline.unet.config.cross_attention_dim == pipeline.text_encoder.config.hidden_size
 
 
-def test_the_report_is_one_page_without_network(undisturbed: Path) -> None:
-    page = (undisturbed / "nano" / "report.html").read_text()
+def test_the_report_is_one_page_without_network_that_names_each_digest_and_what_was_not_run(undisturbed: Path) -> None:
+    run = undisturbed / "nano"
+    page = (run / "report.html").read_text()
     assert not re.findall(r'(?:src|srcset)="(?!data:)', page)
-    assert "0.81" in page
-    assert "Effusion" in page
+    digests = [json.loads(path.read_text())["digest"] for path in run.glob("*/stage.json")]
+    assert len(digests) == 6
+    assert [digest for digest in digests if digest not in page] == []
+    (_, edema) = json.loads((run / "study" / "metrics.json").read_text())["utility"]
+    assert edema["not_run"] in unescape(page)
 
 
 def test_too_few_images_are_named_in_the_metrics(undisturbed: Path) -> None:

@@ -27,6 +27,18 @@ def real_stage(nih_data: Path, images: str, *, expect_size: int | None, size: in
     return nih_stage(metadata, data=given | lists | data, size=size)
 
 
+def metadata_of(nih_data: Path, images: Path, folder: Path) -> Path:
+    """NIH's tables and lists with the lines of a folder's images alone: reading all 112,120 takes ten seconds."""
+    names = {path.name for path in images.rglob("*.png")}
+    folder.mkdir()
+    for name in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt"):
+        lines = (nih_data / "metadata" / name).read_text().splitlines()
+        first = lines[:1] if name.endswith(".csv") else []
+        kept = [line for line in lines[len(first) :] if line.split(",")[0].strip() in names]
+        (folder / name).write_text("\n".join([*first, *kept]) + "\n")
+    return folder
+
+
 def listed(nih_data: Path, name: str, images: str) -> set[str]:
     """Image ids that a list names and a folder holds."""
     names = set((nih_data / "metadata" / name).read_text().split())
@@ -127,7 +139,8 @@ def test_the_odd_ones(nih_data: Path, tmp_path: Path) -> None:
 def test_an_odd_folder_without_lists_crashes_nothing(name: str, nih_data: Path, tmp_path: Path) -> None:
     images = nih_data / "odd_images" / name
     data = {"images": [images], "missing": "subset", "expect_size": 128}
-    settings = nih_stage(nih_data / "metadata", data=data, policies={"wrong_size": "convert"})
+    metadata = metadata_of(nih_data, images, tmp_path / "metadata")
+    settings = nih_stage(metadata, data=data, policies={"wrong_size": "convert"})
     folder, _, problems = run_stage(settings, tmp_path)
     assert list(Dataset.open(folder).verify()) == []
     assert named(problems, "rgb") | named(problems, "rgba") == {path.stem for path in images.iterdir()}

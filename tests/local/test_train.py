@@ -38,6 +38,7 @@ from tests.training import (
     diffusion_task,
     finish,
     finish_afresh,
+    forget,
     latents_stage,
     losses,
     metrics,
@@ -371,7 +372,7 @@ def test_given_the_state_of_another_model_the_error_says_so(tmp_path: Path, late
     work = diffusion_stage(tmp_path / "stage", latents, vae, ema_decay=None)
     plan = freeze(work)
     run_pack(work, plan, ["00000"])
-    interval._live = None
+    forget()
     with_average = diffusion_stage(tmp_path / "stage", latents, vae)
     with pytest.raises(UserError, match="of another model"):
         interval.run_interval(with_average.context, plan.shards[1], tmp_path / "work")
@@ -429,7 +430,7 @@ def test_given_a_loss_that_is_not_finite_training_stops_and_names_step_and_image
     run_pack(work, plan, ["00000"])
     state = next((work.folder.path / "shards").glob("*.state")) / "state.safetensors"
     poison(state)
-    interval._live = None
+    forget()
     with pytest.raises(
         UserError,
         match=r"loss is nan and its gradient's norm nan at step 3, on train-\d+, train-\d+, train-\d+",

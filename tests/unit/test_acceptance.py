@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 
 from cxr_core.data.findings import NIH, NO_FINDING
-from cxr_core.export.card import _gate as card_lines
+from cxr_core.export.card import gate_lines
 from cxr_core.generation.acceptance import tally
 from cxr_core.generation.shard import LOOKS
 from cxr_core.models.scores import auroc
 from cxr_core.report.blocks import Table, Text
-from cxr_core.report.gate import _gate as blocks_of
+from cxr_core.report.gate import gate_blocks
 
 EFFUSION = NIH.bit("Effusion")
 KNOWN = ("Effusion", "Unheard of")
@@ -65,7 +65,7 @@ def about() -> dict[str, Any]:
 
 
 def test_given_a_gate_the_report_says_what_passed_of_each_finding_and_what_is_not_gated() -> None:
-    blocks = list(blocks_of(about()))
+    blocks = list(gate_blocks(about()))
     (text,) = (block.text for block in blocks if isinstance(block, Text))
     assert "looked at 6 draws of 4 images" in text
     assert "the other 1 the best draw is stored" in text
@@ -76,8 +76,8 @@ def test_given_a_gate_the_report_says_what_passed_of_each_finding_and_what_is_no
 
 
 def test_given_a_gate_the_card_says_it_and_without_one_it_is_silent() -> None:
-    text = "\n".join(card_lines(about()))
+    text = "\n".join(gate_lines(about()))
     assert "the first draw of 2 of 4 images passed, some draw of 3" in text
     assert "passed by finding: Effusion 2 of 3, No Finding 1 of 1" in text
     assert "finding_not_seen 3, flat 1" in text
-    assert list(card_lines({})) == []
+    assert list(gate_lines({})) == []

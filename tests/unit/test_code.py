@@ -12,7 +12,7 @@ import pytest
 from cxr_core.errors import UserError
 from cxr_core.runs import code, image
 from cxr_core.runs.code import PACKAGES, Code
-from cxr_core.runs.pack import Work, _old_fingerprint, finalize, freeze, run_pack
+from cxr_core.runs.pack import Work, finalize, freeze, old_fingerprint, run_pack
 from cxr_core.runs.plan import Plan
 from cxr_core.settings import OF_A_RUN, Absent, StageSettings, without_added
 from tests.conftest import REPOSITORY
@@ -143,7 +143,7 @@ def test_given_a_plan_without_a_newer_key_then_it_goes_on_with_what_the_lack_of_
     work, _ = tiny_work(tmp_path / "run" / "tiny")
     plan = freeze(work)
     if is_old:  # as cfcd391 wrote it
-        replace(plan, parts={}, fingerprint=_old_fingerprint(work, plan)).write(work.folder.plan_path)
+        replace(plan, parts={}, fingerprint=old_fingerprint(work, plan)).write(work.folder.plan_path)
         code.accept(tmp_path / "run")
     old = Later.model_validate({"name": "tiny"}, context=OF_A_RUN)
     assert old.white is None

@@ -9,7 +9,7 @@ import pytest
 from cxr_core.errors import UserError
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.run import Run
-from jobs.config import RunConfig, _keep_unnamed, config_of, going_on, load_config, renewed, resolved
+from jobs.config import RunConfig, config_of, going_on, keep_unnamed, load_config, renewed, resolved
 from tests.conftest import REPOSITORY
 
 READY = sorted(path.stem for path in (REPOSITORY / "jobs" / "configs").glob("*.yaml"))
@@ -127,10 +127,27 @@ def test_given_a_name_that_is_no_file_then_the_ready_configs_are_named() -> None
 
 
 @pytest.mark.parametrize(
-    "change", ["seed", "=3", "stages.nobody.steps=3", "stages=3=4", "stages=3", "seed.deep=3", "seed=[1"]
+    ("change", "why"),
+    [
+        ("seed", "key=value"),
+        ("=3", "key=value"),
+        ("stages.nobody.steps=3", "no 'nobody'"),
+        ("stages.real=3", "which key of the stage"),
+        ("seed.deep=3", "'seed' has no parts"),
+        ("seed.deep.er=3", "'deep' has no parts"),
+        ("seed=[1", "not YAML"),
+    ],
 )
-def test_given_a_bad_override_then_it_is_quoted(change: str) -> None:
-    with pytest.raises(UserError, match=f"{change.split('=')[0]}|key=value"):
+def test_given_a_bad_override_then_it_is_quoted_with_what_is_wrong(change: str, why: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("demo", [change])
+    assert repr(change) in caught.value.what
+    assert why in caught.value.what
+
+
+@pytest.mark.parametrize("change", ["stages=3", "stages=3=4"])
+def test_given_an_override_of_another_type_then_the_key_is_named(change: str) -> None:
+    with pytest.raises(UserError, match=r"\bstages: "):
         load_config("demo", [change])
 
 
@@ -147,7 +164,7 @@ def test_given_a_run_without_a_newer_key_then_what_the_config_does_not_name_is_a
     recorded = {"size": 256, "stages": [{"name": "a"}, {"name": "b", "deep": {}}]}
     meant = {"size": 256, "white": None, "stages": [{"name": "a", "white": None}, {"name": "b", "deep": {"white": 0}}]}
     given = {"stages": [{"name": "a", "white": 4095}, {"name": "b"}]}
-    _keep_unnamed(value, given, recorded, meant)
+    keep_unnamed(value, given, recorded, meant)
     assert value["size"] == 512, "a default that changed is a difference, which is shown"
     assert value["white"] is None
     assert [stage.get("white") for stage in value["stages"]] == [4095, None], "what is named is asked for"

@@ -11,7 +11,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from cxr_core.evaluation.diversity.alike import cell_groups, measure_alike, prompt_groups
 from cxr_core.evaluation.diversity.msssim import _SHARES, ms_ssim, scales_of
-from cxr_core.evaluation.diversity.prdc import _with_halves, prdc, prdc_of_halves
+from cxr_core.evaluation.diversity.prdc import prdc, prdc_of_halves, with_halves
 from cxr_core.evaluation.diversity.settings import Diversity
 from cxr_core.evaluation.diversity.spread import beside_floor, matched, spread
 from cxr_core.evaluation.featured import Featured
@@ -47,7 +47,7 @@ def test_the_numbers_of_a_half_are_those_of_its_images_alone() -> None:
     whole, *halves = prdc_of_halves(real, synthetic, 3, 4, seed=5)
     assert whole == prdc(real, synthetic, 3)
     generator = np.random.default_rng(derive_seed(5, "halves"))
-    chosen = [_with_halves(len(side), 4, generator)[:, 1:] for side in (real, synthetic)]
+    chosen = [with_halves(len(side), 4, generator)[:, 1:] for side in (real, synthetic)]
     assert [each.sum(axis=0).tolist() for each in chosen] == [[150] * 4, [130] * 4]
     for half, a, b in zip(halves, chosen[0].T, chosen[1].T, strict=True):
         assert vars(half) == pytest.approx(vars(prdc(real[a], synthetic[b], 3)), abs=1e-12)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_auc_score
 
@@ -21,6 +21,7 @@ from cxr_core.evaluation.intervals import (
 from cxr_core.models.scores import accuracy, auroc
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(4, 60), st.integers(1, 5))
 def test_given_weights_and_ties_both_metrics_equal_scikit_learn(seed: int, num: int, levels: int) -> None:
     generator = np.random.default_rng(seed)
@@ -89,6 +90,7 @@ def test_given_a_view_without_preference_the_view_rule_is_a_coin() -> None:
     assert accuracy(view_rule(views, labels, views), labels, np.ones(4)) == 0.5
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(4, 60), st.integers(1, 5))
 def test_given_weights_and_ties_a_contrast_has_the_same_auroc_in_each_resample(
     seed: int, num: int, levels: int

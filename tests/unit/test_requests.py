@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -48,6 +48,7 @@ def table(cells: pd.DataFrame) -> dict[tuple[int, str], int]:
 weights = st.lists(st.integers(0, 10**6), min_size=1, max_size=50).filter(any)
 
 
+@settings(deadline=None)
 @given(weights, st.integers(0, 10**7))
 def test_given_any_weights_shares_sum_to_the_total_and_are_the_quota_rounded(values: list[int], total: int) -> None:
     shares = largest_remainder(values, total)
@@ -57,6 +58,7 @@ def test_given_any_weights_shares_sum_to_the_total_and_are_the_quota_rounded(val
         assert share in ({floor, floor + 1} if rest else {floor})
 
 
+@settings(deadline=None)
 @given(weights, st.integers(0, 10**7))
 def test_given_any_weights_only_the_largest_remainders_are_rounded_up(values: list[int], total: int) -> None:
     shares = largest_remainder(values, total)

@@ -10,7 +10,6 @@ import pytest
 
 from cxr_core.errors import UserError, explain_os_error
 from cxr_core.runs.attempt import Attempt, is_alive, new_attempt_id
-from cxr_core.runs.commit import commit, place, prune
 from cxr_core.runs.files import atomic_path, sha256_path, write_atomic
 from cxr_core.runs.plan import Plan, Shard, slices
 from cxr_core.runs.receipt import Receipt
@@ -142,16 +141,6 @@ def test_given_slurm_variables_then_the_attempt_is_named_after_job_task_and_rest
     environ = {"SLURM_ARRAY_JOB_ID": "81", "SLURM_ARRAY_TASK_ID": "4", "SLURM_JOB_ID": "85", "SLURM_RESTART_COUNT": "2"}
     assert new_attempt_id(environ).startswith("81_4-2-")
     assert new_attempt_id({}).startswith(f"pid{os.getpid()}-0-")
-
-
-def test_given_a_keep_rule_when_pruned_then_the_record_names_what_went(tmp_path: Path) -> None:
-    (tmp_path / "x.state").mkdir()
-    (tmp_path / "x.state" / "part").write_bytes(b"12345")
-    data = place(tmp_path, "00000", "a", {"state": tmp_path / "x.state"})
-    receipt = commit(tmp_path, Receipt("00000", "d", data, "p", "a", 0), is_alive=lambda other: False).receipt
-    assert prune(tmp_path, receipt, ["state"], "keep rule") == 5
-    assert json.loads((tmp_path / "pruned" / "00000.json").read_text())["data"] == [data[0].name]
-    assert not (tmp_path / "shards" / data[0].name).exists()
 
 
 def test_seeds_are_functions_of_their_parts_alone_and_parts_do_not_run_together() -> None:

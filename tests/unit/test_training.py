@@ -1,4 +1,4 @@
-"""What training is a function of: data order, random numbers, learning rate, settings, checkpoints, words."""
+"""What training is a function of: sampling, learning rate, settings, checkpoints, words."""
 
 import math
 import shutil
@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cxr_core.data.latents import LatentCache, Stacked
@@ -27,7 +25,6 @@ from cxr_core.models.checkpoints import (
 from cxr_core.models.geometry import Geometry
 from cxr_core.models.presets import PRESETS, SD21_BASE
 from cxr_core.models.tokenizer import train_bpe
-from cxr_core.training.data_order import DataOrder, some, stream
 from cxr_core.training.overfit import Overfit, overfit
 from cxr_core.training.sampling import drawn
 from cxr_core.training.schedule import learning_rate
@@ -45,15 +42,6 @@ TRAIN = {
 
 def vae_settings(**values: object) -> VaeTrain:
     return VaeTrain(**{**TRAIN, "model": "vae", "preset": "nano", "inputs": {"dataset": "d"}, **values})
-
-
-@given(num_rows=st.integers(1, 40), batch_size=st.integers(1, 17), num_epochs=st.integers(1, 4))
-def test_given_any_sizes_every_epoch_shows_each_image_once(num_rows: int, batch_size: int, num_epochs: int) -> None:
-    order = DataOrder(num_rows, batch_size, seed=3)
-    num_steps = math.ceil(num_epochs * num_rows / batch_size)
-    shown = np.concatenate([order.batch(step) for step in range(num_steps)])
-    for epoch in range(num_epochs):
-        assert sorted(shown[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(num_rows))
 
 
 def test_given_a_rare_finding_its_images_are_repeated_by_the_square_root_of_how_rare_it_is() -> None:
@@ -107,34 +95,6 @@ def test_given_three_checkpoints_above_the_lowest_validation_loss_the_alarm_name
     assert overfit(risen) == Overfit(best_step=400, rise=pytest.approx(0.33 / 0.29 - 1))
     assert overfit(risen[:-1]) is None
     assert overfit([*risen[:-2], (600, 0.295), (700, 0.33)]) is None
-
-
-@given(num_rows=st.integers(1, 30), batch_size=st.integers(1, 17), steps=st.integers(0, 9))
-def test_given_a_number_of_steps_rows_are_counted_as_they_come(num_rows: int, batch_size: int, steps: int) -> None:
-    order = DataOrder(num_rows, batch_size, seed=3)
-    came = np.concatenate([np.zeros(0, int), *(order.batch(step) for step in range(steps))])
-    assert order.counts(steps).tolist() == np.bincount(came, minlength=num_rows).tolist()
-
-
-def test_given_any_step_the_batch_does_not_depend_on_what_was_asked_before() -> None:
-    in_order, backwards = DataOrder(10, 4, seed=1), DataOrder(10, 4, seed=1)
-    forward = [in_order.batch(step).tolist() for step in range(9)]
-    assert [backwards.batch(step).tolist() for step in reversed(range(9))] == forward[::-1]
-    assert forward[:3] != [DataOrder(10, 4, seed=2).batch(step).tolist() for step in range(3)]
-
-
-def test_given_seed_step_and_position_the_numbers_are_fixed_and_no_two_places_share_any() -> None:
-    def draw(*place: int) -> tuple[float, ...]:
-        return tuple(stream(*place).standard_normal(1000))
-
-    assert draw(5, 2, 1) == draw(5, 2, 1)
-    places = [(seed, step, position) for seed in (5, 6) for step in range(4) for position in range(4)]
-    assert len({value for place in places for value in draw(*place)}) == 1000 * len(places)
-
-
-def test_given_fewer_rows_than_asked_for_some_gives_all_of_them() -> None:
-    assert sorted(some(3, 8, seed=0)) == [0, 1, 2]
-    assert some(100, 5, seed=0).tolist() == some(100, 7, seed=0).tolist()[:5]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def prdc(real: np.ndarray, synthetic: np.ndarray, neighbours: int) -> Prdc:
 def prdc_of_halves(real: np.ndarray, synthetic: np.ndarray, neighbours: int, num: int, seed: int) -> list[Prdc]:
     """Of all images, then of `num` random halves of both sides; a half must have more than `neighbours` images."""
     generator = np.random.default_rng(derive_seed(seed, "halves"))
-    x, y = (_Side.of(side, neighbours, _with_halves(len(side), num, generator)) for side in (real, synthetic))
+    x, y = (_Side.of(side, neighbours, with_halves(len(side), num, generator)) for side in (real, synthetic))
     num_balls = np.zeros(y.chosen.shape, np.float32)
     is_covered, is_recalled = np.zeros(x.chosen.shape, bool), np.zeros(x.chosen.shape, bool)
     for rows in x.features.blocks():
@@ -82,7 +82,7 @@ class _Side:
         return cls(x, chosen, radii)
 
 
-def _with_halves(num_images: int, num: int, generator: np.random.Generator) -> np.ndarray:
+def with_halves(num_images: int, num: int, generator: np.random.Generator) -> np.ndarray:
     """Which images are of all and of each random half: (n, 1 + num)."""
     halves = np.tile(np.arange(num_images) < num_images // 2, (num, 1))
     return np.concatenate([np.ones((1, num_images), bool), generator.permuted(halves, axis=1)]).T
