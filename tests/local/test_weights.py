@@ -315,7 +315,7 @@ def test_given_a_pickle_that_would_run_code_then_import_refuses_it(folder: Path,
 CONFIG = """
 name: weights
 stages:
-  - {{name: real, kind: preprocess, threads: 1, data: {{kind: phantom, images: 24, size: 64}}, size: 32}}
+  - {{name: real, kind: preprocess, threads: 1, data: {{kind: phantom, num_images: 24, size: 64}}, size: 32}}
   - {{name: latents, kind: latents, threads: 1, inputs: {{dataset: real, base: "{base}"}}}}
   - &train
     name: words
@@ -330,7 +330,7 @@ stages:
     checkpoint_every: 2
     learning_rate: 1.0e-4
     validation_images: 0
-    preview: {{num_prompts: 1, steps: 1}}
+    preview: {{num_prompts: 1, denoising_steps: 1}}
   - <<: *train
     name: images
     inputs: {{latents: latents, base: words}}
@@ -342,7 +342,7 @@ stages:
     threads: 1
     inputs: {{model: images, like: real}}
     request: {{balanced: [No Finding, Effusion], num_images: 4}}
-    steps: 2
+    denoising_steps: 2
     batch_size: 4
     shard_size: 4
 """

@@ -22,7 +22,7 @@ NO_FOURS = pd.DataFrame({"group": [], "labels": np.array([], np.int64), "ms_ssim
 def bench() -> Bench:
     """Validation patients, and training patients who differ from them."""
     real = joined(images(300, "val", seed=1), images(600, "train", seed=3, shift=0.6))
-    return Bench(real, MODEL, 64, NIH, Sweep(features="/x", resamples=40), seed=7)
+    return Bench(real, MODEL, 64, NIH, Sweep(features="/x", num_resamples=40), seed=7)
 
 
 def measured(bench: Bench, number: int, drawn: Featured, *, step: int | None = None) -> PointResult:
@@ -121,19 +121,19 @@ def test_given_more_copies_than_real_patients_have_or_than_the_config_allows_the
         "Alarm: 2 % (1 to 4 %) of its images align with a training image better than 99.9 % of validation images do, "
         "more than 0.1 %."
     )
-    assert [each.alarm for each in judged(shares, Copies(at_most=0.015, rising=False), [100, 200])] == [False, False]
+    assert [each.alarm for each in judged(shares, Copies(max_share=0.015, rising=False), [100, 200])] == [False, False]
 
 
 def test_given_a_share_that_rises_with_training_steps_beyond_that_of_real_patients_the_alarm_is_raised() -> None:
     shares = [(0.0, 0.0, 0.002), (0.006, 0.003, 0.01)]
-    rule = Copies(at_most=0.004)
+    rule = Copies(max_share=0.004)
     assert [each.alarm for each in judged(shares, rule, [100, 200])] == [False, True]
     assert judged(shares, rule, [100, 200])[1].words.endswith(
         "more than of candidates, step 100, guidance 2 (0 % (0 to 0.2 %)), an earlier checkpoint."
     )
     assert not judged(shares, rule, [200, 100])[1].alarm
     assert not judged(shares, rule, [100, 200], guidance=5.0)[1].alarm
-    assert not judged(shares, Copies(at_most=0.004, rising=False), [100, 200])[1].alarm
+    assert not judged(shares, Copies(max_share=0.004, rising=False), [100, 200])[1].alarm
     low = [(0.0, 0.0, 0.0002), (0.0008, 0.0004, 0.002)]  # no more than real patients have
     assert not judged(low, Copies(), [100, 200])[1].alarm
 
@@ -149,7 +149,7 @@ def test_given_the_rule_what_raises_the_alarm_is_said_in_words() -> None:
     said = alarm_rule(99.9, Copies())
     assert "better than 99.9 % of validation images do lies above 0.1 % with its whole interval, or is above" in said
     assert "earlier checkpoint" not in alarm_rule(99.9, Copies(rising=False))
-    assert "lies above 2 %" in alarm_rule(99.9, Copies(at_most=0.02))
+    assert "lies above 2 %" in alarm_rule(99.9, Copies(max_share=0.02))
     assert alarm_rule(None, Copies()).endswith("were not looked for (`memorisation`).")
 
 

@@ -72,7 +72,7 @@ def _passed(point: Point, share: Interval, found: Sequence[tuple[Point, Memorisa
 
 
 def _at_most(percentile: float, rule: Copies) -> float:
-    return _floor(percentile) if rule.at_most is None else rule.at_most
+    return _floor(percentile) if rule.max_share is None else rule.max_share
 
 
 def _floor(percentile: float) -> float:
