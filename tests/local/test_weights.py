@@ -568,13 +568,6 @@ def test_given_outputs_that_cannot_be_findings_then_the_judge_is_refused(names: 
         check_findings(names)
 
 
-def test_given_the_old_name_of_a_command_then_the_new_one_is_told(tmp_path: Path) -> None:
-    for old, kind in (("adopt", "judge"), ("adopt-pggan", "pggan")):
-        done = cxr("model", old, tmp_path / "a", tmp_path / "b", "--findings", "Edema")
-        assert done.returncode == 2
-        assert f"cxr model import FILE OUT --as {kind}" in done.stderr
-
-
 def test_given_an_extractor_with_a_layer_too_many_or_numbers_that_are_none_then_it_is_refused(tmp_path: Path) -> None:
     path = small_vit(tmp_path / "vit") / "model.safetensors"
     found = load_file(path)

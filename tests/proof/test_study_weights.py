@@ -81,7 +81,7 @@ def test_given_published_files_then_the_whole_study_runs_and_knows_its_vae_again
     synthetic = Dataset.open(run / "synthetic")
     assert synthetic.info.about["series"][0]["model"] == weights_sha256(final_checkpoint(run / "images"))
     assert synthetic.info.about["series"][0]["prediction"] == "epsilon"
-    done = cxr("data", "regenerate", synthetic.folder, synthetic.rows["image_id"].iloc[0], "--out", runs / "again.png")
+    done = cxr("data", "reproduce", synthetic.folder, synthetic.rows["image_id"].iloc[0], "--out", runs / "again.png")
     assert done.returncode == 0, done.stderr
 
 
