@@ -354,6 +354,10 @@ _TAGS = {
     "invert",
     "generate",
     "evaluate",
+    # kinds of `data` in a preprocess stage
+    "chestxray14",
+    "table",
+    "phantom",
 }
 
 

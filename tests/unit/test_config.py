@@ -53,6 +53,12 @@ def test_given_several_mistakes_then_all_are_listed_with_line_and_key() -> None:
         assert line in text
 
 
+def test_given_a_renamed_key_then_its_line_and_its_name_of_now_are_told(write) -> None:
+    text = "name: x\nstages:\n  - name: real\n    kind: preprocess\n    data:\n      kind: phantom\n      images: 5\n"
+    with pytest.raises(UserError, match=r"run\.yaml:7: stages\.real\.data\.images: this key is now called num_images"):
+        load_config(write(text))
+
+
 def test_given_an_input_that_comes_later_then_the_mend_is_to_move_it_up(write) -> None:
     stages = "\n".join(
         f"  - {{name: {name}, kind: latents, inputs: {{dataset: {dataset}, base: .}}}}"
