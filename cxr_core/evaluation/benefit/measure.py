@@ -217,7 +217,7 @@ class _Tables:
         """Each arm but those of the curve with `real`; a single finding is its own mean, and is compared once."""
         names = self.names if len(self.computed) > 1 else self.names[:1]
         for arm in self.values if REAL in self.values else ():
-            if arm != REAL and arm not in self.entry.learning_curve_percent_names:
+            if arm != REAL and arm not in self.entry.curve_names:
                 yield from (Primary(arm=arm, against=REAL, finding=name) for name in names)
 
     def _same(self, one: Primary, other: Primary) -> bool:
