@@ -1,6 +1,6 @@
 """What all settings share: strict pydantic models whose field docstrings are the documentation of the config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +11,11 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    ValidationError,
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from cxr_core.home import expanded
 
@@ -43,8 +45,21 @@ class Absent:
         return {**handler(core), "absent": self.value}
 
 
+@dataclass(frozen=True)
+class Formerly:
+    """Marks a key that was renamed: runs of before have it under `name`. A user's file must use the new name.
+    `num_images: Annotated[int, Formerly("images")]`."""
+
+    name: str
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """In the schema too, for whoever reads the config of an older run."""
+        return {**handler(core), "formerly": self.name}
+
+
 OF_A_RUN = {"of a run": True}
-"""Context of `model_validate` for settings that a run recorded: keys that it lacks mean what they meant then."""
+"""Context of `model_validate` for settings that a run recorded: keys that it lacks mean what they meant then, and
+renamed keys may have their former names."""
 
 
 class Settings(BaseModel):
@@ -55,31 +70,73 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keys_of_then(cls, given: Any, info: ValidationInfo) -> Any:
-        if not info.context or not info.context.get("of a run") or not isinstance(given, dict):
+        if not isinstance(given, dict):
             return given
-        return added_keys(cls) | given
+        former = former_names(cls)
+        if info.context and info.context.get("of a run"):
+            renamed = {former.get(key, key) if key not in cls.model_fields else key: given[key] for key in given}
+            return added_keys(cls) | renamed
+        if old := [key for key in given if key in former and key not in cls.model_fields]:
+            raise _renamed(cls, {key: former[key] for key in old}, given)
+        return given
+
+
+def _renamed(settings: type[BaseModel], names: Mapping[str, str], given: Mapping[str, Any]) -> ValidationError:
+    """An error for each former name in `names`, at its key, that gives the new one."""
+    errors = [
+        InitErrorDetails(
+            type=PydanticCustomError("value_error", "this key is now called {new}", {"new": new}),
+            loc=(old,),
+            input=given[old],
+        )
+        for old, new in names.items()
+    ]
+    return ValidationError.from_exception_data(settings.__name__, errors)
 
 
 def added_keys(settings: type[BaseModel]) -> dict[str, Any]:
     """Key -> what a run that lacks it did, of the keys that were added later."""
-    fields = settings.model_fields.items()
-    return {name: mark.value for name, field in fields for mark in field.metadata if isinstance(mark, Absent)}
+    return {name: mark.value for name, mark in _marks(settings) if isinstance(mark, Absent)}
+
+
+def former_names(settings: type[BaseModel]) -> dict[str, str]:
+    """Former name -> name, of the keys that were renamed."""
+    return {mark.name: name for name, mark in _marks(settings) if isinstance(mark, Formerly)}
+
+
+def _marks(settings: type[BaseModel]) -> list[tuple[str, Any]]:
+    return [(name, mark) for name, field in settings.model_fields.items() for mark in field.metadata]
+
+
+def as_before(settings: BaseModel, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """`dumped`, the JSON of `settings`, as it was written before keys were added and renamed: without added keys
+    whose value is that of before, and with former names. Fingerprints of old plans cover this."""
+    return in_former_names(settings, without_added(settings, dumped))
 
 
 def without_added(settings: BaseModel, dumped: Mapping[str, Any]) -> dict[str, Any]:
-    """`dumped`, the JSON of `settings`, without added keys whose value is that of before: as it was written then."""
+    """`dumped`, the JSON of `settings`, without added keys whose value is that of before."""
     added = added_keys(type(settings))
     kept = {name: value for name, value in dumped.items() if name not in added or added[name] != value}
-    return {name: _without_added(getattr(settings, name), value) for name, value in kept.items()}
+    return {name: _each(without_added, getattr(settings, name), value) for name, value in kept.items()}
 
 
-def _without_added(value: Any, dumped: Any) -> Any:
+def in_former_names(settings: BaseModel, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """`dumped`, the JSON of `settings`, with former names. Digests that cover settings are of this."""
+    before = {new: old for old, new in former_names(type(settings)).items()}
+    return {
+        before.get(name, name): _each(in_former_names, getattr(settings, name), value) for name, value in dumped.items()
+    }
+
+
+def _each(spell: Callable[[BaseModel, Mapping[str, Any]], Any], value: Any, dumped: Any) -> Any:
+    """`spell` of each model within `value`, whose JSON is `dumped`."""
     if isinstance(value, BaseModel):
-        return without_added(value, dumped)
+        return spell(value, dumped)
     if isinstance(value, Mapping):
-        return {key: _without_added(value.get(key), each) for key, each in dumped.items()}
+        return {key: _each(spell, one, plain) for (key, plain), one in zip(dumped.items(), value.values(), strict=True)}
     if isinstance(value, list | tuple):
-        return [_without_added(each, plain) for each, plain in zip(value, dumped, strict=True)]
+        return [_each(spell, each, plain) for each, plain in zip(value, dumped, strict=True)]
     return dumped
 
 

@@ -12,6 +12,7 @@ import typer
 from cxr_core.log import fail, room_log, show_log
 from cxr_core.shown import emit, say
 from jobs.data import app as data_app
+from jobs.former import former
 from jobs.image import app as image_app
 from jobs.model import app as model_app
 from jobs.readers import app as readers_app
@@ -31,6 +32,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(image_app, name="image")
 app.add_typer(readers_app, name="readers")
+former(app, "phantom", "data phantom")
 
 log = room_log("jobs.cli")  # whose name as a program is another
 
@@ -352,25 +354,6 @@ def report(
     opened = Run.open(run)
     refresh(opened)
     say(write_report(opened.root, price, out, public=public))
-
-
-@app.command()
-def phantom(
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    images: Annotated[int, typer.Option("--images", min=1, help="How many radiographs.")] = 1000,
-    size: Annotated[int, typer.Option(min=32, max=1024, help="Height and width in pixels.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pixels.")] = 0,
-) -> None:
-    """Draw procedural chest radiographs in the exact layout of ChestX-ray14.
-
-    Example: cxr phantom /tmp/phantoms --images 1000
-    """
-    from cxr_core.data.phantom import write_layout
-    from cxr_core.runs.progress import bar
-
-    with bar("phantoms", images) as progress:
-        write_layout(out, images, seed=seed, size=size, progress=lambda done, total: progress.advance())
-    say(out)
 
 
 @app.command()

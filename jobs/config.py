@@ -158,7 +158,9 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _apply(value, override)
     try:
-        return RunConfig.model_validate(value)
+        # What a run recorded may be given as a config, whichever version wrote it.
+        is_recorded = path.name == "config.yaml" and (path.parent / "run.json").is_file()
+        return RunConfig.model_validate(value, context=OF_A_RUN if is_recorded else None)
     except ValidationError as error:
         between = [line for each in error.errors() if not each["loc"] for line in _message(each).splitlines()]
         lines = [
@@ -343,6 +345,10 @@ _TAGS = {
     "invert",
     "generate",
     "evaluate",
+    # kinds of `data` in a preprocess stage
+    "chestxray14",
+    "table",
+    "phantom",
 }
 
 

@@ -1,4 +1,4 @@
-"""`cxr data`: look into datasets, export them, make single images again."""
+"""`cxr data`: look into datasets, export them, make single images again, draw phantoms."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cxr_core.shown import say, say_line
+from jobs.former import former
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
@@ -105,7 +106,7 @@ def browse(
 
 
 @app.command()
-def regenerate(
+def reproduce(
     path: Folder,
     image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="Of its index, e.g. syn-00000000.")],
     out: Annotated[Path | None, typer.Option(help="Write the image as PNG to this file.")] = None,
@@ -116,7 +117,7 @@ def regenerate(
 ) -> None:
     """Make one synthetic image again and tell by how much it differs from the one that is stored.
 
-    Example: cxr data regenerate runs/demo/synthetic syn-00000042 --strict
+    Example: cxr data reproduce runs/demo/synthetic syn-00000042 --strict
     """
     from cxr_core.data.dataset import Dataset
     from cxr_core.data.png import encode_grey
@@ -141,6 +142,28 @@ def regenerate(
         )
     else:
         say(f"{image_id}: the same, bit for bit")
+
+
+former(app, "data regenerate", "data reproduce")
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    images: Annotated[int, typer.Option("--images", min=1, help="How many radiographs.")] = 1000,
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Height and width in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pixels.")] = 0,
+) -> None:
+    """Draw procedural chest radiographs in the exact layout of ChestX-ray14.
+
+    Example: cxr data phantom /tmp/phantoms --images 1000
+    """
+    from cxr_core.data.phantom import write_layout
+    from cxr_core.runs.progress import bar
+
+    with bar("phantoms", images) as progress:
+        write_layout(out, images, seed=seed, size=size, progress=lambda done, total: progress.advance())
+    say(out)
 
 
 def _mend_of_damage(path: Path) -> str:

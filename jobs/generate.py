@@ -53,7 +53,7 @@ from cxr_core.runs.receipt import Receipt
 from cxr_core.runs.roles import in_roles
 from cxr_core.runs.stage import Context, Draft, Estimate, Output
 from cxr_core.runs.tables import read_table
-from cxr_core.settings import without_paths
+from cxr_core.settings import in_former_names, without_paths
 from jobs.learnt import moved_for_judges
 
 _BYTES_A_PIXEL = 0.5
@@ -390,7 +390,7 @@ def _warnings(unseen: Sequence[str]) -> list[str]:
 def _generation(settings: GenerateStage) -> dict[str, Any]:
     """What every image records of how it was made, beside its series' model and sampler."""
     names = ("dtype", "channels_last", "compile", "attention", "batch_size", "threads")
-    config = sha256_text(canonical_json(settings.model_dump(mode="json")))
+    config = sha256_text(canonical_json(in_former_names(settings, settings.model_dump(mode="json"))))
     return {**{name: getattr(settings, name) for name in names}, "config": config}
 
 

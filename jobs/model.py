@@ -6,11 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from cxr_core.shown import say
+from jobs.former import former
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Trained models.")
-
-_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Words that a command takes whatever they are."""
 
 
 @app.command("export")
@@ -104,23 +102,8 @@ def _import_judge(source: Path, out: Path, findings: str, preset: str, image_siz
     say(out)
 
 
-@app.command("adopt", hidden=True, context_settings=_ANYTHING)
-def adopt() -> None:
-    """Had the name that `import --as judge` has now."""
-    raise _renamed("adopt", "judge")
-
-
-@app.command("adopt-pggan", hidden=True, context_settings=_ANYTHING)
-def adopt_pggan() -> None:
-    """Had the name that `import --as pggan` has now."""
-    raise _renamed("adopt-pggan", "pggan")
-
-
-def _renamed(old: str, kind: str) -> Exception:
-    from cxr_core.errors import UserError
-
-    mend = f"type `cxr model import FILE OUT --as {kind}`, with the same options"
-    return UserError("has another name now", where=f"cxr model {old}", mend=mend)
+former(app, "model adopt", "model import --as judge")
+former(app, "model adopt-pggan", "model import --as pggan")
 
 
 def _insist_there(source: Path) -> None:

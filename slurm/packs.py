@@ -169,7 +169,7 @@ def _num_tasks(work: StageWork, profile: ClusterProfile) -> int:
     if work.chain:
         return min(1, work.num_left)
     resources = work.resources(profile)
-    minutes = min(profile.pack_minutes, _OF_THE_LIMIT * 60 * resources.hours)
+    minutes = min(profile.task_minutes, _OF_THE_LIMIT * 60 * resources.hours)
     each = max(1, int(60 * minutes / work.shard_seconds(resources)))
     return min(math.ceil(work.num_left / each), profile.max_array_size)
 

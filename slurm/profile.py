@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from cxr_core.errors import UserError
 from cxr_core.home import expanded, home
 from cxr_core.runs.door import checked_name, printable
-from cxr_core.settings import Settings
+from cxr_core.settings import Formerly, Settings
 from cxr_core.yamlfile import line_of, parse_mapping, read_text
 from slurm import grammar
 from slurm.options import check_options
@@ -105,7 +105,7 @@ class ClusterProfile(Resources):
     """The cluster's MaxArraySize (`scontrol show config`): an array has at most that many tasks."""
     max_submit: int = Field(default=1000, ge=1)
     """Tasks that one user may have in the queue; more shards a task are packed rather than exceed it."""
-    pack_minutes: float = Field(default=45, gt=0)
+    task_minutes: Annotated[float, Formerly("pack_minutes")] = Field(default=45, gt=0)
     """Work of one task: long enough to be worth a place in the queue, short enough to be lost."""
     grace_seconds: int = Field(default=90, ge=10, le=3600)
     """Warning before the time limit; a shard that ends within it is kept."""

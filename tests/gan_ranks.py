@@ -23,7 +23,7 @@ VALUES: dict[str, Any] = {
     "preset": "nano",
     "steps": STEPS[-1],
     "batch_size": 8,
-    "images": 48,
+    "images_per_scale": 48,
     "fade_images": 32,
     "checkpoint_every": STEPS[0],
     "keep": {"last": len(STEPS)},

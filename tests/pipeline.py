@@ -22,7 +22,7 @@ stages:
   - name: real
     kind: preprocess
     threads: 1
-    data: {kind: phantom, images: 240, seed: 3, size: 64}
+    data: {kind: phantom, num_images: 240, seed: 3, size: 64}
     size: 32
     shard_size: 20
   - name: vae
@@ -53,13 +53,13 @@ stages:
     keep: {last: 2, every: 80}
     learning_rate: 1.0e-3
     validation_images: 8
-    preview: {num_prompts: 2, steps: 2}
+    preview: {num_prompts: 2, denoising_steps: 2}
   - name: synthetic
     kind: generate
     threads: 1
     inputs: {model: diffusion, like: real}
     request: {balanced: [No Finding, Effusion], num_images: 192}
-    steps: 4
+    denoising_steps: 4
     batch_size: 8
     shard_size: 8
   - name: study

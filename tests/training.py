@@ -63,7 +63,7 @@ def latents_stage(folder: Path, dataset: Path, base: Path, **values: Any) -> Wor
 
 
 def diffusion_stage(folder: Path, latents: Path, base: Path, *, prior: Path | None = None, **values: Any) -> Work:
-    defaults = {**COMMON, "steps": 6, "checkpoint_every": 2, "preview": {"steps": 2, "num_prompts": 2}}
+    defaults = {**COMMON, "steps": 6, "checkpoint_every": 2, "preview": {"denoising_steps": 2, "num_prompts": 2}}
     inputs = {"latents": latents, "base": base} | ({"prior": prior} if prior else {})
     names = {role: role for role in inputs}
     settings = DiffusionTrain(name="d", kind="train", model="diffusion", inputs=names, **{**defaults, **values})

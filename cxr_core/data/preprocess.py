@@ -65,7 +65,7 @@ def estimate(settings: PreprocessStage) -> Estimate:
     """Size of the Dataset, and what is worth saying of its captions."""
     data, notes = settings.data, list[str]()
     if isinstance(data, PhantomData) and settings.num_images is None:
-        num_items = data.images
+        num_items = data.num_images
     else:
         plan = plan_source(settings)
         check_white(settings, plan.rows["file"].to_list())

@@ -10,7 +10,7 @@ from cxr_core.data.positions.phrases import read_two_ways
 from cxr_core.data.positions.settings import PositionWords
 from cxr_core.data.positions.split import MoveBoxed
 from cxr_core.data.words import read_as_several
-from cxr_core.settings import Absent, LocalPath, Settings, StageSettings
+from cxr_core.settings import Absent, Formerly, LocalPath, Settings, StageSettings
 
 Missing = Literal["fail", "subset"]
 FailOrExclude = Literal["fail", "exclude"]
@@ -98,7 +98,7 @@ class Columns(Settings):
     follow_up: str | None = None
     """Number of the visit."""
     split: str | None = None
-    """train, val or test. Null: split by a hash of the patient, see `test`."""
+    """train, val or test. Null: split by a hash of the patient, see `test_share`."""
     box: tuple[str, str, str, str, str] | None = None
     """Columns of one box: finding, x, y, width, height, in pixels of the image file. An image with several boxes has
     a row for each; rows without a box leave the five empty."""
@@ -124,7 +124,7 @@ class TableData(Settings):
     for those not named."""
     label_separator: str = Field(default="|", min_length=1)
     """What stands between two findings."""
-    test: float = Field(default=0.2, ge=0, lt=1)
+    test_share: Annotated[float, Formerly("test")] = Field(default=0.2, ge=0, lt=1)
     """Share of the patients that is test, where there is no split column."""
     further_boxes: tuple[BoxFile, ...] = ()
     """More files of boxes for the same images."""
@@ -158,13 +158,13 @@ class PhantomData(Settings):
 
     kind: Literal["phantom"]
     """The kind of this source."""
-    images: PositiveInt
+    num_images: Annotated[PositiveInt, Formerly("images")]
     """How many are drawn."""
     seed: int = 0
     """Who is drawn: the same seed gives the same people, findings and pixels in every run."""
     size: int = Field(default=256, ge=32, le=2048)
     """Width and height as drawn, before `size` of the stage."""
-    boxes: Literal["test", "all"] = "test"
+    boxed_patients: Annotated[Literal["test", "all"], Formerly("boxes")] = "test"
     """Which images have bounding boxes: those of `test` patients, as in ChestX-ray14, or `all`."""
     findings: tuple[str, ...] = NIH_FINDINGS
     """What the sick can have: fewer findings give more images of each."""
@@ -348,7 +348,7 @@ class PreprocessStage(StageSettings):
     """How images are put into words."""
     policies: Policies = Policies()
     """What each kind of oddity leads to."""
-    validation: float = Field(default=0.1, ge=0, lt=1)
+    validation_share: Annotated[float, Formerly("validation")] = Field(default=0.1, ge=0, lt=1)
     """Share of the training patients that becomes `val`, by a hash of the patient: the same patients in every run."""
     move_boxed: MoveBoxed | None = None
     """Move test patients with a bounding box to train and val, so that places can be learnt. Whoever is moved is named

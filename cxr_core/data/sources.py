@@ -118,14 +118,14 @@ def _read_phantom(data: PhantomData) -> SourceTable:
     from cxr_core.data.phantom import population
     from cxr_core.data.phantom.layout import BOXED_FINDINGS
 
-    rows = population(data.images, seed=data.seed, view_confounding=data.view_confounding, findings=data.findings)
+    rows = population(data.num_images, seed=data.seed, view_confounding=data.view_confounding, findings=data.findings)
     boxes = [
         {"image_id": image_id, "finding": sign["finding"]} | {name: float(f"{sign[name]:.15g}") for name in "xywh"}
         for image_id, signs in zip(rows["image_id"], rows["signs"], strict=True)
         for sign in signs
         if sign["finding"] in BOXED_FINDINGS
     ]
-    boxed = set(rows.loc[(rows["split"] == "test") | (data.boxes == "all"), "image_id"])
+    boxed = set(rows.loc[(rows["split"] == "test") | (data.boxed_patients == "all"), "image_id"])
     rows = rows.assign(
         split=rows["split"].replace("train_val", "train"),
         age=rows["age"].astype("float64"),

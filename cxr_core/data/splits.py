@@ -59,9 +59,9 @@ def split_patients(
 ) -> tuple[pd.DataFrame, BoxedSplit | None]:
     """The rows, each in train, val or test, and who was moved. Raises UserError for a patient in two splits."""
     if isinstance(settings.data, TableData) and settings.data.columns.split is None:
-        rows = rows.assign(split=hashed_split(rows["patient_id"], test=settings.data.test))
+        rows = rows.assign(split=hashed_split(rows["patient_id"], test=settings.data.test_share))
     check_disjoint(rows, path)
-    rows = rows.assign(split=carve_validation(rows, settings.validation))
+    rows = rows.assign(split=carve_validation(rows, settings.validation_share))
     if settings.move_boxed is None:
         return rows, None
     split, boxed = move_boxed(rows, boxes["image_id"], settings.move_boxed)

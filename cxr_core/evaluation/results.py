@@ -29,9 +29,10 @@ def join(entry: Utility, cohort: Cohort, scored: Scored, real: Dataset, syntheti
     """The experiment's part of metrics.json; `seed` is that of the bootstrap."""
     test = cohort.use("test")
     judge = _Judge.of(entry, test, derive_seed(seed, "bootstrap")) if cohort.arms else None
-    copied = ("finding", "negatives", "rule", "protocol", "counts", "num_images", "augment", "epochs")
+    copied = ("finding", "negatives", "rule", "protocol", "num_images", "augment", "epochs")
     return UtilityResult(
         **{name: getattr(entry, name) for name in copied},
+        counts=entry.count_images,
         match_views=entry.matches_views,
         image_size=size_of(entry, real),
         available=dict(cohort.available),

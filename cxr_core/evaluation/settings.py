@@ -11,7 +11,7 @@ from cxr_core.evaluation.diversity.settings import Diversity
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.position.settings import Position
 from cxr_core.evaluation.sweep.settings import Sweep
-from cxr_core.settings import LocalPath, Settings, StageSettings, check_whole_batches
+from cxr_core.settings import Formerly, LocalPath, Settings, StageSettings, check_whole_batches
 
 
 class EvaluateInputs(Settings):
@@ -58,11 +58,11 @@ class Utility(Settings):
     """Of `repaired`: for each image with the finding one without it of the same view, in training and in test, real and
     synthetic, so that the view alone tells nothing. `as_written` never matches."""
     num_images: int = Field(ge=4, multiple_of=4)
-    """n: training images, counted as `counts` says; a multiple of 4, since each half is half positive."""
+    """n: training images, counted as `count_images` says; a multiple of 4, since each half is half positive."""
     num_test: int = Field(default=300, ge=2, multiple_of=2)
-    """Test images, counted as `counts` says, equally many of each class. `repaired` takes as many of these as there
-    are, `as_written` all or none."""
-    counts: Literal["in_all", "per_class"] = "in_all"
+    """Test images, counted as `count_images` says, equally many of each class. `repaired` takes as many of these as
+    there are, `as_written` all or none."""
+    count_images: Annotated[Literal["in_all", "per_class"], Formerly("counts")] = "in_all"
     """Whether num_images, num_test and min_test are of both classes together, or of each of the two. The study's text
     reads as the first, its code as the second."""
     min_test: int = Field(default=40, ge=2, multiple_of=2)
@@ -81,7 +81,7 @@ class Utility(Settings):
 
     def each(self, number: int) -> int:
         """How many images of each class a count of these settings stands for."""
-        return number if self.counts == "per_class" else number // 2
+        return number if self.count_images == "per_class" else number // 2
 
     @property
     def is_leaky(self) -> bool:
@@ -152,7 +152,7 @@ class Fidelity(Settings):
     features: Literal["judge"] | LocalPath = "judge"
     """What sees the images: the stage's `judge`, a folder that transformers' AutoModel opens (e.g. RAD-DINO), or the
     TorchScript file of Inception."""
-    resamples: int = Field(default=200, ge=20, le=10_000)
+    num_resamples: Annotated[int, Formerly("resamples")] = Field(default=200, ge=20, le=10_000)
     """Bootstrap resamples of real patients and synthetic images, for the intervals."""
     diversity: Diversity = Diversity()
     """How precision, recall, density, coverage and MS-SSIM are computed."""

@@ -113,7 +113,7 @@ def gate_lines(about: Mapping[str, Any]) -> Iterator[str]:
 
 def _source(source: Mapping[str, Any]) -> str:
     """Its kind, and of phantoms which. Datasets of older versions hold paths too, which are nobody else's business."""
-    names = ("kind", "images", "seed", "size") if source["kind"] == "phantom" else ("kind",)
+    names = ("kind", "images", "num_images", "seed", "size") if source["kind"] == "phantom" else ("kind",)
     return _spelt({name: source.get(name) for name in names})
 
 

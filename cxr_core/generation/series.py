@@ -124,7 +124,7 @@ def all_series(settings: GenerateStage, checkpoints: Callable[[str], Sequence[in
         role="model",
         checkpoint=None,
         scheduler=settings.scheduler,
-        steps=settings.steps,
+        steps=settings.denoising_steps,
         guidance=settings.guidance,
     )
     if settings.sweep is None:
@@ -133,7 +133,7 @@ def all_series(settings: GenerateStage, checkpoints: Callable[[str], Sequence[in
     varied = {
         "checkpoint": checkpoints("model") if at == "all" else at,
         "guidance": settings.sweep.guidance,
-        "steps": settings.sweep.steps,
+        "steps": settings.sweep.denoising_steps,
     }
     return [plain.model_copy(update={**point, "name": _name(point)}) for point in _grid(varied)]
 
@@ -151,8 +151,8 @@ def _name(point: Mapping[str, Any]) -> str:
 
 
 def _own(settings: GenerateStage, entry: NamedRequest) -> Series:
-    names = ("scheduler", "steps", "guidance")
-    wanted = {name: getattr(entry, name) or getattr(settings, name) for name in names}
+    names = {"scheduler": "scheduler", "steps": "denoising_steps", "guidance": "guidance"}
+    wanted = {name: getattr(entry, key) or getattr(settings, key) for name, key in names.items()}
     request = Request(**{name: getattr(entry, name) for name in Request.model_fields})
     role = place_of(settings, entry.model)
     return Series(name=entry.name, request=request, role=role, checkpoint=entry.checkpoint, **wanted)

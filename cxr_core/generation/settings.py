@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import Field, PositiveInt, model_validator
 
 from cxr_core.models.solver_options import NOISE, Noise, Scheduler
-from cxr_core.settings import Absent, Name, Settings, StageSettings, check_whole_batches
+from cxr_core.settings import Absent, Formerly, Name, Settings, StageSettings, check_whole_batches
 
 Steps: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 FromBank: TypeAlias = Literal["gaussian", "each"]
@@ -118,7 +118,7 @@ class NamedRequest(Request):
     """Step of the model's checkpoint, where that is a train stage which keeps it; by default its last."""
     scheduler: Scheduler | None = None
     """As the stage's."""
-    steps: Steps | None = None
+    denoising_steps: Annotated[Steps | None, Formerly("steps")] = None
     """As the stage's."""
     guidance: Guidance | None = None
     """As the stage's."""
@@ -131,14 +131,14 @@ class Sweep(Settings):
     """Steps of checkpoints that the train stage keeps, or all of them; empty: its last."""
     guidance: tuple[Guidance, ...] = ()
     """Guidance scales; empty: the stage's."""
-    steps: tuple[Steps, ...] = ()
+    denoising_steps: Annotated[tuple[Steps, ...], Formerly("steps")] = ()
     """Denoising steps; empty: the stage's."""
 
     @model_validator(mode="after")
     def _varies(self) -> Self:
         lists = {name: value for name, value in dict(self).items() if value and value != "all"}
         if not lists and self.checkpoints != "all":
-            raise ValueError("nothing is varied: give checkpoints, guidance or steps")
+            raise ValueError("nothing is varied: give checkpoints, guidance or denoising_steps")
         for name, values in lists.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} {list(values)} repeat one: name each once")
@@ -162,7 +162,7 @@ class GenerateStage(StageSettings):
     """Whether images are looked at and drawn again; needs `inputs.gate`."""
     scheduler: Scheduler = "dpmsolver++"
     """The sampler. DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) needs 20 to 25 steps, DDIM 50 or more."""
-    steps: Steps = 20
+    denoising_steps: Annotated[Steps, Formerly("steps")] = 20
     """Denoising steps per image."""
     guidance: Guidance = 5.0
     """Classifier-free guidance scale (Ho and Salimans 2022, arXiv 2207.12598); 1 is none and halves the work."""

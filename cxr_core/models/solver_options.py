@@ -38,7 +38,9 @@ _DPM_SOLVER = {
 }
 
 
-def solver_options(name: Scheduler, schedule: NoiseSchedule, steps: int, *, where: str = "steps") -> dict[str, Any]:
+def solver_options(
+    name: Scheduler, schedule: NoiseSchedule, steps: int, *, where: str = "denoising_steps"
+) -> dict[str, Any]:
     """All arguments of diffusers' scheduler of this name; `dataset.json` records them for each series.
 
     Raises UserError naming `where` for more steps than go into the times that the model knows.
@@ -49,7 +51,7 @@ def solver_options(name: Scheduler, schedule: NoiseSchedule, steps: int, *, wher
         raise UserError(
             f"{steps} steps of {name}, but the model knows {schedule.num_train_timesteps} times",
             where=where,
-            mend=f"set steps to {most} or less",
+            mend=f"set denoising_steps to {most} or less",
         )
     own = schedule.model_dump(mode="json")
     if name == "dpmsolver++":

@@ -8,18 +8,20 @@ from cxr_core.report.blocks import Charts
 from cxr_core.report.read import StageView, read_object
 from cxr_core.report.spell import percent, plain, several
 
-_RULES = ("repeat_below", "temper")
+_RULES = {"repeat_threshold": "repeat_below", "frequency_exponent": "temper"}
+"""Keys of the config, and their names in runs of before."""
 
 
 def sampling_chart(stage: StageView) -> Iterator[Charts]:
     """Shares of the findings among training images and among what is shown, where the config changes them."""
     path = stage.folder.path / "plan" / "sampling.json"
     asked = stage.settings.get("sampling") or {}
-    rule = next((name for name in _RULES if asked.get(name) is not None), None)
+    given = {name: asked.get(name, asked.get(before)) for name, before in _RULES.items()}
+    rule = next((name for name, value in given.items() if value is not None), None)
     if rule is None or not path.is_file():
         return
     try:
-        yield _chart(stage.name, f"{rule}: {asked[rule]:g}", read_object(path))
+        yield _chart(stage.name, f"{rule}: {given[rule]:g}", read_object(path))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"lacks a count ({error})", where=str(path), mend="restore the file") from error
 

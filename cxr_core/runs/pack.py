@@ -35,7 +35,7 @@ from cxr_core.runs.run import StageFolder
 from cxr_core.runs.sources import changed_files, frozen_files
 from cxr_core.runs.stage import Context, Draft, Job, Output
 from cxr_core.runs.verify import is_as_frozen
-from cxr_core.settings import OF_A_RUN, without_added
+from cxr_core.settings import OF_A_RUN, as_before
 
 log = room_log(__name__)
 
@@ -189,7 +189,7 @@ def _sealed(work: Work, draft: Draft) -> Plan:
 
 def old_fingerprint(work: Work, plan: Plan) -> str:
     """What the fingerprint of a plan of before `parts` would be for the settings and inputs of now."""
-    settings = without_added(work.context.settings, _settings(work))
+    settings = as_before(work.context.settings, _settings(work))
     return fingerprint(
         version="0.1.0",
         image=plan.image,

@@ -120,7 +120,7 @@ class DiffusionTask:
                 known[""],
                 seeds,
                 scheduler="dpmsolver++",
-                steps=settings.steps,
+                steps=settings.denoising_steps,
                 guidance=settings.guidance,
                 # As ever, since a run's previews are compared with each other and may span an upgrade.
                 noise="mt19937",
@@ -171,7 +171,7 @@ class DiffusionTask:
             offset = rng.standard_normal((len(drawn.noise), 1, 1), np.float32)
             drawn = drawn._replace(noise=drawn.noise + np.float32(self.settings.offset_noise) * offset)
         plain = self.plain.get(cache.rows["prompt"].iloc[row])
-        if kept and plain is not None and rng.random() >= self.settings.say_places:
+        if kept and plain is not None and rng.random() >= self.settings.position_probability:
             drawn = drawn._replace(token_ids=plain)
         return drawn
 

@@ -1,12 +1,12 @@
 """Settings of `model: pggan` of the train stage. The defaults are those of Segal et al. 2021, arXiv 2010.03975."""
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from cxr_core.models.pggan_folder import GROUP, PGGANS, size_at
-from cxr_core.settings import Settings
+from cxr_core.settings import Formerly, Settings
 from cxr_core.training.ranks_settings import check_shares
 from cxr_core.training.settings import RankedTrain
 
@@ -21,7 +21,7 @@ class PgganInputs(Settings):
 class Scale(Settings):
     """What one scale has otherwise than the others."""
 
-    images: PositiveInt | None = None
+    images_per_scale: Annotated[PositiveInt | None, Formerly("images")] = None
     """Real images that are shown before the next scale. Null: the stage's."""
     fade_images: int | None = Field(default=None, ge=0)
     """Of these, the images over which its layers fade in. Null: the stage's."""
@@ -52,12 +52,12 @@ class PgganTrain(RankedTrain):
     """Its size (see `cxr_core.models.pggan_folder`): nano draws 16 px, small 64 px, the others are for a GPU."""
     channels: Literal[1, 3] = 1
     """Of its images: 3 as the study's, all of which learn the same grey."""
-    images: PositiveInt = 1_600_000
+    images_per_scale: Annotated[PositiveInt, Formerly("images")] = 1_600_000
     """Real images shown at each scale but the last, which takes the rest of `steps`."""
     fade_images: int = Field(default=800_000, ge=0)
     """Of these, the images over which the layers of a new scale fade in; none at 4 pixels."""
     scales: Mapping[int, Scale] = {}
-    """By pixels a side, scales with other numbers, such as {4: {images: 800000}, 256: {batch_size: 8}}."""
+    """By pixels a side, scales with other numbers, such as {4: {images_per_scale: 800000}, 256: {batch_size: 8}}."""
     gradient_penalty: float = Field(default=10.0, ge=0)
     """Weight of the discriminator's gradient penalty (WGAN-GP, Gulrajani et al. 2017, arXiv 1704.00028)."""
     drift: float = Field(default=1e-3, ge=0)
@@ -100,7 +100,7 @@ class PgganTrain(RankedTrain):
         )
 
     def _budget(self, scale: Scale, *, is_first: bool) -> Budget:
-        images, batch_size = scale.images or self.images, scale.batch_size or self.batch_size
+        images, batch_size = scale.images_per_scale or self.images_per_scale, scale.batch_size or self.batch_size
         fade_images = self.fade_images if scale.fade_images is None else scale.fade_images
         return Budget(images=images, fade_images=0 if is_first else fade_images, batch_size=batch_size)
 
@@ -113,7 +113,9 @@ class PgganTrain(RankedTrain):
             if budget.batch_size % GROUP:
                 raise ValueError(f"the batch at {size} pixels, {budget.batch_size}, is no multiple of {GROUP}")
             if size < sizes[-1] and budget.fade_images > budget.images:
-                raise ValueError(f"at {size} pixels fade_images {budget.fade_images} exceeds images {budget.images}")
+                raise ValueError(
+                    f"at {size} pixels fade_images {budget.fade_images} exceeds images_per_scale {budget.images}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -130,6 +132,6 @@ class PgganTrain(RankedTrain):
         if self.steps < needed:
             raise ValueError(
                 f"after {self.steps} steps it has not grown up to {PGGANS[self.preset].image_size} pixels: give "
-                f"{needed} steps at least, or lower images and fade_images"
+                f"{needed} steps at least, or lower images_per_scale and fade_images"
             )
         return self

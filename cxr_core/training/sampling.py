@@ -100,18 +100,18 @@ def drawn(
     """
     places = np.zeros_like(labels) if places is None else places
     factors = _factors(labels, places, sampling)
-    if sampling.placed_share is not None:
-        factors = _with_share(factors, places > 0, sampling.placed_share)
-    factors = factors.clip(max=sampling.most_repeats)
+    if sampling.min_positioned_share is not None:
+        factors = _with_share(factors, places > 0, sampling.min_positioned_share)
+    factors = factors.clip(max=sampling.max_repeats)
     chance = np.random.Generator(np.random.Philox(seed)).random(len(rows))
     return np.repeat(rows, np.floor(factors + chance).astype(int))
 
 
 def _factors(labels: np.ndarray, places: np.ndarray, sampling: Sampling) -> np.ndarray:
-    if sampling.repeat_below is not None:
-        return _by_rarest_finding(labels, sampling.repeat_below)
-    if sampling.temper is not None:
-        return _by_combination(np.stack([labels, places]), sampling.temper)
+    if sampling.repeat_threshold is not None:
+        return _by_rarest_finding(labels, sampling.repeat_threshold)
+    if sampling.frequency_exponent is not None:
+        return _by_combination(np.stack([labels, places]), sampling.frequency_exponent)
     return np.ones(len(labels))
 
 

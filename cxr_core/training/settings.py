@@ -1,11 +1,11 @@
 """Settings of the stages that train: latents (what training reads), and train with its models."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
-from cxr_core.settings import Settings, StageSettings, check_whole_batches
+from cxr_core.settings import Formerly, Settings, StageSettings, check_whole_batches
 from cxr_core.training.data_order import spread
 from cxr_core.training.ranks_settings import DiffusionRanks, Ranks, check_shares
 
@@ -192,7 +192,7 @@ class Preview(Settings):
     """How many of the commonest prompts, where `prompts` is empty."""
     images_per_prompt: int = Field(default=1, ge=1, le=16)
     """Images of each prompt, from as many noises; the noises are the same for every prompt."""
-    steps: int = Field(default=15, ge=1, le=1000)
+    denoising_steps: Annotated[int, Formerly("steps")] = Field(default=15, ge=1, le=1000)
     """DPM-Solver++ steps (Lu et al. 2022, arXiv 2211.01095)."""
     guidance: float = Field(default=3.0, ge=1.0, le=30.0)
     """Classifier-free guidance scale (Ho and Salimans 2022, arXiv 2207.12598)."""
@@ -202,23 +202,23 @@ class Sampling(Settings):
     """How often an epoch shows an image: once, or oftener the rarer what it shows, by at most one of two rules. What
     came of it is in the stage's plan/sampling.json and in the report."""
 
-    repeat_below: float | None = Field(default=None, gt=0, le=1)
-    """By finding: images of one that is rarer than this share come sqrt(repeat_below / share) times (repeat factor
+    repeat_threshold: Annotated[float | None, Formerly("repeat_below")] = Field(default=None, gt=0, le=1)
+    """By finding: images of one that is rarer than this share come sqrt(repeat_threshold / share) times (repeat factor
     sampling, Gupta et al. 2019, arXiv 1908.03195). 1 takes in all findings; an image without any comes once."""
-    temper: float | None = Field(default=None, ge=0, le=1)
+    frequency_exponent: Annotated[float | None, Formerly("temper")] = Field(default=None, ge=0, le=1)
     """By combination of findings, and of places where prompts say them, No Finding being one: with n images its share
-    of an epoch goes as n ** temper. 0 shows all combinations equally often (class-balanced), 0.5 by the square root of
-    how common they are, 1 as they are."""
-    placed_share: float | None = Field(default=None, gt=0, lt=1)
+    of an epoch goes as n ** frequency_exponent. 0 shows all combinations equally often (class-balanced), 0.5 by the
+    square root of how common they are, 1 as they are."""
+    min_positioned_share: Annotated[float | None, Formerly("placed_share")] = Field(default=None, gt=0, lt=1)
     """Images whose prompt says where a finding is make up at least this share of an epoch, by being repeated: where a
     thousand of a hundred thousand images have bounding boxes. On top of the other rules."""
-    most_repeats: PositiveInt = 20
+    max_repeats: Annotated[PositiveInt, Formerly("most_repeats")] = 20
     """No image comes oftener than this in an epoch: combinations of a handful of images would be learnt by heart."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
-        if self.repeat_below is not None and self.temper is not None:
-            raise ValueError("repeat_below and temper are two rules for the same thing: remove one")
+        if self.repeat_threshold is not None and self.frequency_exponent is not None:
+            raise ValueError("repeat_threshold and frequency_exponent are two rules for the same thing: remove one")
         return self
 
 
@@ -269,7 +269,7 @@ class DiffusionTrain(RankedTrain):
     compile: bool = False
     """Compile the UNet before its first step (torch.compile), which takes minutes in every process and then spares some
     of each step: for long runs on a GPU. Checkpoints are the same folders."""
-    say_places: float = Field(default=1.0, ge=0, le=1)
+    position_probability: Annotated[float, Formerly("say_places")] = Field(default=1.0, ge=0, le=1)
     """Share of the times that an image whose prompt says where a finding is goes with that prompt; else with the same
     one without places, so that the model learns what the place adds, and can be asked without."""
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)

@@ -36,7 +36,7 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
             f"{len(entry.seeds)} seeds) of {entry.learner.steps} steps with {entry.learner.batch_size} images"
         )
         if entry.learner.image_size:
-            most = (entry.num_real or num_real) * (1 + max(entry.add, default=0) / 100)
+            most = (entry.num_real or num_real) * (1 + max(entry.add_percent, default=0) / 100)
             size = most * entry.learner.image_size**2 / 1e9
             notes.append(f"benefit: a classifier holds its training images in memory, at most {size:.1f} GB")
     return Estimate(total, total, 3 * total, num_bytes, notes)

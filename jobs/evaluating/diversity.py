@@ -32,7 +32,9 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
 
     real = datasets["real"].rows
     sources = {"synthetic": datasets["synthetic"].rows}
-    return alike_shards(real[real["split"].isin(HELD_OUT)], sources, settings.fidelity.diversity.fours, work)
+    return alike_shards(
+        real[real["split"].isin(HELD_OUT)], sources, settings.fidelity.diversity.num_ms_ssim_groups, work
+    )
 
 
 def alike_shards(

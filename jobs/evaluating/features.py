@@ -126,7 +126,7 @@ def _fidelity(context: Context, receipts: Sequence[Receipt], datasets: Mapping[s
             extractor_of(context.plan_folder, kind),
             sizes,
             datasets["real"].findings,
-            settings.fidelity.resamples,
+            settings.fidelity.num_resamples,
             context.seed,
             withheld=NO_JUDGE if kind == "judge" and not trial.passes else None,
         )

@@ -43,7 +43,7 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
     sizes = [num_real, *drawn]
     num_looks = sum(-(-size // asked.shard_size) for size in sizes)
     # Held-out images are looked for beside synthetic ones, then a sample of training, then planted copies.
-    num_searches = sum(-(-size // asked.search_size) for size in (*sizes, min(asked.num_train, num_real))) + 1
+    num_searches = sum(-(-size // asked.search_shard_size) for size in (*sizes, min(asked.num_train, num_real))) + 1
     notes = [
         f"memorisation: at most {sum(sizes)} images in {num_looks} shards; {sum(drawn)} compared with all of training, "
         f"and at most {num_real} real ones, in {num_searches} shards"

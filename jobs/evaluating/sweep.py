@@ -56,7 +56,7 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     used = [datasets[role] for role in dict.fromkeys(role for role, _ in points)]
     sources = {"real": features.real_seen(settings, real), **drawn}
     extracted = features.extraction_shards(context, sources, used, work)
-    alike = diversity.alike_shards(real.of_split("val"), drawn, settings.sweep.diversity.fours, work)
+    alike = diversity.alike_shards(real.of_split("val"), drawn, settings.sweep.diversity.num_ms_ssim_groups, work)
     copies = memorisation.copy_shards(context, sources, work) if settings.memorisation else []
     return [*extracted, *alike, *copies]
 

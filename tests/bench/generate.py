@@ -44,7 +44,7 @@ def c5() -> Iterator[Row]:
         kind="generate",
         inputs={"model": "m", "like": "r"},
         request={"counts": {"Atelectasis": 1}},
-        steps=STEPS,
+        denoising_steps=STEPS,
         guidance=GUIDANCE,
         batch_size=16,
         shard_size=32,
@@ -52,7 +52,7 @@ def c5() -> Iterator[Row]:
     )
     facts = {"findings": NIH.names, "num_images": NUM_IMAGES, "generation": {}}
     (plain,) = all_series(settings, lambda role: ())
-    options = solver_options(settings.scheduler, read_schedule(BUILT_IN["tiny_base"]), settings.steps)
+    options = solver_options(settings.scheduler, read_schedule(BUILT_IN["tiny_base"]), settings.denoising_steps)
     series = MadeSeries(**dict(plain), model="", num_images=NUM_IMAGES, noise=NOISE, solver=options)
     pipeline = load(BUILT_IN["tiny_base"]).to("cpu", torch.float32)
     pipeline.scheduler = make_scheduler(pipeline.scheduler.config, settings.scheduler)

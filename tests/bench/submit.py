@@ -72,7 +72,7 @@ def _scheduler(folder: Path) -> Iterator[None]:
 
 
 def _config() -> RunConfig:
-    data = {"kind": "phantom", "images": NUM_SHARDS}
+    data = {"kind": "phantom", "num_images": NUM_SHARDS}
     stage = {"name": "real", "kind": "preprocess", "threads": 1, "data": data, "size": 32, "shard_size": 1}
     return RunConfig.model_validate({"name": "many", "seed": 1, "stages": [stage]})
 

@@ -53,7 +53,7 @@ def _workplace(preset: Preset, num_images: int, dtype: str, **train: Any) -> Ite
     with tempfile.TemporaryDirectory() as name, threads(1):
         folder, base = Path(name), Path(name, "base")
         stable_diffusion.save(stable_diffusion.build(preset, SEED), base)
-        data = {"kind": "phantom", "images": num_images, "seed": SEED, "size": preset.image_size}
+        data = {"kind": "phantom", "num_images": num_images, "seed": SEED, "size": preset.image_size}
         real = {"name": "real", "kind": "preprocess", "data": data, "size": preset.image_size}
         dataset = _run(folder, jobs.preprocess, PreprocessStage.model_validate(real), {})
         latents = {"name": "latents", "kind": "latents", "inputs": {"dataset": "real", "base": "base"}, "dtype": dtype}

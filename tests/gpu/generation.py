@@ -76,7 +76,13 @@ def _base(bench: Bench) -> Path:
 def _settings(bench: Bench, dtype: str, steps: int, compiled: bool) -> GenerateStage:
     given = {"name": "g2", "kind": "generate", "inputs": {"model": "m", "like": "r"}}
     request = {"counts": {"Effusion": bench.num_images}}
-    sampler = {"steps": steps, "guidance": GUIDANCE, "dtype": dtype, "compile": compiled, "channels_last": True}
+    sampler = {
+        "denoising_steps": steps,
+        "guidance": GUIDANCE,
+        "dtype": dtype,
+        "compile": compiled,
+        "channels_last": True,
+    }
     sizes = {"batch_size": bench.batch, "shard_size": max(bench.num_images, bench.batch)}
     return GenerateStage.model_validate({**given, "request": request, **sampler, **sizes})
 
@@ -88,7 +94,7 @@ def _images(bench: Bench) -> pa.Table:
 
 def _series(bench: Bench, settings: GenerateStage, base: Path) -> MadeSeries:
     (plain,) = all_series(settings, lambda role: ())
-    options = solver_options(settings.scheduler, read_schedule(base), settings.steps)
+    options = solver_options(settings.scheduler, read_schedule(base), settings.denoising_steps)
     return MadeSeries(**dict(plain), model="", num_images=bench.num_images, noise=NOISE, solver=options)
 
 

@@ -58,7 +58,7 @@ KINDS: dict[str, Any] = {
     "classifier": lambda: ClassifierTrain(model="classifier", preset="small", **COMMON, **FEW),
     "localiser": lambda: LocaliserTrain(model="localiser", **COMMON, **FEW),
     "pggan": lambda: PgganTrain(
-        model="pggan", preset="nano", images=16, fade_images=12, steps=13, checkpoint_every=13, **COMMON
+        model="pggan", preset="nano", images_per_scale=16, fade_images=12, steps=13, checkpoint_every=13, **COMMON
     ),
 }
 

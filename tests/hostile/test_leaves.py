@@ -208,7 +208,7 @@ def test_given_identifiers_in_a_models_folder_and_its_run_then_what_is_given_awa
     moved = [f"{SECRET}-{i}" for i in range(12)]
     if kind == "pggan":
         values = {"name": "g", "kind": "train", "model": "pggan", "inputs": {"dataset": "d"}, "preset": "nano"}
-        values |= {"steps": 13, "batch_size": 4, "images": 16, "fade_images": 12, "checkpoint_every": 13}
+        values |= {"steps": 13, "batch_size": 4, "images_per_scale": 16, "fade_images": 12, "checkpoint_every": 13}
         folder.parent.mkdir()
         save_pggan(new_model(PgganTrain(**values), 1), folder, {"steps": 1, "host": SECRET}, scale=2, fade=1.0)
         weights = folder / "pggan.safetensors"

@@ -25,7 +25,7 @@ from tests.people import Person, common_folder, need_people
 from tests.pipeline import cxr
 
 CONFIG = (
-    "name: tiny\nstages: [{name: real, kind: preprocess, threads: 1, size: 32, data: {kind: phantom, images: 1}}]\n"
+    "name: tiny\nstages: [{name: real, kind: preprocess, threads: 1, size: 32, data: {kind: phantom, num_images: 1}}]\n"
 )
 EVIL = "inherits: local\nsetup: ['touch {proof}']\n"
 

@@ -12,7 +12,7 @@ from tests.people import GROUP, OTHER_GROUP, Person, common_folder, need_people
 CONFIG = """\
 name: tiny
 stages:
-  - {name: real, kind: preprocess, threads: 1, size: 32, shard_size: 4, data: {kind: phantom, images: 8, size: 64}}
+  - {name: real, kind: preprocess, threads: 1, size: 32, shard_size: 4, data: {kind: phantom, num_images: 8, size: 64}}
 """
 
 

@@ -46,7 +46,7 @@ def test_given_a_base_without_all_of_its_weights_nothing_is_frozen_and_the_file_
 
 
 def test_given_images_of_another_size_than_the_base_the_plan_says_so_before_there_are_any(nano_base: Path) -> None:
-    real = {"name": "real", "kind": "preprocess", "data": {"kind": "phantom", "images": 4}, "size": 64}
+    real = {"name": "real", "kind": "preprocess", "data": {"kind": "phantom", "num_images": 4}, "size": 64}
     latents = {"name": "latents", "kind": "latents", "inputs": {"dataset": "real", "base": str(nano_base)}}
     config = RunConfig.model_validate({"name": "a", "stages": [real, latents]})
     with pytest.raises(UserError, match=r"inputs\.dataset 'real': its images are 64 pixels a side, .* made for 32"):

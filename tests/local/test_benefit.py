@@ -72,7 +72,7 @@ def result(datasets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     rows = planted_rows(80, split="test")
     lines = [f"{row['image_id']},{'' if row['labels'] else 'Effusion'}" for row in rows]
     (folder / "labels.csv").write_text("\n".join(["image_id,findings", *lines]))
-    arms = {"replace": (50,), "add": (50,), "pretrain": True, "curve": (25, 50)}
+    arms = {"replace_percent": (50,), "add_percent": (50,), "pretrain": True, "learning_curve_percent": (25, 50)}
     primary = {"arm": "replace-50", "against": "real-50", "finding": "Effusion"}
     return measured(
         folder / "study", datasets, **arms, primary=primary, adjudicated=folder / "labels.csv", min_images=11
@@ -140,7 +140,7 @@ def test_given_a_generator_that_ignores_the_label_as_shuffled_ones_would_be_then
     datasets: dict[str, Path], tmp_path: Path
 ) -> None:
     inputs = {**datasets, "synthetic": datasets["lying"]}
-    result = measured(tmp_path / "study", inputs, replace=())
+    result = measured(tmp_path / "study", inputs, replace_percent=())
     at = of(result, "synthetic").auroc
     assert at.low < 0.5 < at.high
     assert of(result, "real").auroc.value > 0.9

@@ -22,7 +22,8 @@ COMMANDS = [
     ("status",),
     ("doctor",),
     ("report",),
-    ("phantom",),
+    ("data", "phantom"),
+    ("data", "reproduce"),
     ("data", "summary"),
     ("data", "verify"),
     ("config", "schema"),
@@ -38,6 +39,23 @@ def test_the_help_of_each_command_has_an_example(command: tuple[str, ...]) -> No
     done = cxr(*command, "--help")
     assert done.returncode == 0
     assert f"Example: cxr {' '.join(command)}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("phantom", "data phantom"),
+        ("data regenerate", "data reproduce"),
+        ("model adopt", "model import --as judge"),
+        ("model adopt-pggan", "model import --as pggan"),
+    ],
+)
+def test_given_a_command_of_before_then_one_line_names_the_command_of_now(old: str, new: str) -> None:
+    for words in (("here", "there", "--images", "30"), ("--help",)):
+        done = cxr(*old.split(), *words)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert f"cxr {new}" in line
 
 
 def test_status_counts_shards_and_says_done(undisturbed: Path) -> None:
@@ -121,11 +139,11 @@ def test_too_few_images_are_named_in_the_metrics(undisturbed: Path) -> None:
 
 def test_phantoms_are_written_in_the_layout_of_chestxray14_and_preprocess_like_drawn_ones(tmp_path: Path) -> None:
     out = tmp_path / "phantoms"
-    done = cxr("phantom", out, "--images", "30", "--size", "64", "--seed", "3")
+    done = cxr("data", "phantom", out, "--images", "30", "--size", "64", "--seed", "3")
     assert done.returncode == 0, done.stderr
     with (out / "Data_Entry_2017_v2020.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 30
-    again = cxr("phantom", out, "--images", "30")
+    again = cxr("data", "phantom", out, "--images", "30")
     assert again.returncode == 2
     assert str(out) in again.stderr
 

@@ -1,4 +1,4 @@
-"""`cxr data export`, read by programs that are not ours, and `cxr data regenerate`."""
+"""`cxr data export`, read by programs that are not ours, and `cxr data reproduce`."""
 
 import getpass
 import json
@@ -187,19 +187,19 @@ def test_an_image_is_made_again_bit_for_bit_with_its_batch_and_nearly_so_alone(
     folder = undisturbed / "nano" / "synthetic"
     last = Dataset.open(folder).rows["image_id"].iloc[-1]
     for image_id in ("syn-00000001", last):
-        strict = cxr("data", "regenerate", folder, image_id, "--strict", "--out", tmp_path / "again.png")
+        strict = cxr("data", "reproduce", folder, image_id, "--strict", "--out", tmp_path / "again.png")
         assert strict.stdout == f"{image_id}: the same, bit for bit\n", strict.stderr
-    alone = cxr("data", "regenerate", folder, "syn-00000001")
+    alone = cxr("data", "reproduce", folder, "syn-00000001")
     assert alone.returncode == 0, alone.stderr
     assert "by at most 1 of 255" in alone.stdout or "the same" in alone.stdout
 
 
 def test_what_cannot_be_made_again_says_why(undisturbed: Path, tmp_path: Path) -> None:
     folder = undisturbed / "nano"
-    missing = cxr("data", "regenerate", folder / "synthetic", "syn-99999999")
+    missing = cxr("data", "reproduce", folder / "synthetic", "syn-99999999")
     assert "no image 'syn-99999999'" in missing.stderr
     first = Dataset.open(folder / "real").rows["image_id"].iloc[0]
-    real = cxr("data", "regenerate", folder / "real", first, "--model", folder / "diffusion")
+    real = cxr("data", "reproduce", folder / "real", first, "--model", folder / "diffusion")
     assert "is a real one" in real.stderr
-    other = cxr("data", "regenerate", folder / "synthetic", "syn-00000001", "--model", "tiny_base")
+    other = cxr("data", "reproduce", folder / "synthetic", "syn-00000001", "--model", "tiny_base")
     assert other.returncode == 2

@@ -41,7 +41,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def stage(folder: Path, inputs: dict[str, Path], features: Path | str, **values: Any) -> Work:
-    given = {"fidelity": {"features": features, "resamples": 20, **values}}
+    given = {"fidelity": {"features": features, "num_resamples": 20, **values}}
     given["extraction"] = {"num_train": 80, "batch_size": 8, "shard_size": 64}
     if "judge" in inputs:
         given["faithfulness"] = {"num_resamples": 100, "num_permutations": 40}
@@ -92,7 +92,7 @@ stages:
     kind: evaluate
     threads: 1
     inputs: {{real: {datasets["real"]}, synthetic: {datasets["synthetic"]}}}
-    fidelity: {{features: {model}, resamples: 20}}
+    fidelity: {{features: {model}, num_resamples: 20}}
 """)
     for words in (("run", config, "--runs", tmp_path), ("report", tmp_path / "alone")):
         done = cxr(*words)

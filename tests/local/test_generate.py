@@ -54,7 +54,7 @@ def stage(folder: Path, model: Path, real: Path, **values: Any) -> Work:
     defaults: dict[str, Any] = {
         "inputs": {"model": "m", "like": "r"},
         "request": {"counts": {"Effusion": 6, "No Finding": 5}},
-        "steps": 3,
+        "denoising_steps": 3,
         "batch_size": 4,
         "shard_size": 8,
         "threads": 1,
@@ -222,7 +222,7 @@ def test_given_a_plan_of_an_older_version_it_is_finished_and_its_images_are_made
     from cxr_core.models.solver import inherited
 
     left = with_scheduler(tmp_path / "left", model, use_karras_sigmas=True, thresholding=True)
-    work = stage(tmp_path / "syn", left, real, **FEW, scheduler=name, steps=4)
+    work = stage(tmp_path / "syn", left, real, **FEW, scheduler=name, denoising_steps=4)
     plan = freeze(work)
     facts = read_json(work.context.plan_folder / "model.json")
     for key in ("noise", "solver"):
@@ -320,7 +320,7 @@ def test_given_a_disk_that_fills_up_in_mid_shard_that_is_said_and_with_room_the_
 ) -> None:
     from tests.slurm.faults import small_disk
 
-    settings = {"request": {"like": "train", "num_images": 400}, "steps": 1, "guidance": 1}
+    settings = {"request": {"like": "train", "num_images": 400}, "denoising_steps": 1, "guidance": 1}
     sizes = {"batch_size": 40, "shard_size": 400}
     with small_disk(tmp_path / "small", "size=1m") as (disk, reason):
         require("mount", disk is not None, reason)

@@ -77,7 +77,7 @@ def judged(folder: Path, real: Path, synthetic: Path, judge: Path) -> Metrics:
         kind="evaluate",
         inputs={"real": "r", "synthetic": "s", "judge": "j"},
         faithfulness={"num_resamples": 200, "num_permutations": 100},
-        fidelity={"resamples": 20},
+        fidelity={"num_resamples": 20},
         threads=1,
     )
     inputs = {"real": real, "synthetic": synthetic, "judge": judge}

@@ -16,8 +16,8 @@ from tests.planted import planted_row, planted_rows, write_planted
 RUN = """\
 name: gated
 stages:
-  - {name: real, kind: preprocess, data: {kind: phantom, images: 60}}
-  - {name: others, kind: preprocess, data: {kind: phantom, images: 60, seed: 5}}
+  - {name: real, kind: preprocess, data: {kind: phantom, num_images: 60}}
+  - {name: others, kind: preprocess, data: {kind: phantom, num_images: 60, seed: 5}}
   - &classifier
     {name: gate, kind: train, model: classifier, inputs: {dataset: others}, steps: 10, checkpoint_every: 10,
      batch_size: 8, learning_rate: 0.001}

@@ -13,7 +13,7 @@ def test_given_packs_in_processes_then_the_digest_is_that_of_the_run_in_process(
     nano_config: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     profile = tmp_path / "mine.yaml"
-    profile.write_text("inherits: local\npack_minutes: 0.1\n")
+    profile.write_text("inherits: local\ntask_minutes: 0.1\n")
     words = ("submit", nano_config, "--cluster", profile, "--runs", tmp_path / "runs", "--stage", "real")
     done = cxr(*words)
     assert done.returncode == 0, done.stderr

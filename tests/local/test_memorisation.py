@@ -123,7 +123,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in ("real", "synthetic", "vit")}
 
 
-def study(folder: Path, inputs: Mapping[str, Path], search_size: int) -> Work:
+def study(folder: Path, inputs: Mapping[str, Path], search_shard_size: int) -> Work:
     """Memorisation beside features of a model, in shards of so many images."""
     datasets = {name: inputs[name] for name in ("real", "synthetic")}
     settings = EvaluateStage(
@@ -132,8 +132,8 @@ def study(folder: Path, inputs: Mapping[str, Path], search_size: int) -> Work:
         inputs=dict.fromkeys(datasets, "x"),
         threads=1,
         extraction={"batch_size": 8, "shard_size": 48},
-        fidelity={"features": inputs["vit"], "resamples": 20},
-        memorisation={"percentile": 99, "num_planted": 20, "shard_size": 64, "search_size": search_size},
+        fidelity={"features": inputs["vit"], "num_resamples": 20},
+        memorisation={"percentile": 99, "num_planted": 20, "shard_size": 64, "search_shard_size": search_shard_size},
     )
     folder.mkdir(parents=True)
     return Work(StageFolder(folder), jobs.evaluate, Context(settings, datasets, 5, folder), {})
@@ -148,7 +148,7 @@ def searches(work: Work) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def in_order(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Work:
     """All shards one after the other, few images at once."""
-    work = study(tmp_path_factory.mktemp("order") / "study", inputs, search_size=16)
+    work = study(tmp_path_factory.mktemp("order") / "study", inputs, search_shard_size=16)
     plan = freeze(work)
     run_pack(work, plan, [shard.id for shard in plan.shards])
     finalize(work, plan)
@@ -158,7 +158,7 @@ def in_order(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 def test_given_one_shard_or_many_then_the_search_finds_the_same_to_the_last_bit(
     in_order: Work, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    whole = study(tmp_path / "study", inputs, search_size=8192)
+    whole = study(tmp_path / "study", inputs, search_shard_size=8192)
     plan = freeze(whole)
     run_pack(whole, plan, [shard.id for shard in plan.shards])
     finalize(whole, plan)
@@ -173,7 +173,7 @@ def test_given_one_shard_or_many_then_the_search_finds_the_same_to_the_last_bit(
 def test_given_searches_that_begin_before_all_other_shards_then_they_find_the_same_and_nothing_is_made_twice(
     in_order: Work, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    work = study(tmp_path / "study", inputs, search_size=16)
+    work = study(tmp_path / "study", inputs, search_shard_size=16)
     plan = freeze(work)
     run_pack(work, plan, ["search-synthetic-00001", "search-held-00004"])
     assert searches(work).items() <= searches(in_order).items()
@@ -224,7 +224,7 @@ def reidentified(folder: Path, *, told: bool) -> ReidentificationResult:
     drawn = [person(i, 7) for i in range(30)] + [person(5000 + i, 1) for i in range(70)]
     synthetic = [synthetic_row(f"drawn-{i}", pixels) for i, pixels in enumerate(drawn)]
     datasets = {name: dataset.folder for name, dataset in write_both(folder, train + test, synthetic).items()}
-    asked = {"steps": 80 if told else 20, "batch_size": 32, "image_size": 32, "false_matches": 0.02}
+    asked = {"steps": 80 if told else 20, "batch_size": 32, "image_size": 32, "false_match_rate": 0.02}
     given = {"percentile": 95, "num_planted": 20, "reidentification": asked}
     settings = EvaluateStage(
         name="study",

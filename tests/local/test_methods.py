@@ -82,14 +82,18 @@ def test_given_prompts_that_say_places_then_some_go_without_and_all_else_is_draw
     dataset = write_planted(tmp_path / "real", rows, size=SIZE)
     latents = finish(latents_stage(tmp_path / "latents", dataset.folder, nano_base))
     always, never = (
-        diffusion_task(latents, nano_base, say_places=share, batch_size=40, caption_dropout=0.0).batch(0, range(40))
+        diffusion_task(latents, nano_base, position_probability=share, batch_size=40, caption_dropout=0.0).batch(
+            0, range(40)
+        )
         for share in (1.0, 0.0)
     )
     assert torch.equal(always.noise, never.noise)
     assert torch.equal(always.latents, never.latents)
     differ = (always.token_ids != never.token_ids).any(dim=1)
     assert 0 < differ.sum() < 40
-    half = diffusion_task(latents, nano_base, say_places=0.5, batch_size=40, caption_dropout=0.0).batch(0, range(40))
+    half = diffusion_task(latents, nano_base, position_probability=0.5, batch_size=40, caption_dropout=0.0).batch(
+        0, range(40)
+    )
     as_told = (half.token_ids == always.token_ids).all(dim=1)
     assert 0 < (as_told & differ).sum() < differ.sum()
 
@@ -105,7 +109,7 @@ def test_given_offset_noise_the_validation_loss_is_the_same(nano_latents: Path, 
 def test_given_tempering_what_is_shown_is_counted_before_training_as_it_comes(
     tmp_path: Path, nano_latents: Path, nano_base: Path
 ) -> None:
-    values = {"sampling": {"temper": 0.0, "most_repeats": 3}, "steps": 9}
+    values = {"sampling": {"frequency_exponent": 0.0, "max_repeats": 3}, "steps": 9}
     work = diffusion_stage(tmp_path / "stage", nano_latents, nano_base, **values)
     freeze(work)
     about = read_json(work.folder.path / "plan" / "sampling.json")

@@ -47,7 +47,7 @@ VALUES: dict[str, Any] = {
     "preset": "nano",
     "steps": 13,
     "batch_size": 4,
-    "images": 16,
+    "images_per_scale": 16,
     "fade_images": 12,
     "checkpoint_every": 5,
     "num_previews": 3,
@@ -84,7 +84,7 @@ def task(dataset: Path, **values: Any) -> PgganTask:
 
 
 def test_given_budgets_each_step_has_its_scale_fade_and_images() -> None:
-    own = settings(scales={8: {"images": 20, "fade_images": 16, "batch_size": 8}})
+    own = settings(scales={8: {"images_per_scale": 20, "fade_images": 16, "batch_size": 8}})
     found = [position_at(own, step) for step in range(10)]
     assert own.first_steps == (0, 4, 7)
     assert [at.scale for at in found] == [0] * 4 + [1] * 3 + [2] * 3
@@ -100,13 +100,16 @@ def test_given_budgets_each_step_has_its_scale_fade_and_images() -> None:
         ({"steps": 10}, "after 10 steps it has not grown up to 16 pixels: give 11 steps at least"),
         ({"batch_size": 6}, "the batch at 4 pixels, 6, is no multiple of 4"),
         ({"scales": {32: {}}}, r"scales names \[32\], but nano has \[4, 8, 16\] pixels a side"),
-        ({"scales": {8: {"images": 4}}}, "at 8 pixels fade_images 12 exceeds images 4"),
+        ({"scales": {8: {"images_per_scale": 4}}}, "at 8 pixels fade_images 12 exceeds images_per_scale 4"),
         (
-            {"batch_size": 16, "images": 64, "scales": {8: {"batch_size": 12}}, "ranks": {"per_node": 4}},
+            {"batch_size": 16, "images_per_scale": 64, "scales": {8: {"batch_size": 12}}, "ranks": {"per_node": 4}},
             r"the batch at 8 pixels, 12, cannot be split over 4 ranks in whole groups of 4: take a batch_size of 16, "
             r"or ranks whose number \(nodes \* per_node\) is one of 1 ",
         ),
-        ({"batch_size": 48, "images": 480, "steps": 99, "ranks": {"nodes": 5}}, "is one of 1, 2, 3, 4, 6, 12"),
+        (
+            {"batch_size": 48, "images_per_scale": 480, "steps": 99, "ranks": {"nodes": 5}},
+            "is one of 1, 2, 3, 4, 6, 12",
+        ),
         ({"ranks": {"zero": 0}}, "ranks.zero\n  Extra inputs are not permitted"),
     ],
 )
@@ -153,7 +156,7 @@ def test_given_the_penalty_both_its_weight_and_all_scales_count(dataset: Path) -
 
 
 def test_given_parts_of_whole_groups_their_losses_and_gradients_add_up_to_those_of_the_batch(dataset: Path) -> None:
-    whole, parts = (task(dataset, batch_size=8, images=32, ranks=ranks) for ranks in (None, {"per_node": 2}))
+    whole, parts = (task(dataset, batch_size=8, images_per_scale=32, ranks=ranks) for ranks in (None, {"per_node": 2}))
     assert (whole.num_parts, parts.num_parts) == (1, 2)
     for step in (1, 5, 9):
         for name in ("loss", "generator_loss"):
@@ -330,7 +333,7 @@ def test_given_training_at_all_scales_the_distance_to_the_images_falls_to_a_fift
         row["pixels"] = np.zeros((SIZE, SIZE), np.uint8)
         row["pixels"][random.integers(2, 6) :, 4:12] = random.integers(120, 220)
     source = write_planted(tmp_path / "real", rows, size=SIZE)
-    values = {"steps": 200, "images": 480, "fade_images": 240, "batch_size": 8, "checkpoint_every": 200}
+    values = {"steps": 200, "images_per_scale": 480, "fade_images": 240, "batch_size": 8, "checkpoint_every": 200}
     folder = final_checkpoint(finish(gan_stage(tmp_path / "gan", source.folder, **values, ema_decay=0.9)), "pggan")
     latents = torch.randn(64, 32, generator=torch.Generator().manual_seed(2))
     drawn = (model.draw(latents).numpy() for model in (pggan.load(folder), new_model(settings(**values), seed=3)))
@@ -427,7 +430,7 @@ def test_given_half_precision_a_pggan_is_refused_before_anything_is_drawn(
 
 
 def test_given_a_config_with_both_models_its_stages_fit_together() -> None:
-    real = {"name": "real", "kind": "preprocess", "data": {"kind": "phantom", "images": 20}, "size": 16}
+    real = {"name": "real", "kind": "preprocess", "data": {"kind": "phantom", "num_images": 20}, "size": 16}
     gan = {**VALUES, "inputs": {"dataset": "real"}}
     syn = {"name": "syn", "kind": "generate", "inputs": {"model": "gan", "like": "real"}}
     syn["request"] = {"like": "train", "num_images": 4}

@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stage(folder: Path, inputs: dict[str, Path], model: Any = "m", **values: Any) -> Work:
-    defaults: dict[str, Any] = {"steps": 2, "guidance": 2.0, "batch_size": 2, "shard_size": 2, "threads": 1}
+    defaults: dict[str, Any] = {"denoising_steps": 2, "guidance": 2.0, "batch_size": 2, "shard_size": 2, "threads": 1}
     named = {"model": model, "like": "r"}
     settings = GenerateStage(name="syn", kind="generate", inputs=named, **{**defaults, **values})
     folder.mkdir()
@@ -72,7 +72,7 @@ def test_given_requests_of_their_own_each_image_is_made_as_its_request_says(
 ) -> None:
     requests = [
         {"name": "plain", **EFFUSIONS},
-        {"name": "early", "checkpoint": 20, "guidance": 1.0, "steps": 1, "counts": {"No Finding": 2}},
+        {"name": "early", "checkpoint": 20, "guidance": 1.0, "denoising_steps": 1, "counts": {"No Finding": 2}},
         {"name": "other", "model": "n", "scheduler": "ddim", **EFFUSIONS},
     ]
     other = checkpoint_at(trained, 20)

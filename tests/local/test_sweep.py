@@ -76,7 +76,7 @@ def stage(
         threads=1,
         extraction={"num_train": 80, "batch_size": 8, "shard_size": 64},
         memorisation=memorisation,
-        sweep={"features": model, "resamples": 20, "diversity": {"resamples": 20}, **sweep},
+        sweep={"features": model, "num_resamples": 20, "diversity": {"num_resamples": 20}, **sweep},
     )
     folder.mkdir(parents=True)
     return Work(StageFolder(folder), jobs.evaluate, Context(settings, inputs, 5, folder), {})
@@ -194,7 +194,7 @@ def copying(nih_data: Path, model: Path, tmp_path_factory: pytest.TempPathFactor
     """Real radiographs, and a series of images of other patients, then, ten steps later, one of training images."""
     folder = tmp_path_factory.mktemp("copying")
     inputs = write_checkpoints(folder, radiographs(nih_data), num_real=300, num_copies=12)
-    looks = {"percentile": 99.5, "num_train": 50, "num_planted": 20, "search_size": 128}
+    looks = {"percentile": 99.5, "num_train": 50, "num_planted": 20, "search_shard_size": 128}
     work = stage(folder / "run" / "choice", inputs, model, memorisation=looks)
     return work, finish(work)
 

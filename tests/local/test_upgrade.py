@@ -16,6 +16,11 @@ from tests.ranks import weights
 from tests.training import losses
 
 OLD = Path(__file__).parents[1] / "fixtures" / "cfcd391"
+CLASSES = {
+    "cxr_core__evaluation__sweep__settings__Sweep": "EvaluateSweep",
+    "cxr_core__generation__settings__Sweep": "GenerateSweep",
+}
+"""Classes of settings in keys.json that have another name now."""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +32,19 @@ def old_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """The config of the runs, with the names that its keys have now: what a user makes of it."""
+    text = (OLD / "small.yaml").read_text()
+    for old, new in (("images: 60", "num_images: 60"), ("steps: 2}", "denoising_steps: 2}")):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    before, generate = text.split("kind: generate")
+    path = tmp_path / "small.yaml"
+    path.write_text(f"{before}kind: generate{generate.replace('steps: 2', 'denoising_steps: 2')}")
+    return path
+
+
 def digests(root: Path) -> dict[str, str]:
     run = Run.open(root)
     facts = {stage["name"]: run.stage(stage["name"]).facts() for stage in run.config["stages"]}
@@ -34,16 +52,30 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def test_given_a_whole_run_of_before_then_it_is_shown_checked_reported_and_nothing_is_made_again(
-    old_runs: Path,
+    old_runs: Path, small: Path
 ) -> None:
     root = old_runs / "runs" / "small"
     for words in (("status", root), ("verify", root), ("report", root)):
         done = cxr(*words)
         assert done.returncode == 0, done.stderr
-    again = cxr("run", OLD / "small.yaml", "--runs", root.parent)
-    assert again.returncode == 0, again.stderr
-    assert "all 14 shards of 6 stages were there" in again.stdout
+    for config in (root / "config.yaml", small):
+        again = cxr("run", config, "--runs", root.parent)
+        assert again.returncode == 0, again.stderr
+        assert "all 14 shards of 6 stages were there" in again.stdout
     assert digests(root) == json.loads((OLD / "digests.json").read_text())
+
+
+def test_given_a_config_of_before_then_each_renamed_key_is_named_with_its_line_and_its_name_of_now(
+    old_runs: Path,
+) -> None:
+    refused = cxr("run", OLD / "small.yaml", "--runs", old_runs / "runs")
+    assert refused.returncode == 2
+    for line in (
+        "small.yaml:7: stages.real.data.images: this key is now called num_images",
+        "small.yaml:38: stages.diffusion.preview.steps: this key is now called denoising_steps",
+        "small.yaml:44: stages.synthetic.steps: this key is now called denoising_steps",
+    ):
+        assert line in refused.stderr
 
 
 @pytest.mark.parametrize(("stage", "form"), [("real", "imagefolder"), ("synthetic", "nih")])
@@ -57,10 +89,10 @@ def test_given_a_dataset_of_before_then_it_is_whole_and_can_be_exported(
 
 
 def test_given_a_killed_run_of_before_then_it_goes_on_to_the_same_weights_once_the_code_is_accepted(
-    old_runs: Path,
+    old_runs: Path, small: Path
 ) -> None:
     root = old_runs / "half" / "small"
-    words = ("run", OLD / "small.yaml", "--runs", root.parent)
+    words = ("run", small, "--runs", root.parent)
     refused = cxr(*words)
     assert refused.returncode == 2
     for word in ("stage 'diffusion'", "not recorded (commit cfcd3919777c)", "--accept-code"):
@@ -89,10 +121,12 @@ def test_given_a_killed_run_of_before_then_it_goes_on_to_the_same_weights_once_t
 def test_given_a_key_that_is_new_since_then_it_says_what_a_run_without_it_did() -> None:
     schema = RunConfig.model_json_schema()
     now: dict[str, Any] = {**schema["$defs"], "RunConfig": schema}
+    now |= {old: now[new] for old, new in CLASSES.items() if new in now}
     before = json.loads((OLD / "keys.json").read_text())
     for name, keys in before.items():
-        fields = now.get(name, {}).get("properties", {})
+        found = now.get(name, {}).get("properties", {})
+        fields = {field.get("formerly", key): field for key, field in found.items()}
         lost = set(keys) - set(fields) if name in now else set()
-        assert not lost, f"{name} has lost {lost}: a run that has it could not go on"
+        assert not lost, f"{name} has lost {lost}: a run that has it could not go on; see Formerly"
         silent = sorted(key for key in set(fields) - set(keys) if "absent" not in fields[key])
         assert not silent, f"{name}: {silent} are new; mark them with Absent(VALUE), see docs/upgrading.md"

@@ -315,7 +315,7 @@ def test_given_a_pickle_that_would_run_code_then_import_refuses_it(folder: Path,
 CONFIG = """
 name: weights
 stages:
-  - {{name: real, kind: preprocess, threads: 1, data: {{kind: phantom, images: 24, size: 64}}, size: 32}}
+  - {{name: real, kind: preprocess, threads: 1, data: {{kind: phantom, num_images: 24, size: 64}}, size: 32}}
   - {{name: latents, kind: latents, threads: 1, inputs: {{dataset: real, base: "{base}"}}}}
   - &train
     name: words
@@ -330,7 +330,7 @@ stages:
     checkpoint_every: 2
     learning_rate: 1.0e-4
     validation_images: 0
-    preview: {{num_prompts: 1, steps: 1}}
+    preview: {{num_prompts: 1, denoising_steps: 1}}
   - <<: *train
     name: images
     inputs: {{latents: latents, base: words}}
@@ -342,7 +342,7 @@ stages:
     threads: 1
     inputs: {{model: images, like: real}}
     request: {{balanced: [No Finding, Effusion], num_images: 4}}
-    steps: 2
+    denoising_steps: 2
     batch_size: 4
     shard_size: 4
 """
@@ -566,13 +566,6 @@ def test_given_an_adapter_of_another_base_then_its_layers_are_named(published: P
 def test_given_outputs_that_cannot_be_findings_then_the_judge_is_refused(names: list[str], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
         check_findings(names)
-
-
-def test_given_the_old_name_of_a_command_then_the_new_one_is_told(tmp_path: Path) -> None:
-    for old, kind in (("adopt", "judge"), ("adopt-pggan", "pggan")):
-        done = cxr("model", old, tmp_path / "a", tmp_path / "b", "--findings", "Edema")
-        assert done.returncode == 2
-        assert f"cxr model import FILE OUT --as {kind}" in done.stderr
 
 
 def test_given_an_extractor_with_a_layer_too_many_or_numbers_that_are_none_then_it_is_refused(tmp_path: Path) -> None:

@@ -28,11 +28,11 @@ pytestmark = pytest.mark.proof
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 SHORT = (
-    "stages.real.data.images=400",
+    "stages.real.data.num_images=400",
     "stages.diffusion.steps=30",
     "stages.diffusion.warmup_steps=5",
     "stages.diffusion.checkpoint_every=15",
-    "stages.synthetic.steps=3",
+    "stages.synthetic.denoising_steps=3",
     "stages.judge.steps=40",
     "stages.judge.warmup_steps=5",
     "stages.judge.checkpoint_every=20",
@@ -146,7 +146,7 @@ def test_given_a_time_limit_in_the_middle_then_the_task_is_requeued_and_the_dige
     how = {"squashfuse": "APPTAINER_USERNS", "kernel": "APPTAINER_NO_PRIVS"}[mounted_by]
     site.env.pop("APPTAINER_USERNS", None)
     site.env[how] = "1"
-    text = PROFILE.replace("pack_minutes: 0.05", "pack_minutes: 60").replace("grace_seconds: 40", "grace_seconds: 50")
+    text = PROFILE.replace("task_minutes: 0.05", "task_minutes: 60").replace("grace_seconds: 40", "grace_seconds: 50")
     lines = f"container: {sif.path}\nimage_scratch: {tmp_path}/$SLURMD_NODENAME\nenv: [{how}]\ntime: '00:01:00'\n"
     site.profile.write_text(text + lines)
     config = tmp_path / "slow.yaml"

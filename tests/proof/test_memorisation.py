@@ -51,10 +51,10 @@ name: memorised
 seed: 15
 stages:
   - {{name: synthetic, kind: generate, inputs: {{model: {run}/diffusion, like: {run}/real}},
-     request: {{like: train, num_images: 256}}, steps: 15, guidance: 2.0, batch_size: 32, shard_size: 128}}
+     request: {{like: train, num_images: 256}}, denoising_steps: 15, guidance: 2.0, batch_size: 32, shard_size: 128}}
   - {{name: asked, kind: generate, inputs: {{model: {run}/diffusion, like: {run}/real}},
      request: {{rare_captions: {{max_images: 5, per_caption: 8, num_captions: 16}}}},
-     steps: 15, guidance: 2.0, batch_size: 32, shard_size: 128}}
+     denoising_steps: 15, guidance: 2.0, batch_size: 32, shard_size: 128}}
   - name: study
     kind: evaluate
     inputs: {{real: {run}/real, synthetic: synthetic, judge: {run}/judge}}

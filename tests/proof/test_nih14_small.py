@@ -26,7 +26,7 @@ stages:
     inputs: {{model: {run}/vae_scratch, like: {run}/real}}
     request:
       counts: {{No Finding: 400, Effusion: 100, Infiltration: 100, Cardiomegaly: 40}}
-    steps: 20
+    denoising_steps: 20
     guidance: 2.0
     batch_size: 32
     shard_size: 160

@@ -57,9 +57,9 @@ KILLED = """
 name: nano
 seed: 5
 stages:
-  - {name: real, kind: preprocess, threads: 1, data: {kind: phantom, images: 120, seed: 3, size: 64}, size: 16}
+  - {name: real, kind: preprocess, threads: 1, data: {kind: phantom, num_images: 120, seed: 3, size: 64}, size: 16}
   - {name: gan, kind: train, model: pggan, inputs: {dataset: real}, threads: 1, preset: nano, steps: 120, batch_size: 8,
-     images: 320, fade_images: 240, checkpoint_every: 4, num_previews: 2}
+     images_per_scale: 320, fade_images: 240, checkpoint_every: 4, num_previews: 2}
 """
 """Forty steps at each of 4, 8 and 16 pixels, of which thirty fade in."""
 

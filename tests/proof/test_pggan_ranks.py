@@ -26,7 +26,7 @@ pytestmark = pytest.mark.proof
 
 # Four processes on two cores: none is to be taken for hung. Batches of whole groups of 4 for each.
 RANKS = {"nodes": 2, "per_node": 2, "all_reduce_mib": 4, "silent_seconds": 60}
-BATCHES = {"batch_size": 16, "images": 96, "fade_images": 64}
+BATCHES = {"batch_size": 16, "images_per_scale": 96, "fade_images": 64}
 
 
 def write_config(folder: Path, dataset: Path, ranks: dict[str, Any] | None) -> Path:

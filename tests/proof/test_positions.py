@@ -27,10 +27,10 @@ stages:
     kind: preprocess
     data:
       kind: phantom
-      images: 3200
+      num_images: 3200
       seed: 21
       size: 128
-      boxes: all
+      boxed_patients: all
       findings: [Mass, Effusion]
       view_confounding: false
     size: 64
@@ -59,8 +59,8 @@ stages:
     model: diffusion
     inputs: {latents: latents, base: tiny_base}
     train_text_encoder: false
-    say_places: 0.9
-    sampling: {temper: 0.3, most_repeats: 30}
+    position_probability: 0.9
+    sampling: {frequency_exponent: 0.3, max_repeats: 30}
     steps: 1200
     batch_size: 16
     checkpoint_every: 400
@@ -72,7 +72,7 @@ stages:
 
   - <<: *train
     name: plain
-    say_places: 0.0
+    position_probability: 0.0
     steps: 400
     checkpoint_every: 400
 
@@ -84,7 +84,7 @@ stages:
         name: placed
         counts: {COUNTS}
       - {<<: *request, name: plain, model: plain}
-    steps: 12
+    denoising_steps: 12
     guidance: 3.0
     batch_size: 32
     shard_size: 224
@@ -123,7 +123,7 @@ stages:
     kind: generate
     inputs: {model: tiny_base, like: real}
     request: {counts: {Mass in the upper left: 4}, view: PA}
-    steps: 1
+    denoising_steps: 1
     batch_size: 4
     shard_size: 4
   - name: study

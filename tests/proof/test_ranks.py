@@ -149,7 +149,10 @@ CONFIG: dict[str, Any] = {"name": "tiny", "seed": 5}
 
 def write_config(folder: Path, given: tuple[Path, Path], on: dict[str, Any] | None, **values: Any) -> Path:
     stage = {"name": "real", "kind": "train", "model": "diffusion", "ranks": on, **COMMON, **TRAINED, **values}
-    stage |= {"inputs": {"latents": str(given[0]), "base": str(given[1])}, "preview": {"steps": 2, "num_prompts": 2}}
+    stage |= {
+        "inputs": {"latents": str(given[0]), "base": str(given[1])},
+        "preview": {"denoising_steps": 2, "num_prompts": 2},
+    }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(CONFIG | {"stages": [stage]}))
     return path

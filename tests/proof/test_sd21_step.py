@@ -39,7 +39,7 @@ CONFIG = """\
 name: sd21
 seed: 21
 stages:
-  - {{name: real, kind: preprocess, data: {{kind: phantom, images: 4, seed: 3, size: 512}}, size: 512, threads: 2}}
+  - {{name: real, kind: preprocess, data: {{kind: phantom, num_images: 4, seed: 3, size: 512}}, size: 512, threads: 2}}
   - {{name: latents, kind: latents, inputs: {{dataset: real, base: "{base}"}}, batch_size: 1, shard_size: 4}}
   - name: diffusion
     kind: train
@@ -53,7 +53,7 @@ stages:
     checkpoint_every: 2
     learning_rate: 2.0e-6
     validation_images: 0
-    preview: {{num_prompts: 1, steps: 1, guidance: 1.0}}
+    preview: {{num_prompts: 1, denoising_steps: 1, guidance: 1.0}}
     threads: 2
 """
 

@@ -26,8 +26,8 @@ stages:
     threads: 1
     inputs: {{real: "{real}", synthetic: "{synthetic}"}}
     extraction: {{batch_size: 32, shard_size: 128}}
-    memorisation: {{percentile: 99.5, num_train: 200, num_planted: 50, shard_size: 128, search_size: 128}}
-    sweep: {{features: "{features}", resamples: 20}}
+    memorisation: {{percentile: 99.5, num_train: 200, num_planted: 50, shard_size: 128, search_shard_size: 128}}
+    sweep: {{features: "{features}", num_resamples: 20}}
 """
 """Real radiographs and two checkpoints: one draws other patients, a later one copies of training images."""
 
@@ -35,7 +35,7 @@ PROFILE = """\
 inherits: base
 mem: 1900M
 array_parallelism: 4
-pack_minutes: 1
+task_minutes: 1
 visible_seconds: 3
 stages: {evaluate: {seconds_per_item: 0.05}}
 """

@@ -23,7 +23,7 @@ FINDINGS = ("No Finding", "Edema", "Effusion", "Infiltration", "Cardiomegaly")
 STUDY = {
     "words": ("steps=40", "checkpoint_every=20"),
     "images": ("steps=120", "checkpoint_every=40", "keep.every=40"),
-    "synthetic": (*(f"request.counts.{name}=16" for name in FINDINGS), "steps=6", "shard_size=32"),
+    "synthetic": (*(f"request.counts.{name}=16" for name in FINDINGS), "denoising_steps=6", "shard_size=32"),
 }
 PLACES = {"Mass": ("upper", "middle"), "Nodule": ("middle",), "Effusion": ("middle",), "Pneumothorax": ("upper",)}
 UTILITY = ("num_images=60", "num_test=40", "image_size=32", "epochs=1", "seeds=[0]")
@@ -33,7 +33,7 @@ POSITIONS = {
     "positions": ("steps=20", "batch_size=16", "checkpoint_every=20", "keep.every=20", "warmup_steps=4"),
     "localiser": ("steps=20", "checkpoint_every=20", "warmup_steps=4", "image_size=32"),
     "synthetic": (
-        "steps=4",
+        "denoising_steps=4",
         *(f"requests.sd.counts.{name}=8" for name in ("No Finding", *PLACES, "Cardiomegaly")),
         *(
             f"requests.sd_with_position.counts.{name} in the {row} {side}=6"
@@ -81,7 +81,7 @@ def test_given_published_files_then_the_whole_study_runs_and_knows_its_vae_again
     synthetic = Dataset.open(run / "synthetic")
     assert synthetic.info.about["series"][0]["model"] == weights_sha256(final_checkpoint(run / "images"))
     assert synthetic.info.about["series"][0]["prediction"] == "epsilon"
-    done = cxr("data", "regenerate", synthetic.folder, synthetic.rows["image_id"].iloc[0], "--out", runs / "again.png")
+    done = cxr("data", "reproduce", synthetic.folder, synthetic.rows["image_id"].iloc[0], "--out", runs / "again.png")
     assert done.returncode == 0, done.stderr
 
 

@@ -23,9 +23,9 @@ stages:
   - name: real
     kind: preprocess
     threads: 1
-    data: {{kind: phantom, images: 900, seed: 3, size: 64}}
+    data: {{kind: phantom, num_images: 900, seed: 3, size: 64}}
     size: 32
-    validation: 0.3
+    validation_share: 0.3
     shard_size: 300
   - name: vae
     kind: train
@@ -55,14 +55,14 @@ stages:
     keep: {{last: 1, every: 100}}
     learning_rate: 1.0e-3
     validation_images: 16
-    preview: {{num_prompts: 2, steps: 2}}
+    preview: {{num_prompts: 2, denoising_steps: 2}}
   - name: candidates
     kind: generate
     threads: 1
     inputs: {{model: diffusion, like: real}}
     request: {{balanced: [No Finding, Infiltration], num_images: 128}}
     sweep: {{checkpoints: all, guidance: [1.0, 4.0]}}
-    steps: 5
+    denoising_steps: 5
     batch_size: 32
     shard_size: 64
   - name: choice
@@ -77,7 +77,7 @@ PROFILE = """\
 inherits: base
 mem: 1900M
 array_parallelism: 4
-pack_minutes: 2
+task_minutes: 2
 visible_seconds: 3
 """
 

@@ -50,7 +50,7 @@ stages:
     kind: generate
     inputs: {{model: diffusion, like: real}}
     request: {{like: train, num_images: 1600}}
-    steps: 12
+    denoising_steps: 12
     guidance: 2.0
     batch_size: 32
     shard_size: 160
@@ -69,15 +69,15 @@ stages:
       - findings: [Effusion]
         num_real: 3000
         synthetic: false
-        replace: [50]
-        curve: [25, 50]
+        replace_percent: [50]
+        learning_curve_percent: [25, 50]
         primary: {{arm: replace-50, against: real-50, finding: Effusion}}
-        generator_saw: same_n
+        generator_trained_on: same_n
         learner: {{steps: 600}}
       - findings: [Cardiomegaly, Infiltration]
         num_real: 3000
         synthetic: false
-        replace: []
+        replace_percent: []
         learner: {{steps: 600}}
 """
 

@@ -20,7 +20,7 @@ stages:
     threads: 1
     inputs: {{model: "{model}", like: "{folder}/planted"}}
     request: {{like: train, num_images: {num_images}}}
-    steps: 4
+    denoising_steps: 4
     guidance: 1
     batch_size: {batch_size}
     shard_size: {shard_size}
@@ -31,7 +31,7 @@ inherits: base
 partition: low
 mem: 1900M
 array_parallelism: 4
-pack_minutes: {minutes}
+task_minutes: {minutes}
 visible_seconds: 2
 grace_seconds: 40
 stages:

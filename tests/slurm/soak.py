@@ -25,7 +25,7 @@ stages:
   - name: real
     kind: preprocess
     threads: 1
-    data: {{kind: phantom, images: {images}, seed: 3, size: 256}}
+    data: {{kind: phantom, num_images: {images}, seed: 3, size: 256}}
     size: 32
     shard_size: {shard_size}
 """

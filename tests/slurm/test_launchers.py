@@ -10,7 +10,7 @@ from tests.slurm.cluster import Cluster
 PROFILE = """\
 inherits: {parent}
 {more}array_parallelism: 4
-pack_minutes: 0.1
+task_minutes: 0.1
 visible_seconds: 3
 """
 """Small packs, so that there are several tasks a stage."""

@@ -121,7 +121,7 @@ name: large
 stages:
   - name: real
     kind: preprocess
-    data: {kind: phantom, images: 100000}
+    data: {kind: phantom, num_images: 100000}
     size: 64
     shard_size: 1
 """

@@ -19,7 +19,7 @@ inherits: base
 partition: low
 mem: 900M
 array_parallelism: 4
-pack_minutes: 0.05
+task_minutes: 0.05
 visible_seconds: 3
 grace_seconds: 40
 stages:

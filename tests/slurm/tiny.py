@@ -41,7 +41,7 @@ inherits: base
 partition: {partition}
 mem: 1900M
 array_parallelism: 8
-pack_minutes: {minutes}
+task_minutes: {minutes}
 visible_seconds: 2
 grace_seconds: {grace}
 stages:

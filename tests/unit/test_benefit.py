@@ -154,7 +154,14 @@ def made(folder: Path, num: int, learnt: TrainingData | None = None) -> Dataset:
 def test_given_arms_then_smaller_ones_are_whole_patients_of_larger_ones_and_synthetic_ones_stand_for_what_they_replace(
     real: Dataset, tmp_path: Path
 ) -> None:
-    entry = Benefit(findings=EFFUSION, num_real=60, replace=(50,), add=(25,), pretrain=True, curve=(50,))
+    entry = Benefit(
+        findings=EFFUSION,
+        num_real=60,
+        replace_percent=(50,),
+        add_percent=(25,),
+        pretrain=True,
+        learning_curve_percent=(50,),
+    )
     cohort = choose_benefit(entry, real, made(tmp_path / "made", 120), seed=3)
     assert cohort.not_run == {}
     images = {arm: cohort.use(arm) for arm in entry.arm_names}
@@ -202,12 +209,12 @@ def test_given_same_n_then_only_arms_are_run_whose_real_images_the_generator_lea
 
     encoded = rows_to_encode(real.rows, 30)
     learnt = TrainingData.of(encoded, NIH, real.info.digest, None)
-    entry = Benefit(findings=EFFUSION, num_real=60, generator_saw="same_n")
+    entry = Benefit(findings=EFFUSION, num_real=60, generator_trained_on="same_n")
     cohort = choose_benefit(entry, real, made(tmp_path / "made", 120, learnt), seed=3)
     assert list(cohort.not_run) == ["synthetic"]
     assert cohort.not_run["synthetic"] == (
-        "generator_saw: same_n, but the generator learnt from 30 images of this Dataset that are not the arm's 60: "
-        "set train_images: 60 in its latents stage"
+        "generator_trained_on: same_n, but the generator learnt from 30 images of this Dataset that are not the arm's "
+        "60: set train_images: 60 in its latents stage"
     )
     assert set(cohort.use("replace-50").query("source == 'real'")["image_id"]) == set(encoded["image_id"])
     others = choose_benefit(entry, real, made(tmp_path / "untold", 120), seed=3)
@@ -236,7 +243,7 @@ def test_given_a_table_of_adjudicated_labels_then_it_is_read_and_its_mistakes_ar
     [
         ({"primary": {"arm": "replace-25"}}, "primary.arm 'replace-25' is none of real, synthetic, replace-50"),
         ({"primary": {"arm": "real"}}, "primary compares real with itself"),
-        ({"replace": (50, 50)}, "repeats one"),
+        ({"replace_percent": (50, 50)}, "repeats one"),
         ({"learner": {"steps": 80, "warmup_steps": 50}}, "must be below half of steps"),
     ],
 )

@@ -14,7 +14,7 @@ from cxr_core.runs import code, image
 from cxr_core.runs.code import PACKAGES, Code
 from cxr_core.runs.pack import Work, finalize, freeze, old_fingerprint, run_pack
 from cxr_core.runs.plan import Plan
-from cxr_core.settings import OF_A_RUN, Absent, StageSettings, without_added
+from cxr_core.settings import OF_A_RUN, Absent, Formerly, StageSettings, as_before
 from tests.conftest import REPOSITORY
 from tests.pipeline import cxr
 from tests.stages import tiny_work
@@ -50,8 +50,8 @@ def test_the_code_is_its_source_text_whatever_its_folder_times_caches_and_line_e
 TWO = """\
 name: two
 stages:
-  - {name: real, kind: preprocess, data: {kind: phantom, images: 12, size: 32}, size: 16, shard_size: 6}
-  - {name: more, kind: preprocess, data: {kind: phantom, images: 6, size: 32, seed: 1}, size: 16}
+  - {name: real, kind: preprocess, data: {kind: phantom, num_images: 12, size: 32}, size: 16, shard_size: 6}
+  - {name: more, kind: preprocess, data: {kind: phantom, num_images: 6, size: 32, seed: 1}, size: 16}
 """
 
 
@@ -132,6 +132,12 @@ class Later(StageSettings):
     white: Annotated[int | None, Absent(None)] = 4095
 
 
+class Renamed(StageSettings):
+    """The same in a version that has renamed the key."""
+
+    white_level: Annotated[int | None, Absent(None), Formerly("white")] = 4095
+
+
 def with_settings(work: Work, settings: StageSettings) -> Work:
     return replace(work, context=replace(work.context, settings=settings))
 
@@ -152,9 +158,25 @@ def test_given_a_plan_without_a_newer_key_then_it_goes_on_with_what_the_lack_of_
         freeze(with_settings(work, Later(name="tiny")))
 
 
+@pytest.mark.parametrize("is_old", [True, False])
+@pytest.mark.parametrize("white", [None, 4095])
+def test_given_a_plan_with_a_key_that_was_renamed_since_then_it_goes_on(
+    tmp_path: Path, is_old: bool, white: int | None
+) -> None:
+    work, _ = tiny_work(tmp_path / "run" / "tiny")
+    before = with_settings(work, Later(name="tiny", white=white))
+    plan = freeze(before)
+    if is_old:
+        replace(plan, parts={}, fingerprint=old_fingerprint(before, plan)).write(work.folder.plan_path)
+        code.accept(tmp_path / "run")
+    assert freeze(with_settings(work, Renamed(name="tiny", white_level=white))).shards == plan.shards
+    with pytest.raises(UserError, match="settings" if is_old else r"white_level: \S+ -> 7"):
+        freeze(with_settings(work, Renamed(name="tiny", white_level=7)))
+
+
 def test_a_newer_key_is_left_out_where_it_says_what_was_before() -> None:
-    assert "white" not in without_added(*both(Later(name="tiny", white=None)))
-    assert without_added(*both(Later(name="tiny")))["white"] == 4095
+    assert "white" not in as_before(*both(Later(name="tiny", white=None)))
+    assert as_before(*both(Later(name="tiny")))["white"] == 4095
 
 
 def both(settings: Later) -> tuple[Later, dict[str, object]]:

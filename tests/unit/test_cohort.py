@@ -149,7 +149,7 @@ def listed(image_ids: pd.Series, start: int, stop: int) -> bool:
 def test_given_the_protocol_as_written_images_are_taken_in_listing_order_whoevers_they_are(
     datasets: dict, counts: str, num_each: int
 ) -> None:
-    experiment = entry(protocol="as_written", counts=counts, num_images=16, num_test=12, min_test=2)
+    experiment = entry(protocol="as_written", count_images=counts, num_images=16, num_test=12, min_test=2)
     cohort = choose_cohort(experiment, **datasets, seed=0)
     assert listed(cohort.use("real")["image_id"], 0, num_each)
     assert listed(cohort.use("half")["image_id"], 0, num_each // 2)

@@ -9,6 +9,7 @@ import pytest
 from cxr_core.errors import UserError
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.run import Run
+from cxr_core.settings import OF_A_RUN, in_former_names
 from jobs.config import RunConfig, config_of, going_on, keep_unnamed, load_config, renewed, resolved
 from tests.conftest import REPOSITORY
 
@@ -32,6 +33,8 @@ def test_a_ready_config_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.
     config = load_config(name)
     assert config.name == name
     assert RunConfig.model_validate(resolved(config)) == config
+    before = in_former_names(config, resolved(config))
+    assert RunConfig.model_validate(before, context=OF_A_RUN) == config, "a run of before has the keys' former names"
 
 
 def test_given_several_mistakes_then_all_are_listed_with_line_and_key() -> None:
@@ -48,6 +51,12 @@ def test_given_several_mistakes_then_all_are_listed_with_line_and_key() -> None:
         "'train.diffusion'",
     ):
         assert line in text
+
+
+def test_given_a_renamed_key_then_its_line_and_its_name_of_now_are_told(write) -> None:
+    text = "name: x\nstages:\n  - name: real\n    kind: preprocess\n    data:\n      kind: phantom\n      images: 5\n"
+    with pytest.raises(UserError, match=r"run\.yaml:7: stages\.real\.data\.images: this key is now called num_images"):
+        load_config(write(text))
 
 
 def test_given_an_input_that_comes_later_then_the_mend_is_to_move_it_up(write) -> None:
@@ -176,7 +185,7 @@ def test_given_a_default_that_has_changed_then_the_run_is_refused_with_both_and_
 ) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(
-        "name: first\nstages: [{name: real, kind: preprocess, data: {kind: phantom, images: 5, size: 32}}]\n"
+        "name: first\nstages: [{name: real, kind: preprocess, data: {kind: phantom, num_images: 5, size: 32}}]\n"
     )
     root = tmp_path / "first"
     with Run.locked(root, resolved(load_config(str(path)))) as run:

@@ -56,7 +56,7 @@ def test_the_numbers_of_a_half_are_those_of_its_images_alone() -> None:
 def test_intervals_hold_what_other_patients_and_other_synthetic_images_would_have_given() -> None:
     draws = [(gaussian(120, seed=2 * i), gaussian(120, seed=2 * i + 1, shift=0.5)) for i in range(80)]
     truth = {name: np.mean([getattr(prdc(*sides, 5), name) for sides in draws]) for name in SHARES}
-    found = [spread(sides, Diversity(resamples=60), seed=3) for sides in draws[:40]]
+    found = [spread(sides, Diversity(num_resamples=60), seed=3) for sides in draws[:40]]
     for name in SHARES:
         each = [getattr(one, name) for one in found]
         assert np.mean([one.low <= truth[name] <= one.high for one in each]) >= 0.85, name

@@ -36,7 +36,7 @@ def test_given_another_image_then_the_run_is_refused_until_it_is_accepted(tmp_pa
 def test_run_refuses_and_accepts_another_image(
     nano_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("run", nano_config, "--runs", tmp_path, "--stage", "real", "stages.real.data.images=20")
+    words = ("run", nano_config, "--runs", tmp_path, "--stage", "real", "stages.real.data.num_images=20")
     monkeypatch.setenv(image.VARIABLE, A)
     assert cxr(*words).returncode == 0
     monkeypatch.setenv(image.VARIABLE, B)

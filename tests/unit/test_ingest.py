@@ -41,7 +41,7 @@ def kinds(plan: SourcePlan) -> dict[str, int]:
 def test_every_edition_of_data_entry_is_read(header: str, tmp_path: Path) -> None:
     boxes = ["00000002_000.png,Infiltrate,512,256,128,64.5"]
     write_nih(tmp_path / "nih", ROWS, header=header, test=["00000002_000.png"], boxes=boxes)
-    rows = plan_source(nih_stage(tmp_path / "nih", validation=0)).rows
+    rows = plan_source(nih_stage(tmp_path / "nih", validation_share=0)).rows
     assert list(rows["image_id"]) == ["00000001_000", "00000001_001", "00000002_000"]
     assert list(rows["patient_id"]) == ["00000001", "00000001", "00000002"]
     assert list(rows["labels"]) == [NIH.encode(["Cardiomegaly", "Effusion"]), 0, NIH.bit("Infiltration")]

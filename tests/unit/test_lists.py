@@ -94,7 +94,7 @@ def test_official_lists_may_have_folders_columns_and_entries_of_images_that_are_
     folder = write_nih(tmp_path / "nih", [entry(name) for name in names])
     (folder / "train_val_list.txt").write_text("images_001/images/00000001_000.PNG 0 1\n00000009_000.png 1 0\n")
     (folder / "test_list.txt").write_text("Image Index,Finding Labels\n00000002_000,Mass\n00000003_000.png,Mass\n")
-    plan = plan_source(nih_stage(folder, validation=0))
+    plan = plan_source(nih_stage(folder, validation_share=0))
     assert list(plan.rows["split"]) == ["train", "test", "test"]
     (note,) = plan.notes
     assert "train_val_list.txt: 1 of 2 entries" in note

@@ -8,7 +8,7 @@ from slurm.profile import ClusterProfile
 
 
 def profile(**keys: object) -> ClusterProfile:
-    return ClusterProfile.model_validate({"name": "site", "pack_minutes": 45} | keys)
+    return ClusterProfile.model_validate({"name": "site", "task_minutes": 45} | keys)
 
 
 def work(name: str = "real", **keys: object) -> StageWork:

@@ -38,7 +38,7 @@ def test_a_dataset_has_its_pixels_boxes_prompts_and_hashes(tmp_path: Path) -> No
     wide = grey(5, 64, 32)
     boxes = ["00000001_000.png,Mass,512,512,256,256"]
     write_nih(tmp_path / "nih", rows, images={"00000001_000.png": png(wide)}, boxes=boxes)
-    folder, facts, problems = run_stage(nih_stage(tmp_path / "nih", size=32, validation=0), tmp_path)
+    folder, facts, problems = run_stage(nih_stage(tmp_path / "nih", size=32, validation_share=0), tmp_path)
     dataset = Dataset.open(folder)
     row = next(dataset.rows.itertuples())
     assert list(dataset.verify()) == []
@@ -298,7 +298,7 @@ def test_given_boxes_then_prompts_say_where_findings_are_in_the_frame_of_the_pad
 def test_given_boxed_patients_to_be_moved_then_the_dataset_names_them(tmp_path: Path) -> None:
     test, boxes = NAMES[:6], [f"{name},Mass,100,100,80,80" for name in NAMES[:6]]
     folder = with_image(tmp_path / "nih", png(grey(101)), boxes=boxes, test=test)
-    folder, facts, _ = run_stage(nih_stage(folder, validation=0, move_boxed={"train": 0.5, "val": 0.2}), tmp_path)
+    folder, facts, _ = run_stage(nih_stage(folder, validation_share=0, move_boxed={"train": 0.5, "val": 0.2}), tmp_path)
     record = Dataset.open(folder).info.about["boxed_split"]
     assert sum(record["num_patients"].values()) == 6
     assert facts["splits"].get("test", 0) == record["num_patients"]["test"]
@@ -308,7 +308,14 @@ def test_given_boxed_patients_to_be_moved_then_the_dataset_names_them(tmp_path: 
 
 
 def test_phantoms_may_all_have_boxes_and_only_some_findings(tmp_path: Path) -> None:
-    data = {"kind": "phantom", "images": 60, "seed": 3, "size": 64, "boxes": "all", "findings": ["Mass", "Effusion"]}
+    data = {
+        "kind": "phantom",
+        "num_images": 60,
+        "seed": 3,
+        "size": 64,
+        "boxed_patients": "all",
+        "findings": ["Mass", "Effusion"],
+    }
     folder, _, _ = run_stage(stage(data, prompts={"positions": {}}), tmp_path)
     rows = Dataset.open(folder).rows
     assert set(rows["labels"]) <= {0, *(NIH.encode(names) for names in (["Mass"], ["Effusion"], ["Mass", "Effusion"]))}
@@ -366,7 +373,7 @@ def test_an_image_that_the_system_refuses_to_read_is_named(tmp_path: Path) -> No
 def test_phantoms_drawn_on_demand_equal_those_written_in_nihs_layout(tmp_path: Path) -> None:
     write_layout(tmp_path / "nih", 24, seed=3, size=64, processes=1)
     _, drawn, problems = run_stage(
-        stage({"kind": "phantom", "images": 24, "seed": 3, "size": 64}, name="drawn", shard_size=7), tmp_path
+        stage({"kind": "phantom", "num_images": 24, "seed": 3, "size": 64}, name="drawn", shard_size=7), tmp_path
     )
     folder, read, _ = run_stage(nih_stage(tmp_path / "nih", data={"expect_size": 64}, name="read"), tmp_path)
     assert drawn["digest"] == read["digest"]
@@ -380,8 +387,8 @@ def test_an_estimate_knows_the_number_of_images_and_nearly_the_bytes(tmp_path: P
     cases = [
         (nih_stage(folder, shard_size=3), 8, 3),
         (nih_stage(folder, num_images=5), 5, 1),
-        (stage({"kind": "phantom", "images": 10}, num_images=4), 4, 1),
-        (stage({"kind": "phantom", "images": 10}, shard_size=4, size=64), 10, 3),
+        (stage({"kind": "phantom", "num_images": 10}, num_images=4), 4, 1),
+        (stage({"kind": "phantom", "num_images": 10}, shard_size=4, size=64), 10, 3),
     ]
     for settings, num_items, num_shards in cases:
         estimate = jobs.preprocess.estimate(settings, {})

@@ -105,7 +105,7 @@ def test_given_ranks_on_nodes_then_a_plan_counts_the_gpus_of_all_of_them() -> No
 
 def test_given_a_pggan_on_ranks_then_a_plan_says_what_each_has_of_a_batch() -> None:
     gan = {"name": "g", "kind": "train", "model": "pggan", "inputs": {"dataset": "."}, "preset": "nano"}
-    sizes = {"steps": 90, "checkpoint_every": 5, "images": 320, "fade_images": 160, "batch_size": 32}
+    sizes = {"steps": 90, "checkpoint_every": 5, "images_per_scale": 320, "fade_images": 160, "batch_size": 32}
     last = {16: {"batch_size": 16}}
     settings = PgganTrain(**gan, **sizes, scales=last, ranks={"nodes": 2, "per_node": 2})
     (note,) = jobs.train.estimate(settings, {}).notes

@@ -113,7 +113,7 @@ def test_given_many_problems_of_a_kind_when_reported_then_all_are_counted_and_tw
 
 
 def test_given_findings_shown_oftener_when_reported_then_both_shares_are_there(tmp_path: Path) -> None:
-    asked = {"sampling": {"repeat_below": None, "temper": 0.5, "most_repeats": 20}}
+    asked = {"sampling": {"repeat_threshold": None, "frequency_exponent": 0.5, "max_repeats": 20}}
     stages = [stage | asked if stage["name"] == "fine" else stage for stage in report_run.CONFIG["stages"]]
     run = report_run.empty_run(tmp_path / "tiny", stages=stages)
     pair, none = {"images": 30, "shown": 480}, {"images": 0, "shown": 0}
@@ -122,7 +122,10 @@ def test_given_findings_shown_oftener_when_reported_then_both_shares_are_there(t
     plan.mkdir(parents=True)
     write_json(plan / "sampling.json", about | {"findings": {"Edema": pair, "Hernia": none}})
     html = write_report(run.root).read_text()
-    words = "What training shows (temper: 0.5): 1,600 images in 40 steps, out of 300 training images in 1 combination"
+    words = (
+        "What training shows (frequency_exponent: 0.5): 1,600 images in 40 steps, out of 300 training images in "
+        "1 combination"
+    )
     assert words in Page(html).text
     assert "2 images never" in Page(html).text
     assert "Edema 10.0 % of images, 30.0 % as shown" in html

@@ -23,7 +23,7 @@ NO_FOURS = pd.DataFrame({"group": [], "labels": np.array([], np.int64), "ms_ssim
 def bench() -> Bench:
     """Validation patients, and training patients who differ from them."""
     real = joined(images(300, "val", seed=1), images(600, "train", seed=3, shift=0.6))
-    return Bench(real, MODEL, 64, NIH, Sweep(features="/x", resamples=40), seed=7)
+    return Bench(real, MODEL, 64, NIH, Sweep(features="/x", num_resamples=40), seed=7)
 
 
 def measured(bench: Bench, number: int, drawn: Featured, *, step: int | None = None) -> PointResult:
@@ -154,17 +154,17 @@ def test_given_more_copies_than_real_patients_have_or_than_the_config_allows_the
     assert (few.alarm, many.alarm) == (False, True)
     assert (few.floor, few.at_most) == (0.001, 0.001)
     assert (many.share, many.at_most) == (Interval(value=0.02, low=0.01, high=0.04), 0.001)
-    assert [each.alarm for each in judged(shares, Copies(at_most=0.015, rising=False), [100, 200])] == [False, False]
+    assert [each.alarm for each in judged(shares, Copies(max_share=0.015, rising=False), [100, 200])] == [False, False]
 
 
 def test_given_a_share_that_rises_with_training_steps_beyond_that_of_real_patients_the_alarm_is_raised() -> None:
     shares = [(0.0, 0.0, 0.002), (0.006, 0.003, 0.01)]
-    rule = Copies(at_most=0.004)
+    rule = Copies(max_share=0.004)
     assert [each.alarm for each in judged(shares, rule, [100, 200])] == [False, True]
     assert [each.risen_from for each in judged(shares, rule, [100, 200])] == [None, "p00"]
     assert not judged(shares, rule, [200, 100])[1].alarm
     assert not judged(shares, rule, [100, 200], guidance=5.0)[1].alarm
-    assert not judged(shares, Copies(at_most=0.004, rising=False), [100, 200])[1].alarm
+    assert not judged(shares, Copies(max_share=0.004, rising=False), [100, 200])[1].alarm
     low = [(0.0, 0.0, 0.0002), (0.0008, 0.0004, 0.002)]  # no more than real patients have
     assert not judged(low, Copies(), [100, 200])[1].alarm
 
@@ -188,12 +188,12 @@ def test_given_the_rule_what_raises_the_alarm_is_said_in_words(results: list[Poi
     said = alarm_rule(with_copies(results, Copies(), share))
     assert "better than 99.9 % of validation images do lies above 0.1 % with its whole interval, or is above" in said
     assert "earlier checkpoint" not in alarm_rule(with_copies(results, Copies(rising=False), share))
-    assert "lies above 2 %" in alarm_rule(with_copies(results, Copies(at_most=0.02), share))
+    assert "lies above 2 %" in alarm_rule(with_copies(results, Copies(max_share=0.02), share))
     assert "were not looked for (`memorisation`)" in alarm_rule(swept(results, "kid"))
 
 
 def test_given_shares_of_copies_each_point_says_its_own_and_what_it_lies_above(results: list[PointResult]) -> None:
-    found = with_copies(results, Copies(at_most=0.004), (0.0, 0.0, 0.002), (0.006, 0.003, 0.01))
+    found = with_copies(results, Copies(max_share=0.004), (0.0, 0.0, 0.002), (0.006, 0.003, 0.01))
     first, second = (copied_words(each.copies, found) for each in found.points if each.copies)
     assert first.startswith("No alarm: 0 % (0 to 0.2 %) of its images")
     assert "more than of candidates, step 100, guidance 2 (0 % (0 to 0.2 %))" in second

@@ -47,45 +47,45 @@ def vae_settings(**values: object) -> VaeTrain:
 def test_given_a_rare_finding_its_images_are_repeated_by_the_square_root_of_how_rare_it_is() -> None:
     common, rare = 0b01, 0b10
     labels = np.array([0] * 8000 + [common] * 1600 + [common | rare] * 400)
-    rows = drawn(np.arange(10_000), labels, Sampling(repeat_below=0.64), seed=5)
+    rows = drawn(np.arange(10_000), labels, Sampling(repeat_threshold=0.64), seed=5)
     times = np.bincount(rows, minlength=10_000)
     assert set(times[:8000]) == {1}
     assert times[8000:9600].mean() == pytest.approx((0.64 / 0.2) ** 0.5, abs=0.03)
     assert set(times[9600:]) == {4}  # (0.64 / 0.04) ** 0.5, by the rarer of its two findings
-    assert rows.tolist() == drawn(np.arange(10_000), labels, Sampling(repeat_below=0.64), seed=5).tolist()
+    assert rows.tolist() == drawn(np.arange(10_000), labels, Sampling(repeat_threshold=0.64), seed=5).tolist()
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_given_tempering_a_combination_of_n_images_has_a_share_that_goes_as_n_to_that_power(power: float) -> None:
     labels = np.repeat([0b00, 0b01, 0b11], [6400, 1600, 400])
-    rows = drawn(np.arange(8400), labels, Sampling(temper=power), seed=5)
+    rows = drawn(np.arange(8400), labels, Sampling(frequency_exponent=power), seed=5)
     shown = np.bincount(labels[rows])[[0b00, 0b01, 0b11]]
     assert shown / shown[0] == pytest.approx((np.array([6400, 1600, 400]) / 6400) ** power, rel=0.05)
     assert shown[0] == 6400
 
 
 def test_given_a_combination_of_one_image_it_is_not_repeated_without_bound() -> None:
-    rows = drawn(np.arange(1001), np.array([0] * 1000 + [1]), Sampling(temper=0, most_repeats=7), seed=5)
+    rows = drawn(np.arange(1001), np.array([0] * 1000 + [1]), Sampling(frequency_exponent=0, max_repeats=7), seed=5)
     assert np.bincount(rows).max() == 7
 
 
 def test_given_a_share_of_placed_images_they_are_repeated_up_to_it_and_never_shown_less() -> None:
     labels, places = np.zeros(1000, int), np.repeat([0, 1, 2], [900, 60, 40])
-    rows = drawn(np.arange(1000), labels, Sampling(placed_share=0.5), seed=5, places=places)
+    rows = drawn(np.arange(1000), labels, Sampling(min_positioned_share=0.5), seed=5, places=places)
     assert (places[rows] > 0).mean() == pytest.approx(0.5, abs=0.02)
     assert (places[rows] == 0).sum() == 900
-    assert len(drawn(np.arange(1000), labels, Sampling(placed_share=0.05), seed=5, places=places)) == 1000
+    assert len(drawn(np.arange(1000), labels, Sampling(min_positioned_share=0.05), seed=5, places=places)) == 1000
 
 
 def test_given_tempering_rare_places_of_a_finding_come_oftener_too() -> None:
     labels, places = np.ones(500, int), np.repeat([1, 2], [400, 100])
-    rows = drawn(np.arange(500), labels, Sampling(temper=0), seed=5, places=places)
+    rows = drawn(np.arange(500), labels, Sampling(frequency_exponent=0), seed=5, places=places)
     assert np.bincount(places[rows])[1:].tolist() == [400, 400]
 
 
 def test_given_two_rules_of_sampling_the_error_names_both() -> None:
-    with pytest.raises(ValidationError, match="repeat_below and temper are two rules"):
-        Sampling(repeat_below=0.1, temper=0.5)
+    with pytest.raises(ValidationError, match="repeat_threshold and frequency_exponent are two rules"):
+        Sampling(repeat_threshold=0.1, frequency_exponent=0.5)
 
 
 def test_given_three_checkpoints_above_the_lowest_validation_loss_the_alarm_names_its_step() -> None:

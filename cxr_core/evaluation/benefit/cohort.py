@@ -90,29 +90,30 @@ def _refusal(
         num_with = int((images["labels"] & real.findings.bit(name) != 0).sum())
         if num_with in (0, len(images)):
             return f"training images {'with' if num_with == 0 else 'without'} {name}: 0"
-    if len(made) and entry.generator_saw == "same_n":
+    if len(made) and entry.generator_trained_on == "same_n":
         return _other_past(kept if len(kept) else wanted, real, synthetic)
     return None
+
+
+_SAME_N = "generator_trained_on: same_n"
 
 
 def _other_past(kept: pd.DataFrame, real: Dataset, synthetic: Dataset) -> str | None:
     """Why the generators did not learn from exactly the real images `kept` of this Dataset."""
     learnt = learnt_by(synthetic)
     if learnt is None:
-        return f"generator_saw: same_n, but what it saw is {_UNTOLD}"
+        return f"{_SAME_N}, but what it saw is {_UNTOLD}"
     for generator in learnt:
         chain = [step for step in generator.chain if step.dataset == real.info.digest]
         if not chain:
-            return "generator_saw: same_n, but the generator learnt from no image of this Dataset"
+            return f"{_SAME_N}, but the generator learnt from no image of this Dataset"
         for step in chain:
             if step.images_sha256 is None:
-                return (
-                    "generator_saw: same_n, but the generator does not say which images of this Dataset it learnt from"
-                )
+                return f"{_SAME_N}, but the generator does not say which images of this Dataset it learnt from"
             if step.images_sha256 != images_sha256(kept["image_id"]):
                 return (
-                    f"generator_saw: same_n, but the generator learnt from {step.images:,} images of this Dataset that "
-                    f"are not the arm's {len(kept):,}: set train_images: {len(kept)} in its latents stage"
+                    f"{_SAME_N}, but the generator learnt from {step.images:,} images of this Dataset "
+                    f"that are not the arm's {len(kept):,}: set train_images: {len(kept)} in its latents stage"
                 )
     return None
 

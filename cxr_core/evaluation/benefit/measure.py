@@ -47,7 +47,8 @@ def measure_benefit(
     """
     arms = tuple(_arm(entry, cohort, name, learnt, real, synthetic) for name in entry.arm_names)
     result = BenefitResult(
-        **{name: getattr(entry, name) for name in ("findings", "split", "generator_saw", "match_views")},
+        **{name: getattr(entry, name) for name in ("findings", "split", "match_views")},
+        generator_saw=entry.generator_trained_on,
         **{name: getattr(entry, name) for name in ("seeds", "num_resamples")},
         preset=entry.learner.preset,
         image_size=entry.learner.image_size or real.info.size,
@@ -241,7 +242,7 @@ class _Tables:
         return drawn if are_same else not_degenerate(drawn, num, least=-1.0)
 
     def _exchange(self) -> Iterator[ExchangeRate]:
-        if not self.entry.curve:
+        if not self.entry.learning_curve_percent:
             return
         sizes = self.experiment.curve
         for arm in self.experiment.arms:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cxr_core.models.presets import ClassifierName
-from cxr_core.settings import LocalPath, Settings
+from cxr_core.settings import Formerly, LocalPath, Settings
 
 MACRO = "macro"
 """The mean over findings, where a finding's name could stand."""
@@ -71,22 +71,22 @@ class Benefit(Settings):
     """n: real training images at most, whole patients in the order of a hash that no seed changes; null: all."""
     synthetic: bool = True
     """Whether there is an arm of synthetic images alone."""
-    replace: tuple[_Some, ...] = (50,)
+    replace_percent: Annotated[tuple[_Some, ...], Formerly("replace")] = (50,)
     """Per cent of the n real images that are replaced by synthetic ones, an arm each."""
-    add: tuple[_Any, ...] = ()
+    add_percent: Annotated[tuple[_Any, ...], Formerly("add")] = ()
     """Synthetic images added to the n, in per cent of n, an arm each."""
     pretrain: bool = False
     """Whether there is an arm that sees synthetic images first."""
-    curve: tuple[_Some, ...] = ()
+    learning_curve_percent: Annotated[tuple[_Some, ...], Formerly("curve")] = ()
     """Per cent of the n that are taken alone: the learning curve, from which the exchange rate is read (two at least)
-    and against which `replace` can be compared."""
+    and against which `replace_percent` can be compared."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
     """One classifier is trained per arm and seed (its start, order and augmentation); the images stay the same."""
     learner: Learner = Learner()
     """The classifier."""
     primary: Primary | None = None
     """The comparison that is reported first. Null: there is none, and all are corrected for being many."""
-    generator_saw: Literal["any", "same_n"] = "any"
+    generator_trained_on: Annotated[Literal["any", "same_n"], Formerly("generator_saw")] = "any"
     """`same_n`: an arm with synthetic images is run only if their generator learnt from exactly the arm's real images
     (see `train_images` of a latents stage), so that nothing but these real images is behind either side. What a VAE
     that was trained by a stage of its own had seen is not recorded, and not asked."""
@@ -105,7 +105,7 @@ class Benefit(Settings):
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
-        for name in ("findings", "replace", "add", "curve", "seeds"):
+        for name in ("findings", "replace_percent", "add_percent", "learning_curve_percent", "seeds"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} {list(values)} repeats one: remove it")
@@ -132,8 +132,8 @@ class Benefit(Settings):
         return (
             REAL,
             *((SYNTHETIC,) if self.synthetic else ()),
-            *(f"replace-{share}" for share in self.replace),
-            *(f"add-{share}" for share in self.add),
+            *(f"replace-{share}" for share in self.replace_percent),
+            *(f"add-{share}" for share in self.add_percent),
             *((PRETRAIN,) if self.pretrain else ()),
             *self.curve_names,
         )
@@ -141,4 +141,4 @@ class Benefit(Settings):
     @property
     def curve_names(self) -> tuple[str, ...]:
         """The arms of the learning curve, without the n."""
-        return tuple(f"{REAL}-{share}" for share in self.curve)
+        return tuple(f"{REAL}-{share}" for share in self.learning_curve_percent)

@@ -46,7 +46,7 @@ def measure_diversity(
         floor=floor,
         num_scales=scales_of(size),
         size=size,
-        **{side: measure_alike(table, settings.resamples, seed) for side, table in alike.items()},
+        **{side: measure_alike(table, settings.num_resamples, seed) for side, table in alike.items()},
         by_finding=tuple(each),
     )
 
@@ -66,5 +66,5 @@ def _of_finding(
     return FindingDiversity(
         finding=name,
         spread=spread(matched(sides, seed), settings, seed, withheld),
-        **{side: measure_alike(table, settings.resamples, seed) for side, table in groups.items()},
+        **{side: measure_alike(table, settings.num_resamples, seed) for side, table in groups.items()},
     )

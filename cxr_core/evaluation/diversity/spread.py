@@ -37,7 +37,7 @@ def spread(sides: Sequence[np.ndarray], settings: Diversity, seed: int, withheld
     short = num < _NEEDED * k and f"n = {num}, {_NEEDED * k} are needed ({_NEEDED} x k)"
     if reason := withheld or short:
         return Spread(num_images=num, not_computed=reason)
-    found = prdc_of_halves(real, synthetic, k, settings.resamples, seed)
+    found = prdc_of_halves(real, synthetic, k, settings.num_resamples, seed)
     each = {field.name: _interval(np.array([getattr(one, field.name) for one in found])) for field in fields(Prdc)}
     return Spread(
         num_images=num,

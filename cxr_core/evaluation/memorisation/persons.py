@@ -41,7 +41,7 @@ def reidentify(
         num_same=len(same),
         num_other=len(other),
         min_auroc=settings.min_auroc,
-        false_matches=settings.false_matches,
+        false_matches=settings.false_match_rate,
     )
     if len(same) < _NEEDED:
         few = f"{len(same)} held-out patients have several images, {_NEEDED} are needed to try the network"
@@ -107,7 +107,7 @@ def _matches(
     names = rows["patient_id"].to_numpy(str)
     patients = [names[_held_out(rows)], names[training_sample(rows, num_train, seed)]]
     values = [found[name] for name in ("synthetic", "held_out", "train")]
-    return nearness("siamese network", values, patients, 100 * (1 - settings.false_matches), seed)
+    return nearness("siamese network", values, patients, 100 * (1 - settings.false_match_rate), seed)
 
 
 def _most(

@@ -43,7 +43,7 @@ def freeze_searches(
     real = looked_at(work, "real")
     sizes = {source: len(looked_at(work, source)) for source in synthetic}
     sizes |= {what: len(places) for what, places in real_places(real, held_out, settings, seed).items()}
-    found = [shard for what, size in sizes.items() for shard in _parts(what, size, settings.search_size)]
+    found = [shard for what, size in sizes.items() for shard in _parts(what, size, settings.search_shard_size)]
     num_planted = min(settings.num_planted, int((real["split"] == "train").sum()))
     return [*found, *_parts(PLANTED, num_planted, num_planted)]
 

@@ -1,9 +1,11 @@
 """Settings of memorisation: what is compared with what, and when a pair of images is called a copy."""
 
+from typing import Annotated
+
 from pydantic import Field, PositiveInt
 
 from cxr_core.models.presets import ClassifierName
-from cxr_core.settings import Settings
+from cxr_core.settings import Formerly, Settings
 
 WIDTH = 64
 """Numbers that the siamese network makes of an image."""
@@ -32,7 +34,7 @@ class Reidentification(Settings):
     """Peak of AdamW's; it rises over the first steps and falls to zero along half a cosine."""
     min_auroc: float = Field(default=0.70, ge=0.5, lt=1)
     """Where the lower 95 % bound of its AUROC on pairs of held-out patients is below, it says nothing."""
-    false_matches: float = Field(default=0.01, gt=0, lt=0.5)
+    false_match_rate: Annotated[float, Formerly("false_matches")] = Field(default=0.01, gt=0, lt=0.5)
     """Share of held-out images, none of whose patients was trained on, that match a training patient all the same."""
 
 
@@ -51,7 +53,7 @@ class Memorisation(Settings):
     """Training images of which copies are planted to try the search first."""
     shard_size: PositiveInt = 1024
     """Images of a shard of thumbnails and spectra."""
-    search_size: PositiveInt = 8192
+    search_shard_size: Annotated[PositiveInt, Formerly("search_size")] = 8192
     """Images of a shard that looks for them among all training images; bounds what such a shard holds in memory."""
     targeted: Targeted | None = None
     """Whether captions that few training images have give these away; needs synthetic images of such captions, as

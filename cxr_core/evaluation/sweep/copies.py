@@ -20,7 +20,7 @@ def _judge(
     point: Point, result: MemorisationResult, found: Sequence[tuple[Point, MemorisationResult]], rule: Copies
 ) -> Copied:
     share, floor = result.pixels.share_above, round(1 - result.percentile / 100, 9)
-    at_most = floor if rule.at_most is None else rule.at_most
+    at_most = floor if rule.max_share is None else rule.max_share
     is_above = share is not None and share.low > at_most
     may_rise = rule.rising and share is not None and not is_above and share.value > at_most
     before = _passed(point, share, found) if may_rise and share else None

@@ -69,7 +69,7 @@ class Bench:
             self.extractor,
             (self.real_size, size),
             self.findings,
-            self.settings.resamples,
+            self.settings.num_resamples,
             self.seed,
             withheld=withheld,
             each_finding=False,

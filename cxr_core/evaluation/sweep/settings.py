@@ -1,11 +1,11 @@
 """Settings of a sweep."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from cxr_core.evaluation.diversity.settings import Diversity
-from cxr_core.settings import LocalPath, Settings
+from cxr_core.settings import Formerly, LocalPath, Settings
 
 Measure = Literal["kid", "fid", "precision", "recall", "density", "coverage"]
 """What a point can be chosen by; of the first two the least is best, of the others the most."""
@@ -17,7 +17,7 @@ class Copies(Settings):
     Counted are images that align with a training image better than `memorisation.percentile` of validation images do.
     """
 
-    at_most: float | None = Field(default=None, ge=0, lt=1)
+    max_share: Annotated[float | None, Formerly("at_most")] = Field(default=None, ge=0, lt=1)
     """Share of a point's images that may do so; by default what validation images have, 0.001 at the 99.9th percentile.
     Where the whole interval of the share is above, the alarm is raised."""
     rising: bool = True
@@ -55,7 +55,7 @@ class Sweep(Settings):
     """The rule by which a point is recommended."""
     test: bool = False
     """Measure the recommended point, once, on official test patients."""
-    resamples: int = Field(default=100, ge=20, le=10_000)
+    num_resamples: Annotated[int, Formerly("resamples")] = Field(default=100, ge=20, le=10_000)
     """Bootstrap resamples of real patients and synthetic images, for the intervals."""
     diversity: Diversity = Diversity()
     """How precision, recall, density, coverage and MS-SSIM are computed."""
