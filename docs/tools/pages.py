@@ -1,0 +1,15 @@
+"""Which pages are written by which function."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from docs.tools import commands, settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "reference/commands.md": commands.page,
+    "reference/config.md": settings.config_page,
+    "reference/metrics.md": settings.metrics_page,
+}
+"""Path below docs/ -> what makes its text."""
