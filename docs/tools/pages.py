@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.tools import commands, settings
+from docs.tools import commands, measured, settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -11,5 +11,6 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/commands.md": commands.page,
     "reference/config.md": settings.config_page,
     "reference/metrics.md": settings.metrics_page,
+    "measured.md": measured.page,
 }
 """Path below docs/ -> what makes its text."""
