@@ -1,4 +1,4 @@
-"""What the site does beside Markdown: it serves Mermaid's script itself, and files of the repository that pages link to."""
+"""What the site does beside Markdown: it serves Mermaid's script, and files of the repository that pages link to."""
 
 import hashlib
 import os

@@ -110,10 +110,10 @@ def page() -> str:
         "make bench ROW=C1           # one row of the benchmarks",
         "```",
         "",
-        "Each figure stands here once, with the day, the commit, the machine and the command. Numbers in brackets are 95 %",
-        "intervals, or the range of several pairs. A ratio is the median of 7 pairs unless it says otherwise: two threads of",
-        "ours against one process of the peer. Several runs on the same two cores slow each other down, more than by half.",
-        "What was never run at all: [unverified](unverified.md).",
+        "Each figure stands here once, with the day, the commit, the machine and the command. Numbers in brackets are",
+        "95 % intervals, or the range of several pairs. A ratio is the median of 7 pairs unless it says otherwise: two",
+        "threads of ours against one process of the peer. Several runs on the same two cores slow each other down,",
+        "more than by half. What was never run at all: [unverified](unverified.md).",
     ]
     for about, heading in SECTIONS.items():
         of_section = [each for each in found if each.about == about]

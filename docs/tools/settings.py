@@ -182,9 +182,13 @@ def _plain(schema: Schema, value: Schema) -> str:
     ) + _bounds(value)
 
 
+_NO_BOUND = 1e9
+"""What is only to keep a number within what a file can hold."""
+
+
 def _bounds(value: Schema) -> str:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    found = [f"{sign} {value[key]:g}" for key, sign in signs.items() if key in value]
+    found = [f"{sign} {value[key]:g}" for key, sign in signs.items() if key in value and abs(value[key]) < _NO_BOUND]
     return f" ({', '.join(found)})" if found else ""
 
 
@@ -210,3 +214,22 @@ def _absent(value: Schema) -> str:
     if "absent" not in value:
         return ""
     return f" Absent from an older run: {code(json.dumps(value['absent']))}."
+
+
+def record_rows(schema: Schema) -> list[str]:
+    """Key and type of each field of a record; of records in it, theirs."""
+    rows = []
+    for key, value in schema["properties"].items():
+        rows.append((code(key), _type(schema, value) if not _inner(schema, value) else _inner_kind(value)))
+        rows += [(code(f"{key}.{one}"), _type(schema, each)) for one, each in _inner(schema, value).items()]
+    return table(("field", "type"), rows)
+
+
+def _inner(schema: Schema, value: Schema) -> dict[str, Any]:
+    """Fields of the record that a field is, or is a list of."""
+    names = list(_named(value))
+    return dict(schema["$defs"][names[0]].get("properties", {})) if names else {}
+
+
+def _inner_kind(value: Schema) -> str:
+    return "list of records" if value.get("type") == "array" else "record"

@@ -1,6 +1,7 @@
 """Pages that the code knows are as the code is, and every command says in its help how it is typed."""
 
 import shlex
+import tarfile
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from docs.tools.commands import commands, example, shown_commands
 from docs.tools.pages import PAGES, REPOSITORY
+from docs.tools.run_folder import matches
 
 SHOWN = shown_commands()
 
@@ -32,6 +34,18 @@ def test_given_the_help_of_a_command_then_its_example_is_one_that_the_command_ta
 def test_given_an_option_that_no_command_has_then_the_check_of_examples_sees_it() -> None:
     with pytest.raises(Exception, match="--no-such"):
         _taken(["status", "runs/demo", "--no-such"])
+
+
+def test_given_a_whole_run_then_each_of_its_files_stands_on_the_page_of_the_run_folder() -> None:
+    with tarfile.open(REPOSITORY / "tests" / "fixtures" / "cfcd391" / "runs.tar.xz") as archive:
+        names = [name.split("/", 2)[2] for name in (each.name for each in archive if each.isfile())]
+    assert len(names) > 100
+    assert [name for name in names if not matches(name)] == []
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "real/notes.txt", "real/receipts/00000.txt", "real/receipts/a/b.json"])
+def test_given_a_file_that_no_run_has_then_the_page_does_not_claim_it(name: str) -> None:
+    assert not matches(name)
 
 
 def _taken(typed: Sequence[str]) -> tuple[tuple[str, ...], Any]:
