@@ -32,3 +32,27 @@ def anchor(heading: str) -> str:
 def linked(text: str) -> str:
     """A docstring as Markdown: angle brackets and asterisks stay what they are."""
     return re.sub(r"(`[^`]*`)|([<*])", lambda found: found[1] or "\\" + found[2], text)
+
+
+def without_code(text: str) -> str:
+    """The text with code blocks and code between backticks left out, line by line as it was."""
+    blank = re.sub(r"^( *)(```+|~~~+).*?^\1\2 *$", lambda found: "\n" * found[0].count("\n"), text, flags=_LINES)
+    return re.sub(r"`[^`\n]*`", "", blank)
+
+
+def links(text: str) -> list[str]:
+    """What the links and pictures of a page lead to."""
+    return re.findall(r"\]\(([^)\s]+)(?: \"[^\"]*\")?\)", without_code(text))
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page: of its headings, where the second of one name ends in -1."""
+    blank = re.sub(r"^( *)(```+|~~~+).*?^\1\2 *$", "", text, flags=_LINES)
+    found: list[str] = []
+    for heading in re.findall(r"^#+ +(.*?) *#*$", blank, re.MULTILINE):
+        name = anchor(heading)
+        found.append(f"{name}-{found.count(name)}" if name in found else name)
+    return {*found, *re.findall(r"<a (?:id|name)=\"([^\"]+)\"", blank)}
+
+
+_LINES = re.MULTILINE | re.DOTALL

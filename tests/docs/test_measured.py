@@ -38,7 +38,7 @@ def test_given_no_figure_then_pytests_last_line_stands_for_it(tmp_path: Path) ->
 def test_given_a_result_without_a_header_or_with_an_unknown_key_then_it_is_refused_by_name(
     tmp_path: Path, text: str
 ) -> None:
-    with pytest.raises(ValueError, match="a.txt|speed|luck"):
+    with pytest.raises(ValueError, match=r"a\.txt|speed|luck"):
         figures(tmp_path / "a.txt", text)
 
 
