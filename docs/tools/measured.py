@@ -79,15 +79,17 @@ def figures_of(path: Path) -> list[Figure | Picture]:
         raise ValueError(f"{path.name} has no header: begin it with `# date: ...` (see docs/tools/measured.py)")
     if "figure" not in dict(said):
         last = re.findall(r"^=* ?((?:\d+ \w+,? )+in [\d.]+s.*?) ?=*$", text, re.MULTILINE)
-        said += [("what", f"`{dict(said)['command']}`"), ("figure", last[-1] if last else "no result")]
+        said.append(("figure", last[-1] if last else "no result"))
     has_output = any(not line.startswith("# ") for line in text.splitlines())
     return list(_read(said, path.name, has_output))
 
 
 def _read(said: Iterable[tuple[str, str]], file: str, has_output: bool) -> Iterator[Figure | Picture]:
-    now = {"commit": "", "machine": "", "command": ""}
+    now = {"commit": "", "machine": "", "command": "", "about": "tests"}
     for key, value in said:
         now[key] = value
+        if key == "command":  # what was measured, where no `what` says it
+            now["what"] = f"`{value}`"
         if key == "figure":
             if now["about"] not in SECTIONS:
                 raise ValueError(f"{file}: about {now['about']!r} is none of {', '.join(SECTIONS)}")

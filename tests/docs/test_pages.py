@@ -54,7 +54,14 @@ def test_given_a_page_then_no_line_of_it_is_longer_than_300_characters(page: Pat
     assert [line for line in lines if len(line) > 300] == []
 
 
-@pytest.mark.parametrize("page", [each for each in pages() if "docs" in each.parts], ids=name)
+@pytest.mark.parametrize("page", [each for each in pages() if each.parent.name == "developers"], ids=name)
+def test_given_a_page_for_developers_then_each_file_that_it_names_is_there(page: Path) -> None:
+    named = re.findall(r"`((?:cxr_core|jobs|slurm|containers|tests|docs)/[\w/.-]+)`", page.read_text(encoding="utf-8"))
+    assert named
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", [each for each in pages() if (REPOSITORY / "docs") in each.parents], ids=name)
 def test_given_a_page_of_the_docs_then_the_site_leads_to_it(page: Path) -> None:
     assert page.relative_to(REPOSITORY / "docs").as_posix() in _nav(_config()["nav"])
 
