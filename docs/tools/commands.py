@@ -5,7 +5,7 @@ from typing import Any
 
 import typer.main
 
-from docs.tools.markdown import NOTE, anchor, cell, code, linked, table
+from docs.tools.markdown import NOTE, anchor, cell, code, linked, paragraph, table
 from jobs.cli import app
 
 EXAMPLE = "Example: "
@@ -70,9 +70,9 @@ def _section(words: tuple[str, ...], command: Any) -> Iterator[str]:
     name = _name(words)
     context = command.make_context(name, ["--help"], resilient_parsing=True)
     yield f"## {name}"
-    for paragraph in (command.help or "").split("\n\n"):
-        if not paragraph.startswith(EXAMPLE):
-            yield from ("", linked(cell(paragraph)))
+    for text in (command.help or "").split("\n\n"):
+        if not text.startswith(EXAMPLE):
+            yield from ("", *paragraph(text))
     yield from ("", "```sh", example(command) or name, "```")
     yield from _parameters("argument", command, context)
     yield from _parameters("option", command, context)

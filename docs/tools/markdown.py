@@ -1,6 +1,7 @@
 """Cells, tables and anchors of Markdown."""
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 NOTE = "<!-- Written by `python -m docs.tools`: change the code that it describes, not this page. -->"
@@ -23,6 +24,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
+def paragraph(text: str) -> list[str]:
+    """A docstring as lines of a page."""
+    return textwrap.wrap(linked(" ".join(text.split())), 120, break_long_words=False, break_on_hyphens=False)
+
+
 def anchor(heading: str) -> str:
     """The anchor of a heading, as GitHub and the site make it."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
@@ -36,7 +42,7 @@ def linked(text: str) -> str:
 
 def without_code(text: str) -> str:
     """The text with code blocks and code between backticks left out, line by line as it was."""
-    blank = re.sub(r"^( *)(```+|~~~+).*?^\1\2 *$", lambda found: "\n" * found[0].count("\n"), text, flags=_LINES)
+    blank = re.sub(_BLOCK, lambda found: "\n" * found[0].count("\n"), text, flags=_LINES)
     return re.sub(r"`[^`\n]*`", "", blank)
 
 
@@ -47,7 +53,7 @@ def links(text: str) -> list[str]:
 
 def anchors(text: str) -> set[str]:
     """The anchors of a page: of its headings, where the second of one name ends in -1."""
-    blank = re.sub(r"^( *)(```+|~~~+).*?^\1\2 *$", "", text, flags=_LINES)
+    blank = re.sub(_BLOCK, "", text, flags=_LINES)
     found: list[str] = []
     for heading in re.findall(r"^#+ +(.*?) *#*$", blank, re.MULTILINE):
         name = anchor(heading)
@@ -55,4 +61,6 @@ def anchors(text: str) -> set[str]:
     return {*found, *re.findall(r"<a (?:id|name)=\"([^\"]+)\"", blank)}
 
 
+_BLOCK = r"^( *)(```+|~~~+).*?^\1\2 *$"
+"""A block of code."""
 _LINES = re.MULTILINE | re.DOTALL

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from docs.tools.markdown import NOTE, anchor, cell, code, linked, table
+from docs.tools.markdown import NOTE, anchor, cell, code, linked, paragraph, table
 from docs.tools.settings import record_rows
 
 
@@ -257,5 +257,4 @@ def _record(each: Entry) -> list[str]:
     module, _, name = each.record.partition(":")
     record: Any = getattr(import_module(module), name)
     schema = TypeAdapter(record).json_schema(mode="serialization")
-    about = re.sub(r"\s+", " ", (record.__doc__ or "").strip())
-    return [f"### `{each.path}`", "", linked(about), "", *record_rows(schema)]
+    return [f"### `{each.path}`", "", *paragraph(record.__doc__ or ""), "", *record_rows(schema)]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from docs.tools.markdown import NOTE, anchor, cell, code, linked, table
+from docs.tools.markdown import NOTE, anchor, cell, code, linked, paragraph, table
 
 Schema = Mapping[str, Any]
 
@@ -108,7 +108,7 @@ def _sections(schema: Schema) -> list[str]:
         level = "##" if _kind(schema, name) else "###"
         lines += ["", f"{level} {_heading(schema, name)}", ""]
         if "description" in found:
-            lines += [linked(cell(found["description"])), ""]
+            lines += [*paragraph(found["description"]), ""]
         lines += _rows(schema, found)
     return lines
 
