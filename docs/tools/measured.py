@@ -93,8 +93,17 @@ def _read(said: Iterable[tuple[str, str]], file: str, has_output: bool) -> Itera
         if key == "figure":
             if now["about"] not in SECTIONS:
                 raise ValueError(f"{file}: about {now['about']!r} is none of {', '.join(SECTIONS)}")
-            keys = ("what", "figure", "date", "commit", "machine", "command", "about")
-            yield Figure(*(now[each] for each in keys), file=file, has_output=has_output)
+            yield Figure(
+                what=now["what"],
+                figure=value,
+                date=now["date"],
+                commit=now["commit"],
+                machine=now["machine"],
+                command=now["command"],
+                about=now["about"],
+                file=file,
+                has_output=has_output,
+            )
         elif key == "shows":
             yield Picture(now["picture"], value, now["about"])
 
