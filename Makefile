@@ -45,7 +45,7 @@ proof: $(READY)  ## A long proof, e.g. make proof TARGET=kill; its output is kep
 		| tee tests/proof/results/$(TODAY)-$(TARGET).txt
 
 docs: docs-pages  ## The pages as a site in build/site, without any network; a wrong link is an error
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo build/site/index.html
 
 docs-pages: $(READY)  ## Write the pages that the code knows: reference, run folder, measured

@@ -98,3 +98,16 @@ def _nav(part: object) -> set[str]:
         return {part}
     inner = part.values() if isinstance(part, dict) else part
     return {page for each in inner for page in _nav(each)}  # type: ignore[attr-defined]
+
+
+DRAWINGS = [
+    (page, block)
+    for page in pages()
+    for block in re.findall(r"^```mermaid\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "drawing"), DRAWINGS, ids=lambda part: name(part) if isinstance(part, Path) else "")
+def test_given_a_drawing_of_a_page_then_the_script_of_the_site_can_draw_it(page: Path, drawing: str) -> None:
+    mermaid = pytest.importorskip("mermaidx", reason="the extra `docs` is not installed")
+    assert mermaid.render(drawing).svg().startswith("<svg"), name(page)
