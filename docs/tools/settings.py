@@ -171,17 +171,17 @@ def _type(schema: Schema, value: Schema) -> str:
 
 
 def _plain(schema: Schema, value: Schema) -> str:
-    kind = value.get("type", "any")
+    kind = str(value.get("type", "any"))
     if kind == "array":
         parts = [value["items"]] if "items" in value else value.get("prefixItems", [])
         return "list of " + (", ".join(dict.fromkeys(_type(schema, each) for each in parts)) or "anything")
     if kind == "object" and isinstance(value.get("additionalProperties"), Mapping):
         return "mapping to " + _type(schema, value["additionalProperties"])
-    return {"integer": "whole number", "string": "text", "boolean": "true or false", "object": "mapping"}.get(
-        kind, kind
-    ) + _bounds(value)
+    return _WORDS.get(kind, kind) + _bounds(value)
 
 
+_WORDS = {"integer": "whole number", "string": "text", "boolean": "true or false", "object": "mapping"}
+"""Types as JSON names them -> as people do."""
 _NO_BOUND = 1e9
 """What is only to keep a number within what a file can hold."""
 
