@@ -9,7 +9,7 @@ CLUSTER ?= /tmp/cxr-cluster
 WORKERS ?= 2
 TODAY := $(shell date +%Y-%m-%d)
 
-.PHONY: help demo check fast test lint style types mutation audit bench proof cluster-up cluster-down clean
+.PHONY: help demo check fast test lint style types mutation audit bench proof docs docs-pages cluster-up cluster-down clean
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -18,7 +18,7 @@ help:  ## This list
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	@touch $@
 
 demo: $(READY)  ## Phantoms to report on this machine; run it again to resume
@@ -55,8 +55,16 @@ bench: $(READY)  ## The benchmark table; ROW=C1 for one row
 proof: $(READY)  ## A long proof, e.g. make proof TARGET=kill; its output is kept under tests/proof/results/
 	@test -n "$(TARGET)" || { echo "TARGET is one of:"; ls tests/proof/test_*.py | sed 's/.*test_//; s/\.py//'; exit 2; }
 	@mkdir -p tests/proof/results
-	set -o pipefail; $(BIN)/python -m pytest -m proof -s --no-header --timeout=0 tests/proof/test_$(TARGET).py $(ARGS) 2>&1 \
+	set -o pipefail; { $(BIN)/python -m docs.tools.header make proof TARGET=$(TARGET) $(if $(ARGS),ARGS='$(ARGS)'); \
+		$(BIN)/python -m pytest -m proof -s --no-header --timeout=0 tests/proof/test_$(TARGET).py $(ARGS) 2>&1; } \
 		| tee tests/proof/results/$(TODAY)-$(TARGET).txt
+
+docs: docs-pages  ## The pages as a site in build/site, without any network; a wrong link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
+
+docs-pages: $(READY)  ## Write the pages that the code knows: reference, run folder, measured
+	$(BIN)/python -m docs.tools
 
 cluster-up: $(READY)  ## A Slurm cluster of four nodes on this machine, as root; CLUSTER=FOLDER ACCOUNTING=1
 	$(BIN)/python -m tests.slurm.cluster up $(CLUSTER) $(if $(ACCOUNTING),--accounting)

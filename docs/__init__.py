@@ -1,0 +1,1 @@
+"""Pages for people; `docs.tools` writes those that the code knows."""
