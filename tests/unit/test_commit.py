@@ -109,7 +109,7 @@ def test_given_a_link_among_the_data_then_it_is_refused_and_not_followed(
 ) -> None:
     folder = made_folder(other_disk if elsewhere else tmp_path / "work", b"content")
     (folder / "link").symlink_to(made(tmp_path / "secret", b"secret"))
-    with pytest.raises(UserError, match="link: a link where a file must be"):
+    with pytest.raises(UserError, match=r"\.00000\.one\.state\.tmp/link: a link where a file must be"):
         place(tmp_path, "00000", "one", {"state": folder})
     assert not [
         path
@@ -258,6 +258,28 @@ def test_given_a_claim_that_names_no_attempt_then_it_is_asked_for_in_a_bounded_t
     made(tmp_path / "receipts", content, "00000.0.claim")
     found = commit(tmp_path, receipt_of("one"), is_alive=lambda other: bool(asked.append(other)))
     assert (found.outcome, asked) == ("committed", [name])
+
+
+@pytest.mark.parametrize("name", ["00000.json", "00000.1.claim"])
+def test_given_one_who_was_faster_between_our_look_and_our_claim_then_nothing_of_its_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    without_links(monkeypatch)
+    system_open = os.open
+
+    def opened(path: str, *flags: int, **options: int) -> int:
+        if path == "00000.0.claim":
+            made(tmp_path / "receipts", receipt_of("two", "e").to_json().encode(), name)
+        return system_open(path, *flags, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    if name == "00000.json":
+        found = commit(tmp_path, receipt_of("one"), is_alive=nobody)
+        assert found == protocol.Commit("differs", receipt_of("two", "e"))
+    else:
+        with pytest.raises(FileNotFoundError):
+            commit(tmp_path, receipt_of("one"), is_alive=nobody)
+        assert not (tmp_path / "receipts" / "00000.json").exists(), "whoever took the next claim writes it"
 
 
 # What is removed
