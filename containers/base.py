@@ -26,9 +26,9 @@ def make_base(folder: Path, release: str = "", mirror: str = "", *, packages: tu
     only once it is whole. Raises UserError if it is there, if this user is not root, or if debootstrap fails.
     """
     if folder.exists():
-        raise UserError("is already there", where=str(folder), mend="remove it, or name another folder")
+        raise UserError("is already there", where=str(folder), hint="remove it, or name another folder")
     if os.geteuid() != 0:
-        raise UserError("only root may make a Debian system", mend="use sudo, or take a base by digest from a registry")
+        raise UserError("only root may make a Debian system", hint="use sudo, or take a base by digest from a registry")
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     words = ["--variant=minbase", f"--include={','.join(packages)}", release or codename(), str(made)]
@@ -63,7 +63,7 @@ def codename() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     found = dict(line.split("=", 1) for line in lines if "=" in line).get("VERSION_CODENAME", "").strip('"')
     if not found:
-        raise UserError("this machine names no release of Debian", where=str(path), mend="name one: --release bookworm")
+        raise UserError("this machine names no release of Debian", where=str(path), hint="name one: --release bookworm")
     return found
 
 
@@ -72,10 +72,10 @@ def _debootstrap(words: list[str], folder: Path) -> None:
     try:
         done = subprocess.run(["debootstrap", *words], check=False, env=environ, stdout=_STDERR)
     except FileNotFoundError:
-        raise UserError("there is no debootstrap on this machine", mend="install Debian's package of it") from None
+        raise UserError("there is no debootstrap on this machine", hint="install Debian's package of it") from None
     if done.returncode != 0:
         raise UserError(
-            "debootstrap failed: see above", where=str(folder), mend="is the mirror in reach? --mirror names another"
+            "debootstrap failed: see above", where=str(folder), hint="is the mirror in reach? --mirror names another"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cxr_core.errors import UserError
 from cxr_core.home import expanded
 
-_MEND = "write /folder, /folder:/place/inside or /folder:/place/inside:ro, with whole paths"
+_HINT = "write /folder, /folder:/place/inside or /folder:/place/inside:ro, with whole paths"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _whole(bind: Bind, text: str) -> Bind:
 
 
 def _refusal(what: str, text: str) -> UserError:
-    return UserError(what, where=f"binds: {text!r}", mend=_MEND)
+    return UserError(what, where=f"binds: {text!r}", hint=_HINT)
 
 
 def in_order(binds: Iterable[Bind]) -> list[Bind]:
@@ -68,5 +68,5 @@ def in_order(binds: Iterable[Bind]) -> list[Bind]:
         other = found.setdefault(bind.destination.rstrip("/") or "/", bind)
         if other.source.rstrip("/") != bind.source.rstrip("/"):
             what = f"two folders are bound to it: {other.source} and {bind.source}"
-            raise UserError(what, where=bind.destination, mend="give one of the `binds` another place inside")
+            raise UserError(what, where=bind.destination, hint="give one of the `binds` another place inside")
     return sorted(found.values(), key=lambda bind: len(Path(bind.destination).parts))

@@ -87,8 +87,8 @@ def digest_of(base: str) -> str:
     if not Path(base).is_dir():
         return f"sha256:{Reference.parse(base).digest}"
     if not only_mine(Path(base)):
-        mend = "make it, and the folders above, writable by you or root alone"
-        raise UserError("others can change this base", where=base, mend=mend)
+        hint = "make it, and the folders above, writable by you or root alone"
+        raise UserError("others can change this base", where=base, hint=hint)
     return f"sha256:{tree_sha256(Path(base))}"
 
 
@@ -148,14 +148,14 @@ def _run(words: Sequence[str], recipe: Recipe) -> None:
     folder = source()
     lock = lock_path(folder, recipe.target)
     if not lock.is_file():
-        raise UserError("there is no lock file", where=str(lock), mend=f"cxr image lock --target {recipe.target}")
+        raise UserError("there is no lock file", where=str(lock), hint=f"cxr image lock --target {recipe.target}")
     log.debug("%s of target %s in %s", " ".join(words[:2]), recipe.target, folder)  # arguments may hold a password
     try:
         # What the engine tells is no output of ours: that is the image's name alone.
         done = subprocess.run(words, cwd=folder, check=False, stdout=_STDERR)
     except FileNotFoundError:
-        raise UserError(f"there is no {words[0]} on this machine", mend="load its module, or install it") from None
+        raise UserError(f"there is no {words[0]} on this machine", hint="load its module, or install it") from None
     if done.returncode != 0:
         raise UserError(
-            "the image was not built: see above", where=words[0], mend="is BASE complete, and is the index in reach?"
+            "the image was not built: see above", where=words[0], hint="is BASE complete, and is the index in reach?"
         )

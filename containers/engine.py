@@ -43,7 +43,7 @@ def engine() -> str:
     """Path of apptainer. Raises UserError where there is none."""
     found = shutil.which("apptainer")
     if found is None:
-        raise UserError("there is no apptainer on this machine", mend="load its module, or install it (any 1.x)")
+        raise UserError("there is no apptainer on this machine", hint="load its module, or install it (any 1.x)")
     return found
 
 

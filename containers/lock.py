@@ -49,7 +49,7 @@ def make_lock(source: Path, target: Target) -> Path:
         raise UserError(
             "a CPU build of torch would be installed in the cuda image",
             where=str(path),
-            mend="uv's settings or pip's variables name an index or a folder of CPU builds: leave them out for this "
+            hint="uv's settings or pip's variables name an index or a folder of CPU builds: leave them out for this "
             "command, e.g. `env -u PIP_FIND_LINKS cxr image lock --target cuda`",
         )
     write_atomic(path, header + "".join(f"{line}\n" for line in lines))
@@ -66,8 +66,8 @@ def _resolve(source: Path, target: Target) -> str:
     )
     if done.returncode != 0:
         is_there = "No module named uv" not in done.stderr
-        mend = "see what uv says" if is_there else f"{sys.executable} -m pip install uv"
-        raise UserError(done.stderr.strip(), where=str(source / "pyproject.toml"), mend=mend)
+        hint = "see what uv says" if is_there else f"{sys.executable} -m pip install uv"
+        raise UserError(done.stderr.strip(), where=str(source / "pyproject.toml"), hint=hint)
     return done.stdout
 
 

@@ -38,7 +38,7 @@ _TRANSIENT = re.compile(
     re.IGNORECASE,
 )
 
-_MENDS = (
+_HINTS = (
     (r"no space left", "free some room there: an image needs about three times its size while it is made"),
     (rf"manifest unknown|not found|{_code('404')}", "this registry has no such image: look the digest up again"),
     (rf"(?i)toomanyrequests|{_code('429')}", "wait an hour, or log in: most registries then allow more"),
@@ -91,8 +91,8 @@ def _try(reference: Reference, made: Path, work: Path, tell: Tell, sleep: Callab
             return
         reason = _reason(said)
         if pause is None or not may_pass(reason):
-            mend = mend_of(reason)
-            raise UserError(f"could not be pulled: {reason}", where=str(reference), mend=mend)
+            hint = hint_of(reason)
+            raise UserError(f"could not be pulled: {reason}", where=str(reference), hint=hint)
         tell(f"{reason}; trying again in {pause:.0f} s")
         sleep(pause)
 
@@ -102,9 +102,9 @@ def may_pass(reason: str) -> bool:
     return "no space left" not in reason and _TRANSIENT.search(reason) is not None
 
 
-def mend_of(reason: str) -> str:
+def hint_of(reason: str) -> str:
     """What to do about it."""
-    return next((mend for form, mend in _MENDS if re.search(form, reason)), "try again later")
+    return next((hint for form, hint in _HINTS if re.search(form, reason)), "try again later")
 
 
 def _run(words: Sequence[str], work: Path, tell: Tell) -> tuple[int, str]:
@@ -162,7 +162,7 @@ def _of_this_machine(made: Path, reference: Reference) -> str:
         raise UserError(
             f"the image is for {kind}, this machine is {here}",
             where=str(reference),
-            mend="give the digest of the image for this architecture, not of another",
+            hint="give the digest of the image for this architecture, not of another",
         )
     return kind
 

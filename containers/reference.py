@@ -25,14 +25,14 @@ class Reference:
         found = _FORM.fullmatch(text)
         if found is None or not ({".", ":"} & set(found["registry"]) or found["registry"] == "localhost"):
             raise UserError(
-                "no reference of an image", where=text, mend="write REGISTRY/NAME@sha256:DIGEST, all in small letters"
+                "no reference of an image", where=text, hint="write REGISTRY/NAME@sha256:DIGEST, all in small letters"
             )
         if found["digest"] is None:
             tagged = f"{found['registry']}/{found['name']}:{found['tag'] or 'latest'}"
             raise UserError(
                 "a tag may name another image tomorrow: give the digest",
                 where=text,
-                mend=f"`skopeo inspect --format '{{{{.Name}}}}@{{{{.Digest}}}}' docker://{tagged}` prints what to give",
+                hint=f"`skopeo inspect --format '{{{{.Name}}}}@{{{{.Digest}}}}' docker://{tagged}` prints what to give",
             )
         return cls(found["registry"], found["name"], found["digest"])
 

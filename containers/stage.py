@@ -31,6 +31,6 @@ def stage(image: Image, folder: Path) -> Path:
     done = subprocess.run(["bash", "-c", "\n".join(lines)], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise UserError(
-            "could not be staged: see above", where=str(image.path), mend="`cxr image verify`, then pull it"
+            "could not be staged: see above", where=str(image.path), hint="`cxr image verify`, then pull it"
         )
     return Path(done.stdout) if done.stdout else image.path

@@ -45,7 +45,7 @@ class Image:
     def at(cls, path: Path) -> "Image":
         """The image at `path`: what its name says in a store, else its hash. Raises UserError if there is none."""
         if not path.exists():
-            raise UserError("no such image", where=str(path), mend="`cxr image list` shows what there is")
+            raise UserError("no such image", where=str(path), hint="`cxr image list` shows what there is")
         if path.parent.name == "sif" and re.fullmatch(r"[0-9a-f]{64}\.sif", path.name):
             return cls(path, path.stem, path.stat().st_size)
         return cls(path, sha256_path(path), size_of(path))
@@ -76,7 +76,7 @@ class ImageLock:
         try:
             return cls(**read_json(path))
         except (ValueError, TypeError) as error:
-            raise UserError(f"damaged ({error})", where=str(path), mend="remove it and pull again") from error
+            raise UserError(f"damaged ({error})", where=str(path), hint="remove it and pull again") from error
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Store:
         folder = given or (Path(os.environ["CXR_IMAGES"]) if os.environ.get("CXR_IMAGES") else None)
         if folder is None:
             raise UserError(
-                "where images lie is not known", mend="export CXR_IMAGES=/a/folder/that/all/nodes/see, or give --images"
+                "where images lie is not known", hint="export CXR_IMAGES=/a/folder/that/all/nodes/see, or give --images"
             )
         return cls(expanded(folder).absolute())
 
@@ -143,8 +143,8 @@ class Store:
             reference = Reference.parse(text)
             images = [image for image in [self.pulled(reference)] if image is not None]
         if len(images) != 1:
-            mend = f"`cxr image pull {text}` brings it" if "@" in text else "`cxr image list` shows what there is"
-            raise UserError("no such image, or several", where=f"{text} in {self.root}", mend=mend)
+            hint = f"`cxr image pull {text}` brings it" if "@" in text else "`cxr image list` shows what there is"
+            raise UserError("no such image, or several", where=f"{text} in {self.root}", hint=hint)
         return images[0]
 
     def unused(self, *, days: float) -> list[Image]:
@@ -168,9 +168,9 @@ def find_image(text: str, images: Path | None = None) -> Image:
     path = expanded(text).absolute()
     image = Image.at(path) if path.exists() else Store.of_environment(images).find(text)
     if image.path.stem == image.sha256 and not is_image(image.path, image.sha256):
-        mend = "`cxr image pull` with the reference (see `cxr image list`) replaces it"
+        hint = "`cxr image pull` with the reference (see `cxr image list`) replaces it"
         raise UserError(
-            "is not what its name says (sha256): damaged, or another image", where=str(image.path), mend=mend
+            "is not what its name says (sha256): damaged, or another image", where=str(image.path), hint=hint
         )
     return image
 

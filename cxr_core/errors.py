@@ -11,17 +11,17 @@ class UserError(ValueError):
     traceback and exits with 2; any other exception is a defect of ours and keeps its traceback.
     """
 
-    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
         first = f"{where}: {what}" if where else what
-        super().__init__(f"{first}\n  -> {mend}" if mend else first)
+        super().__init__(f"{first}\n  -> {hint}" if hint else first)
 
 
 _FULL = (
     "The shards committed so far are safe; free some room (`df -h`, `df -i`, `quota`) and run the same command again"
 )
 
-_MENDS = {
+_HINTS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EROFS: "The file system is read-only: choose a folder on another one (a run's with --runs DIR)",
@@ -33,8 +33,8 @@ _MENDS = {
 
 def explain_os_error(error: OSError) -> str | None:
     """What to do about a refusal of the operating system that a user can mend; None for any other."""
-    mend = _shorter(str(error.filename)) if error.errno == errno.ENAMETOOLONG else _MENDS.get(error.errno or 0)
-    return str(UserError(str(error.strerror), where=str(error.filename or ""), mend=mend)) if mend else None
+    hint = _shorter(str(error.filename)) if error.errno == errno.ENAMETOOLONG else _HINTS.get(error.errno or 0)
+    return str(UserError(str(error.strerror), where=str(error.filename or ""), hint=hint)) if hint else None
 
 
 _LONGEST_NAME = 255

@@ -56,7 +56,7 @@ def expanded(path: str | Path) -> Path:
         raise UserError(
             "no home folder is known for the ~ in it",
             where=str(path),
-            mend="write the whole path, or export HOME=/a/folder",
+            hint="write the whole path, or export HOME=/a/folder",
         ) from None
 
 
@@ -88,7 +88,7 @@ def keep_caches_private() -> None:
             raise UserError(
                 "others can write to this cache, and what lies in it is run",
                 where=f"{name}={given}",
-                mend="name a new folder below one that only you or root can change; it is made with mode 0700",
+                hint="name a new folder below one that only you or root can change; it is made with mode 0700",
             )
     if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder("cxr-home") / "inductor")

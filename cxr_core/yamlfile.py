@@ -85,9 +85,9 @@ def read_text(path: Path) -> str:
         raise UserError(f"cannot be read: {error}", where=str(path)) from error
 
 
-def parse_mapping(text: str, path: Path, *, mend: str, as_text: frozenset[str] = frozenset()) -> dict[str, Any]:
+def parse_mapping(text: str, path: Path, *, hint: str, as_text: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The mapping that `text` holds. A number under one of the keys `as_text`, at any depth, is the text that stands
-    there. Raises UserError, with `mend`, if it is another thing."""
+    there. Raises UserError, with `hint`, if it is another thing."""
     try:
         loader = type("_Loader", (_UniqueKeys,), {"as_text": as_text})(text)
         node = loader.get_single_node()
@@ -96,7 +96,7 @@ def parse_mapping(text: str, path: Path, *, mend: str, as_text: frozenset[str] =
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise UserError(f"not YAML: {printable_lines(str(error))}", where=str(path)) from error
     if not isinstance(value, dict):
-        raise UserError("not a mapping of keys", where=str(path), mend=mend)
+        raise UserError("not a mapping of keys", where=str(path), hint=hint)
     return value
 
 

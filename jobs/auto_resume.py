@@ -18,8 +18,8 @@ from jobs.cluster import Sent, locked_for, own_resumes, send_rest
 from jobs.config import config_of, resolved
 from jobs.environment import prepare_environment, tell_the_shell
 from jobs.origin import check_origin
+from jobs.submitter import where_sent
 from jobs.task import wait_until
-from jobs.whose import where_sent
 from slurm.profile import load_profile
 
 log = room_log("jobs.auto_resume")  # whose name as a program is another

@@ -16,7 +16,7 @@ from cxr_core.runs.run import StageFolder
 from cxr_core.runs.submits import Submit, submit_folders
 from cxr_core.shown import say
 from jobs.cluster import checked_origin, cluster_name, freeze_roots, launch_of, locked_for, queue_of
-from jobs.config import RunConfig, going_on, resolved
+from jobs.config import RunConfig, continued, resolved
 from jobs.origin import NOTHING_ELSE, Consent
 from jobs.remaining import works_of
 from jobs.task import REHEARSAL, wait_until
@@ -44,7 +44,7 @@ class Canary:
     node: str
 
 
-def fly(
+def run_canaries(
     config: RunConfig, runs: Path, cluster: str, only: str | None = None, *, consent: Consent = NOTHING_ELSE
 ) -> list[Canary]:
     """Send the canaries of a run, wait for them, and return what they measured; none where shards are done already.
@@ -54,7 +54,7 @@ def fly(
     """
     root, profile = (runs / config.name).absolute(), load_profile(cluster)
     is_slurm = profile.scheduler == "slurm"
-    config = going_on(config, root)
+    config = continued(config, root)
     with locked_for(profile, root, resolved(config)) as run:
         for note in checked_origin(run, config, profile, consent):
             say(note)
@@ -90,7 +90,7 @@ def _wait(stage: str, job_id: str) -> None:
         if state.startswith("PENDING") and time.monotonic() - begun > _PENDING:
             raise UserError(
                 f"the canary of stage {stage!r} has not begun within an hour: job {job_id} is {state}",
-                mend="nothing else was sent; type the same command again to wait on, or leave --canary out",
+                hint="nothing else was sent; type the same command again to wait on, or leave --canary out",
             )
         time.sleep(pause)
         pause = min(1.5 * pause, _POLLS[1])
@@ -123,7 +123,7 @@ def _failed(folder: StageFolder, submit: Path) -> UserError:
     return UserError(
         f"the canary of stage {folder.name!r} failed: {said}",
         where=str(log),
-        mend="nothing else was sent; mend the cause and type the same command again",
+        hint="nothing else was sent; mend the cause and type the same command again",
     )
 
 

@@ -187,10 +187,10 @@ def submit(
 
     loaded, consent = load_config(config, overrides or ()), Consent(accept_image, accept_code, take_inputs)
     if canary:
-        from jobs.canary import fly
+        from jobs.canary import run_canaries
         from jobs.show import show_canaries
 
-        show_canaries(fly(loaded, runs, cluster, stage, consent=consent))
+        show_canaries(run_canaries(loaded, runs, cluster, stage, consent=consent))
     show_sent(send(loaded, runs, cluster, stage, auto_resume=auto_resume, consent=consent))
 
 
@@ -291,7 +291,7 @@ def verify_run(
     from contextlib import nullcontext
 
     from cxr_core.runs.run import Run
-    from jobs.mend import verify
+    from jobs.maintenance import verify
 
     with Run.held(run) if repair else nullcontext(Run.open(run)) as opened:
         verify(opened, repair=repair, quick=quick)
@@ -308,7 +308,7 @@ def logs(
     Example: cxr logs runs/demo real 00003
     """
     from cxr_core.runs.run import Run
-    from jobs.mend import show_logs
+    from jobs.maintenance import show_logs
 
     show_logs(Run.open(run), stage, shard)
 
@@ -325,7 +325,7 @@ def gc(
     from contextlib import nullcontext
 
     from cxr_core.runs.run import Run
-    from jobs.mend import clear_up
+    from jobs.maintenance import clear_up
 
     with Run.held(run) if yes else nullcontext(Run.open(run)) as opened:
         clear_up(opened, yes=yes)

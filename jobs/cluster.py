@@ -17,13 +17,13 @@ from cxr_core.runs.ledger import Ledger
 from cxr_core.runs.pack import freeze
 from cxr_core.runs.resumes import FOLDER, AutoResume, path_of
 from cxr_core.runs.run import Run
-from jobs.config import RunConfig, renewed
+from jobs.config import RunConfig, in_current_keys
 from jobs.container import image_of, prefix, prelude, working_in_image_of
 from jobs.inputs import inputs_of
 from jobs.launch import prepare
 from jobs.origin import Consent, check_origin
 from jobs.remaining import asking_otherwise, park, possible, refuse_recurring, works_of
-from jobs.whose import is_mine
+from jobs.submitter import is_mine
 from slurm.accounting import refresh
 from slurm.grammar import cluster_of, number_of
 from slurm.notes import notes_on
@@ -48,7 +48,7 @@ class Sent:
 @contextmanager
 def locked_for(profile: ClusterProfile, root: Path, config: Mapping[str, Any]) -> Iterator[Run]:
     """The run, under its lock; what is recorded inside names the image of the profile, in which tasks will run."""
-    with working_in_image_of(profile), Run.locked(root, config, read=renewed) as run:
+    with working_in_image_of(profile), Run.locked(root, config, read=in_current_keys) as run:
         yield run
 
 
@@ -65,7 +65,7 @@ def _refuse_while_queued(run: Run, profile: ClusterProfile) -> None:
         raise UserError(
             f"jobs of this run are in the queue, and --take-inputs sets aside what they work on: {', '.join(live)}",
             where=str(run.root),
-            mend=f"`cxr cancel {run.root}` first, or wait for them",
+            hint=f"`cxr cancel {run.root}` first, or wait for them",
         )
 
 
@@ -83,7 +83,7 @@ def _check_reach(live: Sequence[str], profile: ClusterProfile) -> None:
             f"jobs of this run are in the queue of {f'cluster {where}' if where else 'the cluster of this machine'}: "
             f"{', '.join(others)}",
             where=f"profile {profile.name!r} with clusters: {profile.clusters or '(not set)'}",
-            mend=f"set `clusters: {where}` in the profile, wait for them, or cancel them first"
+            hint=f"set `clusters: {where}` in the profile, wait for them, or cancel them first"
             if where
             else "wait for them, or cancel them first",
         )

@@ -20,11 +20,11 @@ from jobs.cluster import (
     send_rest,
     what_follows,
 )
-from jobs.config import RunConfig, config_of, going_on, resolved
+from jobs.config import RunConfig, config_of, continued, resolved
 from jobs.container import copies, image_of
 from jobs.origin import NOTHING_ELSE, Consent, check_origin
 from jobs.remaining import asking_otherwise, possible, release_unstarted, works_of
-from jobs.whose import where_sent
+from jobs.submitter import where_sent
 from slurm.notes import notes_on
 from slurm.packs import Job, StageWork, plan_jobs
 from slurm.profile import ClusterProfile, find_profile, load_profile
@@ -33,7 +33,7 @@ from slurm.submit import Launch, drop_unlaunched, record, script_text
 
 
 @dataclass(frozen=True)
-class Preview:
+class SubmitPreview:
     """What a submit would do."""
 
     works: Sequence[StageWork]
@@ -46,18 +46,18 @@ class Preview:
     """What in the profile may mean another thing than was meant."""
 
 
-def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None) -> Preview:
+def preview(config: RunConfig, runs: Path, cluster: str, only: str | None = None) -> SubmitPreview:
     """The jobs of a run and their scripts, with letters for what only the scheduler knows. Sends and writes nothing."""
     profile = load_profile(cluster)
     root = (runs / config.name).absolute()
-    config = going_on(config, root)
+    config = continued(config, root)
     run = Run.open(root) if (root / "config.yaml").exists() else Run(root, resolved(config))
     works = [_as_if_frozen(work, profile) for work in works_of(run, config, {}, only)]
     works, _ = asking_otherwise(possible(works)[0], profile, what_follows(run))
     jobs = plan_jobs(works, profile)
     launch = launch_of(run, profile, cluster, Path.cwd())
     scripts = [_preview_script(launch, jobs, i) for i in range(len(jobs))]
-    return Preview(works, jobs, scripts, profile, _copies(profile, jobs), list(map(str, notes_on(profile))))
+    return SubmitPreview(works, jobs, scripts, profile, _copies(profile, jobs), list(map(str, notes_on(profile))))
 
 
 def _copies(profile: ClusterProfile, jobs: Sequence[Job]) -> str:
@@ -101,7 +101,7 @@ def submit(
     a stage was planned otherwise than it would be now, unless `consent` says that this is fine.
     """
     root, profile = (runs / config.name).absolute(), load_profile(cluster)
-    config = going_on(config, root)
+    config = continued(config, root)
     with locked_for(profile, root, resolved(config)) as run:
         notes = checked_origin(run, config, profile, consent)
         _may_resume(run, profile, auto_resume, config.stage(only).name if only else None)
@@ -137,7 +137,7 @@ def resume(
             raise UserError(
                 f"jobs of this run are still in the queue: {', '.join(live)}",
                 where=str(root),
-                mend=f"wait for them, or `cxr cancel {root}` first; with --if-needed this is no error",
+                hint=f"wait for them, or `cxr cancel {root}` first; with --if-needed this is no error",
             )
         if retry_parked:
             for stage in config.stages:
@@ -163,7 +163,7 @@ def _may_resume(run: Run, profile: ClusterProfile, most: int | None, stage: str 
     if profile.scheduler != "slurm":
         raise UserError(
             f"profile {profile.name!r} has no scheduler that could resume the run",
-            mend="leave out --auto-resume; the same command again goes on",
+            hint="leave out --auto-resume; the same command again goes on",
         )
     AutoResume(most, stage).write(run.root)
 

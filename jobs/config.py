@@ -113,7 +113,7 @@ class RunConfig(Settings):
         if len(found) == 1:
             return found[0]
         names = ", ".join(stage.name for stage in self.stages)
-        raise UserError(f"no stage {name!r} in run {self.name!r}", mend=f"its stages are: {names}")
+        raise UserError(f"no stage {name!r} in run {self.name!r}", hint=f"its stages are: {names}")
 
 
 def _input_mistakes(stages: Sequence[tuple[str, str, Mapping[str, str]]]) -> Iterator[str]:
@@ -154,7 +154,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = find_config(source)
     text = _substitute(read_text(path), path)
-    value = parse_mapping(text, path, mend="start with `name:` and `stages:`")
+    value = parse_mapping(text, path, hint="start with `name:` and `stages:`")
     for override in overrides:
         _apply(value, override)
     try:
@@ -168,7 +168,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
             *(f"{path}: {text}" for text in between or _raw_input_mistakes(value)),
         ]
         count = f"{len(lines)} mistake{'s' * (len(lines) > 1)} in the config"
-        raise UserError("\n  ".join((count, *lines)), mend="`cxr config schema` lists every key") from None
+        raise UserError("\n  ".join((count, *lines)), hint="`cxr config schema` lists every key") from None
 
 
 def config_of(run: Run) -> RunConfig:
@@ -183,16 +183,16 @@ def config_of(run: Run) -> RunConfig:
         raise UserError(
             "\n  ".join(("this version cannot read the config of this run", *lines)),
             where=str(run.root / "config.yaml"),
-            mend="go on with the version that made it (run.json names its commit), or start one under another name",
+            hint="go on with the version that made it (run.json names its commit), or start one under another name",
         ) from error
 
 
-def renewed(run: Mapping[str, Any]) -> dict[str, Any]:
+def in_current_keys(run: Mapping[str, Any]) -> dict[str, Any]:
     """The config that a run recorded, with the keys that were added since."""
     return resolved(config_of(Run(Path(), run)))
 
 
-def going_on(config: RunConfig, root: Path) -> RunConfig:
+def continued(config: RunConfig, root: Path) -> RunConfig:
     """`config` for the run at `root`, if that was begun: a key that is new since then, and that `config` does not
     name, has the value that means what the run did, not today's default."""
     if not is_begun(root):
@@ -228,7 +228,7 @@ def find_config(source: str) -> Path:
     if named.is_file():
         return named
     names = ", ".join(sorted(entry.stem for entry in ready.glob("*.yaml")))
-    raise UserError("no such config file", where=source, mend=f"give a path, or one of the ready configs: {names}")
+    raise UserError("no such config file", where=source, hint=f"give a path, or one of the ready configs: {names}")
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def _substitute(text: str, path: Path) -> str:
         name, default = match.groups()
         found = os.environ.get(name, default)
         if found is None:
-            raise UserError(f"{name} is not set", where=f"{path}:{number}", mend=f"export {name}=...")
+            raise UserError(f"{name} is not set", where=f"{path}:{number}", hint=f"export {name}=...")
         return found
 
     # Comments are left alone: they may speak of variables.
@@ -261,19 +261,19 @@ def _substitute(text: str, path: Path) -> str:
 def _apply(config: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r} is not key=value", mend="for example: seed=7 stages.diffusion.steps=50")
+        raise UserError(f"{override!r} is not key=value", hint="for example: seed=7 stages.diffusion.steps=50")
     *parents, last = key.split(".")
     place: Any = config
     for name in parents:
         place = _step(place, name, override)
     if isinstance(place, list):
-        raise UserError(f"{override!r} does not say which key of the stage", mend="stages.NAME.KEY=VALUE")
+        raise UserError(f"{override!r} does not say which key of the stage", hint="stages.NAME.KEY=VALUE")
     if not isinstance(place, dict):
         raise UserError(f"{override!r}: {parents[-1]!r} has no parts")
     try:
         place[last] = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{override!r}: the value is not YAML ({error})", mend="quote it: 'key=\"text\"'") from error
+        raise UserError(f"{override!r}: the value is not YAML ({error})", hint="quote it: 'key=\"text\"'") from error
 
 
 def _step(place: Any, name: str, override: str) -> Any:
@@ -284,7 +284,7 @@ def _step(place: Any, name: str, override: str) -> Any:
         if name.isdigit() and int(name) < len(place):
             return place[int(name)]
         names = ", ".join(str(entry.get("name")) for entry in place if isinstance(entry, dict))
-        raise UserError(f"{override!r}: no {name!r} here", mend=f"there are: {names}")
+        raise UserError(f"{override!r}: no {name!r} here", hint=f"there are: {names}")
     if not isinstance(place, dict):
         raise UserError(f"{override!r}: {name!r} has no parts")
     return place.setdefault(name, {})

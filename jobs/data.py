@@ -54,7 +54,7 @@ def verify(path: Folder) -> None:
         raise UserError(
             f"{wrong} things are not as recorded (listed above)",
             where=str(path),
-            mend=_mend_of_damage(path),
+            hint=_hint_of_damage(path),
         )
     info = dataset.info
     say(f"{path}: {info.num_images} images in {len(info.shards)} shards are as recorded, digest {info.digest}")
@@ -121,7 +121,7 @@ def reproduce(
     """
     from cxr_core.data.dataset import Dataset
     from cxr_core.data.png import encode_grey
-    from cxr_core.generation.regenerate import regenerate as make_again
+    from cxr_core.generation.reproduce import reproduce as make_again
     from cxr_core.models.checkpoints import final_generator
     from cxr_core.runs.files import write_atomic
     from jobs.environment import prepare_environment
@@ -166,7 +166,7 @@ def phantom(
     say(out)
 
 
-def _mend_of_damage(path: Path) -> str:
+def _hint_of_damage(path: Path) -> str:
     run = path.absolute().parent
     if (run / "config.yaml").is_file():
         return f"`cxr verify {run} --repair` sets the damage aside; then run again"
@@ -184,6 +184,6 @@ def _model_of(dataset: "Dataset", image_id: str) -> Path:
     found = input_of(dataset.folder, series.role)
     if found is None:
         raise UserError(
-            "the Dataset lies in no run that names its model", where=str(dataset.folder), mend="give --model"
+            "the Dataset lies in no run that names its model", where=str(dataset.folder), hint="give --model"
         )
     return checkpoint_at(found, series.checkpoint)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from containers import checks as containers_checks
 from containers.binds import Bind, bind_of
-from containers.checks import Answer
+from containers.checks import ImageCheckResult
 from containers.store import Image
 from cxr_core.errors import UserError
 from jobs.container import image_of, prefix
-from slurm.checks.site import Check, Finding, Site
+from slurm.checks.site import Check, CheckResult, Site
 from slurm.doctor import CHECKS
 
 
@@ -22,15 +22,15 @@ def _of_base(path: Path) -> Check:
     return Check("base", lambda site: _looked_at(path))
 
 
-def _looked_at(path: Path) -> Finding:
+def _looked_at(path: Path) -> CheckResult:
     """As plan and freeze look at it."""
-    from cxr_core.models.base import look_at
+    from cxr_core.models.base import inspect_base
     from cxr_core.models.checkpoints import final_checkpoint
 
     try:
-        return Finding("ok", look_at(final_checkpoint(path)).words)
+        return CheckResult("ok", inspect_base(final_checkpoint(path)).words)
     except UserError as error:
-        return Finding("fail", f"{error.where}: {error.what}", error.mend or "give another folder")
+        return CheckResult("fail", f"{error.where}: {error.what}", error.hint or "give another folder")
 
 
 def _of_the_site(site: Site) -> Sequence[Check]:
@@ -46,29 +46,29 @@ def _of_the_site(site: Site) -> Sequence[Check]:
     return (*CHECKS, *ours, on_node)
 
 
-def _about(name: str, ask: Callable[[Image], Answer], image: Image) -> Check:
+def _about(name: str, ask: Callable[[Image], ImageCheckResult], image: Image) -> Check:
     return Check(name, lambda site: _finding(ask(image)))
 
 
-def _owner(site: Site, image: Image) -> Finding:
+def _owner(site: Site, image: Image) -> CheckResult:
     return _finding(containers_checks.owner(image, is_copied=bool(site.profile.image_scratch) and image.path.is_file()))
 
 
-def _site_binds(site: Site) -> Finding:
+def _site_binds(site: Site) -> CheckResult:
     folders = [*map(bind_of, site.profile.binds), Bind.at_its_place(site.runs.absolute())]
     return _finding(containers_checks.site_binds(folders))
 
 
-def _finding(answer: Answer) -> Finding:
-    return Finding(answer.level, answer.fact, answer.fix)
+def _finding(answer: ImageCheckResult) -> CheckResult:
+    return CheckResult(answer.level, answer.fact, answer.fix)
 
 
 def _broken(error: UserError) -> Check:
-    finding = Finding("fail", f"{error.where}: {error.what}", error.mend or "correct `container:` in the profile")
+    finding = CheckResult("fail", f"{error.where}: {error.what}", error.hint or "correct `container:` in the profile")
     return Check("image", lambda site: finding)
 
 
-def _on_a_node(site: Site, image: Image) -> Finding:
+def _on_a_node(site: Site, image: Image) -> CheckResult:
     """How long a node takes to run `true` in the image, where it lies now."""
     words = prefix(image, site.profile, site.existing_runs, Path("/"))
     setup = "\n".join([*site.profile.setup, "TIMEFORMAT=%R", 'time "$@"'])
@@ -76,7 +76,7 @@ def _on_a_node(site: Site, image: Image) -> Finding:
         "srun", "--ntasks=1", *site.words("control"), "bash", "-c", setup, "doctor", *words, "true", seconds=site.wait
     )
     if not said.ok:
-        return Finding(
+        return CheckResult(
             "fail", f"`true` does not run in the image on a node: {said.reason}", "see `engine` and `setup:`"
         )
-    return Finding("ok", f"`true` takes {said.err.split()[-1]} s in the image on a node")
+    return CheckResult("ok", f"`true` takes {said.err.split()[-1]} s in the image on a node")

@@ -106,7 +106,7 @@ def _datasets(context: Context, *, as_frozen: bool = True) -> dict[str, Any]:
     as the plan says, since shards may run where the key that tells who they are is not.
     """
     from cxr_core.data.dataset import Dataset
-    from cxr_core.data.keyed import who
+    from cxr_core.data.pseudonyms import who
     from cxr_core.generation.series import barred_patients
     from jobs.learnt import moved_for_judges
 

@@ -14,10 +14,10 @@ from cxr_core.data.captions import warning
 from cxr_core.data.dataset import Dataset, committed_parts, committed_tars, write_index_of_parts
 from cxr_core.data.duplicates import EqualPixels
 from cxr_core.data.findings import Findings
-from cxr_core.data.keyed import write_names
 from cxr_core.data.positions.split import BoxedSplit, together
 from cxr_core.data.problems import problem, write_problems
 from cxr_core.data.prompts import PromptWriter, check_lengths
+from cxr_core.data.pseudonyms import write_names
 from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
 from cxr_core.generation.bank_folder import Bank
@@ -34,7 +34,7 @@ from cxr_core.generation.requests import (
 )
 from cxr_core.generation.series import MadeSeries, Series, all_series
 from cxr_core.generation.settings import GenerateStage
-from cxr_core.models.base import look_at
+from cxr_core.models.base import inspect_base
 from cxr_core.models.checkpoints import (
     checkpoint_at,
     final_checkpoint,
@@ -94,7 +94,7 @@ def estimate(settings: GenerateStage, inputs: Mapping[str, Estimate | Path]) -> 
 def _looked_at(inputs: Mapping[str, Estimate | Path]) -> list[str]:
     """A line for each Stable Diffusion that is there already."""
     folders = [final_generator(path) for path in in_roles(inputs, "model") if isinstance(path, Path)]
-    return [look_at(folder).words for folder in folders if not is_pggan(folder)]
+    return [inspect_base(folder).words for folder in folders if not is_pggan(folder)]
 
 
 def _steps(model: Estimate | Path) -> Sequence[int]:
@@ -155,9 +155,9 @@ def freeze(context: Context, work: Path) -> Draft:
     write_json(work / "model.json", facts)
     if settings.gate:
         from cxr_core.generation.gate import calibrate
-        from cxr_core.generation.originals import FILE, Originals, look
+        from cxr_core.generation.originals import FILE, Originals, measure_originals
 
-        np.save(work / FILE, spectra := look(real, settings.threads))
+        np.save(work / FILE, spectra := measure_originals(real, settings.threads))
         rule = calibrate(_judge(context), real, Originals(real, spectra), settings.gate, settings.threads)
         write_json(work / _RULE, rule.model_dump(mode="json"))
     return Draft(shards_of([one.num_images for one in made], settings.shard_size))
@@ -166,7 +166,7 @@ def freeze(context: Context, work: Path) -> Draft:
 def _ways(context: Context, series: Series, folder: Path) -> dict[str, Any]:
     """What a series says of its model's kind, of its solver, and of the latents that it draws from."""
     if not is_pggan(folder):
-        prediction, solver = look_at(folder).prediction, _options(context.settings, series, folder)
+        prediction, solver = inspect_base(folder).prediction, _options(context.settings, series, folder)
         return {"kind": "stable-diffusion", "prediction": prediction, "solver": solver}
     bank = context.inputs.get("bank")
     return {"kind": "pggan", "bank": Bank.open(bank).digest if bank else None, "from_bank": context.settings.from_bank}
@@ -179,7 +179,7 @@ def _options(settings: GenerateStage, series: Series, folder: Path) -> dict[str,
         raise UserError(
             "dpmsolver++ begins at noise alone (rescale_betas_zero_snr), from which no prediction of epsilon leads on",
             where=str(folder / SCHEDULE),
-            mend="set rescale_betas_zero_snr to false if it is left over, prediction_type to v_prediction if the model "
+            hint="set rescale_betas_zero_snr to false if it is left over, prediction_type to v_prediction if the model "
             "predicts that, or draw with scheduler: ddim",
         )
     return solver_options(series.scheduler, schedule, series.steps, where=_where(settings, series))
@@ -191,17 +191,17 @@ def _check_bank(
     """Raise UserError where the bank is of another model, or lacks labels that are asked for."""
     where = f"stage {context.settings.name!r}, inputs.bank"
     if all(one.kind != "pggan" for one in series):
-        raise UserError("no PG-GAN draws from it", where=where, mend="remove it, or name a PG-GAN in inputs.model")
+        raise UserError("no PG-GAN draws from it", where=where, hint="remove it, or name a PG-GAN in inputs.model")
     bank = Bank.open(context.inputs["bank"])
     for one, table in zip(series, cells, strict=True):
         if one.kind != "pggan":
             continue
         if one.model != bank.model:
-            raise UserError("its latents are of another PG-GAN", where=where, mend="give both stages the same model")
+            raise UserError("its latents are of another PG-GAN", where=where, hint="give both stages the same model")
         lacking = sorted(set(table["labels"]) - set(bank.rows["labels"]))
         if lacking:
             names = ", ".join("|".join(findings.decode(labels)) for labels in lacking[:10])
-            raise UserError(f"it has no latents of {names}", where=where, mend="add it to findings of the invert stage")
+            raise UserError(f"it has no latents of {names}", where=where, hint="add it to findings of the invert stage")
 
 
 def _check_formats(context: Context, series: Sequence[Series]) -> None:
@@ -210,7 +210,7 @@ def _check_formats(context: Context, series: Sequence[Series]) -> None:
         raise UserError(
             f"a PG-GAN draws in float32, not in {settings.dtype}",
             where=f"stage {settings.name!r}",
-            mend="set dtype: float32, in a stage of its own if other models are to draw in half precision",
+            hint="set dtype: float32, in a stage of its own if other models are to draw in half precision",
         )
 
 
@@ -379,8 +379,10 @@ _UNHEARD = "a PG-GAN hears no words: labels say what was asked for, not what is 
 
 def _unheard(series: Sequence[Mapping[str, Any]]) -> list[str]:
     """What has to be said of the series whose model hears no words."""
-    deaf = [one.name for one in map(MadeSeries.model_validate, series) if one.kind == "pggan" and not one.bank]
-    return [f"series {name!r}: {_UNHEARD}" if name else _UNHEARD for name in deaf]
+    without_prompts = [
+        one.name for one in map(MadeSeries.model_validate, series) if one.kind == "pggan" and not one.bank
+    ]
+    return [f"series {name!r}: {_UNHEARD}" if name else _UNHEARD for name in without_prompts]
 
 
 def _warnings(unseen: Sequence[str]) -> list[str]:
@@ -399,7 +401,7 @@ def _prompt_settings(real: Dataset) -> PromptSettings:
         raise UserError(
             "the Dataset does not say how its prompts were written",
             where=str(real.folder / "dataset.json"),
-            mend="make it with a preprocess stage, so that the model is asked in the words it was trained with",
+            hint="make it with a preprocess stage, so that the model is asked in the words it was trained with",
         )
     return PromptSettings.model_validate(real.info.about["prompts"])
 

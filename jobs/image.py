@@ -109,7 +109,7 @@ def verify(
     if damaged:
         raise UserError(
             f"{len(damaged)} of {len(chosen)} images are damaged: {', '.join(str(each.path) for each in damaged)}",
-            mend="`cxr image pull` with the reference (see `cxr image list`) replaces it",
+            hint="`cxr image pull` with the reference (see `cxr image list`) replaces it",
         )
     say(f"{len(chosen)} images are what their names say")
 

@@ -46,10 +46,10 @@ def freeze(context: Context, work: Path) -> Draft:
     info, where = read_info(folder), f"stage {settings.name!r}"
     if dataset.info.size != info.size:
         what = f"the images have {dataset.info.size} pixels a side, but the PG-GAN draws {info.size}"
-        raise UserError(what, where=str(dataset.folder), mend="give the images that it learnt from")
+        raise UserError(what, where=str(dataset.folder), hint="give the images that it learnt from")
     if settings.method == "features" and info.latent_width != info.widths[0]:
         what = f"features have {info.widths[0]} numbers, but latents {info.latent_width}"
-        raise UserError(what, where=f"{where}, method", mend="set method: direct")
+        raise UserError(what, where=f"{where}, method", hint="set method: direct")
     chosen = _chosen(dataset, settings, context.seed)
     columns = ["image_id", "patient_id", "labels"]
     write_parquet(work / "rows.parquet", pa.Table.from_pandas(chosen[columns], preserve_index=False))
@@ -117,6 +117,6 @@ def _chosen(dataset: Dataset, settings: InvertStage, seed: int) -> pd.DataFrame:
         labels = combination(name, dataset.findings, where=where).labels
         found = train[train["labels"] == labels]
         if found.empty:
-            raise UserError(f"no training image has {name} and nothing else", where=where, mend="leave it out")
+            raise UserError(f"no training image has {name} and nothing else", where=where, hint="leave it out")
         parts.append(found.iloc[some(len(found), settings.images_each, seed)])
     return pd.concat(parts).drop_duplicates("image_id").sort_values("image_id").reset_index(drop=True)

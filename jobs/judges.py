@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset  # takes a second, and every command reads a config
 
 _OTHER_PRESET = "give one of them another `preset`: two of one architecture err alike"
-_MEND = (
+_HINT = (
     "train the gate's classifier on other patients: a preprocess stage of its own, whose `exclude_lists` (phantoms: "
     "`seed`) leave none that the judge learns from"
 )
@@ -45,9 +45,9 @@ def _mistake(
     if gate is None:
         return None
     if judge == gate:
-        return f"its judge {judge!r} is the gate of {images!r}: {_MEND}"
+        return f"its judge {judge!r} is the gate of {images!r}: {_HINT}"
     if _learns_from(judge, inputs) and _learns_from(judge, inputs) == _learns_from(gate, inputs):
-        return f"its judge {judge!r} learns from the Dataset that taught the gate {gate!r} of {images!r}: {_MEND}"
+        return f"its judge {judge!r} learns from the Dataset that taught the gate {gate!r} of {images!r}: {_HINT}"
     if (preset := presets.get(judge)) and preset == presets.get(gate):
         return f"its judge {judge!r} and the gate {gate!r} of {images!r} are both {preset}: {_OTHER_PRESET}"
     return None
@@ -70,7 +70,7 @@ def check_judge(judge: Path, synthetic: "Dataset") -> None:
     if classifier_sha256(folder) == gate["sha256"]:
         raise _no_judge("the judge is the classifier that chose these images as their gate", judge)
     if (preset := read_info(folder).preset) == gate["preset"]:
-        raise UserError(f"the judge and the gate are both {preset}", where=str(judge), mend=_OTHER_PRESET)
+        raise UserError(f"the judge and the gate are both {preset}", where=str(judge), hint=_OTHER_PRESET)
     learnt = read_about(folder).get("dataset")
     if learnt is not None and learnt == gate["dataset"]:
         raise _no_judge(f"the judge learnt from the Dataset that taught the gate ({learnt[:16]})", judge)
@@ -102,4 +102,4 @@ def _check_patients(judges: "Dataset", gates: "Dataset", judge: Path) -> None:
 
 
 def _no_judge(what: str, judge: Path) -> UserError:
-    return UserError(what, where=str(judge), mend=_MEND)
+    return UserError(what, where=str(judge), hint=_HINT)

@@ -12,7 +12,7 @@ from cxr_core.data.latents import COLUMNS, SPLITS, LatentShard, LatentsInfo, row
 from cxr_core.data.prompts import MAX_TOKENS, check_lengths
 from cxr_core.errors import UserError
 from cxr_core.generation.series import moved_patients
-from cxr_core.models.base import look_at
+from cxr_core.models.base import inspect_base
 from cxr_core.models.checkpoints import final_checkpoint, lock_base, vae_sha256
 from cxr_core.models.geometry import Geometry
 from cxr_core.runs.files import canonical_json, sha256_file, sha256_text
@@ -31,7 +31,7 @@ def estimate(settings: LatentsStage, inputs: Mapping[str, Estimate | Path]) -> E
     Raises UserError where the base cannot be used, or images are known to be of another size than it was made for.
     """
     dataset, base = inputs["dataset"], inputs["base"]
-    like = look_at(final_checkpoint(base)).folder if isinstance(base, Path) else base.like
+    like = inspect_base(final_checkpoint(base)).folder if isinstance(base, Path) else base.like
     known = Geometry.of(like) if like else None
     size = Dataset.open(dataset).info.size if isinstance(dataset, Path) else dataset.image_size
     if known and size not in (None, known.image_size):
@@ -51,7 +51,7 @@ def freeze(context: Context, work: Path) -> Draft:
     """
     settings: LatentsStage = context.settings
     dataset, folder = Dataset.open(context.inputs["dataset"]), final_checkpoint(context.inputs["base"])
-    base = look_at(folder)
+    base = inspect_base(folder)
     geometry = Geometry.of(folder)
     if dataset.info.size != geometry.image_size:
         raise geometry.misfit(dataset.info.size, where=str(dataset.folder))

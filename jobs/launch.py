@@ -11,9 +11,9 @@ from cxr_core.runs.failures import release
 from cxr_core.runs.ledger import read_ledger
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import Run
-from cxr_core.runs.sources import Known
+from cxr_core.runs.sources import KnownFiles
 from cxr_core.shown import say
-from jobs.config import RunConfig, going_on, renewed, resolved
+from jobs.config import RunConfig, continued, in_current_keys, resolved
 from jobs.inputs import inputs_of, user_path
 from jobs.origin import NOTHING_ELSE, Consent, check_origin
 from jobs.outside import context_of, job_of, outside
@@ -46,9 +46,9 @@ def run_stages(
     a stage was planned in another image, by other code or libraries, or of other inputs than there are now, unless
     `consent` says that this is fine.
     """
-    config = going_on(config, runs / config.name)
+    config = continued(config, runs / config.name)
     stages = [config.stage(only)] if only else config.stages
-    with Run.locked(runs / config.name, resolved(config), read=renewed) as run:
+    with Run.locked(runs / config.name, resolved(config), read=in_current_keys) as run:
         for note in check_origin(run, config, consent, [stage.name for stage in stages]):
             say(note, err=True)
         if retry_parked:
@@ -64,7 +64,7 @@ def prepare(run: Run, config: RunConfig, name: str) -> Work:
     folder.place.make()
     names = {other.name for other in config.stages}
     plan = folder.plan()
-    known = Known.of(folder.path)
+    known = KnownFiles.of(folder.path)
     digests, files = outside(stage, names, known, is_old=plan is not None and plan.is_old)
     known.write()
     upstream = {role: digests.get(role) or _digest(run, value) for role, value in inputs_of(stage).items()}
@@ -77,7 +77,7 @@ def _digest(run: Run, name: str) -> str:
         raise UserError(
             f"stage {name!r} is not finished, and this stage needs it",
             where=str(run.root),
-            mend=f"`cxr run CONFIG` does all stages in order; `--stage {name}` does that one",
+            hint=f"`cxr run CONFIG` does all stages in order; `--stage {name}` does that one",
         )
     return str(facts["digest"])
 

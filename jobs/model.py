@@ -86,7 +86,7 @@ def _import_lora(source: Path, out: Path, base: Path | None, scale: float) -> No
     from cxr_core.models.importing.lora import import_lora
 
     if base is None:
-        raise UserError("an adapter is added to a base", where="--base", mend="name the base's folder")
+        raise UserError("an adapter is added to a base", where="--base", hint="name the base's folder")
     num = import_lora(source, out, final_checkpoint(base), scale)
     say(f"{out}: {base} with {num} layer{'s' * (num != 1)} changed")
 
@@ -97,7 +97,7 @@ def _import_judge(source: Path, out: Path, findings: str, preset: str, image_siz
     from cxr_core.models.presets import CLASSIFIERS
 
     if preset not in CLASSIFIERS:
-        raise UserError(f"no classifier {preset!r}", where="--preset", mend=f"take one of {', '.join(CLASSIFIERS)}")
+        raise UserError(f"no classifier {preset!r}", where="--preset", hint=f"take one of {', '.join(CLASSIFIERS)}")
     import_judge(source, out, preset, [name.strip() for name in findings.split(",")], image_size)
     say(out)
 
@@ -110,11 +110,11 @@ def _insist_there(source: Path) -> None:
     from cxr_core.errors import UserError
 
     if not source.exists():
-        raise UserError("no such file or folder", where=str(source), mend="correct the path")
+        raise UserError("no such file or folder", where=str(source), hint="correct the path")
 
 
 def _refuse_existing(out: Path) -> None:
     from cxr_core.errors import UserError
 
     if out.exists():
-        raise UserError("is already there", where=str(out), mend="remove it, or name another folder")
+        raise UserError("is already there", where=str(out), hint="remove it, or name another folder")

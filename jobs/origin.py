@@ -9,7 +9,7 @@ from cxr_core.runs import code, image
 from cxr_core.runs.pack import is_finished
 from cxr_core.runs.repair import set_aside
 from cxr_core.runs.run import Run
-from cxr_core.runs.sources import NO_PLAN, Known, changed_files, freeze_files, frozen_files
+from cxr_core.runs.sources import NO_PLAN, KnownFiles, changed_files, freeze_files, frozen_files
 from jobs.config import RunConfig
 from jobs.inputs import inputs_of
 from jobs.outside import context_of, job_of, outside
@@ -64,7 +64,7 @@ def _source_changes(run: Run, config: RunConfig, stage: Any) -> list[str]:
     if plan is None:
         return []
     # Where tasks run in a container, its binds may name folders that are not seen here.
-    known, done = Known.of(folder.path), is_finished(folder, plan) or image.is_seen_from_outside()
+    known, done = KnownFiles.of(folder.path), is_finished(folder, plan) or image.is_seen_from_outside()
     digests, now = outside(stage, names, known, is_old=plan.is_old)
     frozen = frozen_files(folder.path, plan)
     if frozen is None:
@@ -75,7 +75,7 @@ def _source_changes(run: Run, config: RunConfig, stage: Any) -> list[str]:
     if closer is not None:
         lines = closer(context_of(run, config, stage, names), plan, lines, is_finished=done)
         if not lines:
-            known.mean_the_same(frozen)
+            known.accept_as_equal(frozen)
     known.write()
     digests |= {role: str(facts["digest"]) for role, facts in _facts(run, stage, names).items()}
     others = [role for role, digest in digests.items() if plan.upstream.get(role, digest) != digest]
@@ -93,7 +93,7 @@ def _other_inputs(run: Run, name: str, lines: Sequence[str]) -> UserError:
     return UserError(
         f"stage {name!r} was made of other inputs than there are now:\n" + "\n".join(f"    {line}" for line in lines),
         where=str(run.root),
-        mend="put them back, start a run under another name, or make this stage and what follows from it again: "
+        hint="put them back, start a run under another name, or make this stage and what follows from it again: "
         "--take-inputs (what was made before goes to quarantine/)",
     )
 
@@ -106,9 +106,9 @@ def _make_again(run: Run, config: RunConfig, changed: Mapping[str, Sequence[str]
     again = [name for name, lines in changed.items() if lines]
     for name in again:
         if vain := [line for line in changed[name] if line.startswith(NO_PLAN)]:
-            mend = "mend them, then --take-inputs; what was made before stands"
+            hint = "mend them, then --take-inputs; what was made before stands"
             raise UserError(
-                f"stage {name!r} cannot take its inputs as they are: {vain[0]}", where=str(run.root), mend=mend
+                f"stage {name!r} cannot take its inputs as they are: {vain[0]}", where=str(run.root), hint=hint
             )
     for stage in config.stages:
         if stage.name not in again and set(inputs_of(stage).values()) & set(again):

@@ -9,8 +9,8 @@ from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.runs.files import sha256_text, walk_files
 from cxr_core.runs.run import Run
-from cxr_core.runs.sources import Known, digest_of, files_named
-from cxr_core.runs.stage import Context, Job
+from cxr_core.runs.sources import KnownFiles, digest_of, files_named
+from cxr_core.runs.stage import Context, StageJob
 from cxr_core.seeds import derive_seed
 from jobs.config import RunConfig
 from jobs.inputs import inputs_of, user_path
@@ -26,7 +26,7 @@ _MODULES = {
 """The module that does the work of a stage, by the stage's kind."""
 
 
-def job_of(stage: Any) -> Job:
+def job_of(stage: Any) -> StageJob:
     """The module that does the work of a stage, by its kind."""
     return import_module(_MODULES[stage.kind])
 
@@ -38,10 +38,10 @@ def context_of(run: Run, config: RunConfig, stage: Any, names: set[str]) -> Cont
     return Context(stage, inputs, derive_seed(config.seed, stage.name), run.stage(stage.name).path)
 
 
-def outside(stage: Any, names: set[str], known: Known, *, is_old: bool) -> tuple[dict[str, str], dict[str, str]]:
+def outside(stage: Any, names: set[str], known: KnownFiles, *, is_old: bool) -> tuple[dict[str, str], dict[str, str]]:
     """What a stage reads outside of its run: role -> digest of a folder, and path -> sha256 of each file."""
     named = getattr(job_of(stage), "sources", files_named)(stage)
-    files, digests = {str(path): known.look(path) for path in named}, {}
+    files, digests = {str(path): known.digest(path) for path in named}, {}
     for role, value in inputs_of(stage).items():
         if value not in names:
             path = user_path(value)
@@ -53,7 +53,7 @@ def outside(stage: Any, names: set[str], known: Known, *, is_old: bool) -> tuple
     return digests, files
 
 
-def path_digest(path: Path, known: Known) -> tuple[str, dict[str, str]]:
+def path_digest(path: Path, known: KnownFiles) -> tuple[str, dict[str, str]]:
     """What stands for the content of a folder of the user's, and the sha256 of its files: a Dataset's digest, else one
     over all files. Weights of many gigabytes are read once: files whose size and times stay are believed after that.
     """
@@ -61,10 +61,10 @@ def path_digest(path: Path, known: Known) -> tuple[str, dict[str, str]]:
         info = Dataset.open(path).info
         tars = {path / shard["name"]: shard["sha256"] for shard in info.shards}
         files = [path / "dataset.json", path / "index.parquet"]
-        seen = {str(file): known.look(file) for file in files}
-        return info.digest, seen | {str(tar): known.look(tar, told) for tar, told in tars.items()}
+        seen = {str(file): known.digest(file) for file in files}
+        return info.digest, seen | {str(tar): known.digest(tar, told) for tar, told in tars.items()}
     if not path.is_dir():
-        raise UserError("no such folder", where=str(path), mend="correct `inputs` in the config")
+        raise UserError("no such folder", where=str(path), hint="correct `inputs` in the config")
     return digest_of(path, known)
 
 

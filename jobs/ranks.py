@@ -44,7 +44,7 @@ def _check_tasks(context: Context) -> None:
         raise UserError(
             f"the job was sent for {started} ranks, but the config now asks for {ranks.num}",
             where=f"stage {context.settings.name!r}",
-            mend="`cxr cancel RUN`, then `cxr resume RUN` sends it anew",
+            hint="`cxr cancel RUN`, then `cxr resume RUN` sends it anew",
         )
 
 

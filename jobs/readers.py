@@ -64,10 +64,10 @@ def _synthetic(source: Path, stage: str | None) -> Path:
     run = Run.open(source)
     names = [entry["name"] for entry in run.config["stages"] if entry["kind"] == "generate"]
     if not names:
-        raise UserError("it has no generate stage", where=str(source), mend="give a run that has one, or a Dataset")
+        raise UserError("it has no generate stage", where=str(source), hint="give a run that has one, or a Dataset")
     if stage not in names and (stage or len(names) > 1):
         what = f"no generate stage {stage!r}" if stage else f"{len(names)} generate stages"
-        raise UserError(what, where=str(source), mend=f"--synthetic {'|'.join(names)}")
+        raise UserError(what, where=str(source), hint=f"--synthetic {'|'.join(names)}")
     return run.root / (stage or names[0])
 
 
@@ -77,5 +77,5 @@ def _real(made: Path) -> Path:
 
     found = input_of(made, "like")
     if found is None:
-        raise UserError("the Dataset lies in no run that names a real one", where=str(made), mend="give --real")
+        raise UserError("the Dataset lies in no run that names a real one", where=str(made), hint="give --real")
     return found

@@ -38,7 +38,7 @@ def works_of(run: Run, config: RunConfig, queue: Mapping[str, str], only: str | 
         raise UserError(
             f"stage {wanted!r} needs {', '.join(map(repr, lacking))}, which is neither finished nor in the queue",
             where=str(run.root),
-            mend="submit that stage first, or leave out --stage",
+            hint="submit that stage first, or leave out --stage",
         )
     return [*(replace(work, finished=True) for work in needed), chosen]
 
@@ -109,7 +109,7 @@ def _would_end_again(run: Run, stage: str, tasks: Sequence[Unstarted]) -> UserEr
     return UserError(
         f"stage {stage!r}: what was sent last died before it began, and would die again:\n    " + "\n    ".join(lines),
         where=str(tasks[0].log),
-        mend=f"mend the cause, then `cxr resume {run.root} --retry-parked`",
+        hint=f"mend the cause, then `cxr resume {run.root} --retry-parked`",
     )
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cxr_core.data.findings import NO_FINDING
 from cxr_core.report.spell import duration, percent
-from cxr_core.runs.accounting import Comparison
+from cxr_core.runs.accounting import AccountsComparison
 from cxr_core.runs.causes import cause_named
 from cxr_core.runs.door import BadFileError, BadFiles
 from cxr_core.runs.gc import Garbage
@@ -232,7 +232,7 @@ def show_resumes(run: Run) -> None:
         say_line(f"auto-resume: {line}")
 
 
-def show_accounts(found: Comparison) -> None:
+def show_accounts(found: AccountsComparison) -> None:
     """The scheduler's accounts beside the attempts; nothing where there are no accounts."""
     if found.num_starts:
         hours = f"{found.hours_by_scheduler:,.3f} hours by the scheduler, {found.hours_by_attempts:,.3f} by attempts"

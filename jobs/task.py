@@ -59,7 +59,7 @@ def check_cpus(submit: Submit, mask: int) -> None:
         raise UserError(
             f"the task may use {mask} CPUs (its affinity mask), but the plan says {planned}",
             where=f"stage {submit.stage!r} on {os.uname().nodename}",
-            mend="the cluster binds tasks otherwise than asked: set `cpu_bind` in its profile (e.g. none), "
+            hint="the cluster binds tasks otherwise than asked: set `cpu_bind` in its profile (e.g. none), "
             "or lower cpus_per_task",
         )
 
@@ -101,7 +101,7 @@ def gate(run: "Run", stages: list[str], seconds: float) -> None:
     wait_until(lambda: all(run.stage(name).facts() is not None for name in stages), seconds)
     lacking = [text for name in stages if (text := missing(run.stage(name)))]
     if lacking:
-        raise MissingError("; ".join(lacking), where=str(run.root), mend=f"cxr resume {run.root}")
+        raise MissingError("; ".join(lacking), where=str(run.root), hint=f"cxr resume {run.root}")
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def _wait_for_plan(work: "Work", submit: Submit) -> None:
         raise MissingError(
             f"the plan of stage {submit.stage!r} is not there",
             where=str(work.folder.plan_path),
-            mend="the job that freezes it failed: see the logs in submits/, then `cxr resume RUN`",
+            hint="the job that freezes it failed: see the logs in submits/, then `cxr resume RUN`",
         )
 
 
@@ -197,7 +197,7 @@ def _wait_for_receipts(work: "Work", submit: Submit) -> None:
     ids = {shard.id for shard in plan.shards} if plan else set()
     if not wait_until(lambda: ids <= work.folder.done(), submit.visible_seconds):
         raise MissingError(
-            missing(work.folder), where=str(work.folder.path), mend=f"cxr resume {work.folder.path.parent}"
+            missing(work.folder), where=str(work.folder.path), hint=f"cxr resume {work.folder.path.parent}"
         )
 
 

@@ -13,7 +13,7 @@ from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.data.latents import LatentCache
 from cxr_core.data.prompts import MAX_TOKENS, token_counter
 from cxr_core.errors import UserError
-from cxr_core.models.base import look_at
+from cxr_core.models.base import inspect_base
 from cxr_core.models.checkpoints import Checkpoint, final_checkpoint, has_vae, is_kept, lock_base, write_checkpoints
 from cxr_core.models.geometry import Geometry
 from cxr_core.models.localiser_folder import NUM_PARAMETERS
@@ -57,7 +57,7 @@ def estimate(settings: Train, inputs: Mapping[str, Estimate | Path]) -> Estimate
     files_each = _FILES_OF_OURS.get(settings.model, _FILES_A_CHECKPOINT)
     num_files = num_kept * files_each + 4 * len(intervals) + 8
     if isinstance(settings, DiffusionTrain):
-        notes += [look_at(like).words] if isinstance(inputs["base"], Path) and like else []
+        notes += [inspect_base(like).words] if isinstance(inputs["base"], Path) and like else []
         notes += memory.notes(settings, like) if like else ["its memory is known once the base is there"]
         notes += _few_patients(inputs["latents"])
     return Estimate(settings.steps, len(intervals), num_files, num_bytes, notes, like=like)
@@ -80,7 +80,7 @@ def freeze(context: Context, work: Path) -> Draft:
     """
     settings: Train = context.settings
     if not isinstance(settings, ClassifierTrain | LocaliserTrain | PgganTrain) and "base" in context.inputs:
-        base = look_at(final_checkpoint(context.inputs["base"]))
+        base = inspect_base(final_checkpoint(context.inputs["base"]))
         lock_base(base, settings.base_sha256, work / "base.json")
     if isinstance(settings, VaeTrain):
         _check_vae(settings, context.inputs)
@@ -186,12 +186,12 @@ def _shares(settings: PgganTrain) -> list[str]:
 
 def _model_like(base: Estimate | Path | None) -> Path | None:
     """A diffusers folder of the same sizes as what is trained further."""
-    return look_at(final_checkpoint(base)).folder if isinstance(base, Path) else base.like if base else None
+    return inspect_base(final_checkpoint(base)).folder if isinstance(base, Path) else base.like if base else None
 
 
 def _bytes_of(base: Path) -> int:
     """Of the weights of a diffusers folder in float32, as they are written, whatever files hold them."""
-    parts = look_at(final_checkpoint(base)).tensors.values()
+    parts = inspect_base(final_checkpoint(base)).tensors.values()
     return 4 * sum(tensor.size for tensors in parts for tensor in tensors.values())
 
 
@@ -220,7 +220,7 @@ def _check_pggan(settings: PgganTrain, inputs: Mapping[str, Path]) -> None:
         raise UserError(
             f"the images have {dataset.info.size} pixels a side, but {settings.preset} draws {size}",
             where=str(dataset.folder),
-            mend=f"take another preset, or set size: {size} in the preprocess stage",
+            hint=f"take another preset, or set size: {size} in the preprocess stage",
         )
     _check_splits(settings, dataset.rows["split"], str(dataset.folder))
 
@@ -248,14 +248,14 @@ def _check_latents(cache: LatentCache, base: Path) -> None:
         raise UserError(
             "the latents were encoded by another VAE than the base's",
             where=f"{cache.folder} and {base}",
-            mend="give the latents stage and this one the same base",
+            hint="give the latents stage and this one the same base",
         )
     wanted = (geometry.latent_channels, geometry.latent_size, geometry.latent_size)
     if info.latent_shape != wanted:
         raise UserError(
             f"the latents are {_sides(info.latent_shape)}, but the base was made for {_sides(wanted)}",
             where=f"{cache.folder} and {base}",
-            mend=f"encode images of {geometry.image_size} pixels a side, or take another base",
+            hint=f"encode images of {geometry.image_size} pixels a side, or take another base",
         )
 
 
@@ -270,7 +270,7 @@ def _check_preview(settings: DiffusionTrain, base: Path) -> None:
             raise UserError(
                 f"a prompt has {num} tokens, CLIP reads {MAX_TOKENS}: {prompt!r}",
                 where=f"stage {settings.name!r}, preview.prompts",
-                mend="shorten it",
+                hint="shorten it",
             )
 
 
@@ -280,12 +280,12 @@ def _check_classifier(settings: ClassifierTrain, inputs: Mapping[str, Path]) -> 
     where = f"stage {settings.name!r}"
     size = settings.image_size or dataset.info.size
     if size < preset.least_image_size:
-        mend = f"set image_size: {preset.least_image_size}, or take another preset"
+        hint = f"set image_size: {preset.least_image_size}, or take another preset"
         what = f"{preset.name} needs images of at least {preset.least_image_size} pixels a side, not {size}"
-        raise UserError(what, where=where, mend=mend)
+        raise UserError(what, where=where, hint=hint)
     if settings.batch_size < preset.least_batch:
         what = f"{preset.name} cannot learn from one image a step"
-        raise UserError(what, where=where, mend=f"set batch_size: {preset.least_batch} or more")
+        raise UserError(what, where=where, hint=f"set batch_size: {preset.least_batch} or more")
     _check_splits(settings, dataset.rows["split"], str(dataset.folder))
     return _findings(settings, dataset)
 
@@ -297,7 +297,7 @@ def _findings(settings: ClassifierTrain, dataset: Dataset) -> list[str]:
         raise UserError(
             f"the Dataset knows no finding {', '.join(map(repr, unknown))}",
             where=where,
-            mend=f"known are: {', '.join(names)}; {NO_FINDING} is an image without any of them, and no output",
+            hint=f"known are: {', '.join(names)}; {NO_FINDING} is an image without any of them, and no output",
         )
     train = dataset.rows[dataset.rows["split"] == "train"]
     shown = dict(zip(names, dataset.label_matrix(train).max(axis=0).tolist(), strict=True))
@@ -306,11 +306,11 @@ def _findings(settings: ClassifierTrain, dataset: Dataset) -> list[str]:
         raise UserError(
             f"no training image has {', '.join(never)}",
             where=where,
-            mend=f"leave it out; training images have: {', '.join(name for name in names if shown[name]) or 'none'}",
+            hint=f"leave it out; training images have: {', '.join(name for name in names if shown[name]) or 'none'}",
         )
     found = list(settings.findings) or [name for name in names if shown[name]]
     if not found:
-        raise UserError("no training image has any finding", where=str(dataset.folder), mend="give a labelled Dataset")
+        raise UserError("no training image has any finding", where=str(dataset.folder), hint="give a labelled Dataset")
     return found
 
 
@@ -318,7 +318,7 @@ def _check_localiser(settings: LocaliserTrain, inputs: Mapping[str, Path]) -> li
     """Raise UserError where it cannot learn from the Dataset. Returns the findings that it will find."""
     dataset, where = Dataset.open(inputs["dataset"]), f"stage {settings.name!r}"
     if (settings.image_size or dataset.info.size) % 16:
-        raise UserError(f"images of {dataset.info.size} pixels", where=where, mend="set image_size to a multiple of 16")
+        raise UserError(f"images of {dataset.info.size} pixels", where=where, hint="set image_size to a multiple of 16")
     _check_splits(settings, dataset.rows["split"], str(dataset.folder))
     boxed = {box["finding"] for boxes in dataset.of_split("train")["boxes"] for box in boxes}
     lacking = [name for name in settings.findings if name not in boxed]
@@ -326,7 +326,7 @@ def _check_localiser(settings: LocaliserTrain, inputs: Mapping[str, Path]) -> li
         raise UserError(
             f"no training image has a bounding box of {', '.join(lacking) or 'any finding'}",
             where=where,
-            mend="in ChestX-ray14 only test images have boxes: set move_boxed in the preprocess stage, or give more",
+            hint="in ChestX-ray14 only test images have boxes: set move_boxed in the preprocess stage, or give more",
         )
     return list(settings.findings) or [name for name in dataset.findings.names if name in boxed]
 
@@ -337,13 +337,13 @@ def _check_splits(settings: TrainSettings, splits: pd.Series, where: str) -> Non
         raise UserError(
             "no image is in the split train",
             where=where,
-            mend="give a Dataset of a preprocess stage, some of whose patients are of train",
+            hint="give a Dataset of a preprocess stage, some of whose patients are of train",
         )
     if settings.validation_images and "val" not in found:
         raise UserError(
             "no image is in the split val, on which the validation loss is measured",
             where=where,
-            mend=f"set validation_images: 0 in stage {settings.name!r}, or hold patients out in the preprocess stage",
+            hint=f"set validation_images: 0 in stage {settings.name!r}, or hold patients out in the preprocess stage",
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from slurm.checks import machine, nodes, scheduler
-from slurm.checks.site import Check, Finding, Site
+from slurm.checks.site import Check, CheckResult, Site
 
 
 def _has_slurm(site: Site) -> bool:
@@ -22,11 +22,11 @@ def _visited(site: Site) -> bool:
     return site.visited
 
 
-def _present(site: Site) -> Finding:
+def _present(site: Site) -> CheckResult:
     """One line for a machine without a scheduler: the rest is about the machine alone."""
     if site.profile.scheduler != "slurm":
-        return Finding("ok", f"profile {site.profile.name} needs none: tasks are processes on this machine")
-    return Finding(
+        return CheckResult("ok", f"profile {site.profile.name} needs none: tasks are processes on this machine")
+    return CheckResult(
         "warn",
         "there is no sbatch here, so only this machine was examined",
         "call it on a login node, or load Slurm's module; `cxr run` needs no scheduler",
@@ -61,7 +61,7 @@ CHECKS: Sequence[Check] = (
 """In the order in which they are told: each where it can be answered."""
 
 
-def examine(site: Site, checks: Sequence[Check] = CHECKS) -> Iterator[tuple[str, Finding]]:
+def examine(site: Site, checks: Sequence[Check] = CHECKS) -> Iterator[tuple[str, CheckResult]]:
     """Ask every check that has an answer here; yield its name and each of its findings as soon as they are known."""
     for check in checks:
         if check.where(site):

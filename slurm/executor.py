@@ -75,11 +75,11 @@ class BatchExecutor(SlurmExecutor):
         raise UserError(
             f"sbatch: {answer.stderr.strip() or answer.stdout.strip() or 'no answer'}",
             where=str(self.folder / SCRIPT),
-            mend=_mend(answer.stderr),
+            hint=_hint(answer.stderr),
         )
 
 
-def _mend(refusal: str) -> str:
+def _hint(refusal: str) -> str:
     if "Invalid job array specification" in refusal:
         return "set `max_array_size` in the profile to MaxArraySize of `scontrol show config`: packs grow with it"
     if NO_CLUSTER in refusal:

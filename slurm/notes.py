@@ -16,10 +16,10 @@ class Note(NamedTuple):
     """What is so, and what to write where another thing was meant."""
 
     fact: str
-    mend: str
+    hint: str
 
     def __str__(self) -> str:
-        return f"{self.fact}; {self.mend}"
+        return f"{self.fact}; {self.hint}"
 
 
 def notes_on(profile: ClusterProfile, environ: Mapping[str, str] | None = None) -> list[Note]:

@@ -112,7 +112,7 @@ class Job:
             raise UserError(
                 f"stage {self.work.name!r} computes with {self.work.threads} threads, "
                 f"but profile {profile.name!r} gives a task {given} CPUs",
-                mend=f"set stages.{self.work.kind}.cpus_per_task: {self.work.threads} in the profile, "
+                hint=f"set stages.{self.work.kind}.cpus_per_task: {self.work.threads} in the profile, "
                 f"or threads: {given} in the config (threads are part of the plan)",
             )
         return given
@@ -191,7 +191,7 @@ def _within_limits(jobs: Sequence[Job], profile: ClusterProfile, num_queued: int
         raise UserError(
             f"{len(jobs)} jobs are needed, but profile {profile.name!r} allows {profile.max_submit} in the queue, "
             f"where {num_queued} of yours are",
-            mend="wait until some ended, or submit one stage with --stage NAME",
+            hint="wait until some ended, or submit one stage with --stage NAME",
         )
     arrays = sum(job.num_tasks - 1 for job in jobs)
     shrunk = [1 + (job.num_tasks - 1) * (room - len(jobs)) // arrays for job in jobs]

@@ -191,8 +191,8 @@ def load_profile(name_or_path: str | Path) -> ClusterProfile:
         count = f"{len(lines)} mistake{'s' * (len(lines) > 1)} in the profile of a cluster"
         known = ", ".join(name for name in ClusterProfile.model_fields if name != "name")
         is_unknown = any(line.endswith(": unknown key") for line in lines)
-        mend = f"keys are: inherits, {known}" if is_unknown else "docs/cluster-profile.md says what each key takes"
-        raise UserError("\n  ".join((count, *lines)), mend=mend) from None
+        hint = f"keys are: inherits, {known}" if is_unknown else "docs/cluster-profile.md says what each key takes"
+        raise UserError("\n  ".join((count, *lines)), hint=hint) from None
 
 
 def folders() -> list[Path]:
@@ -235,7 +235,7 @@ def find_profile(name_or_path: str | Path, *, beside: Path | None = None) -> Pat
         raise UserError(
             "no such profile of a cluster",
             where=str(name_or_path),
-            mend=f"give a path, or one of: {', '.join(names)}; yours go to ~/.config/cxr/clusters",
+            hint=f"give a path, or one of: {', '.join(names)}; yours go to ~/.config/cxr/clusters",
         )
     return found[0]
 
@@ -247,9 +247,9 @@ def _chain(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     while following is not None:
         if following in seen:
             circle = " -> ".join(str(each) for each in [*seen, following])
-            raise UserError(f"profiles inherit in a circle: {circle}", where=str(path), mend="remove one `inherits:`")
+            raise UserError(f"profiles inherit in a circle: {circle}", where=str(path), hint="remove one `inherits:`")
         seen.append(following)
-        value = parse_mapping(read_text(following), following, mend="start with `inherits: base`", as_text=_AS_TEXT)
+        value = parse_mapping(read_text(following), following, hint="start with `inherits: base`", as_text=_AS_TEXT)
         yield following, value
         parent = value.get("inherits")
         following = find_profile(str(parent), beside=following) if parent is not None else None

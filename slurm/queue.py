@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from cxr_core.errors import UserError
-from slurm.checks.ask import NO_CLUSTER, Answer, ask, at, log_answer, scrubbed
+from slurm.checks.ask import NO_CLUSTER, CommandResult, ask, at, log_answer, scrubbed
 from slurm.grammar import cluster_of, job_id, number_of
 
 _PATIENCE = 90.0
@@ -32,11 +32,11 @@ def call(
     except FileNotFoundError:
         raise UserError(
             f"no command `{words[0]}` on this machine",
-            mend="log in to a node from which jobs may be submitted, or take --cluster local",
+            hint="log in to a node from which jobs may be submitted, or take --cluster local",
         ) from None
     except subprocess.TimeoutExpired:
         done = subprocess.CompletedProcess(words, 124, "", f"{words[0]} did not answer in 60 s")
-    log_answer(words, Answer(done.returncode, done.stdout, done.stderr), time.monotonic() - start)
+    log_answer(words, CommandResult(done.returncode, done.stdout, done.stderr), time.monotonic() - start)
     return done
 
 
@@ -49,8 +49,8 @@ def queued(clusters: Iterable[str] = ("",), *, patience: float = _PATIENCE) -> d
     found: dict[str, str] = {}
     for cluster in sorted(set(clusters)):
         words = at(cluster, "squeue", "--noheader", *_of_this_user(), "--format=%U %F %j")
-        what, mend = "which jobs there are", "nothing was submitted that is not in the run folder; try again later"
-        lines = (line.split(maxsplit=2) for line in _lines(_insist(words, NO_CLUSTER, what, mend, patience)))
+        what, hint = "which jobs there are", "nothing was submitted that is not in the run folder; try again later"
+        lines = (line.split(maxsplit=2) for line in _lines(_insist(words, NO_CLUSTER, what, hint, patience)))
         mine = (line for line in lines if line[0] == str(os.getuid()) and len(line) == 3)
         found |= {name: job_id(number, cluster) for _, number, name in mine}
     return found
@@ -65,12 +65,12 @@ def _of_this_user() -> list[str]:
     return [f"--user={os.getuid()}"]
 
 
-def _insist(words: Sequence[str], but: str, what: str, mend: str, patience: float) -> subprocess.CompletedProcess[str]:
+def _insist(words: Sequence[str], but: str, what: str, hint: str, patience: float) -> subprocess.CompletedProcess[str]:
     """Ask again while there is no answer; a refusal in the words `but` is one."""
     deadline = time.monotonic() + patience
     while (answer := call(words)).returncode and but not in answer.stderr:
         if time.monotonic() > deadline:
-            raise UserError(f"the scheduler does not say {what}: {answer.stderr.strip()}", mend=mend)
+            raise UserError(f"the scheduler does not say {what}: {answer.stderr.strip()}", hint=hint)
         time.sleep(2)
     return answer
 
@@ -86,8 +86,8 @@ def state_of(job: str) -> str:
     Empty once it is not in the queue any more. Raises UserError if the scheduler does not answer.
     """
     words = at(cluster_of(job), "squeue", "--noheader", f"--jobs={number_of(job)}", "--format=%T %r")
-    mend = f"job {job} goes on without us; type the same command again"
-    answer = _insist(words, "Invalid job id", f"how job {job} is", mend, _PATIENCE)
+    hint = f"job {job} goes on without us; type the same command again"
+    answer = _insist(words, "Invalid job id", f"how job {job} is", hint, _PATIENCE)
     state, _, reason = "".join(_lines(answer)[:1]).partition(" ")
     return f"{state} ({reason})" if state == "PENDING" else state
 
@@ -149,7 +149,7 @@ def cancel(jobs: Iterable[str]) -> None:
     for cluster, numbers in _by_cluster(jobs):
         answer = call(at(cluster, "scancel", *numbers))
         if answer.returncode and "Invalid job id" not in answer.stderr:
-            raise UserError(f"scancel: {answer.stderr.strip()}", mend="try again, or cancel them yourself")
+            raise UserError(f"scancel: {answer.stderr.strip()}", hint="try again, or cancel them yourself")
 
 
 def usable_nodes(partition: str | None, exclude: str | None, cluster: str | None) -> set[str]:

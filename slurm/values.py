@@ -91,8 +91,8 @@ def _is_memory(text: str) -> str:
     try:
         grammar.megabytes_of(text)
     except ValueError:
-        mend = "write 32G, 32000M or 32000 (MB), without a decimal point; 0 is all memory of a node"
-        raise ValueError(f"{text!r} is no amount of memory to Slurm: {mend}") from None
+        hint = "write 32G, 32000M or 32000 (MB), without a decimal point; 0 is all memory of a node"
+        raise ValueError(f"{text!r} is no amount of memory to Slurm: {hint}") from None
     return text
 
 

@@ -11,11 +11,11 @@ import pandas as pd
 from cxr_core.data.dataset import Dataset
 from cxr_core.evaluation.cache import FeatureCache
 from cxr_core.evaluation.fidelity import HELD_OUT
-from cxr_core.evaluation.memorisation.looked import freeze_looks, look, read_looks
+from cxr_core.evaluation.memorisation.descriptors import describe_images, freeze_descriptors, read_descriptors
 from cxr_core.evaluation.memorisation.measure import measure
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult
-from cxr_core.evaluation.memorisation.search import Seen
+from cxr_core.evaluation.memorisation.search import SearchedImages
 from cxr_core.evaluation.memorisation.searched import freeze_searches, read_found, search
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from tests.planted import planted_row, write_planted
@@ -78,21 +78,21 @@ def synthetic_row(image_id: str, pixels: np.ndarray) -> dict:
     return planted_row(image_id, patient_id="", split="synthetic", seed=1, generation="{}", pixels=pixels)
 
 
-def seen(datasets: Mapping[str, Dataset], folder: Path, shard_size: int = 1024) -> dict[str, Seen]:
+def seen(datasets: Mapping[str, Dataset], folder: Path, shard_size: int = 1024) -> dict[str, SearchedImages]:
     """What the shards of `looked` make of Datasets, without a run around them."""
     plan = folder / "plan"
     plan.mkdir(parents=True)
     cache = FeatureCache(folder / "cache")
-    shards = freeze_looks({name: one.rows for name, one in datasets.items()}, HELD_OUT, shard_size, plan)
+    shards = freeze_descriptors({name: one.rows for name, one in datasets.items()}, HELD_OUT, shard_size, plan)
     files = {}
     for shard in shards:
         (folder / shard.id).mkdir()
-        files[shard.id] = look(shard, datasets, plan, folder / shard.id, cache).paths
-    return {source: read_looks(plan, source, shards, files) for source in datasets}
+        files[shard.id] = describe_images(shard, datasets, plan, folder / shard.id, cache).paths
+    return {source: read_descriptors(plan, source, shards, files) for source in datasets}
 
 
 def searched(
-    seen: Mapping[str, Seen], real: Dataset, folder: Path, settings: Memorisation, seed: int
+    seen: Mapping[str, SearchedImages], real: Dataset, folder: Path, settings: Memorisation, seed: int
 ) -> MemorisationResult:
     """What the shards of `searched` find, put together; `folder` is that of `seen`."""
     given = (HELD_OUT, settings, seed)

@@ -116,12 +116,12 @@ class OpenedDataset:
             return self._rows
         splits = sorted(self._rows["split"].unique())
         if split not in splits:
-            raise UserError(f"no split {split!r}", where=str(self.path), mend=f"there are: {', '.join(splits)}")
+            raise UserError(f"no split {split!r}", where=str(self.path), hint=f"there are: {', '.join(splits)}")
         return self._rows[self._rows["split"] == split]
 
     def _row(self, row: str | pd.Series) -> Any:
         image_id = str(row.name) if isinstance(row, pd.Series) else row
         if image_id not in self._rows.index:
-            mend = "`.table().index` lists the ids, which are the file names without their ending"
-            raise UserError(f"no image {image_id!r}", where=str(self.path), mend=mend)
+            hint = "`.table().index` lists the ids, which are the file names without their ending"
+            raise UserError(f"no image {image_id!r}", where=str(self.path), hint=hint)
         return self._rows.loc[image_id]

@@ -107,8 +107,8 @@ class OpenedRun:
         fitting = self._of_kind(*kinds)
         found = next((stage for stage in fitting if stage.name == name), None)
         if found is None:
-            mend = f"there are: {', '.join(stage.name for stage in fitting) or 'none'}"
-            raise UserError(f"no {' or '.join(kinds)} stage {name!r}", where=str(self.path), mend=mend)
+            hint = f"there are: {', '.join(stage.name for stage in fitting) or 'none'}"
+            raise UserError(f"no {' or '.join(kinds)} stage {name!r}", where=str(self.path), hint=hint)
         return found
 
     def _finished(self, name: str, *kinds: str) -> StageView:
@@ -117,6 +117,6 @@ class OpenedRun:
             raise UserError(
                 f"stage {name!r} is not finished: {stage.state}",
                 where=str(self.path),
-                mend=f"`cxr run CONFIG` or `cxr resume {self.path}` goes on with it",
+                hint=f"`cxr run CONFIG` or `cxr resume {self.path}` goes on with it",
             )
         return stage

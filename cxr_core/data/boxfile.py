@@ -84,7 +84,7 @@ def _form(csv: Csv) -> tuple[tuple[str, ...], ...]:
     raise UserError(
         f"no list of boxes of a form that we know; it has the columns {', '.join(map(str, csv.cells.columns))}",
         where=str(csv.path),
-        mend=f"give it the columns of one of: {known}",
+        hint=f"give it the columns of one of: {known}",
     )
 
 
@@ -97,7 +97,7 @@ def boxes_of_json(path: Path) -> Csv:
         raise UserError(
             f"not a list of images with file_name, syms and boxes ({error!r})",
             where=str(path),
-            mend="take the file as it was published, or write a CSV with image, finding, x, y, w, h",
+            hint="take the file as it was published, or write a CSV with image, finding, x, y, w, h",
         ) from error
     return Csv(path, pd.DataFrame(rows, columns=["image", "finding", *"xywh"], dtype=object))
 

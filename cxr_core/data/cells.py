@@ -22,8 +22,8 @@ UNKNOWN_VIEW = "unknown"
 def parse_ages(csv: Csv, values: pd.Series) -> pd.Series:
     """Ages as DICOM and both editions of ChestX-ray14 write them ("57", "057Y", "011M", "008W", "004D") in years; where
     there is none: NaN."""
-    mend = 'write years ("57", "057Y"), months ("011M"), weeks ("008W"), days ("004D") or nothing; for ">89" write 90'
-    return csv.parse(values, _age, "not an age", mend)
+    hint = 'write years ("57", "057Y"), months ("011M"), weeks ("008W"), days ("004D") or nothing; for ">89" write 90'
+    return csv.parse(values, _age, "not an age", hint)
 
 
 def _age(text: str) -> float | None:
@@ -35,8 +35,8 @@ def _age(text: str) -> float | None:
 
 def parse_sex(csv: Csv, values: pd.Series) -> pd.Series:
     """M, F, or "" where it is another one (DICOM's O), or not known."""
-    mend = "write M, F, male or female; O, U, unknown or nothing where it is neither or not known"
-    return csv.parse(values, _sex, "not a sex", mend)
+    hint = "write M, F, male or female; O, U, unknown or nothing where it is neither or not known"
+    return csv.parse(values, _sex, "not a sex", hint)
 
 
 def _sex(text: str) -> str | None:

@@ -59,7 +59,7 @@ def _data_entry(data: ChestXray14Data, folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} tables: {', '.join(path.name for path in found)}" if found else "no Data_Entry_2017*.csv"
-    raise UserError(what, where=str(folder), mend="name the table with `data_entry`")
+    raise UserError(what, where=str(folder), hint="name the table with `data_entry`")
 
 
 def _check_patients(csv: Csv, patients: pd.Series) -> None:
@@ -75,6 +75,6 @@ def _boxes(data: ChestXray14Data, folder: Path) -> pd.DataFrame:
         return pd.DataFrame({"image_id": [], "finding": [], "x": [], "y": [], "w": [], "h": []})
     if not path.is_file():
         raise UserError(
-            "there is no list of boxes", where=str(path), mend="name it with `boxes`, or say `use_boxes: false`"
+            "there is no list of boxes", where=str(path), hint="name it with `boxes`, or say `use_boxes: false`"
         )
     return read_boxes(BoxFile(path=path), NIH)

@@ -33,7 +33,7 @@ class Csv:
         """
         rows = {number: row for number, row in _records(path, read_text(path)) if any(map(str.strip, row))}
         if not rows:
-            raise UserError("not a readable CSV (it is empty)", where=str(path), mend=_SAVE_AGAIN)
+            raise UserError("not a readable CSV (it is empty)", where=str(path), hint=_SAVE_AGAIN)
         header = [name.strip() for name in rows.pop(min(rows))]
         num_named = max((i for i, name in enumerate(header, 1) if name), default=0)
         _refuse_ragged(path, rows, num_named, len(header))
@@ -54,17 +54,17 @@ class Csv:
             num_columns = int((self.cells.columns == name).sum())
             if num_columns > 1:
                 raise UserError(
-                    f"{num_columns} columns are named {name!r}", where=str(self.path), mend="rename all but one"
+                    f"{num_columns} columns are named {name!r}", where=str(self.path), hint="rename all but one"
                 )
             if num_columns:
                 return self.cells[name].str.strip()
         raise UserError(
             f"there is no column {names[0]!r}; there are {', '.join(map(repr, self.cells.columns))}",
             where=str(self.path),
-            mend="name the column in the config, or take the file as it was published",
+            hint="name the column in the config, or take the file as it was published",
         )
 
-    def refuse(self, bad: pd.Series, values: pd.Series, what: str, mend: str) -> None:
+    def refuse(self, bad: pd.Series, values: pd.Series, what: str, hint: str) -> None:
         """Raise UserError for the first row where `bad`; `what` is said of its value."""
         if bad.any():
             first = int(bad.to_numpy().argmax())
@@ -72,14 +72,14 @@ class Csv:
             raise UserError(
                 f"{what}: {values.iloc[first]!r}{more}",
                 where=f"{self.path}, row {row_number(bad.index[first])}",
-                mend=mend,
+                hint=hint,
             )
 
-    def parse(self, values: pd.Series, parser: Callable[[str], object], what: str, mend: str) -> pd.Series:
+    def parse(self, values: pd.Series, parser: Callable[[str], object], what: str, hint: str) -> pd.Series:
         """`parser` of every value; where it returns None the row is refused. Each distinct value is parsed once."""
         parsed = {value: parser(value) for value in values.unique()}
         bad = [value for value, result in parsed.items() if result is None]
-        self.refuse(values.isin(bad), values, what, mend)
+        self.refuse(values.isin(bad), values, what, hint)
         return values.map(parsed)
 
 
@@ -102,7 +102,7 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             raise UserError(
                 f"not a readable CSV ({error}; {lines_read} of the file)",
                 where=f"{path}, row {number}",
-                mend='close each quote that opens a cell, and double those inside it: "so ""called"" cells"',
+                hint='close each quote that opens a cell, and double those inside it: "so ""called"" cells"',
             ) from error
         yield number, row
 
@@ -124,7 +124,7 @@ def _refuse_ragged(path: Path, rows: Mapping[int, list[str]], num_named: int, nu
             raise UserError(
                 f"{len(row)} cells, but the header has {num_named}",
                 where=f"{path}, row {number}",
-                mend="give the row one cell a column; a cell with a comma needs quotes",
+                hint="give the row one cell a column; a cell with a comma needs quotes",
             )
 
 

@@ -337,7 +337,7 @@ class Dataset:
         path = folder / "dataset.json"
         if not path.is_file():
             raise UserError(
-                "not a Dataset: it has no dataset.json", where=str(folder), mend="give the folder of a finished stage"
+                "not a Dataset: it has no dataset.json", where=str(folder), hint="give the folder of a finished stage"
             )
         try:
             text = Place(folder).read(path.name)
@@ -349,7 +349,7 @@ class Dataset:
             raise UserError(
                 f"format {number!r}, but this version reads {FORMAT}",
                 where=str(path),
-                mend="read it with the version that wrote it, or make the dataset again",
+                hint="read it with the version that wrote it, or make the dataset again",
             )
         return cls(folder, info)
 
@@ -370,7 +370,7 @@ class Dataset:
         raise UserError(
             f"is a {'synthetic' if self.info.synthetic else 'real'} Dataset, but is given as `{role}`",
             where=str(self.folder),
-            mend=f"give a Dataset of {kind} images there, as a {stage} stage makes it",
+            hint=f"give a Dataset of {kind} images there, as a {stage} stage makes it",
         )
 
     @cached_property
@@ -517,5 +517,5 @@ def _detail(error: Exception) -> str:
 
 def _damaged(path: Path, detail: str, cause: Exception | None = None) -> UserError:
     if isinstance(cause, PermissionError):
-        return UserError(f"not readable ({detail})", where=str(path), mend="ask its owner for the right to read it")
-    return UserError(f"damaged ({detail})", where=str(path), mend="put the file back from a copy, or make it again")
+        return UserError(f"not readable ({detail})", where=str(path), hint="ask its owner for the right to read it")
+    return UserError(f"damaged ({detail})", where=str(path), hint="put the file back from a copy, or make it again")

@@ -40,7 +40,7 @@ class Findings:
         if len(set(self.names)) != len(self.names) or NO_FINDING in self.names or not 0 < len(self.names) <= 62:
             raise UserError(
                 f"findings must be 1 to 62 different names other than {NO_FINDING!r}, not {list(self.names)}",
-                mend="an image without any of the findings is 'No Finding' by itself",
+                hint="an image without any of the findings is 'No Finding' by itself",
             )
 
     def encode(self, names: Iterable[str]) -> int:
@@ -50,7 +50,7 @@ class Findings:
             if name == NO_FINDING:
                 continue
             if name not in self.names:
-                raise UserError(f"unknown finding {name!r}", mend=f"known are: {', '.join((*self.names, NO_FINDING))}")
+                raise UserError(f"unknown finding {name!r}", hint=f"known are: {', '.join((*self.names, NO_FINDING))}")
             bits |= 1 << self.names.index(name)
         return bits
 
@@ -81,7 +81,7 @@ def vocabulary(names: Sequence[str], separator: str = JOIN) -> tuple[str, ...]:
         signs = sorted({sign for sign in (JOIN, separator, ",", '"') if sign in name})
         if signs or not name.isprintable() or name != " ".join(name.split()) or not name:
             odd = f"holds {' '.join(map(repr, signs))}" if signs else "is empty or holds odd blanks or signs"
-            raise UserError(f"the finding {name!r} {odd}", mend="write it in letters, e.g. Pleural Effusion")
+            raise UserError(f"the finding {name!r} {odd}", hint="write it in letters, e.g. Pleural Effusion")
     _refuse_alike((*names, NO_FINDING))
     return Findings(names).names
 
@@ -97,7 +97,7 @@ def _refuse_alike(names: Sequence[str]) -> None:
         if _read_as(name) in seen:
             raise UserError(
                 f"the findings {seen[_read_as(name)]!r} and {name!r} read alike in prompts",
-                mend=f"{NO_FINDING} is what an image without findings has by itself: leave it out"
+                hint=f"{NO_FINDING} is what an image without findings has by itself: leave it out"
                 if is_no_finding(name)
                 else "give them one name, in the table too, or two that differ in more than case, blanks and _",
             )

@@ -32,7 +32,7 @@ def image_files(folder: Path, odd: list[dict[str, str]]) -> Iterator[str]:
     nothing, a folder, a pipe or a device. Raises UserError for a folder that is missing or cannot be listed.
     """
     if not folder.is_dir():
-        raise UserError("there is no such folder", where=str(folder), mend="correct `images` in the config")
+        raise UserError("there is no such folder", where=str(folder), hint="correct `images` in the config")
     yield from _walk(str(folder.absolute()), (), odd)
 
 
@@ -47,7 +47,7 @@ def refuse_folder(error: OSError) -> NoReturn:
     raise UserError(
         f"this folder cannot be listed ({error.strerror})",
         where=spelled(str(error.filename)),
-        mend="check your right to read it and the state of its file system, then run again",
+        hint="check your right to read it and the state of its file system, then run again",
     ) from error
 
 

@@ -52,7 +52,7 @@ class Radiograph:
 
 
 @dataclass(frozen=True)
-class Header:
+class PngHeader:
     """IHDR of a PNG."""
 
     width: int
@@ -104,7 +104,7 @@ def read_radiograph(png: bytes, window: Window = FULL_RANGE) -> Radiograph:
     return Radiograph(grey, tuple(oddities), orientation_of(chunks.notes))
 
 
-def read_header(png: bytes) -> Header:
+def read_header(png: bytes) -> PngHeader:
     """The header of a PNG. Raises UnusableImageError for what is none, or too large (see `MAX_PIXELS`)."""
     if not png:
         raise UnusableImageError("truncated", "an empty file")
@@ -118,7 +118,7 @@ def read_header(png: bytes) -> Header:
     if max(width, height) ** 2 > MAX_PIXELS:
         detail = f"{width} x {height} pixels; the square around them has more than {MAX_PIXELS // 10**6} megapixels"
         raise UnusableImageError("too_large", detail)
-    return Header(width, height, depth, colour, interlace == 1)
+    return PngHeader(width, height, depth, colour, interlace == 1)
 
 
 _OTHERS = {
@@ -176,7 +176,7 @@ def _sort(kind: bytes, chunk: memoryview, found: _Chunks) -> None:
         found.num_frames = int.from_bytes(content[:4], "big")
 
 
-def _inflate(data: bytes, header: Header) -> bytes:
+def _inflate(data: bytes, header: PngHeader) -> bytes:
     inflater = isal_zlib.decompressobj()
     try:
         raw: bytes = inflater.decompress(data, header.num_bytes + 1)

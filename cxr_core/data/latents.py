@@ -113,7 +113,7 @@ class LatentCache:
         path = folder / "latents.json"
         if not path.is_file():
             raise UserError(
-                "not a latent cache: it has no latents.json", where=str(folder), mend="name a finished latents stage"
+                "not a latent cache: it has no latents.json", where=str(folder), hint="name a finished latents stage"
             )
         try:
             text = Place(folder).read(path.name)
@@ -180,5 +180,5 @@ def _mapped(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def _damaged(path: Path, what: str) -> UserError:
     return UserError(
-        f"damaged or missing ({what})", where=str(path), mend="remove the latents stage's folder and run again"
+        f"damaged or missing ({what})", where=str(path), hint="remove the latents stage's folder and run again"
     )

@@ -32,7 +32,7 @@ _AFTER_NAME = re.compile(rf"(.*?{ENDING})\s+\S.*", re.IGNORECASE)
 """A name and, after a blank, more columns, as in `00000001_000.png 0 1 0`."""
 
 
-class Entry(NamedTuple):
+class ListEntry(NamedTuple):
     """An image as a list names it, and in which line (0: not known)."""
 
     text: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
         return f"{path}, row {self.row}" if self.row else str(path)
 
 
-def read_list(path: Path, *, may_be_empty: bool = False) -> list[Entry]:
+def read_list(path: Path, *, may_be_empty: bool = False) -> list[ListEntry]:
     """The entries of a list, in its order. Empty lines and lines that begin with # are passed over.
 
     Raises UserError where the list is no readable text (see `read_text`), or empty against will.
@@ -53,10 +53,10 @@ def read_list(path: Path, *, may_be_empty: bool = False) -> list[Entry]:
     if column is not None:
         del rows[min(rows)]
     if not rows and not may_be_empty:
-        raise UserError("the list is empty", where=str(path), mend=_FORM)
+        raise UserError("the list is empty", where=str(path), hint=_FORM)
     for number, row in rows.items() if column is None else ():
         _refuse_several(row, f"{path}, row {number}")
-    return [Entry(_alone(row[column or 0]), number) for number, row in rows.items() if len(row) > (column or 0)]
+    return [ListEntry(_alone(row[column or 0]), number) for number, row in rows.items() if len(row) > (column or 0)]
 
 
 def _rows(path: Path, text: str) -> dict[int, list[str]]:
@@ -73,7 +73,7 @@ def _rows(path: Path, text: str) -> dict[int, list[str]]:
             return rows
         except csv.Error as error:
             where = f"{path}, row {number}"
-            raise UserError(f"not a readable list ({error})", where=where, mend=_FORM) from error
+            raise UserError(f"not a readable list ({error})", where=where, hint=_FORM) from error
         if any(row):
             rows[number] = row
 
@@ -82,7 +82,7 @@ def _refuse_several(row: Sequence[str], where: str) -> None:
     """Raise UserError for a row without a header that names several image files: which is meant, or all, is open."""
     names = {without_ending(cell.rpartition("/")[2]) for cell in row if _FILE.fullmatch(cell)}
     if len(names) > 1:
-        raise UserError(f"{len(names)} images in one row: {', '.join(sorted(names)[:3])}", where=where, mend=_FORM)
+        raise UserError(f"{len(names)} images in one row: {', '.join(sorted(names)[:3])}", where=where, hint=_FORM)
 
 
 def _delimiter(lines: Iterable[str]) -> str:
@@ -116,7 +116,7 @@ class Listed:
     """Entries of a list and what they mean: the place of the image of each among the images, or -1."""
 
     path: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[ListEntry, ...]
     places: tuple[int, ...]
     named: pd.Series
     """Whether the list names each image: bool, with the images' index."""
@@ -124,19 +124,19 @@ class Listed:
     """By the place of an entry without an image: an image of the same file name in another folder."""
 
     @property
-    def unmatched(self) -> list[tuple[Entry, str]]:
+    def unmatched(self) -> list[tuple[ListEntry, str]]:
         """Entries that name no image, each with its `near` or ""."""
         return [(self.entries[i], self.near.get(i, "")) for i, place in enumerate(self.places) if place < 0]
 
     @property
-    def repeated(self) -> list[tuple[Entry, Entry]]:
+    def repeated(self) -> list[tuple[ListEntry, ListEntry]]:
         """Entries of an image that an earlier one names, and that earlier one."""
-        first: dict[int, Entry] = {}
+        first: dict[int, ListEntry] = {}
         pairs = ((entry, place) for entry, place in zip(self.entries, self.places, strict=True) if place >= 0)
         return [(entry, first[place]) for entry, place in pairs if first.setdefault(place, entry) is not entry]
 
 
-def look_up(path: Path, images: pd.DataFrame, entries: Sequence[Entry] | None = None) -> Listed:
+def look_up(path: Path, images: pd.DataFrame, entries: Sequence[ListEntry] | None = None) -> Listed:
     """A list, or these `entries` of it, looked up among images: rows with `image_id`, `reference` (a tidy path) and
     `patient_id`.
 
@@ -150,7 +150,7 @@ def look_up(path: Path, images: pd.DataFrame, entries: Sequence[Entry] | None = 
             raise UserError(
                 f"{entry.text!r} may mean {one!r} or {other!r}",
                 where=entry.place(path),
-                mend="write the folders of the image too, as the table does, or its image id",
+                hint="write the folders of the image too, as the table does, or its image id",
             )
     places = np.array([match.place for match in matches], int)
     named = pd.Series(False, images.index)
@@ -172,7 +172,7 @@ def entry_problems(listed: Listed) -> list[pd.DataFrame]:
     ]
 
 
-def _problems(kind: str, path: Path, found: Sequence[tuple[Entry, str]]) -> pd.DataFrame:
+def _problems(kind: str, path: Path, found: Sequence[tuple[ListEntry, str]]) -> pd.DataFrame:
     files, details = [entry.place(path) for entry, _ in found], [detail for _, detail in found]
     return problem_frame(kind, [""] * len(files), files, details, "passed over")
 

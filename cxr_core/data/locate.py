@@ -81,7 +81,7 @@ def _ambiguous(reference: str, match: Match, files: Files, where: str) -> UserEr
     return UserError(
         f"image {reference!r} is there twice: {one} and {other}",
         where=where,
-        mend="write the folders that tell them apart into the table, or remove one, or name folders in `images` "
+        hint="write the folders that tell them apart into the table, or remove one, or name folders in `images` "
         "that hold one of them",
     )
 
@@ -97,7 +97,7 @@ def _refuse_shared(
                 f"one file for two images: {references[first]!r} and {references[i]!r} (rows {numbers[first]} and "
                 f"{numbers[i]}) are {files.paths[match.place]}",
                 where=where,
-                mend="lay the files into folders as the table says, or keep one row an image",
+                hint="lay the files into folders as the table says, or keep one row an image",
             )
 
 

@@ -43,7 +43,7 @@ def check_grey(png: bytes, size: int, *, where: str) -> None:
     header = struct.pack(">I4sIIBB", 13, b"IHDR", size, size, 8, 0)
     if png[:8] != SIGNATURE or png[8:26] != header or end_of(png) != len(png):
         what = f"not one 8-bit grey PNG of {size} x {size} pixels"
-        raise UserError(what, where=where, mend="the shard is damaged: make it again")
+        raise UserError(what, where=where, hint="the shard is damaged: make it again")
 
 
 def end_of(png: bytes) -> int:
@@ -61,7 +61,7 @@ def decode_grey(png: bytes, *, where: str) -> np.ndarray:
     """uint8 (height, width) of a PNG that this project wrote. Raises UserError naming `where` if it does not decode."""
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
     if pixels is None or pixels.ndim != 2 or pixels.dtype != np.uint8:
-        raise UserError("not an 8-bit grey PNG", where=where, mend="the shard is damaged: make it again")
+        raise UserError("not an 8-bit grey PNG", where=where, hint="the shard is damaged: make it again")
     return pixels
 
 

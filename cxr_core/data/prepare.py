@@ -12,7 +12,7 @@ from cxr_core.data.dataset import pixel_sha256
 from cxr_core.data.depth import Window
 from cxr_core.data.findings import NIH, Findings
 from cxr_core.data.images import HEADER_BYTES, Radiograph, UnusableImageError, read_header, read_radiograph
-from cxr_core.data.look import oddities_of
+from cxr_core.data.oddities import oddities_of
 from cxr_core.data.paths import path_of, read_regular, read_start
 from cxr_core.data.png import encode_grey
 from cxr_core.data.positions.phrases import place
@@ -121,13 +121,13 @@ def _read(settings: PreprocessStage, row: Mapping[str, Any]) -> bytes:
         raise UserError(
             "the image was there when the plan was frozen and is gone",
             where=row["file"],
-            mend="put it back, or start a run under another name",
+            hint="put it back, or start a run under another name",
         ) from error
     except OSError as error:
         raise UserError(
             f"the image cannot be read ({error.strerror})",
             where=row["file"],
-            mend="check your right to read it and the state of its file system, then run again",
+            hint="check your right to read it and the state of its file system, then run again",
         ) from error
     if data is None:
         raise UnusableImageError("too_large", f"a file of more than {MAX_FILE_BYTES >> 30} GiB")

@@ -143,7 +143,7 @@ def finalize(context: Context, receipts: Sequence[Receipt]) -> dict[str, Any]:
         raise UserError(
             f"no image is left of {len(files)}; problems: {num_problems}",
             where=str(context.folder / "problems.csv"),
-            mend="correct `white`, `expect_size` or `policies`, and start a run under another name",
+            hint="correct `white`, `expect_size` or `policies`, and start a run under another name",
         )
     info = write_index(
         context.folder,

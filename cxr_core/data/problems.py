@@ -27,7 +27,7 @@ SUMMED = {
 }
 """Kinds that come by the hundred thousand, and of no image that is read: one row each, last, and a list beside."""
 
-_MENDS = {
+_HINTS = {
     "unclear_white": "say which value is white with `white` of the data: a number (4095 for 12 bits, 65535 for 16), "
     "`{percentile: 99.9}` or `file`",
     "turned": "say whether it is to be turned",
@@ -49,7 +49,7 @@ def decide(policies: Policies, kind: str, *, file: str, detail: str) -> str:
         raise UserError(
             f"{kind.replace('_', ' ')}: {detail}",
             where=file,
-            mend=f"{_MENDS.get(kind, 'mend or remove it')}, or choose what happens with `policies: {{{kind}: ...}}`",
+            hint=f"{_HINTS.get(kind, 'hint or remove it')}, or choose what happens with `policies: {{{kind}: ...}}`",
         )
     return policy
 

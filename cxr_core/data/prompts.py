@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from cxr_core.data.findings import Findings
-from cxr_core.data.positions.phrases import Placed, phrases, shorter
+from cxr_core.data.positions.phrases import PlacedFinding, phrases, shorter
 from cxr_core.data.settings import PromptSettings
 from cxr_core.data.words import (
     CLINICAL_PREFIX,
@@ -37,7 +37,7 @@ class PromptWriter:
         self._write = {"study": self._study, "clinical": self._clinical, "template": self._template}[settings.style]
 
     def __call__(
-        self, labels: int, view: str = "", age: float | None = None, sex: str = "", placed: Sequence[Placed] = ()
+        self, labels: int, view: str = "", age: float | None = None, sex: str = "", placed: Sequence[PlacedFinding] = ()
     ) -> str:
         """`labels` as bits, `view` PA, AP or "", `age` in years or None (NaN), `sex` M, F or "".
 
@@ -56,14 +56,14 @@ class PromptWriter:
         return " ".join((STUDY_PREFIX, *map(study_words, names)))
 
     def _clinical(
-        self, names: tuple[str, ...], view: str, age: int | None, sex: str, placed: Sequence[Placed] = ()
+        self, names: tuple[str, ...], view: str, age: int | None, sex: str, placed: Sequence[PlacedFinding] = ()
     ) -> str:
         who = [f"{age} year old"] if self.settings.age and age is not None else []
         who += [SEX_WORDS[sex]] if self.settings.sex and sex else []
         seen = [VIEW_WORDS[view]] if self.settings.view and view else []
         return ", ".join((CLINICAL_PREFIX, *seen, *filter(None, [" ".join(who)]), *self._found(names, placed)))
 
-    def _found(self, names: tuple[str, ...], placed: Sequence[Placed]) -> list[str]:
+    def _found(self, names: tuple[str, ...], placed: Sequence[PlacedFinding]) -> list[str]:
         if not self.settings.findings:
             return []
         sides = self.settings.positions.sides if self.settings.positions else "patient"
@@ -118,7 +118,7 @@ def check_lengths(prompts: dict[str, str], tokenizer: Path | None) -> None:
         raise UserError(
             f"a prompt has {num} tokens, CLIP reads {MAX_TOKENS}: {text!r}",
             where=f"image {prompts[text]}",
-            mend="let `prompts` say less: a shorter template, no age, sex or view, or fewer findings of shorter names",
+            hint="let `prompts` say less: a shorter template, no age, sex or view, or fewer findings of shorter names",
         )
 
 
@@ -134,7 +134,7 @@ def _load(folder: Path):  # type: ignore[no-untyped-def]
         raise UserError(
             "no tokenizer: it has neither tokenizer.json nor vocab.json and merges.txt",
             where=str(folder),
-            mend="name the `tokenizer` folder of a Stable Diffusion model, or leave prompts.tokenizer out",
+            hint="name the `tokenizer` folder of a Stable Diffusion model, or leave prompts.tokenizer out",
         )
     model = BPE.from_file(str(vocabulary), str(merges), end_of_word_suffix="</w>", unk_token="<|endoftext|>")
     return _as_clip(Tokenizer(model))

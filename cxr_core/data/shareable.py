@@ -46,7 +46,7 @@ def shareable(dataset: Dataset, *, internal: bool) -> Shareable:
         raise UserError(
             "holds images and ids of real patients, which must not leave",
             where=str(dataset.folder),
-            mend="export a synthetic Dataset; for use inside alone, --internal exports this one and marks every file",
+            hint="export a synthetic Dataset; for use inside alone, --internal exports this one and marks every file",
         )
     if info.synthetic:
         _refuse_patients(dataset)
@@ -61,7 +61,7 @@ def _refuse_patients(dataset: Dataset) -> None:
     """Raise UserError for a synthetic Dataset with what shows single patients."""
     series = [one for one in dataset.info.about.get("series") or () if isinstance(one, dict)]
     requests = [one["request"] for one in series if isinstance(one.get("request"), dict)]
-    for has, what, mend in (
+    for has, what, hint in (
         (
             bool((dataset.rows["generation"] == "").any()),
             "holds images without a record of how they were generated, as real ones are, which must not leave",
@@ -79,7 +79,7 @@ def _refuse_patients(dataset: Dataset) -> None:
         ),
     ):
         if has:
-            raise UserError(what, where=str(dataset.folder), mend=mend)
+            raise UserError(what, where=str(dataset.folder), hint=hint)
 
 
 def _public_rows(rows: pd.DataFrame) -> pd.DataFrame:

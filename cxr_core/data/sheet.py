@@ -48,7 +48,7 @@ def _check(images: np.ndarray, labels: Sequence[str], columns: int, scale: int) 
     if images.ndim != 3 or images.dtype != np.uint8 or not len(images):
         raise UserError(f"a contact sheet takes uint8 images (n, h, w), n > 0, not {images.dtype} {images.shape}")
     if len(labels) not in (0, len(images)):
-        raise UserError(f"{len(labels)} labels for {len(images)} images", mend="give one label an image, or none")
+        raise UserError(f"{len(labels)} labels for {len(images)} images", hint="give one label an image, or none")
     if columns < 1 or scale < 1:
         raise UserError(f"columns and scale must be at least 1, not {columns} and {scale}")
 

@@ -14,7 +14,7 @@ from cxr_core.data.boxfile import boxes_without_label, read_boxes
 from cxr_core.data.chestxray14 import read_chestxray14
 from cxr_core.data.findings import NIH, Findings
 from cxr_core.data.folders import image_files, passed_over_words
-from cxr_core.data.lists import Entry, entry_problems, look_up
+from cxr_core.data.lists import ListEntry, entry_problems, look_up
 from cxr_core.data.locate import Files, Located, locate
 from cxr_core.data.positions.split import BoxedSplit
 from cxr_core.data.problems import ACTIONS, decide_all, passed_over, problem_frame
@@ -75,14 +75,14 @@ def _none_left(table: SourceTable, problems: Sequence[pd.DataFrame]) -> UserErro
         (every["action"] == ACTIONS["exclude"]) & every["kind"].isin([*Policies.model_fields, "row_without_image"])
     ]
     if out.empty:
-        return UserError("no image is left", where=str(table.path), mend="see `images`")
+        return UserError("no image is left", where=str(table.path), hint="see `images`")
     numbers = out["kind"].value_counts()
     said = ", ".join(f"{num} {kind}" for kind, num in numbers.items())
     first = out[out["kind"] == numbers.index[0]].iloc[0]
     return UserError(
         f"no image is left of {len(table.rows)}: {said}; the first is {first['file']}: {first['detail']}",
         where=str(table.path),
-        mend=f"{_KEPT_BY.get(str(numbers.index[0]), 'choose what happens with `policies`')}; see docs/tables.md",
+        hint=f"{_KEPT_BY.get(str(numbers.index[0]), 'choose what happens with `policies`')}; see docs/tables.md",
     )
 
 
@@ -108,7 +108,7 @@ def _read(data: ChestXray14Data | TableData | PhantomData) -> SourceTable:
 def _with_ids(boxes: pd.DataFrame, path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Boxes whose `image_id` is how their file names the image, with that of the table in its place, if it has one."""
     named = boxes["image_id"].unique().tolist()
-    places = look_up(path, rows, [Entry(name) for name in named]).places
+    places = look_up(path, rows, [ListEntry(name) for name in named]).places
     ids = {name: rows["image_id"].iloc[place] for name, place in zip(named, places, strict=True) if place >= 0}
     return boxes.assign(image_id=boxes["image_id"].map(lambda name: ids.get(name, name)))
 
@@ -158,10 +158,10 @@ def _no_png(folder: Path, odd: Sequence[Mapping[str, str]]) -> UserError:
     others = Counter(ending(name) for _, _, names in os.walk(folder) for name in names)
     others.pop("", None)
     if not others:
-        return UserError(what, where=str(folder), mend="correct `images` in the config")
+        return UserError(what, where=str(folder), hint="correct `images` in the config")
     (other, num), *_ = others.most_common(1)
-    mend = "make PNG files of them (the example in docs/tables.md does), or correct `images` in the config"
-    return UserError(f"{what}, but {num} files with {other}", where=str(folder), mend=mend)
+    hint = "make PNG files of them (the example in docs/tables.md does), or correct `images` in the config"
+    return UserError(f"{what}, but {num} files with {other}", where=str(folder), hint=hint)
 
 
 def _locate(
@@ -198,17 +198,17 @@ def _without_image(
     contradicted = absent[absent.index.isin(located.near)]
     first = (contradicted if len(contradicted) else absent).iloc[0]
     what = f"{len(absent)} of {len(rows)} rows have no image; the first is {_named(first['reference'], odd)}"
-    mend = "add the folder that holds them to `images`, or go on with what is there: `missing: subset`"
+    hint = "add the folder that holds them to `images`, or go on with what is there: `missing: subset`"
     if len(contradicted):
         what = (
             f"{len(absent)} of {len(rows)} rows have no image; for {len(contradicted)} a file of this name lies in "
             f"other folders: {first['reference']!r}, but {located.near[contradicted.index[0]]}"
         )
-        mend = (
+        hint = (
             "if these are the images, name in `images` the folder that holds the files themselves, or the one from "
-            f"which on the table's paths are true; {mend}"
+            f"which on the table's paths are true; {hint}"
         )
-    return UserError(what, where=f"{path}, row {first['row']}", mend=mend)
+    return UserError(what, where=f"{path}, row {first['row']}", hint=hint)
 
 
 def _named(reference: str, odd: Sequence[Mapping[str, str]]) -> str:
@@ -233,7 +233,7 @@ def _leave_out_listed(
                 f"none of its {len(listed.entries)} entries is an image of {table.path.name}; the first is "
                 f"{listed.entries[0].text!r}",
                 where=str(path),
-                mend="give one file name a line, or a CSV with a column `image`, or remove it from `exclude_lists`",
+                hint="give one file name a line, or a CSV with a column `image`, or remove it from `exclude_lists`",
             )
         here = listed.named[rows.index]
         out |= here

@@ -25,7 +25,7 @@ def official_split(csv: Csv, rows: pd.DataFrame, *, train_val: Path, test: Path)
     both = ids[in_train & in_test]
     if len(both):
         raise UserError(
-            f"image {min(both)!r} is in both lists", where=f"{train_val} and {test}", mend="remove it from one"
+            f"image {min(both)!r} is in both lists", where=f"{train_val} and {test}", hint="remove it from one"
         )
     csv.refuse(
         ~(in_test | in_train),
@@ -99,13 +99,13 @@ def check_disjoint(rows: pd.DataFrame, path: Path) -> None:
             f"{image} in {split}" + (f" (patient {name!r})" if spelled.nunique() > 1 else "")
             for image, split, name in zip(images["image_id"], images["split"], spelled, strict=True)
         )
-        mend = "put all images of a patient into one split"
+        hint = "put all images of a patient into one split"
         if spelled.nunique() > 1:
-            mend += "; if these are different people, say `policies: {similar_patients: keep}`"
+            hint += "; if these are different people, say `policies: {similar_patients: keep}`"
         raise UserError(
             f"patient {shared[0]!r} is in two splits: {said} ({len(shared)} such patients)",
             where=str(path),
-            mend=mend,
+            hint=hint,
         )
 
 

@@ -65,7 +65,7 @@ def refuse_duplicates(csv: Csv, ids: pd.Series) -> None:
         raise UserError(
             f"image {name!r} has two rows: {row_number(first)} and {row_number(second)}{more}",
             where=str(csv.path),
-            mend="keep one row an image; where two images have one file name, write their folders too",
+            hint="keep one row an image; where two images have one file name, write their folders too",
         )
 
 
@@ -84,7 +84,7 @@ def parse_labels(
         try:
             bits[value] = findings.encode(names)
         except UserError as error:
-            csv.refuse(values == value, values, error.what, error.mend)
+            csv.refuse(values == value, values, error.what, error.hint)
         if NO_FINDING in names and len(names) > 1:
             csv.refuse(values == value, values, f"{NO_FINDING} beside findings", "remove one of the two")
     return values.map(bits).astype("int64")
@@ -97,8 +97,8 @@ def _label(text: str, aliases: Mapping[str, str]) -> str:
 
 def parse_patients(csv: Csv, values: pd.Series) -> pd.Series:
     """Names of patients. Raises UserError for a row without one."""
-    mend = "splits are by patient: every row needs one"
-    csv.refuse(values.map(is_nothing), values, "no patient", mend)
+    hint = "splits are by patient: every row needs one"
+    csv.refuse(values.map(is_nothing), values, "no patient", hint)
     return one_spelling(values)
 
 
@@ -164,8 +164,8 @@ def _says_no_box(cell: str) -> bool:
 def parse_boxes(csv: Csv, ids: pd.Series, *cells: pd.Series, findings: Findings) -> pd.DataFrame:
     """Boxes from their columns finding, x, y, w, h. Raises UserError for what is no number or has no area."""
     names, *numbers = cells
-    mend = f"known are: {', '.join(findings.names)}"
-    known = csv.parse(names, lambda name: _finding(name, findings), "a box of an unknown finding", mend)
+    hint = f"known are: {', '.join(findings.names)}"
+    known = csv.parse(names, lambda name: _finding(name, findings), "a box of an unknown finding", hint)
     values = {}
     for name, cell in zip("xywh", numbers, strict=True):
         values[name] = pd.to_numeric(cell, errors="coerce").astype("float64")

@@ -34,15 +34,15 @@ def read_text(path: Path) -> str:
         data = read_regular(path, MAX_BYTES)
         data = _unpacked(data) if data and data.startswith(_GZIP) else data
     except FileNotFoundError as error:
-        raise UserError("there is no such file", where=str(path), mend="check the path in the config") from error
+        raise UserError("there is no such file", where=str(path), hint="check the path in the config") from error
     except (OSError, EOFError, zlib.error) as error:
         said = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot be read ({said})", where=str(path), mend="get or unpack the file again") from error
+        raise UserError(f"cannot be read ({said})", where=str(path), hint="get or unpack the file again") from error
     if data is None:
-        raise UserError(f"more than {MAX_BYTES >> 30} GiB of text", where=str(path), mend="name the table itself")
-    for magic, (what, mend) in _OTHERS.items():
+        raise UserError(f"more than {MAX_BYTES >> 30} GiB of text", where=str(path), hint="name the table itself")
+    for magic, (what, hint) in _OTHERS.items():
         if data.startswith(magic):
-            raise UserError(f"not a readable CSV or list: it is {what}", where=str(path), mend=mend)
+            raise UserError(f"not a readable CSV or list: it is {what}", where=str(path), hint=hint)
     return _decoded(data, path)
 
 
@@ -64,9 +64,9 @@ def _decoded(data: bytes, path: Path) -> str:
         given = error.object
         near = given[max(0, error.start - 8) : error.start + 8].decode("latin-1")
         row = _row(given[: error.start].decode(encoding, "ignore"))
-        mend = "save it in UTF-8; from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
-        mend = mend if name == "UTF-8" else "copy the file again, or save it in UTF-8"
-        raise _no_text(path, row, f"byte {given[error.start]:#04x} is no {name}: ...{near!r}...", mend) from error
+        hint = "save it in UTF-8; from Latin-1: iconv -f latin1 -t utf-8 OLD > NEW"
+        hint = hint if name == "UTF-8" else "copy the file again, or save it in UTF-8"
+        raise _no_text(path, row, f"byte {given[error.start]:#04x} is no {name}: ...{near!r}...", hint) from error
 
 
 def _row(before: str) -> int:
@@ -74,5 +74,5 @@ def _row(before: str) -> int:
     return len(list(io.StringIO(f"{before}.", newline="")))
 
 
-def _no_text(path: Path, row: int, what: str, mend: str) -> UserError:
-    return UserError(f"not a readable CSV or list ({what})", where=f"{path}, row {row}", mend=mend)
+def _no_text(path: Path, row: int, what: str, hint: str) -> UserError:
+    return UserError(f"not a readable CSV or list ({what})", where=f"{path}, row {row}", hint=hint)

@@ -35,7 +35,7 @@ def _bits(text: str, vocabulary: Findings, where: str) -> int:
     try:
         return vocabulary.encode(NO_FINDING if is_no_finding(name) else name for name in names)
     except UserError as error:
-        raise UserError(error.what, where=where, mend=error.mend) from None
+        raise UserError(error.what, where=where, hint=error.hint) from None
 
 
 def labelled(path: Path, vocabulary: Findings, image_ids: pd.Series) -> pd.Series:
@@ -52,16 +52,16 @@ def labelled(path: Path, vocabulary: Findings, image_ids: pd.Series) -> pd.Serie
             f"none of its {len(labels)} images is a test image, such as {image_ids.iloc[0]!r}; the first is "
             f"{labels.index[0]!r}",
             where=str(path),
-            mend="write image ids as the Dataset does, and label images that are tested on",
+            hint="write image ids as the Dataset does, and label images that are tested on",
         )
     if known.duplicated().any():
         one, other = known.index[known == known[known.duplicated()].iloc[0]][:2]
         what = f"{one!r} and {other!r} are one image, {ids[known[one]]!r}"
-        raise UserError(what, where=str(path), mend="keep the row whose labels hold")
+        raise UserError(what, where=str(path), hint="keep the row whose labels hold")
     return pd.Series(labels[known.index].to_numpy(), [ids[place] for place in known], dtype=int)
 
 
-def strangers(path: Path, vocabulary: Findings, image_ids: pd.Series) -> list[str]:
+def unknown_ids(path: Path, vocabulary: Findings, image_ids: pd.Series) -> list[str]:
     """A line for people where some rows name no image of a whole Dataset."""
     names = read_adjudicated(path, vocabulary).index.tolist()
     places = look_up_ids(names, image_ids.tolist())

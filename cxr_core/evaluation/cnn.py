@@ -100,7 +100,7 @@ def _finite(loss: float, label: str, step: int) -> float:
         raise UserError(
             f"the classifier's loss is {loss} at step {step}",
             where=label,
-            mend="run the same command again; if it stops here again, try another device, then other images",
+            hint="run the same command again; if it stops here again, try another device, then other images",
         )
     return loss
 

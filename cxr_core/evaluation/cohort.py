@@ -162,7 +162,7 @@ def refuse_shared(train: pd.Series, test: pd.Series, one: str, other: str) -> No
         raise UserError(
             f"{len(shared)} patients are in {one} and in {other}: {', '.join(shared[:5])}",
             where="the real Dataset's splits",
-            mend="split by patient: a classifier that knows the patient tells nothing of the finding",
+            hint="split by patient: a classifier that knows the patient tells nothing of the finding",
         )
 
 
@@ -172,10 +172,10 @@ def check_findings(names: Sequence[str], real: Dataset, synthetic: Dataset, *, w
         raise UserError(
             f"the Datasets have different findings: {list(real.info.findings)} and {list(synthetic.info.findings)}",
             where=where,
-            mend="compare a synthetic Dataset with the real one that it was made like",
+            hint="compare a synthetic Dataset with the real one that it was made like",
         )
     for name in names:
         try:
             real.findings.encode([name])
         except UserError as error:
-            raise UserError(error.what, where=where, mend=error.mend) from None
+            raise UserError(error.what, where=where, hint=error.hint) from None

@@ -12,7 +12,7 @@ import pyarrow as pa
 from cxr_core.data.dataset import Dataset, write_parquet
 from cxr_core.errors import UserError
 from cxr_core.evaluation.cache import FeatureCache
-from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.featured import FeatureRows
 from cxr_core.evaluation.fidelity import HELD_OUT
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.evaluation.purpose import Purpose, purpose_of, shard_for, shards_for
@@ -84,7 +84,7 @@ def _width(folder: Path) -> int:
         raise UserError(
             "not a folder of a vision model: it has no config.json",
             where=str(folder),
-            mend="correct `features` in the config: a folder, or the TorchScript file of Inception",
+            hint="correct `features` in the config: a folder, or the TorchScript file of Inception",
         )
     return int(read_json(folder / "config.json").get("hidden_size", _WIDTH))
 
@@ -148,26 +148,29 @@ def extract_shard(
 
     Its count `computed` says which: images, or 0. Raises UserError if the extractor is not the one of the plan.
     """
-    from cxr_core.evaluation.features import extract, open_eye
+    from cxr_core.evaluation.features import extract, open_feature_model
 
     kind, source = purpose_of(shard)
     folder, planned = folder_of(kind, settings, inputs), extractor_of(plan, kind)
-    eye = open_eye(kind, folder)
-    if eye.about != planned:
+    feature_model = open_feature_model(kind, folder)
+    if feature_model.about != planned:
         raise UserError(
-            f"the feature extractor changed since the plan: sha256 {eye.about.digest}, planned {planned.digest}",
+            f"the feature extractor changed since the plan: sha256 {feature_model.about.digest}, "
+            f"planned {planned.digest}",
             where=str(folder),
-            mend="put the planned weights back, or start the run under another name",
+            hint="put the planned weights back, or start the run under another name",
         )
     ids = seen_rows(plan, source)["image_id"].iloc[shard.start : shard.stop]
     rows = datasets[source].rows.set_index("image_id", drop=False).loc[ids]
     batch = settings.extraction.batch_size
     pixels = rows["pixel_sha256"].tolist()
-    key = fingerprint(about=planned.model_dump(), pixels=pixels, batch=batch, threads=settings.threads, on=eye.device)
+    key = fingerprint(
+        about=planned.model_dump(), pixels=pixels, batch=batch, threads=settings.threads, on=feature_model.device
+    )
     arrays, computed = cache.read(key), 0
     log.debug("features of shard %s are %s", shard.id, "computed" if arrays is None else "those kept before")
     if arrays is None:
-        arrays, computed = extract(eye, datasets[source], rows, batch, settings.threads), len(ids)
+        arrays, computed = extract(feature_model, datasets[source], rows, batch, settings.threads), len(ids)
         cache.write(key, arrays)
     for role, found in arrays.items():
         np.save(work / f"{role}.npy", found)
@@ -185,7 +188,7 @@ def seen_rows(plan_folder: Path, source: str) -> pd.DataFrame:
 
 def read_extracted(
     stage_folder: Path, receipts: Sequence[Receipt], kind: str, source: str, role: str = "features"
-) -> Featured:
+) -> FeatureRows:
     """The committed features of a source, or a judge's scores (role "scores"), with the rows they belong to.
 
     `receipts` are the stage's.
@@ -195,5 +198,5 @@ def read_extracted(
     mine = [made[shard.id] for shard in shards_for(plan.shards if plan else (), [kind], source) if shard.id in made]
     if not mine:
         about = extractor_of(stage_folder / "plan", kind)
-        return Featured(rows, np.empty((0, about.width if role == "features" else len(about.findings)), np.float32))
-    return Featured(rows, np.concatenate([read_npy(receipt.path(stage_folder, role)) for receipt in mine]))
+        return FeatureRows(rows, np.empty((0, about.width if role == "features" else len(about.findings)), np.float32))
+    return FeatureRows(rows, np.concatenate([read_npy(receipt.path(stage_folder, role)) for receipt in mine]))

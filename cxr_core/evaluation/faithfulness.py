@@ -25,7 +25,7 @@ from cxr_core.evaluation.metrics import (
 )
 from cxr_core.evaluation.mix import Mix, cell_names
 from cxr_core.evaluation.settings import Faithfulness
-from cxr_core.evaluation.trial import POOLED, Judged, places, refusal, too_few, try_judge
+from cxr_core.evaluation.trial import POOLED, JudgedImages, places, refusal, too_few, try_judge
 from cxr_core.seeds import derive_seed
 
 _Key = tuple[str, str]
@@ -49,8 +49,8 @@ def judge_synthetic(
     column per name in `findings`. The result is a function of the images and `seed`, whatever the order of rows.
     Raises UserError where a score is no probability or a patient is both in train and held out.
     """
-    everyone = Judged.of(real, real_scores, findings, vocabulary, what="real")
-    images = Judged.of(synthetic, synthetic_scores, findings, vocabulary, what="synthetic")
+    everyone = JudgedImages.of(real, real_scores, findings, vocabulary, what="real")
+    images = JudgedImages.of(synthetic, synthetic_scores, findings, vocabulary, what="synthetic")
     splits = everyone.rows["split"].to_numpy()
     held_out, train = everyone.only(splits == settings.split), everyone.only(splits == "train")
     _refuse_shared_patients(train, held_out, settings.split)
@@ -77,25 +77,25 @@ def judge_synthetic(
     )
 
 
-def _refuse_shared_patients(train: Judged, held_out: Judged, split: str) -> None:
+def _refuse_shared_patients(train: JudgedImages, held_out: JudgedImages, split: str) -> None:
     shared = sorted(set(train.rows["patient_id"]) & set(held_out.rows["patient_id"]))
     if shared:
         raise UserError(
             f"{len(shared)} patients are in train and in {split}: {', '.join(shared[:5])}",
             where="the real Dataset's splits",
-            mend="split by patient: a judge is tried on patients it has not seen",
+            hint="split by patient: a judge is tried on patients it has not seen",
         )
 
 
-def _missing(mix: Mix, images: Judged) -> dict[str, int]:
+def _missing(mix: Mix, images: JudgedImages) -> dict[str, int]:
     """Cells that held-out real images lack, in words, and the synthetic images of each; most first."""
     numbers = (mix.lacking * len(images)).round().astype(int)
     return dict(zip(cell_names(mix.lacking, images.vocabulary), numbers.tolist(), strict=True))
 
 
 def _contrasts(
-    held_out: Judged,
-    images: Judged,
+    held_out: JudgedImages,
+    images: JudgedImages,
     mix: Mix,
     trials: Mapping[str, tuple[Trial, ...]],
     settings: Faithfulness,
@@ -117,7 +117,9 @@ def _contrasts(
     return {name: tuple(contrasts[name, trial.within] for trial in tried) for name, tried in trials.items()}
 
 
-def _refusal(finding: str, trial: Trial, trials: Sequence[Trial], images: Judged, settings: Faithfulness) -> str | None:
+def _refusal(
+    finding: str, trial: Trial, trials: Sequence[Trial], images: JudgedImages, settings: Faithfulness
+) -> str | None:
     """Why there is no number: the judge failed here, or in a view that the images are in, or there are too few."""
     if trial.refused is not None:
         return trial.refused
@@ -131,7 +133,7 @@ def _refusal(finding: str, trial: Trial, trials: Sequence[Trial], images: Judged
 
 
 def _real_refusal(
-    finding: str, place: str, held_out: Judged, images: Judged, mix: Mix, settings: Faithfulness
+    finding: str, place: str, held_out: JudgedImages, images: JudgedImages, mix: Mix, settings: Faithfulness
 ) -> str | None:
     """Why the requested mix cannot be had from real images, counted as what their weights leave of them."""
     having = held_out.having(finding)
@@ -145,7 +147,7 @@ def _real_refusal(
 _LIKE_REAL = " with labels and view that real images have"
 
 
-def _covered(finding: str, place: str, images: Judged, mix: Mix) -> tuple[int, int]:
+def _covered(finding: str, place: str, images: JudgedImages, mix: Mix) -> tuple[int, int]:
     inside, having = images.within(place) & mix.covers(images.rows), images.having(finding)
     return int((inside & having).sum()), int((inside & ~having).sum())
 
@@ -161,8 +163,8 @@ class _Numbers:
 
 
 def _numbers(
-    held_out: Judged,
-    images: Judged,
+    held_out: JudgedImages,
+    images: JudgedImages,
     mix: Mix,
     given: Sequence[_Key],
     comparable: Sequence[_Key],
@@ -190,16 +192,18 @@ def _numbers(
     )
 
 
-def _of(images: Judged, finding: str, place: str, weights: np.ndarray) -> Contrast:
+def _of(images: JudgedImages, finding: str, place: str, weights: np.ndarray) -> Contrast:
     return Contrast(images.score(finding), images.having(finding), weights * images.within(place))
 
 
-def _refused(images: Judged, finding: str, place: str, reason: str) -> PromptContrast:
+def _refused(images: JudgedImages, finding: str, place: str, reason: str) -> PromptContrast:
     num_with, num_without = images.count(finding, place)
     return PromptContrast(within=place, num_with=num_with, num_without=num_without, refused=reason, verdict="refused")
 
 
-def _contrast(images: Judged, finding: str, place: str, numbers: _Numbers, real_refused: str | None) -> PromptContrast:
+def _contrast(
+    images: JudgedImages, finding: str, place: str, numbers: _Numbers, real_refused: str | None
+) -> PromptContrast:
     key = finding, place
     num_with, num_without = images.count(finding, place)
     auroc, chance, matched, real = (

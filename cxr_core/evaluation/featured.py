@@ -7,13 +7,13 @@ import pandas as pd
 
 
 @dataclass(frozen=True)
-class Featured:
+class FeatureRows:
     """Images with their features: rows with image_id, patient_id, split, view and labels; features (n, width)."""
 
     rows: pd.DataFrame
     features: np.ndarray
 
-    def where(self, chosen: pd.Series | np.ndarray) -> "Featured":
+    def where(self, chosen: pd.Series | np.ndarray) -> "FeatureRows":
         """The images that a boolean array chooses."""
         kept = np.flatnonzero(chosen)
-        return Featured(self.rows.iloc[kept], self.features[kept])
+        return FeatureRows(self.rows.iloc[kept], self.features[kept])

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.threads import in_order
 from cxr_core.errors import UserError
-from cxr_core.evaluation.inception import InceptionEye
+from cxr_core.evaluation.inception import InceptionFeatures
 from cxr_core.evaluation.metrics import Extractor
 from cxr_core.models.classifier import as_input, load, resized
 from cxr_core.models.classifier_folder import classifier_sha256
@@ -31,7 +31,7 @@ _PROBE = np.arange(64 * 64, dtype=np.uint32).astype(np.uint8).reshape(64, 64)
 """An image to try an extractor on."""
 
 
-class Eye(Protocol):
+class FeatureModel(Protocol):
     """An extractor that is loaded."""
 
     @property
@@ -42,14 +42,14 @@ class Eye(Protocol):
     def device(self) -> str:
         """Where it computes, e.g. "cpu"."""
 
-    def ready(self, image: np.ndarray) -> np.ndarray:
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
         """Of one image uint8 (height, width) what it computes with; several threads may ask at once."""
 
-    def see(self, ready: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def encode(self, ready: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Features float32 (n, width) of n images that are ready; of a judge also probabilities (n, findings)."""
 
 
-class JudgeEye:
+class JudgeFeatures:
     """A classifier of ours, which besides says how probable it holds each finding."""
 
     def __init__(self, folder: Path) -> None:
@@ -66,16 +66,16 @@ class JudgeEye:
             findings=info.findings,
         )
 
-    def ready(self, image: np.ndarray) -> np.ndarray:
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
         return resized(image[None], self.about.size)[0]
 
     @torch.inference_mode()
-    def see(self, ready: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, ready: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features = self._judge.features(as_input(ready, self.about.size).to(self._judge.device))
         return features.cpu().numpy(), self._judge.head(features).float().sigmoid().cpu().numpy()
 
 
-class ModelEye:
+class VisionFeatures:
     """A transformers model. Grey images are given as three equal uint8 channels to the folder's own image processor.
 
     Features are the pooler's output, or the CLS token's last state where the model has no pooler. A GPU multiplies in
@@ -86,12 +86,12 @@ class ModelEye:
         self._processor, self._model, self._has_pooler = _open(folder)
         self.device = str(self._model.device)
         self._affine = _affine(self._processor)
-        pixels = self.ready(_PROBE)[None]
-        if pixels.shape[1:] != self.ready(_PROBE[::2, ::2]).shape:
+        pixels = self.preprocess(_PROBE)[None]
+        if pixels.shape[1:] != self.preprocess(_PROBE[::2, ::2]).shape:
             raise UserError(
                 "its image processor does not bring all images to one size",
                 where=str(folder / "preprocessor_config.json"),
-                mend="set do_resize and size there: images of two sizes cannot be compared",
+                hint="set do_resize and size there: images of two sizes cannot be compared",
             )
         try:
             first, again = (self._features(pixels) for _ in range(2))
@@ -101,7 +101,7 @@ class ModelEye:
             raise UserError(
                 "gives other features for the same image each time",
                 where=str(folder),
-                mend="take a model that draws nothing at random; a masked autoencoder does",
+                hint="take a model that draws nothing at random; a masked autoencoder does",
             )
         self.about = Extractor(
             kind="model",
@@ -113,10 +113,10 @@ class ModelEye:
             output="pooler output" if self._has_pooler else "CLS token",
         )
 
-    def ready(self, image: np.ndarray) -> np.ndarray:
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
         return _bytes(self._processor, image) if self._affine else _pixels(self._processor, image)
 
-    def see(self, ready: np.ndarray) -> tuple[np.ndarray, None]:
+    def encode(self, ready: np.ndarray) -> tuple[np.ndarray, None]:
         return self._features(ready).cpu().numpy(), None
 
     @torch.inference_mode()
@@ -137,29 +137,31 @@ class ModelEye:
 
 
 @lru_cache(maxsize=1)
-def open_eye(kind: str, folder: Path) -> Eye:
+def open_feature_model(kind: str, folder: Path) -> FeatureModel:
     """Load an extractor of a kind ("judge" or "model") for the CPU or the GPU; a model that is one file is Inception.
 
     Raises UserError if it is none.
     """
     if kind == "judge":
-        return JudgeEye(folder)
-    return InceptionEye(folder) if folder.is_file() else ModelEye(folder)
+        return JudgeFeatures(folder)
+    return InceptionFeatures(folder) if folder.is_file() else VisionFeatures(folder)
 
 
-def extract(eye: Eye, dataset: Dataset, rows: pd.DataFrame, batch_size: int, threads: int) -> dict[str, np.ndarray]:
+def extract(
+    feature_model: FeatureModel, dataset: Dataset, rows: pd.DataFrame, batch_size: int, threads: int
+) -> dict[str, np.ndarray]:
     """Role -> array of the Dataset's `rows` in their order: `features` and, of a judge, `scores`.
 
-    float32 (n, width) and (n, findings). Images are read and resized by `threads` threads while the eye computes.
+    float32 (n, width) and (n, findings). Images are read and resized by `threads` threads while the model computes.
     Raises UserError naming an image whose features are not finite.
     """
-    ready = in_order(lambda row: eye.ready(dataset.image(row)), rows.itertuples(), threads)
+    ready = in_order(lambda row: feature_model.preprocess(dataset.image(row)), rows.itertuples(), threads)
     parts = []
     with bar("features", len(rows)) as progress:
         for start in range(0, len(rows), batch_size):
             batch = rows.iloc[start : start + batch_size]
-            parts.append(eye.see(np.stack(list(islice(ready, len(batch))))))
-            _insist_finite(parts[-1][0], batch, eye.about)
+            parts.append(feature_model.encode(np.stack(list(islice(ready, len(batch))))))
+            _insist_finite(parts[-1][0], batch, feature_model.about)
             progress.advance(len(batch))
     arrays = {"features": [features for features, _ in parts]}
     if parts[0][1] is not None:
@@ -216,20 +218,20 @@ _HEADS = re.compile(r"(classifier|head|lm_head|cls|decoder|(visual_)?projection)
 
 def _insist_filled(missing: Sequence[str], unexpected: Iterable[str], folder: Path) -> None:
     """Raise UserError naming weights that are not there, and those that the model of the config has no place for."""
-    mend = "get the model's files again: features of random weights tell nothing"
+    hint = "get the model's files again: features of random weights tell nothing"
     if missing:
         what = f"the weights lack {len(missing)} of the model's parameters: {', '.join(missing[:20])}"
-        raise UserError(what, where=str(folder), mend=mend)
+        raise UserError(what, where=str(folder), hint=hint)
     if others := sorted(name for name in unexpected if not _HEADS.fullmatch(name)):
         what = f"{len(others)} of the weights are of something else than config.json says: {', '.join(others[:20])}"
-        raise UserError(what, where=str(folder), mend=mend)
+        raise UserError(what, where=str(folder), hint=hint)
 
 
 def _no_extractor(folder: Path, error: Exception) -> UserError:
     return UserError(
         f"not a vision model that AutoModel and AutoImageProcessor open ({str(error).splitlines()[0]})",
         where=str(folder),
-        mend="give a folder with config.json, preprocessor_config.json and model.safetensors",
+        hint="give a folder with config.json, preprocessor_config.json and model.safetensors",
     )
 
 
@@ -253,5 +255,5 @@ def _insist_finite(features: np.ndarray, rows: pd.DataFrame, about: Extractor) -
         raise UserError(
             f"features of {len(bad)} images are not finite: {', '.join(bad[:10])}",
             where=about.name,
-            mend="look at these images, or take another extractor",
+            hint="look at these images, or take another extractor",
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from cxr_core.data.findings import NO_FINDING, Findings
 from cxr_core.evaluation.distances import fid, kid
-from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.featured import FeatureRows
 from cxr_core.evaluation.fidelity_results import (
     Coverage,
     Distance,
@@ -42,7 +42,7 @@ _NAMED = 8
 
 
 @dataclass(frozen=True)
-class Party:
+class ComparedImages:
     """One side of a comparison: a sample with what it is called."""
 
     what: str
@@ -65,7 +65,7 @@ class Comparer:
     seed: int
     withheld: str | None = None
 
-    def distance(self, a: Party, b: Party, mix: Mix) -> Distance:
+    def distance(self, a: ComparedImages, b: ComparedImages, mix: Mix) -> Distance:
         """FID and KID of two sets with their intervals, or why there are none."""
         coverage = _coverage(mix, self.findings)
         bare = Distance(a=a.side(), b=b.side(), coverage=coverage)
@@ -107,8 +107,8 @@ class Comparer:
 
 
 def measure(
-    real: Featured,
-    synthetic: Featured,
+    real: FeatureRows,
+    synthetic: FeatureRows,
     extractor: Extractor,
     sizes: tuple[int, int],
     findings: Findings,
@@ -142,7 +142,7 @@ def measure(
     )
 
 
-def _all(compare: Comparer, held_out: Featured, synthetic: Featured, *, subsets: bool = False) -> Distance:
+def _all(compare: Comparer, held_out: FeatureRows, synthetic: FeatureRows, *, subsets: bool = False) -> Distance:
     """All synthetic images against all held-out ones; with `subsets`, KID of these too."""
     mix = Mix.of(synthetic.rows, [held_out.rows])
     drawn, reference = _synthetic(mix, synthetic), _real(mix, held_out, "held-out images")
@@ -152,24 +152,24 @@ def _all(compare: Comparer, held_out: Featured, synthetic: Featured, *, subsets:
     return found.model_copy(update={"subsets": compare.subsets(drawn.sample, reference.sample)})
 
 
-def findings_of(synthetic: Featured, findings: Findings) -> list[str]:
+def findings_of(synthetic: FeatureRows, findings: Findings) -> list[str]:
     """Findings that synthetic images were asked for with, in the order of the vocabulary; then No Finding."""
     names = (*findings.names, NO_FINDING)
     return [name for name in names if has_finding(synthetic.rows["labels"], name, "any", findings).any()]
 
 
-def with_finding(images: Featured, finding: str, findings: Findings) -> Featured:
+def with_finding(images: FeatureRows, finding: str, findings: Findings) -> FeatureRows:
     """The images that have it, alone or among others; No Finding alone."""
     return images.where(has_finding(images.rows["labels"], finding, "any", findings))
 
 
-def _by_finding(compare: Comparer, held_out: Featured, synthetic: Featured) -> tuple[FindingDistance, ...]:
+def _by_finding(compare: Comparer, held_out: FeatureRows, synthetic: FeatureRows) -> tuple[FindingDistance, ...]:
     names, known = findings_of(synthetic, compare.findings), compare.findings
     pairs = {name: [with_finding(side, name, known) for side in (held_out, synthetic)] for name in names}
     return tuple(FindingDistance(finding=name, distance=_all(compare, *pair)) for name, pair in pairs.items())
 
 
-def _floor(compare: Comparer, held_out: Featured, synthetic: Featured) -> tuple[Distance, Distance]:
+def _floor(compare: Comparer, held_out: FeatureRows, synthetic: FeatureRows) -> tuple[Distance, Distance]:
     """Synthetic images, and the second half of the held-out patients, against the first half, at one effective n."""
     first, second = (held_out.where(half) for half in halves(held_out.rows["patient_id"], compare.seed))
     mix = Mix.of(synthetic.rows, [first.rows, second.rows])
@@ -180,7 +180,9 @@ def _floor(compare: Comparer, held_out: Featured, synthetic: Featured) -> tuple[
     return compare.distance(some, against, mix), compare.distance(other, against, mix)
 
 
-def _copying(compare: Comparer, held_out: Featured, train: Featured, synthetic: Featured) -> tuple[Distance, Distance]:
+def _copying(
+    compare: Comparer, held_out: FeatureRows, train: FeatureRows, synthetic: FeatureRows
+) -> tuple[Distance, Distance]:
     """Synthetic images against held-out and against training patients, at one effective n of these."""
     mix = Mix.of(synthetic.rows, [held_out.rows, train.rows])
     drawn = _synthetic(mix, synthetic)
@@ -198,25 +200,25 @@ def judge_copying(to_held_out: Distance, to_train: Distance, floor: Distance) ->
     return to_held_out.fid.value - to_train.fid.value > floor.fid.high - floor.fid.low
 
 
-def _real(mix: Mix, images: Featured, what: str) -> Party:
-    return Party(what, mix.sample(images.rows, images.features, images.rows["patient_id"]), True)
+def _real(mix: Mix, images: FeatureRows, what: str) -> ComparedImages:
+    return ComparedImages(what, mix.sample(images.rows, images.features, images.rows["patient_id"]), True)
 
 
-def _synthetic(mix: Mix, images: Featured) -> Party:
-    return Party("synthetic images", mix.sample(images.rows, images.features, images.rows["image_id"]), False)
+def _synthetic(mix: Mix, images: FeatureRows) -> ComparedImages:
+    return ComparedImages("synthetic images", mix.sample(images.rows, images.features, images.rows["image_id"]), False)
 
 
-def _thinned(whole: Party, effective: float, seed: int) -> Party:
-    return Party(whole.what, whole.sample.thinned(effective, derive_seed(seed, "thin")), whole.is_real)
+def _thinned(whole: ComparedImages, effective: float, seed: int) -> ComparedImages:
+    return ComparedImages(whole.what, whole.sample.thinned(effective, derive_seed(seed, "thin")), whole.is_real)
 
 
-def _some(drawn: Party, like: Party, seed: int) -> Party:
+def _some(drawn: ComparedImages, like: ComparedImages, seed: int) -> ComparedImages:
     """As many synthetic images as `like` has in effect."""
     num = round(like.sample.effective)
-    return Party(drawn.what, drawn.sample.stratified(num, derive_seed(seed, "subset")), False)
+    return ComparedImages(drawn.what, drawn.sample.stratified(num, derive_seed(seed, "subset")), False)
 
 
-def _too_few(side: Party) -> str | None:
+def _too_few(side: ComparedImages) -> str | None:
     width = side.sample.features.shape[1]
     kind = side.what if side.what.endswith("images") else f"images of {side.what}"
     num_groups = len(np.unique(side.sample.groups))
@@ -229,7 +231,7 @@ def _too_few(side: Party) -> str | None:
     )
 
 
-def _too_few_resamples(fids: np.ndarray, a: Party, b: Party) -> str | None:
+def _too_few_resamples(fids: np.ndarray, a: ComparedImages, b: ComparedImages) -> str | None:
     """Why resamples do not tell an interval: patients are so few that many of them are of one image."""
     lacking = int(np.isnan(fids).sum())
     if lacking <= _LACKING * len(fids):

@@ -5,7 +5,7 @@ from typing import Literal
 from cxr_core.settings import Settings
 
 
-class OfGroup(Settings):
+class GroupResult(Settings):
     """Which patients, and how many; or why nothing was measured."""
 
     by: Literal["sex", "age", "view"]

@@ -23,7 +23,7 @@ _LARGEST = 256 * MIB
 _PROBE = np.arange(2 * 64 * 64, dtype=np.uint32).astype(np.uint8).reshape(2, 64, 64)
 
 
-class InceptionEye:
+class InceptionFeatures:
     """Grey images are given as three equal channels of uint8, which the file's own code resizes to 299 px.
 
     Features are those before the last layer (Heusel et al. 2017, arXiv 1706.08500).
@@ -33,7 +33,7 @@ class InceptionEye:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._network, digest = _open(path, self.device, published)
         try:
-            features, _ = self.see(_PROBE)
+            features, _ = self.encode(_PROBE)
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise _no_inception(path, error) from error
         if features.shape[:-1] != (len(_PROBE),):
@@ -48,11 +48,11 @@ class InceptionEye:
             output="pooled features",
         )
 
-    def ready(self, image: np.ndarray) -> np.ndarray:
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
         return image
 
     @torch.inference_mode()
-    def see(self, ready: np.ndarray) -> tuple[np.ndarray, None]:
+    def encode(self, ready: np.ndarray) -> tuple[np.ndarray, None]:
         pixels = torch.from_numpy(ready).unsqueeze(1).expand(-1, 3, -1, -1)
         return self._network(pixels.to(self.device), return_features=True).float().cpu().numpy(), None
 
@@ -65,7 +65,7 @@ def _open(path: Path, device: str, published: Collection[str]) -> tuple[Any, str
         raise UserError(
             f"a file that could run code when it is opened; its sha256 {digest} is not that of a published one",
             where=str(path),
-            mend="give inception-2015-12-05.pt as NVIDIA publishes it with StyleGAN, or the folder of an AutoModel "
+            hint="give inception-2015-12-05.pt as NVIDIA publishes it with StyleGAN, or the folder of an AutoModel "
             "whose weights are safetensors",
         )
     try:
@@ -78,5 +78,5 @@ def _no_inception(path: Path, error: Exception) -> UserError:
     return UserError(
         f"not Inception as a TorchScript file ({str(error).splitlines()[0]})",
         where=str(path),
-        mend="give inception-2015-12-05.pt as NVIDIA publishes it with StyleGAN, or the folder of an AutoModel",
+        hint="give inception-2015-12-05.pt as NVIDIA publishes it with StyleGAN, or the folder of an AutoModel",
     )

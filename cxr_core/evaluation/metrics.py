@@ -26,7 +26,7 @@ from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.older import named
 from cxr_core.evaluation.position.results import PositionResult
 from cxr_core.evaluation.sweep.results import SweepResult
-from cxr_core.models.training_data import Seen
+from cxr_core.models.training_data import ImageCounts
 from cxr_core.runs.door import BadFileError, below
 from cxr_core.settings import Settings
 
@@ -77,7 +77,7 @@ class ArmResult(Settings):
     """Synthetic training images, both classes together."""
     num_real_patients: int
     """Patients of the real training images."""
-    generator_saw: tuple[Seen, ...] | None = None
+    generator_saw: tuple[ImageCounts, ...] | None = None
     """Of an arm with synthetic images: real images and patients with the finding that their generator learnt from; one
     entry for each Dataset in the chain of trainings, the last training first. Null: unknown."""
     not_run: str | None = None

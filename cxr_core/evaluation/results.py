@@ -14,7 +14,7 @@ from cxr_core.evaluation.metrics import Arm, ArmResult, Scores, SeedScores, Test
 from cxr_core.evaluation.settings import Utility
 from cxr_core.evaluation.utility import size_of
 from cxr_core.generation.series import learnt_by
-from cxr_core.models.training_data import Seen
+from cxr_core.models.training_data import ImageCounts
 from cxr_core.seeds import derive_seed
 
 Scored: TypeAlias = Mapping[tuple[Arm, int], tuple[np.ndarray, float]]
@@ -101,7 +101,7 @@ def _arm(entry: Utility, cohort: Cohort, arm: Arm, scored: Scored, judge: _Judge
     )
 
 
-def _generator_saw(entry: Utility, synthetic: Dataset) -> tuple[Seen, ...] | None:
+def _generator_saw(entry: Utility, synthetic: Dataset) -> tuple[ImageCounts, ...] | None:
     """Of all generators of the Dataset, one after another; None if one of them does not say.
 
     Raises UserError where dataset.json says it in another form than ours.

@@ -10,7 +10,7 @@ from cxr_core.evaluation.benefit.settings import Benefit
 from cxr_core.evaluation.diversity.settings import Diversity
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.position.settings import Position
-from cxr_core.evaluation.sweep.settings import Sweep
+from cxr_core.evaluation.sweep.settings import EvaluateSweep
 from cxr_core.settings import Formerly, LocalPath, Settings, StageSettings, check_whole_batches
 
 
@@ -181,7 +181,7 @@ class EvaluateStage(StageSettings):
     """Whether findings lie where they were asked for; needs a localiser."""
     memorisation: Memorisation | None = None
     """Whether synthetic images are copies of training images; looks at all of these."""
-    sweep: Sweep | None = None
+    sweep: EvaluateSweep | None = None
     """Compare many points and recommend one. Such a stage looks at nothing else but, with `memorisation`, at copies."""
 
     @property

@@ -25,7 +25,7 @@ NUM_BINS = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class JudgedImages:
     """Images (rows of a Dataset) with the judge's scores in 0..1, (n, findings), in the same order."""
 
     rows: pd.DataFrame
@@ -36,7 +36,7 @@ class Judged:
     @classmethod
     def of(
         cls, rows: pd.DataFrame, scores: np.ndarray, findings: Sequence[str], vocabulary: Findings, *, what: str
-    ) -> "Judged":
+    ) -> "JudgedImages":
         """Put the images in the order of their ids. Raises UserError naming an image whose score is no probability."""
         assert scores.shape == (len(rows), len(findings)), (scores.shape, len(rows), len(findings))
         wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)).all(axis=1))
@@ -45,14 +45,14 @@ class Judged:
                 f"the judge gave no probability to {len(wrong)} of {len(rows)} {what} images, "
                 f"the first {rows['image_id'].iloc[wrong[0]]!r}",
                 where="faithfulness",
-                mend="train the judge again, or take an earlier checkpoint: its weights are likely not finite",
+                hint="train the judge again, or take an earlier checkpoint: its weights are likely not finite",
             )
         order = np.argsort(rows["image_id"].to_numpy(dtype=str), kind="stable")
         return cls(rows.iloc[order].reset_index(drop=True), scores[order], tuple(findings), vocabulary)
 
-    def only(self, mask: np.ndarray) -> "Judged":
+    def only(self, mask: np.ndarray) -> "JudgedImages":
         """Some of the images."""
-        return Judged(self.rows[mask].reset_index(drop=True), self.scores[mask], self.findings, self.vocabulary)
+        return JudgedImages(self.rows[mask].reset_index(drop=True), self.scores[mask], self.findings, self.vocabulary)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,15 +91,15 @@ class Judged:
         return Histogram(**dict(zip(("having", "lacking"), map(tuple, both), strict=True)))
 
 
-def places(*sides: Judged) -> tuple[str, ...]:
+def places(*sides: JudgedImages) -> tuple[str, ...]:
     """Where contrasts are made: `POOLED`, AP, PA, and any other view that images of some side have."""
     others = {view for side in sides for view in side.views} - {"AP", "PA"}
     return (POOLED, "AP", "PA", *sorted(others))
 
 
 def try_judge(
-    held_out: Judged,
-    train: Judged,
+    held_out: JudgedImages,
+    train: JudgedImages,
     findings: Sequence[str],
     where: Sequence[str],
     settings: Faithfulness,
@@ -127,14 +127,14 @@ def try_judge(
 _VIEW_ONLY = "view only"
 
 
-def view_score(held_out: Judged, train: Judged, finding: str) -> np.ndarray:
+def view_score(held_out: JudgedImages, train: JudgedImages, finding: str) -> np.ndarray:
     """P(finding | view) for each held-out image, as the training images have it."""
     fitted = train if len(train) else held_out
     return view_rule(fitted.views, fitted.having(finding), held_out.views)
 
 
 def _trial(
-    held_out: Judged,
+    held_out: JudgedImages,
     finding: str,
     place: str,
     intervals: Mapping[tuple[str, str], Interval],

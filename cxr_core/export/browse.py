@@ -12,7 +12,7 @@ import pandas as pd
 from cxr_core.boundary import INTERNAL
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
-from cxr_core.data.made import made_of
+from cxr_core.data.generation_record import made_of
 from cxr_core.data.threads import in_order
 from cxr_core.export.folder import new_folder, write_file
 from cxr_core.models.classifier import resized

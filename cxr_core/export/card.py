@@ -7,7 +7,7 @@ import cxr_core
 from cxr_core.boundary import INTERNAL
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NO_FINDING
-from cxr_core.generation.acceptance import shown
+from cxr_core.generation.acceptance import acceptance_of
 from cxr_core.generation.series import MadeSeries, made_series
 from cxr_core.shown import markdown, markdown_code
 
@@ -97,7 +97,7 @@ def _series(series: MadeSeries) -> Iterator[str]:
 
 
 def gate_lines(about: Mapping[str, Any]) -> Iterator[str]:
-    accepted = shown(about)
+    accepted = acceptance_of(about)
     if accepted is None:
         return
     yield (

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 import cxr_core
 from cxr_core.data.dataset import Dataset
-from cxr_core.data.made import made_of
+from cxr_core.data.generation_record import made_of
 from cxr_core.errors import UserError
 from cxr_core.export.layout import FILES_A_FOLDER, file_stem, typed_table
 
@@ -27,7 +27,7 @@ def refuse_real(dataset: Dataset) -> None:
         raise UserError(
             "only synthetic images are exported as DICOM: a patient's belong into their archive",
             where=str(dataset.folder),
-            mend="take --internal with --as imagefolder or --as nih",
+            hint="take --internal with --as imagefolder or --as nih",
         )
 
 

@@ -22,7 +22,7 @@ def new_folder(out: Path, what: Mapping[str, str]) -> Iterator[Path]:
     it is to hold. Raises UserError where `out` exists, or where other work was begun in its place.
     """
     if os.path.lexists(out):
-        raise UserError("the folder to export to is there already", where=str(out), mend="name a new one")
+        raise UserError("the folder to export to is there already", where=str(out), hint="name a new one")
     private = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     if not _is_begun(private, what):
@@ -44,13 +44,13 @@ def _is_begun(private: Path, what: Mapping[str, str]) -> bool:
     except FileNotFoundError:
         return False
     if found.st_uid != os.geteuid():
-        raise UserError("belongs to somebody else", where=str(private), mend="export to another folder")
+        raise UserError("belongs to somebody else", where=str(private), hint="export to another folder")
     if stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077:
         try:
             if Place(private).json(_MARK, dict[str, str]) == what:
                 return True
             raise UserError(
-                "the export of another Dataset was begun here", where=str(private), mend="remove it, and try again"
+                "the export of another Dataset was begun here", where=str(private), hint="remove it, and try again"
             )
         except (FileNotFoundError, BadFileError):
             pass  # killed before it was whole

@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from cxr_core.boundary import commits, public, public_run
-from cxr_core.data.keyed import key, unnamed
+from cxr_core.data.pseudonyms import key, unnamed
 from cxr_core.errors import UserError
 from cxr_core.models.checkpoints import INDEX, final_generator, is_pggan, read_checkpoints, weights_sha256
 from cxr_core.models.parts import PARTS
@@ -40,7 +40,7 @@ def export_model(source: Path, out: Path, dtype: Precision = "float16") -> dict[
     if `out` is there or `source` is no model.
     """
     if out.exists():
-        raise UserError("is already there", where=str(out), mend="remove it, or name another folder")
+        raise UserError("is already there", where=str(out), hint="remove it, or name another folder")
     folder = final_generator(source)
     with atomic_path(out) as work:
         written = _copy_pggan(folder, work) if is_pggan(folder) else _save_rounded(folder, work, dtype)
@@ -94,7 +94,7 @@ def _insist_rounds(tensors: Mapping[str, Any], part: Path, dtype: Precision) -> 
         raise UserError(
             f"{len(bad)} tensors have values that {dtype} cannot hold: {', '.join(bad[:10])}",
             where=str(part),
-            mend="keep all digits: --float32" if dtype == "float16" else "take an earlier checkpoint of that training",
+            hint="keep all digits: --float32" if dtype == "float16" else "take an earlier checkpoint of that training",
         )
 
 

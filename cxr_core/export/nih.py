@@ -128,12 +128,12 @@ def _refuse_unsayable(dataset: Dataset) -> None:
             raise UserError(
                 f"{num:,} images have {name!r}, which is none of the 14 findings of ChestX-ray14",
                 where=where,
-                mend="export with --as imagefolder, which has a column for every finding",
+                hint="export with --as imagefolder, which has a column for every finding",
             )
     num_images = rows.loc[rows["patient_id"] != "", "patient_id"].value_counts()
     if len(num_images) and num_images.iloc[0] > _VISITS:
         raise UserError(
             f"patient {num_images.index[0]!r} has {num_images.iloc[0]:,} images, but NIH's names count to {_VISITS:,}",
             where=where,
-            mend="export with --as imagefolder, where images keep their names",
+            hint="export with --as imagefolder, where images keep their names",
         )

@@ -113,7 +113,7 @@ def tally(parts: Iterable[pa.Table], known: tuple[str, ...], vocabulary: Finding
     return counted.result()
 
 
-def shown(about: Mapping[str, Any]) -> Acceptance | None:
+def acceptance_of(about: Mapping[str, Any]) -> Acceptance | None:
     """The acceptance that a Dataset's `about` records; None where it has no gate."""
     gate = about.get("gate")
     return Acceptance.model_validate(gate["acceptance"]) if gate else None

@@ -109,7 +109,7 @@ class Gatekeeper:
         self._judge, self._rule, self._vocabulary, self._originals = judge, rule, vocabulary, originals
         self._thumbs, self._num_stored = np.empty((64, _THUMB * _THUMB), np.float32), 0
 
-    def look(self, images: np.ndarray, labels: Sequence[int]) -> list[Verdict]:
+    def examine(self, images: np.ndarray, labels: Sequence[int]) -> list[Verdict]:
         """Verdicts on uint8 (n, size, size), asked for with `labels`. Those that pass count as stored from then on."""
         scores, originals = scores_of(self._judge, images), self._originals.nearest(images)
         return [self._verdict(*each) for each in zip(images, labels, scores, originals, strict=True)]
@@ -121,7 +121,7 @@ class Gatekeeper:
         self._thumbs[self._num_stored] = thumbnails([image])[0]
         self._num_stored += 1
 
-    def told(self, labels: int, verdict: Verdict) -> dict[str, Any]:
+    def record(self, labels: int, verdict: Verdict) -> dict[str, Any]:
         """What an image records of its verdict: whether it passed, its margin, and the scores of what it shows."""
         asked = self._vocabulary.decode(labels)
         scores = zip(self._rule.findings, verdict.scores.tolist(), strict=True)
@@ -180,7 +180,7 @@ def open_gate(folder: Path, rule: Rule, vocabulary: Findings, originals: Origina
         raise UserError(
             f"the gate's classifier changed since the plan: sha256 {found[:16]}, planned {rule.sha256[:16]}",
             where=str(folder),
-            mend="put the planned weights back, or start the run under another name",
+            hint="put the planned weights back, or start the run under another name",
         )
     return Gatekeeper(judge, rule, vocabulary, originals)
 
@@ -226,7 +226,7 @@ def calibrate(folder: Path, like: Dataset, originals: Originals, gate: Gate, thr
         raise UserError(
             f"a gate takes its bounds from real validation images, and there are {len(rows)} of {2 * _FEWEST}",
             where=str(like.folder),
-            mend="set `validation` of its preprocess stage higher, or do without a gate",
+            hint="set `validation` of its preprocess stage higher, or do without a gate",
         )
     order = np.argsort([unit_hash("gate", image_id) for image_id in rows["image_id"]], kind="stable")
     rows = rows.iloc[order[: gate.num_real]]

@@ -20,7 +20,7 @@ _COARSE = 64
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundLatents:
     """Latents float32 (n, latent_width) and the mean squared error of what they draw, of grey values in 0..1: (n,)."""
 
     latents: np.ndarray
@@ -33,14 +33,14 @@ class Inverter:
     def __init__(self, model: PgGan, settings: InvertStage, seed: int) -> None:
         self.model, self.settings, self.seed = model, settings, seed
 
-    def find(self, images: np.ndarray) -> Found:
+    def find(self, images: np.ndarray) -> FoundLatents:
         """Latents of images uint8 (n, side, side)."""
         pixels = as_pixels(self.model, images)
         if self.settings.method == "features":
             latents = project(self.model, pixels)
         else:
             latents = _best([self._search(pixels, start) for start in self._starts(pixels)], self._errors_of(pixels))
-        return Found(latents.cpu().numpy(), self._errors_of(pixels)(latents).cpu().numpy())
+        return FoundLatents(latents.cpu().numpy(), self._errors_of(pixels)(latents).cpu().numpy())
 
     def drawn(self, latents: np.ndarray) -> np.ndarray:
         """What latents (n, latent_width) draw: uint8 (n, side, side)."""

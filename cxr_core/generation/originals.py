@@ -61,11 +61,11 @@ def open_originals(real: Path, plan: Path) -> Originals:
 
 
 def training_rows(real: Dataset) -> pd.DataFrame:
-    """The rows whose spectra `look` gives, in their order."""
+    """The rows whose spectra `measure_originals` gives, in their order."""
     return real.of_split("train")
 
 
-def look(real: Dataset, threads: int) -> np.ndarray:
+def measure_originals(real: Dataset, threads: int) -> np.ndarray:
     """Spectra of all training images: float16 (num_images, SPECTRUM_WIDTH)."""
     rows = training_rows(real)
     found = np.empty((len(rows), SPECTRUM_WIDTH), np.float16)

@@ -49,7 +49,7 @@ def open_latents(folder: Path | None, made: Mapping[str, Any]) -> BankLatents | 
         raise UserError(
             f"the images were drawn from the latent bank {made['bank'][:16]}, which is not there",
             where=str(folder),
-            mend="run the invert stage again, in the run that drew them",
+            hint="run the invert stage again, in the run that drew them",
         )
     return BankLatents(bank, made["from_bank"])
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from cxr_core.boundary import FEWEST_PATIENTS
 from cxr_core.data.captions import CAPTION, matched
 from cxr_core.data.findings import JOIN, NO_FINDING, Findings
-from cxr_core.data.positions.phrases import Placed, asked, phrase
+from cxr_core.data.positions.phrases import PlacedFinding, asked, phrase
 from cxr_core.data.positions.regions import GRID, ZONES
 from cxr_core.data.settings import PromptSettings
 from cxr_core.errors import UserError
@@ -56,7 +56,7 @@ def allocate(request: Request, real: pd.DataFrame, findings: Findings, *, where:
     if request.rare_captions is not None:
         return _rare(request.rare_captions, real[real["split"] == "train"], where)
     train = real[real["split"] == "train"]
-    cells: list[tuple[int, str, int, tuple[Placed, ...]]]
+    cells: list[tuple[int, str, int, tuple[PlacedFinding, ...]]]
     if request.like is not None:
         assert request.num_images is not None
         cells = [(*cell, ()) for cell in _like_train(train, request, where)]
@@ -84,7 +84,7 @@ def _wanted(request: Request, train: pd.DataFrame, findings: Findings, where: st
     for name in names:
         asked_for = combination(name, findings, where=where)
         if asked_for in seen:
-            raise UserError(f"{seen[asked_for]!r} and {name!r} are the same images", where=where, mend="name them once")
+            raise UserError(f"{seen[asked_for]!r} and {name!r} are the same images", where=where, hint="name them once")
         seen[asked_for] = name
     return list(zip(names, numbers, strict=True))
 
@@ -105,12 +105,12 @@ def _nothing_to_fill(fill: int, real: Mapping[str, int], where: str) -> UserErro
     """`real` has the findings that some real training image has, with their number."""
     if not real:
         what = "nothing to fill: no real training image has any finding"
-        return UserError(what, where=where, mend="ask with counts, and set request.view to PA or AP")
+        return UserError(what, where=where, hint="ask with counts, and set request.view to PA or AP")
     rarest = min(real, key=real.__getitem__)
     return UserError(
         f"nothing to fill up to {fill}: the rarest finding, {rarest}, has {real[rarest]} real training images",
         where=where,
-        mend=f"set fill above {real[rarest]}, or use counts",
+        hint=f"set fill above {real[rarest]}, or use counts",
     )
 
 
@@ -122,7 +122,7 @@ def _rare(wanted: RareCaptions, train: pd.DataFrame, where: str) -> pd.DataFrame
             f"nothing is rare: no caption is held by at most {wanted.max_images} training images, with a common one "
             "of its view beside it",
             where=where,
-            mend="raise rare_captions.max_images, or ask for something else",
+            hint="raise rare_captions.max_images, or ask for something else",
         )
     common = pairs.assign(labels=pairs["common"])
     both = pd.concat([pairs, common])[CAPTION].drop_duplicates().sort_values(CAPTION, ignore_index=True)
@@ -133,7 +133,7 @@ class Combination(NamedTuple):
     """Findings as bits, and those of them that are to be somewhere, or of some size."""
 
     labels: int
-    placed: tuple[Placed, ...] = ()
+    placed: tuple[PlacedFinding, ...] = ()
 
 
 def combination(name: str, findings: Findings, *, where: str) -> Combination:
@@ -142,12 +142,12 @@ def combination(name: str, findings: Findings, *, where: str) -> Combination:
     """
     parts = [part.strip() for part in name.split(JOIN)]
     if NO_FINDING in parts and len(parts) > 1:
-        raise UserError(f"{name!r} contradicts itself", where=where, mend=f"ask for {NO_FINDING!r} by itself")
-    found = [asked(part, findings.names) or Placed(part) for part in parts]
+        raise UserError(f"{name!r} contradicts itself", where=where, hint=f"ask for {NO_FINDING!r} by itself")
+    found = [asked(part, findings.names) or PlacedFinding(part) for part in parts]
     try:
         labels = findings.encode(one.finding for one in found)
     except UserError as error:
-        raise UserError(error.what, where=where, mend=error.mend) from None
+        raise UserError(error.what, where=where, hint=error.hint) from None
     return Combination(labels, tuple(one for one in found if one.region or one.size))
 
 
@@ -162,13 +162,13 @@ def check_places(cells: pd.DataFrame, prompts: PromptSettings, *, where: str) ->
             raise UserError(
                 f"{phrase(one, 'patient')!r} is asked for, but the prompts of inputs.like {said}",
                 where=where,
-                mend="ask in the words of training, or set prompts.positions in the preprocess stage and train again",
+                hint="ask in the words of training, or set prompts.positions in the preprocess stage and train again",
             )
 
 
 def _like_train(train: pd.DataFrame, request: Request, where: str) -> list[tuple[int, str, int]]:
     if train.empty:
-        raise UserError("nothing to be like: the real Dataset has no training images", where=where, mend="use counts")
+        raise UserError("nothing to be like: the real Dataset has no training images", where=where, hint="use counts")
     if request.view != "real":
         train = train.assign(view=request.view)
     real = train[["labels", "view"]].value_counts(sort=False).sort_index()
@@ -189,7 +189,7 @@ def _by_view(
         raise UserError(
             f"nothing to be like: no real training image has {name!r}, so its views are unknown",
             where=where,
-            mend="set request.view to PA or AP, or ask for something else",
+            hint="set request.view to PA or AP, or ask for something else",
         )
     shares = largest_remainder(views.tolist(), num_images).tolist()
     return [(bits, view, num) for view, num in zip(views.index, shares, strict=True)]

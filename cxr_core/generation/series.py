@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.data.keyed import unnamed, with_names
 from cxr_core.data.lists import possible_ids
 from cxr_core.data.positions.split import BoxedSplit, together
+from cxr_core.data.pseudonyms import unnamed, with_names
 from cxr_core.errors import UserError
 from cxr_core.generation.settings import (
     FromBank,
@@ -169,7 +169,7 @@ def made_series(synthetic: Dataset) -> list[MadeSeries]:
         raise UserError(
             f"about.series is not of our form ({error})",
             where=str(synthetic.folder / "dataset.json"),
-            mend="remove it: how the images were drawn, and what the generator saw, is then unknown and shown so",
+            hint="remove it: how the images were drawn, and what the generator saw, is then unknown and shown so",
         ) from error
 
 
@@ -220,8 +220,8 @@ def position(dataset: Dataset, image_id: str) -> int:
     found = (np.flatnonzero(ids == name) for name in possible_ids(image_id))
     place = next((int(places[0]) for places in found if len(places)), -1)
     if place < 0:
-        mend = f"it has {ids.iloc[0]} to {ids.iloc[-1]}" if len(ids) else "it is empty"
-        raise UserError(f"no image {image_id!r}", where=str(dataset.folder), mend=mend)
+        hint = f"it has {ids.iloc[0]} to {ids.iloc[-1]}" if len(ids) else "it is empty"
+        raise UserError(f"no image {image_id!r}", where=str(dataset.folder), hint=hint)
     if not dataset.rows["generation"].iloc[place]:
-        raise UserError(f"image {image_id!r} is a real one", where=str(dataset.folder), mend="name a synthetic Dataset")
+        raise UserError(f"image {image_id!r} is a real one", where=str(dataset.folder), hint="name a synthetic Dataset")
     return place

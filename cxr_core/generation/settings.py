@@ -124,7 +124,7 @@ class NamedRequest(Request):
     """As the stage's."""
 
 
-class Sweep(Settings):
+class GenerateSweep(Settings):
     """One request drawn once for every combination of these. Each is named by what it is: `step2000-guidance3`."""
 
     checkpoints: Literal["all"] | tuple[PositiveInt, ...] = ()
@@ -156,7 +156,7 @@ class GenerateStage(StageSettings):
     """Which images are drawn."""
     requests: tuple[NamedRequest, ...] = ()
     """In place of `request`: several, each with a model, checkpoint, sampler or guidance of its own where it wants."""
-    sweep: Sweep | None = None
+    sweep: GenerateSweep | None = None
     """Draw `request` from several checkpoints, at several scales of guidance or numbers of steps."""
     gate: Gate | None = None
     """Whether images are looked at and drawn again; needs `inputs.gate`."""

@@ -238,7 +238,7 @@ def _drawn(
         verdicts: Iterable[Verdict | None] = [None] * wanted
         if gatekeeper:
             with drawer.clock.part("gate"):
-                verdicts = gatekeeper.look(pixels, [row["labels"] for row in batch[:wanted]])
+                verdicts = gatekeeper.examine(pixels, [row["labels"] for row in batch[:wanted]])
         for row, image, verdict in zip(batch[:wanted], pixels, verdicts, strict=True):
             yield Drawn(row, draw, image, drawer.size, verdict)
 
@@ -302,7 +302,7 @@ def _refuse_nan(greys: np.ndarray, batch: Sequence[Row], dtype: str) -> None:
         overflow = f"set dtype: float32, since {dtype} overflows early; " if dtype != "float32" else ""
         raise UserError(
             f"the model gives NaN for {len(failed)} of {len(batch)} images: {', '.join(failed[:10])}",
-            mend=f"{overflow}a checkpoint that diverged cannot be used: take an earlier one",
+            hint=f"{overflow}a checkpoint that diverged cannot be used: take an earlier one",
         )
 
 
@@ -310,7 +310,7 @@ def _row(drawn: Drawn, num_draws: int, generation: Mapping[str, Any], gatekeeper
     """A row of the Dataset's `SCHEMA` from a draw; what a synthetic image does not have is empty."""
     made = {**generation, "batch_size": drawn.batch_size, "draw": drawn.draw}
     if gatekeeper and drawn.verdict:
-        made["gate"] = {"draws": num_draws, **gatekeeper.told(drawn.row["labels"], drawn.verdict)}
+        made["gate"] = {"draws": num_draws, **gatekeeper.record(drawn.row["labels"], drawn.verdict)}
     return {
         **drawn.row,
         "patient_id": "",

@@ -26,15 +26,15 @@ def use_xformers(unet: Any, *, is_half: bool, where: str) -> None:
         raise UserError(
             "the model's attention (Stable Diffusion 2.x) overflows in fp16, and xformers' is not computed in fp32",
             where=where,
-            mend="set attention: sdpa, which is then computed in fp32, or take bfloat16",
+            hint="set attention: sdpa, which is then computed in fp32, or take bfloat16",
         )
-    mend = "set attention: sdpa, or run where there is a GPU with the extra installed: pip install 'cxr-suite[gpu]'"
+    hint = "set attention: sdpa, or run where there is a GPU with the extra installed: pip install 'cxr-suite[gpu]'"
     if not torch.cuda.is_available():
-        raise UserError("attention: xformers needs a GPU, and there is none", where=where, mend=mend)
+        raise UserError("attention: xformers needs a GPU, and there is none", where=where, hint=hint)
     try:
         unet.enable_xformers_memory_efficient_attention()
     except (ImportError, ValueError) as error:
-        raise UserError(f"xformers cannot be used ({error})", where=where, mend=mend) from error
+        raise UserError(f"xformers cannot be used ({error})", where=where, hint=hint) from error
 
 
 class _Upcast:

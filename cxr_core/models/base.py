@@ -51,15 +51,15 @@ class Base:
         return f"{self.folder} predicts {self.prediction}, {self.image_size} px{rounded}"
 
 
-def look_at(folder: Path) -> Base:
+def inspect_base(folder: Path) -> Base:
     """Raises UserError in words where the folder cannot be used as it is: what is wrong, in which file, what helps."""
-    prediction, image_size = look_at_configs(folder)
+    prediction, image_size = inspect_base_configs(folder)
     tensors = {part: _tensors(folder, part, read_config(folder, part)) for part in PARTS}
     return Base(folder, prediction, image_size, tensors)
 
 
-def look_at_configs(folder: Path) -> tuple[str, int]:
-    """`prediction` and `image_size` of a folder whose weights need not be there. Raises UserError as `look_at`."""
+def inspect_base_configs(folder: Path) -> tuple[str, int]:
+    """`prediction` and `image_size` of a folder whose weights need not be there. Raises UserError as `inspect_base`."""
     index = read_object(folder / "model_index.json")
     _check_kind(index, folder)
     unet, vae, text = (read_config(folder, part) for part in ("unet", "vae", "text_encoder"))
@@ -79,13 +79,13 @@ def _check_kind(index: Mapping[str, Any], folder: Path) -> None:
         raise UserError(
             f"a {kind}, and only Stable Diffusion 1 and 2 ({PIPELINES[0]}) can be used",
             where=where,
-            mend="take a base of that kind, for example Stable Diffusion 2.1-base",
+            hint="take a base of that kind, for example Stable Diffusion 2.1-base",
         )
     for part, known in _CLASSES.items():
         given = index.get(part)
         name = given[1] if isinstance(given, list) and len(given) == 2 else None
         if name not in known:
-            raise UserError(f"its {part} is {name!r}, not {known[0]}", where=where, mend="take another base")
+            raise UserError(f"its {part} is {name!r}, not {known[0]}", where=where, hint="take another base")
 
 
 def _prediction(index: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> str:
@@ -96,14 +96,14 @@ def _prediction(index: Mapping[str, Any], config: Mapping[str, Any], path: Path)
         raise UserError(
             f"the model predicts {given!r}, which is neither trained nor drawn here",
             where=str(path),
-            mend="take a base that predicts epsilon, v_prediction or sample; if the entry is wrong, correct it",
+            hint="take a base that predicts epsilon, v_prediction or sample; if the entry is wrong, correct it",
         )
     return PREDICTIONS[given]
 
 
 def _check_unet(unet: Mapping[str, Any], vae: Mapping[str, Any], text: Mapping[str, Any], path: Path) -> None:
-    for what, mend in _wrong_with_unet(unet, vae, text):
-        raise UserError(what, where=str(path), mend=mend)
+    for what, hint in _wrong_with_unet(unet, vae, text):
+        raise UserError(what, where=str(path), hint=hint)
 
 
 def _wrong_with_unet(
@@ -136,25 +136,25 @@ def _wrong_side(side: Any, factor: int) -> Iterator[tuple[str, str]]:
     if isinstance(side, list) and len(set(map(str, side))) > 1:
         yield f"sample_size is {side}: images here are square", "take a base of square images"
         return
-    mend = f"set sample_size to one number, the pixels a side of its images / {factor}: {512 // factor} for 512"
+    hint = f"set sample_size to one number, the pixels a side of its images / {factor}: {512 // factor} for 512"
     convert = "`cxr model import` of this folder with `--as base --image-size 512` does so in a copy"
-    yield f"sample_size is {side!r}, so the size of its images is not known", f"{mend}; {convert}"
+    yield f"sample_size is {side!r}, so the size of its images is not known", f"{hint}; {convert}"
 
 
 def _check_vae(vae: Mapping[str, Any], path: Path) -> None:
     for name in ("shift_factor", "latents_mean", "latents_std"):
         if vae[name] not in (None, 0, 0.0):
             what = f"{name} is set: latents of this VAE are shifted, which is not computed here"
-            raise UserError(what, where=str(path), mend="take a VAE of Stable Diffusion 1 or 2")
+            raise UserError(what, where=str(path), hint="take a VAE of Stable Diffusion 1 or 2")
     if vae["in_channels"] not in (1, 3) or vae["out_channels"] not in (1, 3):
-        raise UserError(f"images of {vae['in_channels']} channels", where=str(path), mend="take a VAE of 1 or 3")
+        raise UserError(f"images of {vae['in_channels']} channels", where=str(path), hint="take a VAE of 1 or 3")
 
 
 def _check_text(text: Mapping[str, Any], path: Path) -> None:
     width, heads = text["hidden_size"], text["num_attention_heads"]
     if type(width) is not int or type(heads) is not int or heads < 1 or width % heads:
         what = f"hidden_size is {width!r}, which is no multiple of num_attention_heads, {heads!r}"
-        raise UserError(what, where=str(path), mend="copy the model's text_encoder folder again")
+        raise UserError(what, where=str(path), hint="copy the model's text_encoder folder again")
 
 
 def _check_tokens(text: Mapping[str, Any], folder: Path) -> None:
@@ -164,17 +164,17 @@ def _check_tokens(text: Mapping[str, Any], folder: Path) -> None:
     length = read_object(path).get("model_max_length") if path.is_file() else None
     if not (isinstance(length, int) and MAX_TOKENS <= length <= most):
         least = f" and at least {MAX_TOKENS}" if most > MAX_TOKENS else ""
-        mend = f'write "model_max_length": {most} there, or {IMPORT.format(folder=folder)}'
+        hint = f'write "model_max_length": {most} there, or {IMPORT.format(folder=folder)}'
         number = f"{length:.4g}" if isinstance(length, int | float) else repr(length)
         told = "does not say model_max_length" if length is None else f"model_max_length is {number}"
         if most < MAX_TOKENS:
-            mend = f"take another base: prompts have up to {MAX_TOKENS} tokens"
-        raise UserError(f"{told}, where the text encoder reads {most} tokens{least}", where=str(path), mend=mend)
+            hint = f"take another base: prompts have up to {MAX_TOKENS} tokens"
+        raise UserError(f"{told}, where the text encoder reads {most} tokens{least}", where=str(path), hint=hint)
     if vocab and max(vocab.values()) >= text["vocab_size"]:
         raise UserError(
             f"has {max(vocab.values()) + 1} tokens, and the text encoder knows {text['vocab_size']}",
             where=str(path.parent),
-            mend="put the tokenizer of that text encoder beside it",
+            hint="put the tokenizer of that text encoder beside it",
         )
 
 
@@ -183,12 +183,12 @@ def _tensors(folder: Path, part: Part, config: Mapping[str, Any]) -> Mapping[str
     if odd := sorted({tensor.dtype for tensor in found.values()} - COMPUTED):
         names = [name for name, tensor in found.items() if tensor.dtype in odd]
         what = f"{len(names)} tensors are {', '.join(odd)}, e.g. {names[0]}: quantised weights cannot be used"
-        raise UserError(what, where=str(folder / part), mend="take the model in float32, float16 or bfloat16")
+        raise UserError(what, where=str(folder / part), hint="take the model in float32, float16 or bfloat16")
     try:
         wanted = expected(part, config)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         path = folder / part / "config.json"
-        raise UserError(f"damaged ({error!r})", where=str(path), mend="copy the model's folder again") from error
+        raise UserError(f"damaged ({error!r})", where=str(path), hint="copy the model's folder again") from error
     given = {name: tensor.shape for name, tensor in found.items()}
     if wanted is not None and (wrong := list(differences(wanted, given))):
         raise misfit(folder, part, wrong)
@@ -198,6 +198,6 @@ def _tensors(folder: Path, part: Part, config: Mapping[str, Any]) -> Mapping[str
 def misfit(folder: Path, part: Part, wrong: list[str]) -> UserError:
     """The error for weights that do not fill a part exactly; `wrong` are `differences`."""
     files = ", ".join(path.name for path in weights_files(folder / part))
-    mend = f"get {part}'s files again. If its names only begin with module. or the like, {IMPORT.format(folder=folder)}"
+    hint = f"get {part}'s files again. If its names only begin with module. or the like, {IMPORT.format(folder=folder)}"
     text = "\n  ".join([f"{files} does not fit {part}/config.json:", *wrong])
-    return UserError(text, where=str(folder / part), mend=mend)
+    return UserError(text, where=str(folder / part), hint=hint)

@@ -101,15 +101,15 @@ def final_checkpoint(path: Path, kind: ModelKind = "stable-diffusion") -> Path:
     """
     is_stage = (path / INDEX).is_file()
     folder = path / str(read_checkpoints(path)[-1].path) if is_stage else path
-    mark, words, mend = _MARKS[kind]
+    mark, words, hint = _MARKS[kind]
     for other, (other_mark, other_words, _) in _MARKS.items():
         if other != kind and (folder / other_mark).is_file():
-            raise UserError(f"{other_words}, where {words} is wanted", where=str(path), mend=mend)
+            raise UserError(f"{other_words}, where {words} is wanted", where=str(path), hint=hint)
     if is_stage or (folder / mark).is_file():
         return folder
     if kind == "stable-diffusion" and (single := [*folder.glob("*.safetensors"), *folder.glob("*.ckpt")]):
-        mend = IMPORT_FILE.format(file=single[0])
-    raise UserError(f"neither a finished train stage nor {words} (it has no {mark})", where=str(path), mend=mend)
+        hint = IMPORT_FILE.format(file=single[0])
+    raise UserError(f"neither a finished train stage nor {words} (it has no {mark})", where=str(path), hint=hint)
 
 
 def is_pggan(folder: Path) -> bool:
@@ -139,7 +139,7 @@ def checkpoint_at(path: Path, step: int | None) -> Path:
     if not found or found[0] is None:
         what = "did not keep its checkpoint" if found else "has no checkpoint"
         kept = ", ".join(map(str, kept_steps(path)))
-        raise UserError(f"the train stage {what} of step {step}", where=str(path), mend=f"it has those of {kept}")
+        raise UserError(f"the train stage {what} of step {step}", where=str(path), hint=f"it has those of {kept}")
     return path / found[0]
 
 
@@ -196,7 +196,7 @@ def lock_base(base: Base, expected: str | None, record: Path) -> None:
         raise UserError(
             f"the weights have sha256 {found}, but base_sha256 is {expected}",
             where=str(base.folder),
-            mend="get the weights that were meant, or set base_sha256 to the digest above if these are the right ones",
+            hint="get the weights that were meant, or set base_sha256 to the digest above if these are the right ones",
         )
     write_json(record, {"format": FORMAT, "weights_sha256": found, "prediction": base.prediction})
 

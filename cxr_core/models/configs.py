@@ -101,8 +101,8 @@ def read_object(path: Path) -> Config:
         if not isinstance(value, dict):
             raise ValueError(f"a {type(value).__name__}")
     except (OSError, ValueError) as error:
-        mend = "give a complete Stable Diffusion folder"
-        raise UserError(f"cannot be read ({error})", where=str(path), mend=mend) from error
+        hint = "give a complete Stable Diffusion folder"
+        raise UserError(f"cannot be read ({error})", where=str(path), hint=hint) from error
     return value
 
 
@@ -131,7 +131,7 @@ def read_tokenizer(folder: Path) -> Config:
         model = read_object(whole).get("model") or {}
         vocab, merges = model.get("vocab"), model.get("merges")
         if not isinstance(vocab, dict) or not isinstance(merges, list):
-            raise UserError("holds no BPE model", where=str(whole), mend="take the tokenizer folder of the model")
+            raise UserError("holds no BPE model", where=str(whole), hint="take the tokenizer folder of the model")
         pairs = [each.split(" ") if isinstance(each, str) else each for each in merges]
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         vocab = read_object(folder / "vocab.json")
@@ -139,10 +139,10 @@ def read_tokenizer(folder: Path) -> Config:
         pairs = [line.split() for line in lines if line and not line.startswith("#version")]
     else:
         what = "no tokenizer: it has neither tokenizer.json nor vocab.json and merges.txt"
-        raise UserError(what, where=str(folder), mend="copy the model's tokenizer folder too")
+        raise UserError(what, where=str(folder), hint="copy the model's tokenizer folder too")
     if odd := [token for token, number in vocab.items() if type(number) is not int]:
         what = f"token {odd[0]!r} has the id {vocab[odd[0]]!r}, which is no whole number"
-        raise UserError(what, where=str(folder), mend="copy the model's tokenizer folder again")
+        raise UserError(what, where=str(folder), hint="copy the model's tokenizer folder again")
     return {"vocab": vocab, "merges": pairs, "pad_token": _pad_token(folder)}
 
 

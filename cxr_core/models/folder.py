@@ -62,13 +62,13 @@ class ModelFolder(Generic[Info]):
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise damaged(path, repr(error)) from error
         if number != FORMAT:
-            mend = "train it again"
-            raise UserError(f"format {number!r}, but this version reads {FORMAT}", where=str(path), mend=mend)
+            hint = "train it again"
+            raise UserError(f"format {number!r}, but this version reads {FORMAT}", where=str(path), hint=hint)
         return dict(value)
 
 
 def damaged(path: Path, detail: str) -> UserError:
-    return UserError(f"damaged ({detail})", where=str(path), mend="put the folder back from a copy, or train it again")
+    return UserError(f"damaged ({detail})", where=str(path), hint="put the folder back from a copy, or train it again")
 
 
 def files_sha256(folder: Path, *names: str) -> str:

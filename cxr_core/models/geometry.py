@@ -28,7 +28,7 @@ class Geometry:
             raise UserError(
                 f"its unet/config.json or vae/config.json cannot be read ({error})",
                 where=str(folder),
-                mend="give a complete Stable Diffusion folder",
+                hint="give a complete Stable Diffusion folder",
             ) from error
 
     @classmethod
@@ -45,5 +45,5 @@ class Geometry:
         return UserError(
             f"its images are {size} pixels a side, but the model was made for {self.image_size}",
             where=where,
-            mend=f"set size: {self.image_size} in the preprocess stage, or take another model",
+            hint=f"set size: {self.image_size} in the preprocess stage, or take another model",
         )

@@ -28,7 +28,7 @@ def add_adapter(part: Any, *, rank: int, alpha: float, targets: Sequence[str]) -
         raise UserError(
             f"no adapter can be added to {', '.join(targets)} of a {type(part).__name__} ({error})",
             where="lora",
-            mend="name linear layers by the end of their names, as the base's weights have them",
+            hint="name linear layers by the end of their names, as the base's weights have them",
         ) from error
 
 

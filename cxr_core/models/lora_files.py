@@ -88,4 +88,4 @@ def _write(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _unreadable(path: Path, detail: str) -> UserError:
-    return UserError(f"is no LoRA of ours ({detail})", where=str(path), mend="copy the checkpoint's lora/ again")
+    return UserError(f"is no LoRA of ours ({detail})", where=str(path), hint="copy the checkpoint's lora/ again")

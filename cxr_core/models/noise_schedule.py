@@ -106,7 +106,7 @@ def read_schedule(folder: Path) -> NoiseSchedule:
         raise UserError(
             f"the model's noise schedule cannot be read ({error})",
             where=str(path),
-            mend="copy the file from the folder that the model was published in",
+            hint="copy the file from the folder that the model was published in",
         ) from error
     return schedule_of(config, where=str(path))
 
@@ -115,5 +115,5 @@ def _unknown(what: str, where: str) -> UserError:
     return UserError(
         f"cannot train and draw with this noise schedule: {what}",
         where=where,
-        mend="take a Stable Diffusion with discrete betas that predicts epsilon, v_prediction or sample",
+        hint="take a Stable Diffusion with discrete betas that predicts epsilon, v_prediction or sample",
     )

@@ -51,8 +51,8 @@ def by_library_name(part: Part, given: Mapping[str, Value], *, where: Path) -> d
     named: dict[str, str] = {}
     for name in given:
         if (other := named.setdefault(library_name(part, name), name)) != name:
-            mend = "remove the file that is not the model's, or get its files again"
-            raise UserError(f"{other} and {name} are both there, and stand for one tensor", where=str(where), mend=mend)
+            hint = "remove the file that is not the model's, or get its files again"
+            raise UserError(f"{other} and {name} are both there, and stand for one tensor", where=str(where), hint=hint)
     return {name: given[named[name]] for name in sorted(named) if not HARMLESS.fullmatch(name)}
 
 
@@ -104,7 +104,7 @@ def _insist_alone(whole: Path) -> None:
         raise UserError(
             f"the weights are there twice: {whole.name} and the shards of {index.name}",
             where=str(whole.parent),
-            mend=f"remove the one that is not meant; of the shards {index.name} too",
+            hint=f"remove the one that is not meant; of the shards {index.name} too",
         )
 
 
@@ -123,7 +123,7 @@ def shards(index: Path) -> list[Path]:
         raise UserError(
             f"names {len(names)} files, of which {len(lacking)} are missing: {', '.join(lacking)}",
             where=str(index),
-            mend="copy the model's folder again",
+            hint="copy the model's folder again",
         )
     return [index.parent / name for name in names]
 
@@ -134,7 +134,7 @@ def _shard_names(index: Path) -> list[str]:
         if not names or any(Path(name).name != name for name in names):
             raise ValueError(f"weight_map names {names}")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"damaged ({error!r})", where=str(index), mend="copy the model's folder again") from error
+        raise UserError(f"damaged ({error!r})", where=str(index), hint="copy the model's folder again") from error
     return names
 
 
@@ -143,8 +143,8 @@ def _read(folder: Path, part: Part) -> dict[str, Tensor]:
     for path in weights_files(folder / part):
         tensors = read_header(path)
         if twice := sorted(found.keys() & tensors.keys()):
-            mend = "copy the model's folder again"
-            raise UserError(f"holds {twice[0]}, which another shard holds too", where=str(path), mend=mend)
+            hint = "copy the model's folder again"
+            raise UserError(f"holds {twice[0]}, which another shard holds too", where=str(path), hint=hint)
         found |= tensors
     return found
 
@@ -154,15 +154,15 @@ def _no_weights(folder: Path) -> UserError:
     wanted, where = _STEMS[folder.name == "text_encoder"] + ".safetensors", str(folder)
     convert = IMPORT.format(folder=folder.parent)
     if links := [name for name in there if (folder / name).is_symlink() and not (folder / name).exists()]:
-        return UserError(f"{links[0]} is a link to a file that is gone", where=where, mend="copy the files, not links")
+        return UserError(f"{links[0]} is a link to a file that is gone", where=where, hint="copy the files, not links")
     if parts := [name for name in there if _SHARD.search(name)]:
         what = f"has {', '.join(parts)}, and no {wanted}.index.json that says what is in them"
-        return UserError(what, where=where, mend="get that file too: it lies beside the shards where they come from")
+        return UserError(what, where=where, hint="get that file too: it lies beside the shards where they come from")
     if others := [name for name in there if name.endswith(".safetensors")]:
-        mend = f"rename the one that is meant to {wanted}"
-        return UserError(f"has no {wanted}, but {', '.join(others)}", where=where, mend=mend)
+        hint = f"rename the one that is meant to {wanted}"
+        return UserError(f"has no {wanted}, but {', '.join(others)}", where=where, hint=hint)
     if pickles := [name for name in there if name.endswith(_PICKLES)]:
         what = f"its weights are pickles, which can run code when they are opened: {', '.join(pickles)}"
-        return UserError(what, where=where, mend=f"take {wanted} from where the model is published, or {convert}")
+        return UserError(what, where=where, hint=f"take {wanted} from where the model is published, or {convert}")
     has = f"the folder has {', '.join(there)}" if there else "the folder is empty or missing"
-    return UserError(f"is missing ({has})", where=str(folder / wanted), mend="copy the model's folder again")
+    return UserError(f"is missing ({has})", where=str(folder / wanted), hint="copy the model's folder again")

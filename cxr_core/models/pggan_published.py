@@ -63,8 +63,8 @@ def read(file: Path) -> PgGan:
     wanted = _wanted(model)
     found = {name: shape for name, shape in shapes(given).items() if not _is_counter(name)}
     if wrong := list(differences(wanted, found)):
-        mend = "give a checkpoint with state_dict and settings as the authors' code writes it"
-        raise UserError("\n  ".join(["not the published layout:", *wrong]), where=str(file), mend=mend)
+        hint = "give a checkpoint with state_dict and settings as the authors' code writes it"
+        raise UserError("\n  ".join(["not the published layout:", *wrong]), where=str(file), hint=hint)
     model.load_state_dict({name: _ours(given, theirs) for name, theirs in _names(info)}, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -141,5 +141,5 @@ def _no_checkpoint(file: Path, detail: str) -> UserError:
     return UserError(
         f"no published PG-GAN checkpoint: {detail}",
         where=str(file),
-        mend="give the file with state_dict and settings that the authors' code writes",
+        hint="give the file with state_dict and settings that the authors' code writes",
     )

@@ -62,7 +62,7 @@ def forget_model() -> None:
 def _load(folder: Path, dtype: str, channels_last: bool, compiled: bool, attention: str) -> Model:
     has_gpu = torch.cuda.is_available()
     if compiled and not has_gpu:
-        raise UserError("compile: true needs a GPU, and torch sees none", mend="set compile: false")
+        raise UserError("compile: true needs a GPU, and torch sees none", hint="set compile: false")
     pipeline = load(folder).to("cuda" if has_gpu else "cpu", getattr(torch, dtype))
     unet, vae = pipeline.unet, pipeline.vae
     for part in (pipeline.text_encoder, unet, vae):

@@ -23,7 +23,7 @@ def make_solver(name: Scheduler, options: Mapping[str, Any]) -> Solver:
         raise UserError(
             f"the installed diffusers has no {', '.join(unknown)} of {kind.__name__}",
             where="about.series[].solver",
-            mend="draw with the version of the suite that recorded them",
+            hint="draw with the version of the suite that recorded them",
         )
     return kind(**options)
 

@@ -51,7 +51,7 @@ def solver_options(
         raise UserError(
             f"{steps} steps of {name}, but the model knows {schedule.num_train_timesteps} times",
             where=where,
-            mend=f"set denoising_steps to {most} or less",
+            hint=f"set denoising_steps to {most} or less",
         )
     own = schedule.model_dump(mode="json")
     if name == "dpmsolver++":

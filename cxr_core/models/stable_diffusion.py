@@ -19,7 +19,7 @@ from cxr_core.data.prompts import MAX_TOKENS
 from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
 from cxr_core.log import room_log
-from cxr_core.models.base import Base, look_at, misfit
+from cxr_core.models.base import Base, inspect_base, misfit
 from cxr_core.models.fit import differences
 from cxr_core.models.initial import seeded
 from cxr_core.models.noise_schedule import read_schedule
@@ -64,12 +64,12 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def load(folder: Path) -> Any:
-    """Open a diffusers folder in float32, without network. Raises UserError as `look_at`, or if a file is damaged.
+    """Open a diffusers folder in float32, without network. Raises UserError as `inspect_base`, or if a file is damaged.
 
     Every tensor of every part is filled, by its own file alone, and none is left over: what the libraries open with a
     warning, or fill at random, is refused. A safety checker, feature extractor or image encoder is not opened.
     """
-    base = look_at(folder)
+    base = inspect_base(folder)
     log.debug("opening the Stable Diffusion folder %s", folder)
     try:
         with _quiet():
@@ -88,7 +88,7 @@ def load(folder: Path) -> Any:
         raise UserError(
             f"cannot be opened as a Stable Diffusion pipeline ({error})",
             where=str(folder),
-            mend="give a complete folder: model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/",
+            hint="give a complete folder: model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/",
         ) from error
 
 
@@ -131,9 +131,9 @@ def _scheduler(folder: Path) -> Any:
     if kind is None or hasattr(kind, "_backends"):  # what diffusers has in place of a class that cannot be made here
         return DDIMScheduler(**solver_options("ddim", read_schedule(folder), steps=1))
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-        mend = 'write the class of the schedule, e.g. ["diffusers", "DDIMScheduler"]'
+        hint = 'write the class of the schedule, e.g. ["diffusers", "DDIMScheduler"]'
         where = f"{folder / 'model_index.json'}, scheduler"
-        raise UserError(f"{str(named[1])[:80]!r} is no scheduler of diffusers", where=where, mend=mend)
+        raise UserError(f"{str(named[1])[:80]!r} is no scheduler of diffusers", where=where, hint=hint)
     return kind.from_pretrained(str(folder), subfolder="scheduler", local_files_only=True)
 
 

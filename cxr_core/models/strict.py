@@ -54,7 +54,7 @@ def insist_finite(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
         raise UserError(
             f"{len(bad)} tensors have values that are not finite: {', '.join(bad[:10])}",
             where=str(file),
-            mend="take an earlier checkpoint of that training, or get the file again",
+            hint="take an earlier checkpoint of that training, or get the file again",
         )
 
 

@@ -56,11 +56,11 @@ def read_header(path: Path) -> dict[str, Tensor]:
         tensors = {name: about for name, about in header.items() if name != "__metadata__"}
         found = {name: _tensor(name, about, 8 + size, path) for name, about in sorted(tensors.items())}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise UserError(f"is no readable safetensors file ({error})", where=str(path), mend=_COPY) from error
+        raise UserError(f"is no readable safetensors file ({error})", where=str(path), hint=_COPY) from error
     needed = max((tensor.stop for tensor in found.values()), default=8 + size)
     if needed != (there := path.stat().st_size):
         kind = "cut off" if needed > there else "has more than belongs to it"
-        raise UserError(f"{kind}: {there:,} bytes, and its header describes {needed:,}", where=str(path), mend=_COPY)
+        raise UserError(f"{kind}: {there:,} bytes, and its header describes {needed:,}", where=str(path), hint=_COPY)
     return found
 
 
@@ -77,7 +77,7 @@ def insist_no_pointer(path: Path) -> None:
 
 def _pointer(path: Path) -> UserError:
     return UserError(
-        "is a pointer of Git LFS, not the weights", where=str(path), mend="fetch them: `git lfs pull` in that folder"
+        "is a pointer of Git LFS, not the weights", where=str(path), hint="fetch them: `git lfs pull` in that folder"
     )
 
 
@@ -119,7 +119,7 @@ def _not_finite(name: str, tensor: Tensor) -> UserError:
     return UserError(
         f"{name} has values that are not finite (NaN or infinite)",
         where=str(tensor.file),
-        mend="take an earlier checkpoint of that training, or get the model's files again",
+        hint="take an earlier checkpoint of that training, or get the model's files again",
     )
 
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from cxr_core.boundary import FEWEST_PATIENTS, withheld_findings
 from cxr_core.data.findings import NO_FINDING, Findings
-from cxr_core.data.keyed import enough, unnamed
 from cxr_core.data.positions.split import BoxedSplit, together
+from cxr_core.data.pseudonyms import enough, unnamed
 from cxr_core.errors import UserError
 from cxr_core.runs.door import read_bytes
 from cxr_core.runs.files import sha256_text
@@ -22,7 +22,7 @@ from cxr_core.settings import Settings
 FILE = "training_data.json"
 
 
-class Seen(Settings):
+class ImageCounts(Settings):
     """How much of something was among the training images."""
 
     images: int
@@ -44,7 +44,7 @@ class TrainingData(Settings):
     """Digest of the Dataset whose train split was learnt from."""
     images_sha256: str | None = None
     """`images_sha256` of the training images. Null: not told by who wrote this, or it would tell who was moved."""
-    findings: dict[str, Seen]
+    findings: dict[str, ImageCounts]
     """Of each finding of the vocabulary, alone or among others, and of No Finding."""
     withheld: tuple[str, ...] = ()
     """Findings that are missing in `findings` of what was given away: few patients have them, see `boundary`."""
@@ -120,12 +120,12 @@ class TrainingData(Settings):
         """This training, and those that it started from."""
         return (self, *(self.base.chain if self.base else ()))
 
-    def of_finding(self, name: str) -> tuple[Seen, ...] | None:
+    def of_finding(self, name: str) -> tuple[ImageCounts, ...] | None:
         """How much of a finding was seen: one entry for each different Dataset, from this training back to its bases.
 
         None if the finding is in the vocabulary of none or not of all of them, so that the numbers are unknown.
         """
-        chain: dict[str, Seen | None] = {}
+        chain: dict[str, ImageCounts | None] = {}
         for step in self.chain:
             chain.setdefault(step.dataset, step.findings.get(name))
         known = tuple(seen for seen in chain.values() if seen is not None)
@@ -156,7 +156,7 @@ def read_training_data(checkpoint: Path) -> TrainingData | None:
         raise UserError(
             f"does not say in our form what the model learnt from ({error})",
             where=str(path),
-            mend="remove the file if it is not ours: what the model learnt from is then unknown, and shown so",
+            hint="remove the file if it is not ours: what the model learnt from is then unknown, and shown so",
         ) from error
 
 
@@ -165,5 +165,5 @@ def images_sha256(image_ids: Iterable[str]) -> str:
     return sha256_text("\n".join(sorted(image_ids)))
 
 
-def _seen(rows: pd.DataFrame) -> Seen:
-    return Seen(images=len(rows), patients=int(rows["patient_id"].nunique()))
+def _seen(rows: pd.DataFrame) -> ImageCounts:
+    return ImageCounts(images=len(rows), patients=int(rows["patient_id"].nunique()))

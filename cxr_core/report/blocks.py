@@ -44,7 +44,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Facts:
+class FactList:
     """Terms and what is known of them."""
 
     kind: ClassVar[str] = "facts"
@@ -115,7 +115,7 @@ class Charts:
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeBlock:
     """Text in its own line breaks."""
 
     kind: ClassVar[str] = "code"
@@ -139,7 +139,7 @@ class Details:
     blocks: Sequence["Block"]
 
 
-Block: TypeAlias = Text | Table | Facts | Gallery | PictureGrid | Charts | Code | Heading | Details
+Block: TypeAlias = Text | Table | FactList | Gallery | PictureGrid | Charts | CodeBlock | Heading | Details
 
 
 @dataclass(frozen=True)

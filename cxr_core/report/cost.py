@@ -5,7 +5,7 @@ from collections import Counter
 from cxr_core.report.blocks import Block, Column, Details, Section, Table, Text
 from cxr_core.report.read import RunView
 from cxr_core.report.spell import count, duration, listed, percent
-from cxr_core.runs.accounting import Accounting, Comparison, compare
+from cxr_core.runs.accounting import Accounting, AccountsComparison, compare
 from cxr_core.runs.ledger import AttemptRecord, Ledger, Spent, read_ledger, when
 
 _MOST_ROWS = 200
@@ -37,7 +37,7 @@ def cost_section(run: RunView, price: float | None = None) -> Section:
     return Section("cost", "What it cost", blocks)
 
 
-def _accounts(found: Comparison) -> list[Block]:
+def _accounts(found: AccountsComparison) -> list[Block]:
     """What the scheduler's accounts say, where it has some."""
     texts = []
     if found.num_starts:

@@ -16,7 +16,7 @@ from cxr_core.report.blocks import (
     Charts,
     Column,
     Details,
-    Facts,
+    FactList,
     Gallery,
     Heading,
     Picture,
@@ -107,7 +107,7 @@ def _in_numbers(dataset: Dataset) -> Iterator[Block]:
         about["the model learnt from"] = list(dict.fromkeys(learnt))
     about = {key: value for key, value in about.items() if key not in _SHOWN_ELSEWHERE and value is not None}
     facts = [(plain(key), _short(value)) for key, value in about.items()]
-    yield Facts([("form", f"8-bit grey, {dataset.info.size} × {dataset.info.size} pixels"), *facts])
+    yield FactList([("form", f"8-bit grey, {dataset.info.size} × {dataset.info.size} pixels"), *facts])
 
 
 def _series(made: Sequence[MadeSeries]) -> Table:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cxr_core.generation.acceptance import Acceptance, Accepted, shown
-from cxr_core.report.blocks import Block, Column, Facts, Heading, Section, Table, Text
+from cxr_core.generation.acceptance import Acceptance, Accepted, acceptance_of
+from cxr_core.report.blocks import Block, Column, FactList, Heading, Section, Table, Text
 from cxr_core.report.datasets import not_yet
 from cxr_core.report.read import RunView
 from cxr_core.report.spell import count, listed, percent, plain, several
@@ -22,7 +22,7 @@ def gate_section(run: RunView) -> Section:
 
 
 def gate_blocks(about: Mapping[str, Any]) -> Iterator[Block]:
-    accepted, gate = shown(about), about["gate"]
+    accepted, gate = acceptance_of(about), about["gate"]
     assert accepted is not None
     left = accepted.images - accepted.passed
     yield Text(
@@ -35,7 +35,7 @@ def gate_blocks(about: Mapping[str, Any]) -> Iterator[Block]:
     bounds = gate["bounds"].items()
     refused = [f"{plain(name)} ({bound['refused']})" for name, bound in bounds if bound["refused"] is not None]
     reasons = [f"{plain(kind)} {count(num)}" for kind, num in accepted.reasons.items()]
-    yield Facts(
+    yield FactList(
         [
             ("rejected draws by reason", listed(reasons) or "none"),
             ("not gated", listed(refused) or "none of the classifier’s findings"),

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.memorisation.pairs import NUM_DRAWN
 from cxr_core.evaluation.memorisation.results import (
+    CopyPair,
     MemorisationResult,
     Nearest,
     Nearness,
-    Pair,
     ReidentificationResult,
     TargetedResult,
 )
@@ -146,7 +146,7 @@ def _picture(stage: StageView, result: MemorisationResult) -> Gallery:
     return Gallery([png_of(stage.folder.path, str(result.picture), alt)], caption, wide=True)
 
 
-def pair_table(pairs: Sequence[Pair]) -> Table:
+def pair_table(pairs: Sequence[CopyPair]) -> Table:
     """Synthetic images by name, each with the training image that it aligns to best."""
     columns = [
         Column("synthetic"),
@@ -162,7 +162,7 @@ def pair_table(pairs: Sequence[Pair]) -> Table:
     return Table("Best aligned pairs. *: beyond the percentile.", columns, rows)
 
 
-def _how(pair: Pair) -> str:
+def _how(pair: CopyPair) -> str:
     shift = f"shifted {pair.right:+d}, {pair.down:+d}".replace("-", "−") if pair.right or pair.down else ""
     return ", ".join(filter(None, ("mirrored" if pair.mirrored else "", shift))) or "as it is"
 

@@ -53,7 +53,7 @@ def _no_picture(path: Path, why: str) -> UserError:
     return UserError(
         f"is no picture ({why}), but its stage lists it",
         where=printable(str(path)),
-        mend="run the stage again: remove its folder and run",
+        hint="run the stage again: remove its folder and run",
     )
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from cxr_core.report.blocks import Block, Code, Column, Details, Facts, Section, Table, Text
+from cxr_core.report.blocks import Block, CodeBlock, Column, Details, FactList, Section, Table, Text
 from cxr_core.report.read import RunView, StageView
 from cxr_core.report.spell import count, duration, listed
 from cxr_core.runs import code
@@ -93,7 +93,7 @@ def provenance_section(run: RunView) -> Section:
     """What made the run, and the digests that name its data."""
     columns = [Column("stage"), Column("what"), Column("sha256")]
     rows = [row for stage in run.stages if stage.facts for row in _digests(stage.name, stage.facts)]
-    blocks: list[Block] = [Facts(list(_origin(run.provenance).items()))]
+    blocks: list[Block] = [FactList(list(_origin(run.provenance).items()))]
     if rows:
         blocks.append(
             Table(
@@ -108,7 +108,7 @@ def provenance_section(run: RunView) -> Section:
     accepted = run.bad_files.read(lambda: code.accepted(run.root), [])
     if len({sha256 for _, sha256, _ in made}) > 1 or accepted:
         blocks += _mixed(made, accepted)
-    blocks.append(Details("The config, fully resolved", [Code(run.config_text)]))
+    blocks.append(Details("The config, fully resolved", [CodeBlock(run.config_text)]))
     return Section("provenance", "Provenance", blocks)
 
 
@@ -159,4 +159,4 @@ _NAMES = {"config_sha256": "sha256 of the config", "image": "container image (sh
 
 def glossary_section() -> Section:
     """The terms a reader from either field may miss."""
-    return Section("glossary", "Terms", [Facts(GLOSSARY)])
+    return Section("glossary", "Terms", [FactList(GLOSSARY)])

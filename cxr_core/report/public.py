@@ -15,7 +15,7 @@ from cxr_core.data.findings import NO_FINDING
 from cxr_core.data.shareable import shareable
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import Metrics
-from cxr_core.report.blocks import Block, Column, Facts, Gallery, Heading, Picture, Section, Table, Text
+from cxr_core.report.blocks import Block, Column, FactList, Gallery, Heading, Picture, Section, Table, Text
 from cxr_core.report.datasets import class_counts, class_names, not_yet, pick_examples
 from cxr_core.report.evaluation import read_metrics
 from cxr_core.report.model_card import numbers
@@ -155,7 +155,7 @@ def _provenance(run: RunView) -> Iterator[Block]:
     about = public_run(run.provenance)
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     known = {"code": f"git {about['git']['commit'] or 'unknown'}", "versions": versions, "seed": str(about["seed"])}
-    yield Facts([(name, value) for name, value in known.items() if value])
+    yield FactList([(name, value) for name, value in known.items() if value])
     rows = [[stage.name, str(stage.facts["digest"])] for stage in run.stages if stage.facts and _is_public(stage)]
     yield Table("Equal digests mean equal content.", [Column("stage"), Column("sha256")], rows)
 

@@ -199,8 +199,8 @@ def read_problems(path: Path) -> pd.DataFrame:
     try:
         table = problems.read_problems(io.BytesIO(below(path.parent, 1).read(path.name)))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read as CSV ({error})", where=str(path), mend="run its stage again") from error
+        raise UserError(f"cannot be read as CSV ({error})", where=str(path), hint="run its stage again") from error
     missing = [name for name in problems.COLUMNS if name not in table]
     if missing:
-        raise UserError(f"lacks the columns {', '.join(missing)}", where=str(path), mend="run its stage again")
+        raise UserError(f"lacks the columns {', '.join(missing)}", where=str(path), hint="run its stage again")
     return table

@@ -23,7 +23,7 @@ def sampling_chart(stage: StageView) -> Iterator[Charts]:
     try:
         yield _chart(stage.name, f"{rule}: {given[rule]:g}", read_object(path))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"lacks a count ({error})", where=str(path), mend="restore the file") from error
+        raise UserError(f"lacks a count ({error})", where=str(path), hint="restore the file") from error
 
 
 def _chart(stage: str, rule: str, about: dict[str, Any]) -> Charts:

@@ -92,7 +92,7 @@ def curves(stage: StageView) -> Iterator[Block]:
         return
     for name in ("step", "loss"):
         if name not in values:
-            raise UserError(f"its lines lack {name!r}", where=str(next(stage.data("metrics"))), mend="run it again")
+            raise UserError(f"its lines lack {name!r}", where=str(next(stage.data("metrics"))), hint="run it again")
     window = max(_LEAST_WINDOW, len(values) // 50)
     charts = [_loss(stage.name, values, window)]
     for key, title in _OTHERS.items():
@@ -163,7 +163,7 @@ _LARGE_IN_TABLE = 4
 
 
 @dataclass(frozen=True)
-class Preview:
+class PreviewPictures:
     """The pictures of one checkpoint, a column of them for each prompt (of a VAE: for each image id)."""
 
     step: int
@@ -171,22 +171,24 @@ class Preview:
     pictures: tuple[Picture, ...]
 
 
-def read_preview(stage: Path, folder: Path) -> Preview:
+def read_preview(stage: Path, folder: Path) -> PreviewPictures:
     about = read_object(folder / "preview.json")
     try:
         step, prompts = int(about["step"]), tuple(map(str, about["prompts"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"lacks step or prompts ({error})", where=str(folder / "preview.json"), mend="run its stage again"
+            f"lacks step or prompts ({error})", where=str(folder / "preview.json"), hint="run its stage again"
         ) from error
     path = folder / "preview.png"
     sheet = read_picture(stage, path.relative_to(stage).as_posix())[0]
     sheet = sheet if sheet.ndim == 2 else cv2.cvtColor(sheet, cv2.COLOR_BGR2GRAY)
     if not prompts or sheet.shape[1] % len(prompts):
-        raise UserError("is no picture with a column for each prompt", where=str(path), mend="run its stage again")
+        raise UserError("is no picture with a column for each prompt", where=str(path), hint="run its stage again")
     columns = [np.ascontiguousarray(column) for column in np.split(sheet, len(prompts), axis=1)]
     alts = [f"Preview at step {count(step)} of “{prompt}”." for prompt in prompts]
-    return Preview(step, prompts, tuple(as_picture(column, alt) for column, alt in zip(columns, alts, strict=True)))
+    return PreviewPictures(
+        step, prompts, tuple(as_picture(column, alt) for column, alt in zip(columns, alts, strict=True))
+    )
 
 
 def _spread(folders: Sequence[Path]) -> list[Path]:

@@ -34,7 +34,7 @@ def write_report(
         write_atomic(path, page)
     except PermissionError as error:
         raise UserError(
-            "you may not write there", where=str(path.parent), mend="name a file elsewhere: --out FILE"
+            "you may not write there", where=str(path.parent), hint="name a file elsewhere: --out FILE"
         ) from error
     return path
 

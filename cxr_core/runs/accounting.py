@@ -104,7 +104,7 @@ class _Attempt(Protocol):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class AccountsComparison:
     """The accounts beside the attempts: hours of processes by each, over the starts of tasks that have both and have
     ended, and those that ended without leaving an attempt: the task did not come as far as its first shard."""
 
@@ -114,7 +114,7 @@ class Comparison:
     without_attempt: Sequence[Account] = ()
 
 
-def compare(accounting: Accounting, attempts: Iterable[_Attempt]) -> Comparison:
+def compare(accounting: Accounting, attempts: Iterable[_Attempt]) -> AccountsComparison:
     """Both ledgers side by side."""
     seconds: dict[Account, float] = {}
     for attempt in attempts:
@@ -124,7 +124,7 @@ def compare(accounting: Accounting, attempts: Iterable[_Attempt]) -> Comparison:
     over = [account for account in seconds if account.end is not None]
     # One whose log could not be opened has failed before a second was over.
     came = [each for each in accounting.starts if each.end is not None and (each.seconds > 0 or each.state == "FAILED")]
-    return Comparison(
+    return AccountsComparison(
         len(over),
         sum(account.seconds for account in over) / 3600,
         sum(seconds[account] for account in over) / 3600,

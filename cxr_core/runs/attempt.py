@@ -48,7 +48,7 @@ class _Spent(TypedDict, total=False):
     failed: Seconds
 
 
-class State(TypedDict, total=False):
+class AttemptState(TypedDict, total=False):
     """What an attempt says of itself from its start on. What a job says besides, such as further figures of a
     training, is kept as it is."""
 
@@ -78,7 +78,7 @@ class State(TypedDict, total=False):
     seconds_left: Annotated[float, Field(ge=-1e11, le=1e11)] | None
 
 
-class Beat(State, total=False):
+class Heartbeat(AttemptState, total=False):
     """heartbeat.json: how far an attempt was when it was last heard."""
 
     time: Required[Moment]
@@ -86,7 +86,7 @@ class Beat(State, total=False):
     pid: Required[Count]  # type: ignore[misc]
 
 
-class End(State, total=False):
+class End(AttemptState, total=False):
     """ended.json: how it ended."""
 
     cause: Required[str]
@@ -261,12 +261,12 @@ class Attempt(AbstractContextManager["Attempt"]):
             self.place.write("heartbeat.json", json.dumps(beat, allow_nan=False), durable=False)
 
 
-def read_beat(folder: Path) -> Beat | None:
+def read_beat(folder: Path) -> Heartbeat | None:
     """The last heartbeat of an attempt's folder; None if there is none, or a power cut left it empty. Raises
     BadFileError if it is damaged."""
     place = below(folder, 3)
     try:
-        return parse(text, Beat, folder / "heartbeat.json") if (text := place.read("heartbeat.json")) else None
+        return parse(text, Heartbeat, folder / "heartbeat.json") if (text := place.read("heartbeat.json")) else None
     except FileNotFoundError:
         return None
 
@@ -283,7 +283,7 @@ def liveness_of(folder: Path) -> Liveness:
     return "silent" if beat is None else liveness_by(beat)
 
 
-def liveness_by(beat: Beat) -> Liveness:
+def liveness_by(beat: Heartbeat) -> Liveness:
     """The same, of an attempt that did not say how it ended and whose last heartbeat is `beat`."""
     sees_processes = beat["host"] == socket.gethostname() and HOST_PID not in os.environ
     if sees_processes and not Path(f"/proc/{beat['pid']}").exists():

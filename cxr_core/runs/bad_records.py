@@ -7,7 +7,7 @@ from typing import Any
 
 from cxr_core.runs.accounting import FILE as ACCOUNTING
 from cxr_core.runs.accounting import Accounting
-from cxr_core.runs.attempt import Beat, End
+from cxr_core.runs.attempt import End, Heartbeat
 from cxr_core.runs.code import ACCEPTED, AcceptedCode, RunRecord
 from cxr_core.runs.commit import Pruned
 from cxr_core.runs.door import BadFiles, Place, parse
@@ -21,14 +21,14 @@ from cxr_core.runs.run import Run, StageFolder
 from cxr_core.runs.sources import OF_OLD_PLAN, RECORD, FrozenSources, SourcesRecord
 from cxr_core.runs.submits import Submit
 
-Reader = Callable[[Place, str], object]
+RecordReader = Callable[[Place, str], object]
 
 
-def _of(kind: Any) -> Reader:
+def _of(kind: Any) -> RecordReader:
     return lambda place, name: place.json(name, kind)
 
 
-def _of_attempt(kind: Any) -> Reader:
+def _of_attempt(kind: Any) -> RecordReader:
     """A power cut may leave it empty."""
 
     def read(place: Place, name: str) -> object:
@@ -48,9 +48,9 @@ def _text(place: Place, name: str) -> object:
     return place.tail(name, limit=1)
 
 
-_OF_STAGE: dict[str, Reader] = {
+_OF_STAGE: dict[str, RecordReader] = {
     "attempts/*/ended.json": _of_attempt(End),
-    "attempts/*/heartbeat.json": _of_attempt(Beat),
+    "attempts/*/heartbeat.json": _of_attempt(Heartbeat),
     "attempts/*/events.jsonl": _events,
     "attempts/*/log.jsonl": _text,
     "attempts/*/traceback.txt": _text,
@@ -68,7 +68,7 @@ _OF_STAGE: dict[str, Reader] = {
     OF_OLD_PLAN: _of(FrozenSources),
 }
 
-_OF_RUN: dict[str, Reader] = {
+_OF_RUN: dict[str, RecordReader] = {
     "run.json": _of(RunRecord),
     ACCOUNTING: _of(Accounting),
     ACCEPTED: _of(AcceptedCode),
@@ -91,7 +91,7 @@ def bad_records_of_run(run: Run) -> BadFiles:
     return _bad(run.place, _OF_RUN)
 
 
-def _bad(place: Place, table: dict[str, Reader]) -> BadFiles:
+def _bad(place: Place, table: dict[str, RecordReader]) -> BadFiles:
     bad = BadFiles()
     for pattern, read in table.items():
         for found, name in _matching(place, pattern.split("/"), bad):

@@ -28,7 +28,7 @@ from cxr_core.errors import UserError
 from cxr_core.runs import image
 from cxr_core.runs.door import STRICT, BadFileError, Place, parse
 from cxr_core.runs.files import canonical_json, json_text, sha256_text
-from cxr_core.runs.plan import Header, Plan
+from cxr_core.runs.plan import Plan, PlanHeader
 
 PACKAGES = ("containers", "cxr_core", "jobs", "slurm")
 """Our packages: folders beside one another, in a checkout as in an installation."""
@@ -238,7 +238,7 @@ def _is_accepted(run: Path, here: Code) -> bool:
     )
 
 
-def _headers(run: Path) -> Iterator[tuple[str, Header]]:
+def _headers(run: Path) -> Iterator[tuple[str, PlanHeader]]:
     """Stage and first line of each plan of the run."""
     for entry in Place(run).entries():
         if entry.is_folder:
@@ -246,7 +246,7 @@ def _headers(run: Path) -> Iterator[tuple[str, Header]]:
                 yield entry.name, Plan.read_header(run / entry.name / "plan.jsonl")
 
 
-def _made_by(run: Path, header: Header) -> dict[str, Any]:
+def _made_by(run: Path, header: PlanHeader) -> dict[str, Any]:
     """Code, commit and libraries of a plan; of one that says nothing, what run.json knows."""
     parts: Mapping[str, Any] = header.get("parts", {})
     if parts:
@@ -263,7 +263,7 @@ def _another(run: Path, stage: str, made: Mapping[str, Any], here: Code) -> User
     return UserError(
         f"stage {stage!r} was planned by other code or libraries:\n" + "\n".join(f"    {line}" for line in lines),
         where=str(run),
-        mend=f"go on with what made it ({back}), start a run under another name, or say that this one is fine: "
+        hint=f"go on with what made it ({back}), start a run under another name, or say that this one is fine: "
         "--accept-code; receipts name the code that made them",
     )
 

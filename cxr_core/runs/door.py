@@ -45,7 +45,7 @@ class BadFileError(UserError):
 
     def __init__(self, what: str, path: Path, hint: str = _HINT) -> None:
         self.path = path
-        super().__init__(printable(what), where=printable(str(path)), mend=hint)
+        super().__init__(printable(what), where=printable(str(path)), hint=hint)
 
 
 class BadFiles(list[BadFileError]):
@@ -101,7 +101,7 @@ Inside = Annotated[str, AfterValidator(checked_inside)]
 
 
 @dataclass(frozen=True)
-class Entry:
+class FolderEntry:
     """What a listing says of one name, itself and not what it may link to."""
 
     name: str
@@ -176,12 +176,13 @@ class Place:
         with self.handle():
             return self
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[FolderEntry]:
         """What lies in it, by name; nothing if it is not there. One listing, no file is opened."""
         try:
             with self.handle() as here, os.scandir(here) as found:
                 entries = [
-                    Entry(e.name, e.is_file(follow_symlinks=False), e.is_dir(follow_symlinks=False)) for e in found
+                    FolderEntry(e.name, e.is_file(follow_symlinks=False), e.is_dir(follow_symlinks=False))
+                    for e in found
                 ]
         except FileNotFoundError:
             return []

@@ -179,8 +179,8 @@ class ShardsFailedError(UserError):
 
     def __init__(self, failures: Sequence[Failure], first: UserError) -> None:
         self.failures = tuple(failures)
-        mend = "\n  -> ".join([*filter(None, [first.mend]), *_summary(failures)])
-        super().__init__(first.what, where=first.where, mend=mend)
+        hint = "\n  -> ".join([*filter(None, [first.hint]), *_summary(failures)])
+        super().__init__(first.what, where=first.where, hint=hint)
 
 
 def named_failure(failures: Sequence[Failure], first: Exception) -> Exception:

@@ -56,7 +56,7 @@ def check(run: Path, stage: str, planned: str) -> None:
     raise UserError(
         f"stage {stage!r} was planned in {_spell(planned)}, and this is {_spell(now)}",
         where=str(run),
-        mend="go on with the image of before, or say that this one is fine: --accept-image; receipts name their image",
+        hint="go on with the image of before, or say that this one is fine: --accept-image; receipts name their image",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from cxr_core.errors import UserError
 from cxr_core.runs.accounting import Accounting
-from cxr_core.runs.attempt import Beat, End, State, liveness_by, read_beat
+from cxr_core.runs.attempt import AttemptState, End, Heartbeat, liveness_by, read_beat
 from cxr_core.runs.causes import Outcome
 from cxr_core.runs.door import BadFileError, BadFiles, Place, below, parse
 from cxr_core.runs.evidence import cause_in_log, shell_ends
@@ -130,7 +130,7 @@ class Ledger:
         if gpu_hours is not None and self.gpu_hours.total >= gpu_hours:
             raise UserError(
                 f"the budget of {gpu_hours:g} GPU-hours is used up: {self.gpu_hours.total:.2f} GPU-hours were spent",
-                mend="what is committed is safe; raise `budget_gpu_hours` in the config to go on",
+                hint="what is committed is safe; raise `budget_gpu_hours` in the config to go on",
             )
 
 
@@ -207,7 +207,9 @@ def _without_heartbeat(stage: str, attempts: Place, name: str, bad: BadFiles) ->
     return _record(stage, folder.path, Evidence(alive), {**first, "started": first.get("started", touched)}, touched)
 
 
-def _record(stage: str, folder: Path, evidence: Evidence, facts: State | Beat | End, ended: float) -> AttemptRecord:
+def _record(
+    stage: str, folder: Path, evidence: Evidence, facts: AttemptState | Heartbeat | End, ended: float
+) -> AttemptRecord:
     spent = facts.get("seconds_in", {})
     outcome, cause = outcome_of(evidence)
     return AttemptRecord(
@@ -267,13 +269,13 @@ def _is_unexplained(record: AttemptRecord) -> bool:
     return bool(record.job) and record.outcome in ("killed", "silent")
 
 
-def _first_event(folder: Place) -> State | None:
+def _first_event(folder: Place) -> AttemptState | None:
     """What an attempt said of itself when it started; None if it did not come so far, or a crash cut the line short."""
     try:
         line = folder.first_line("events.jsonl")
     except FileNotFoundError:
         return None
-    return parse(line, State, folder.path / "events.jsonl", line=1) if line.endswith(b"\n") else None
+    return parse(line, AttemptState, folder.path / "events.jsonl", line=1) if line.endswith(b"\n") else None
 
 
 def _start_of(ended: End) -> float:

@@ -33,7 +33,7 @@ from cxr_core.runs.provenance import now
 from cxr_core.runs.receipt import Data, Receipt, broken_links
 from cxr_core.runs.run import StageFolder
 from cxr_core.runs.sources import changed_files, frozen_files
-from cxr_core.runs.stage import Context, Draft, Job, Output
+from cxr_core.runs.stage import Context, Draft, Output, StageJob
 from cxr_core.runs.verify import is_as_frozen
 from cxr_core.settings import OF_A_RUN, as_before
 
@@ -49,7 +49,7 @@ class Work:
     sha256 of each file outside of the run that it reads."""
 
     folder: StageFolder
-    job: Job
+    job: StageJob
     context: Context
     upstream: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def freeze(work: Work) -> Plan:
             "the plan was frozen for other inputs or settings than there are now:\n"
             + "\n".join(f"    {line}" for line in changes),
             where=str(work.folder.plan_path),
-            mend="put back what it was made of, start a run under another name, or make this stage and what follows "
+            hint="put back what it was made of, start a run under another name, or make this stage and what follows "
             "from it again: --take-inputs (what was made before goes to quarantine/)",
         )
     damaged = [name for name, sha256 in plan.files.items() if not is_as_frozen(work.folder, name, sha256)]
@@ -80,7 +80,7 @@ def freeze(work: Work) -> Plan:
         raise UserError(
             f"side files of the plan are not as frozen: {', '.join(damaged)}",
             where=str(work.context.plan_folder),
-            mend="remove this stage's folder and run again",
+            hint="remove this stage's folder and run again",
         )
     return plan
 
@@ -384,7 +384,7 @@ def finalize(work: Work, plan: Plan) -> dict[str, Any]:
         raise UserError(
             f"receipts of another plan: {', '.join(strangers[:10])}",
             where=str(work.folder.path / "receipts"),
-            mend="the folder holds files of another run: remove the stage's folder and run again",
+            hint="the folder holds files of another run: remove the stage's folder and run again",
         )
     _check_chain(work.folder, plan, receipts)
     start = time.monotonic()
@@ -414,18 +414,18 @@ def _check_chain(folder: StageFolder, plan: Plan, receipts: Sequence[Receipt]) -
         raise UserError(
             f"shards went on from another result than stands before them: {', '.join(torn[:10])}",
             where=str(folder.path / "receipts"),
-            mend=f"`cxr verify {folder.path.parent} --repair` sets them aside; then run again",
+            hint=f"`cxr verify {folder.path.parent} --repair` sets them aside; then run again",
         )
 
 
 def _incomplete(folder: StageFolder, plan: Plan, missing: Sequence[str]) -> UserError:
     names = sorted(parked(folder.path) & set(missing))
     what = f"{len(missing)} of {len(plan.shards)} shards have no receipt: {', '.join(missing[:10])}"
-    mend = "run again: only these will be made"
+    hint = "run again: only these will be made"
     if names:
         what += f"; parked, since they failed again and again for the same cause: {', '.join(names[:10])}"
-        mend = f"`cxr logs {folder.path.parent} {folder.name} {names[0]}` says why; then run with --retry-parked"
-    return UserError(what, where=str(folder.path), mend=mend)
+        hint = f"`cxr logs {folder.path.parent} {folder.name} {names[0]}` says why; then run with --retry-parked"
+    return UserError(what, where=str(folder.path), hint=hint)
 
 
 def _clear_dead_attempts(folder: StageFolder) -> None:

@@ -52,7 +52,7 @@ class _Parts(_NoParts):
     files: dict[str, str]
 
 
-class Header(TypedDict, total=False):
+class PlanHeader(TypedDict, total=False):
     """The first line of a plan: all but the shards."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
@@ -119,7 +119,7 @@ class Plan:
         below(path.parent, 1).write(path.name, "".join(canonical_json(line) + "\n" for line in lines))
 
     @classmethod
-    def read_header(cls, path: Path) -> Header:
+    def read_header(cls, path: Path) -> PlanHeader:
         """The plan's first line. Raises FileNotFoundError, or BadFileError if it is damaged."""
         return _header(below(path.parent, 1).first_line(path.name), path)
 
@@ -137,8 +137,8 @@ class Plan:
         return cls(shards=shards, **header)
 
 
-def _header(line: bytes, path: Path) -> Header:
-    return parse(line, Header, path, line=1)
+def _header(line: bytes, path: Path) -> PlanHeader:
+    return parse(line, PlanHeader, path, line=1)
 
 
 def _check(shards: Sequence[Shard], path: Path) -> None:

@@ -14,7 +14,7 @@ from cxr_core.runs.ledger import read_attempts
 from cxr_core.runs.plan import Shard
 from cxr_core.runs.provenance import now
 from cxr_core.runs.run import StageFolder
-from cxr_core.runs.verify import SET_ASIDE, Finding, StageCheck
+from cxr_core.runs.verify import SET_ASIDE, Discrepancy, StageCheck
 
 STATE = "state"
 """The role of the data from which the next shard of a chain goes on."""
@@ -61,7 +61,7 @@ def set_aside(folders: Sequence[StageFolder], why: str) -> dict[str, Path]:
         StageCheck(
             folder,
             attempts=tuple(read_attempts(folder.path)),
-            findings=(Finding(folder.name, "made of other inputs", folder.plan_path, why),),
+            findings=(Discrepancy(folder.name, "made of other inputs", folder.plan_path, why),),
         )
         for folder in folders
     ]
@@ -74,7 +74,7 @@ def _refuse_while_at_work(check: StageCheck) -> None:
         raise UserError(
             f"attempt {live[0].id} is at work in it on {live[0].node or live[0].host}",
             where=str(check.folder.path),
-            mend="wait until it ends, or cancel it; then repair",
+            hint="wait until it ends, or cancel it; then repair",
         )
 
 
@@ -185,7 +185,7 @@ def _set_aside(check: StageCheck, again: dict[str, str], target: Place) -> None:
         (stage / "pruned").move(f"{shard}.json", target / "pruned")
 
 
-def _is_stray(finding: Finding) -> bool:
+def _is_stray(finding: Discrepancy) -> bool:
     return finding.kind == "data without a receipt"
 
 

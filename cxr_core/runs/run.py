@@ -26,7 +26,7 @@ from cxr_core.runs.receipt import Receipt
 
 FORMAT = 1
 
-Reader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+ConfigReader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 _LARGEST_CONFIG = 4 * MIB
@@ -166,12 +166,12 @@ class Run:
             text = Place(root).read(path.name, limit=_LARGEST_CONFIG).decode()
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
-                "not a run: it has no config.yaml", where=str(root), mend="`cxr run CONFIG` makes one"
+                "not a run: it has no config.yaml", where=str(root), hint="`cxr run CONFIG` makes one"
             ) from None
         except UnicodeDecodeError as error:
             raise BadFileError("not the config of a run: no text", path, _HINT) from error
         try:
-            config = yamlfile.parse_mapping(text, path, mend=_HINT)
+            config = yamlfile.parse_mapping(text, path, hint=_HINT)
             checked(config, _Config, path)
         except (UserError, RecursionError) as error:
             what = error.what if isinstance(error, UserError) else "mappings in mappings, too deep"
@@ -185,7 +185,7 @@ class Run:
 
     @classmethod
     @contextmanager
-    def locked(cls, root: Path, config: Mapping[str, Any], *, read: Reader = dict) -> Iterator["Run"]:
+    def locked(cls, root: Path, config: Mapping[str, Any], *, read: ConfigReader = dict) -> Iterator["Run"]:
         """Hold the run at `root` for one launcher; it is created if it is not there.
 
         `read` brings a config that an older version wrote into the form of now, with the keys that came later.
@@ -204,7 +204,7 @@ class Run:
             yield cls.open(root)
 
     @classmethod
-    def _create_or_open(cls, root: Path, config: Mapping[str, Any], read: Reader) -> "Run":
+    def _create_or_open(cls, root: Path, config: Mapping[str, Any], read: ConfigReader) -> "Run":
         if is_begun(root):
             run = cls(root, read(cls.open(root).config))
             run._refuse_another(config)
@@ -225,7 +225,7 @@ class Run:
             raise UserError(
                 "this run was made with another config:\n" + "\n".join(f"    {line}" for line in lines),
                 where=str(self.root),
-                mend="give the changed config another `name:`, or go on with the run's own: "
+                hint="give the changed config another `name:`, or go on with the run's own: "
                 f"`cxr run {self.root / 'config.yaml'} --runs {self.root.parent}`. A key that is not in your "
                 "config has another default now than when the run was made",
             )
@@ -271,7 +271,7 @@ def _lock(root: Path) -> Iterator[None]:
             raise UserError(
                 f"cannot {'write to' if is_there else 'create'} the run folder ({error.strerror})",
                 where=str(root),
-                mend=f"{'ask its owner for the right, or ' if is_there else ''}choose a folder that you may write to "
+                hint=f"{'ask its owner for the right, or ' if is_there else ''}choose a folder that you may write to "
                 "with --runs DIR",
             ) from error
         _hold(lock, root)
@@ -292,7 +292,7 @@ def _hold(lock: int, root: Path) -> None:
         raise RunHeldError(
             f"another cxr works in this run ({holder or 'unknown process'})",
             where=str(root),
-            mend="wait until it ends, or use another name: `cxr run CONFIG name=other`",
+            hint="wait until it ends, or use another name: `cxr run CONFIG name=other`",
         )
     if fcntl.fcntl(lock, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
         os.ftruncate(lock, 0)

@@ -34,7 +34,7 @@ NO_PLAN = "the plan cannot be made anew"
 
 
 @dataclass(frozen=True)
-class State:
+class FileState:
     """A file as it was seen: its size, its times in nanoseconds and its sha256. `stands_for` is the sha256 that was
     frozen, where another file was found to mean the same."""
 
@@ -54,23 +54,23 @@ class State:
 
 
 @dataclass
-class Known:
+class KnownFiles:
     """The files that a stage reads, as they were last seen; and those that other stages of its run saw."""
 
     stage: Path
-    own: dict[str, State] = field(default_factory=dict)
-    others: dict[str, State] = field(default_factory=dict)
+    own: dict[str, FileState] = field(default_factory=dict)
+    others: dict[str, FileState] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stage: Path) -> "Known":
+    def of(cls, stage: Path) -> "KnownFiles":
         """What the stage in this folder and its neighbours recorded."""
-        others: dict[str, State] = {}
+        others: dict[str, FileState] = {}
         run = Place(stage.parent)
         for entry in run.entries():
             others |= _read(run / entry.name) if entry.is_folder and entry.name != stage.name else {}
         return cls(stage, _read(below(stage, 1)), others)
 
-    def look(self, path: Path, told: str = "") -> str:
+    def digest(self, path: Path, told: str = "") -> str:
         """The sha256 that the file at `path` counts as; GONE where it is not there. `told`: its sha256, if known."""
         name = str(path)
         try:
@@ -82,19 +82,19 @@ class Known:
             self.own[name] = self._seen(path, found, state, told)
         return self.own[name].frozen
 
-    def _seen(self, path: Path, found: os.stat_result, before: State | None, told: str) -> State:
+    def _seen(self, path: Path, found: os.stat_result, before: FileState | None, told: str) -> FileState:
         other = self.others.get(str(path))
         sha256 = other.sha256 if other and other.is_of(found) else ""
         sha256 = sha256 or (told if before is None else "") or _hash(path)
         stands_for = before.stands_for if before and before.sha256 == sha256 else ""
-        return State(found.st_size, found.st_mtime_ns, found.st_ctime_ns, sha256, stands_for)
+        return FileState(found.st_size, found.st_mtime_ns, found.st_ctime_ns, sha256, stands_for)
 
-    def mean_the_same(self, frozen: Mapping[str, str]) -> None:
+    def accept_as_equal(self, frozen: Mapping[str, str]) -> None:
         """Files that are others than frozen were found to mean the same."""
         for name, sha256 in frozen.items():
             state = self.own.get(name)
             if state is not None and state.frozen != sha256:
-                self.own[name] = State(state.size, state.modified, state.changed, state.sha256, sha256)
+                self.own[name] = FileState(state.size, state.modified, state.changed, state.sha256, sha256)
 
     def write(self) -> None:
         """Record what was seen, if there is any and it is new."""
@@ -105,7 +105,7 @@ class Known:
 
 
 class SourcesRecord(TypedDict):
-    """sources.json: path -> the values of its `State`."""
+    """sources.json: path -> the values of its `FileState`."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
@@ -122,9 +122,9 @@ class FrozenSources(TypedDict):
     files: dict[str, str]
 
 
-def _read(stage: Place) -> dict[str, State]:
+def _read(stage: Place) -> dict[str, FileState]:
     try:
-        return {name: State(*values) for name, values in stage.json(RECORD, SourcesRecord)["files"].items()}
+        return {name: FileState(*values) for name, values in stage.json(RECORD, SourcesRecord)["files"].items()}
     except (FileNotFoundError, BadFileError):
         return {}  # it only spares reading files again
 
@@ -134,7 +134,7 @@ def _hash(path: Path) -> str:
         return sha256_file(path)
     except OSError as error:
         raise UserError(
-            f"cannot be read ({error.strerror})", where=str(path), mend="check your right to read it, then run again"
+            f"cannot be read ({error.strerror})", where=str(path), hint="check your right to read it, then run again"
         ) from error
 
 
@@ -177,9 +177,9 @@ def files_of_model(folder: Path) -> list[Path]:
     return [index, *(file for part in parts for file in files_below(part))]
 
 
-def digest_of(folder: Path, known: Known) -> tuple[str, dict[str, str]]:
+def digest_of(folder: Path, known: KnownFiles) -> tuple[str, dict[str, str]]:
     """Of a folder that is no Dataset: one digest of its files by their content, and each file's."""
-    files = {str(path): known.look(path) for path in files_of_model(folder)}
+    files = {str(path): known.digest(path) for path in files_of_model(folder)}
     lines = (f"{Path(name).relative_to(folder).as_posix()}\0{sha256}\n" for name, sha256 in files.items())
     return sha256_text("".join(lines)), files
 
@@ -217,6 +217,6 @@ def freeze_files(stage: Path, files: Mapping[str, str]) -> None:
     below(stage, 1).write(OF_OLD_PLAN, json_text({"format": 1, "files": dict(files)}))
 
 
-def look_at(known: Known, paths: Iterable[Path]) -> dict[str, str]:
+def hash_files(known: KnownFiles, paths: Iterable[Path]) -> dict[str, str]:
     """Path -> the sha256 that the file counts as."""
-    return {str(path): known.look(path) for path in paths}
+    return {str(path): known.digest(path) for path in paths}

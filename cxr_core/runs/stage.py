@@ -1,7 +1,7 @@
 """The contract between a run and the job of a stage: freeze once, run each shard, finalize.
 
-A job is a module (`jobs/preprocess.py` ...) with the four functions of `Job`. None of them touches receipts, locks or
-final names: the run does (see `commit` and `pack`).
+A job is a module (`jobs/preprocess.py` ...) with the four functions of `StageJob`. None of them touches receipts, locks
+or final names: the run does (see `commit` and `pack`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ class Estimate:
     """Of a stage that makes a model: a folder with one of the same sizes, where there is one before it runs."""
 
 
-class Job(Protocol):
+class StageJob(Protocol):
     """What a stage's module offers.
 
     One that reads much outside of the run may have four more: `sources(settings)`, its files in place of all that

@@ -38,7 +38,7 @@ _READERS = 4
 
 
 @dataclass(frozen=True)
-class Finding:
+class Discrepancy:
     """One thing that is not as recorded. `shard` is empty where it is of the whole stage."""
 
     stage: str
@@ -61,7 +61,7 @@ class StageCheck:
     plan: Plan | None = None
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
     attempts: tuple[AttemptRecord, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Discrepancy, ...] = ()
     num_files: int = 0
 
 
@@ -83,7 +83,7 @@ def verify_stage(
     try:
         plan = folder.plan()
     except BadFileError as error:
-        at = Finding(folder.name, "damaged plan", error.path, error.what)
+        at = Discrepancy(folder.name, "damaged plan", error.path, error.what)
         return StageCheck(folder, findings=(at, *_damaged_records(folder.name, bad_records_of_stage(folder))))
     attempts = tuple(bad.read(lambda: read_attempts(folder.path), []))
     if plan is None:
@@ -101,34 +101,36 @@ def verify_stage(
     return StageCheck(folder, plan, receipts, attempts, tuple(findings), num_files)
 
 
-def _damaged_records(stage: str, bad: Iterable[BadFileError]) -> tuple[Finding, ...]:
-    return tuple(Finding(stage, "damaged record", error.path, error.what) for error in bad)
+def _damaged_records(stage: str, bad: Iterable[BadFileError]) -> tuple[Discrepancy, ...]:
+    return tuple(Discrepancy(stage, "damaged record", error.path, error.what) for error in bad)
 
 
-def _read_receipts(folder: StageFolder, plan: Plan, bad: BadFiles) -> tuple[dict[str, Receipt], list[Finding]]:
+def _read_receipts(folder: StageFolder, plan: Plan, bad: BadFiles) -> tuple[dict[str, Receipt], list[Discrepancy]]:
     planned, receipts, findings = {shard.id for shard in plan.shards}, {}, []
     for shard in sorted(bad.read(folder.done, set())):
         path = folder.path / "receipts" / f"{shard}.json"
         try:
             receipt = folder.receipt(shard)
         except BadFileError as error:
-            findings.append(Finding(folder.name, "damaged receipt", path, error.what, shard))
+            findings.append(Discrepancy(folder.name, "damaged receipt", path, error.what, shard))
             continue
         if receipt.plan != plan.fingerprint or shard not in planned:
             detail = f"of the plan {receipt.plan[:12]}, this is {plan.fingerprint[:12]}"
             detail = detail if shard in planned else f"the plan has no shard {shard}"
-            findings.append(Finding(folder.name, "receipt of another plan", path, detail, shard))
+            findings.append(Discrepancy(folder.name, "receipt of another plan", path, detail, shard))
         else:
             receipts[shard] = receipt
     return receipts, findings
 
 
-def _side_files(folder: StageFolder, plan: Plan) -> Iterator[Finding]:
+def _side_files(folder: StageFolder, plan: Plan) -> Iterator[Discrepancy]:
     if plan.sealed() != plan.fingerprint:
-        yield Finding(folder.name, "damaged plan", folder.plan_path, "its fingerprint is not that of what stands in it")
+        yield Discrepancy(
+            folder.name, "damaged plan", folder.plan_path, "its fingerprint is not that of what stands in it"
+        )
     for name, sha256 in plan.files.items():
         if not is_as_frozen(folder, name, sha256):
-            yield Finding(folder.name, "damaged plan", folder.path / "plan" / name, "not as frozen")
+            yield Discrepancy(folder.name, "damaged plan", folder.path / "plan" / name, "not as frozen")
 
 
 def is_as_frozen(folder: StageFolder, name: str, sha256: str) -> bool:
@@ -141,31 +143,31 @@ def is_as_frozen(folder: StageFolder, name: str, sha256: str) -> bool:
         return False
 
 
-def _stage_record(folder: StageFolder, plan: Plan, bad: BadFiles) -> Iterator[Finding]:
+def _stage_record(folder: StageFolder, plan: Plan, bad: BadFiles) -> Iterator[Discrepancy]:
     path = folder.path / "stage.json"
     if not folder.is_finished:
         return
     try:
         folder.facts()
     except BadFileError as error:
-        yield Finding(folder.name, "damaged stage.json", path, error.what)
+        yield Discrepancy(folder.name, "damaged stage.json", path, error.what)
     done = bad.read(folder.done, set())
     for shard in plan.shards:
         if shard.id not in done:
             detail = "stage.json says that the stage is done"
-            yield Finding(
+            yield Discrepancy(
                 folder.name, "finished without a receipt", path, f"{detail}, shard {shard.id} is not", shard.id
             )
 
 
-def _inputs(run: Run, stage: Mapping[str, Any], plan: Plan) -> Iterator[Finding]:
+def _inputs(run: Run, stage: Mapping[str, Any], plan: Plan) -> Iterator[Discrepancy]:
     """Where an earlier stage has another digest now than when this one was planned."""
     names = {other["name"] for other in run.config["stages"]}
     for role, name in (stage.get("inputs") or {}).items():
         facts = _facts(run.stage(name)) if isinstance(name, str) and name in names else None
         if facts and role in plan.upstream and facts.get("digest") != plan.upstream[role]:
             detail = f"planned with {name} {plan.upstream[role][:12]}, which is {str(facts.get('digest'))[:12]} now"
-            yield Finding(stage["name"], "made of other inputs", run.stage(stage["name"]).plan_path, detail)
+            yield Discrepancy(stage["name"], "made of other inputs", run.stage(stage["name"]).plan_path, detail)
 
 
 def _facts(folder: StageFolder) -> dict[str, Any] | None:
@@ -178,10 +180,10 @@ def _facts(folder: StageFolder) -> dict[str, Any] | None:
 
 def _data(
     folder: StageFolder, receipts: Mapping[str, Receipt], quick: bool, progress: Callable[[], None]
-) -> list[Finding]:
+) -> list[Discrepancy]:
     gone = _pruned(folder)
 
-    def check(entry: tuple[str, Data]) -> Finding | None:
+    def check(entry: tuple[str, Data]) -> Discrepancy | None:
         shard, data = entry
         return None if data.name in gone else _check_data(folder, shard, data, quick)
 
@@ -194,20 +196,20 @@ def _data(
     return found
 
 
-def _check_data(folder: StageFolder, shard: str, data: Data, quick: bool) -> Finding | None:
+def _check_data(folder: StageFolder, shard: str, data: Data, quick: bool) -> Discrepancy | None:
     shards, path = folder.place / "shards", folder.path / "shards" / data.name
     try:
         if not shards.has(data.name):
-            return Finding(folder.name, "missing data", path, f"the receipt of shard {shard} names it", shard)
+            return Discrepancy(folder.name, "missing data", path, f"the receipt of shard {shard} names it", shard)
         size = size_in(shards, data.name)
         if size != data.bytes:
-            return Finding(folder.name, "damaged data", path, f"{size} bytes, {data.bytes} were recorded", shard)
+            return Discrepancy(folder.name, "damaged data", path, f"{size} bytes, {data.bytes} were recorded", shard)
         if not quick and sha256_in(shards, data.name) != data.sha256:
-            return Finding(folder.name, "damaged data", path, "another sha256 than recorded", shard)
+            return Discrepancy(folder.name, "damaged data", path, "another sha256 than recorded", shard)
     except BadFileError as error:
-        return Finding(folder.name, "damaged data", path, error.what, shard)
+        return Discrepancy(folder.name, "damaged data", path, error.what, shard)
     except OSError as error:
-        return Finding(folder.name, "damaged data", path, f"cannot be read: {error.strerror}", shard)
+        return Discrepancy(folder.name, "damaged data", path, f"cannot be read: {error.strerror}", shard)
     return None
 
 
@@ -221,16 +223,16 @@ def _pruned(folder: StageFolder) -> set[str]:
     return {name for name in names if not bad.read(partial(shards.has, name), False)}
 
 
-def _torn(folder: StageFolder, shard: str) -> Finding:
+def _torn(folder: StageFolder, shard: str) -> Discrepancy:
     path = folder.path / "receipts" / f"{shard}.json"
-    return Finding(folder.name, "continues another result", path, "the shard before it was made anew", shard)
+    return Discrepancy(folder.name, "continues another result", path, "the shard before it was made anew", shard)
 
 
-def _strays(folder: StageFolder, receipts: Mapping[str, Receipt]) -> list[Finding]:
+def _strays(folder: StageFolder, receipts: Mapping[str, Receipt]) -> list[Discrepancy]:
     shards = folder.place / "shards"
     named = {data.name for receipt in receipts.values() for data in receipt.data}
     return [
-        Finding(
+        Discrepancy(
             folder.name,
             "data without a receipt",
             shards.path / entry.name,

@@ -20,7 +20,7 @@ class AdversarialTask(Task, Protocol):
     def generator_loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:
         """As `loss`, of the generator, against the discriminator that has just been updated."""
 
-    def told(self, step: int) -> dict[str, Any]:
+    def log_values(self, step: int) -> dict[str, Any]:
         """What the metrics row of a step says beside the losses."""
 
 
@@ -37,7 +37,7 @@ class AdversarialEngine(Engine):
     def _row(self, step: int, values: Sequence[float]) -> dict[str, Any]:
         row, generator = (super(AdversarialEngine, self)._row(step, part) for part in (values[:3], values[3:]))
         of_generator = {f"generator_{name}": generator[name] for name in ("loss", "grad_norm")}
-        return row | of_generator | self.task.told(step)
+        return row | of_generator | self.task.log_values(step)
 
     def _averaged(self) -> dict[str, torch.Tensor]:
         return {name: held for name, held in super()._averaged().items() if name.startswith("generator.")}

@@ -81,7 +81,7 @@ def _compile(unet: Any, stage: str) -> None:
         raise UserError(
             f"compile: true needs a C++ compiler, and there is no {compiler}",
             where=f"stage {stage!r}",
-            mend="install g++, name another one in CXX, or set compile: false",
+            hint="install g++, name another one in CXX, or set compile: false",
         )
     unet.compile()
 
@@ -95,7 +95,7 @@ def _checkpoint_gradients(pipeline: Any) -> None:
             raise UserError(
                 "gradient_checkpointing needs training mode, in which the base's dropout would make resume inexact",
                 where=f"{type(part).__name__} {', '.join(drops[:3])}".rstrip(),
-                mend="set dropout and attention_dropout to 0 in the config.json of that part",
+                hint="set dropout and attention_dropout to 0 in the config.json of that part",
             )
     pipeline.unet.enable_gradient_checkpointing()
     pipeline.text_encoder.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

@@ -16,7 +16,7 @@ from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import some, stream
 from cxr_core.training.denoiser import make_denoiser
 from cxr_core.training.objective import min_snr_weights, noisy, squared_error, target
-from cxr_core.training.preview import Preview
+from cxr_core.training.preview import PreviewImages
 from cxr_core.training.sampling import batches, unplaced_prompts
 from cxr_core.training.settings import DiffusionTrain
 
@@ -104,7 +104,7 @@ class DiffusionTask:
         loss = float(torch.cat([self._errors(self.module, part) for part in parts]).mean()) if num else None
         return {"validation_loss": loss}
 
-    def preview(self, step: int) -> Preview:
+    def preview(self, step: int) -> PreviewImages:
         """The same prompts from the same noise at every checkpoint: a column a prompt, a row a noise."""
         settings, parts = self.settings.preview, self.pipeline
         scheduler = dict(parts.scheduler.config)
@@ -126,7 +126,7 @@ class DiffusionTask:
                 noise="mt19937",
             )
             rows.append(np.nan_to_num(sampler.decode(model, latents)).round().astype(np.uint8))
-        return Preview(self.prompts, np.stack(rows))
+        return PreviewImages(self.prompts, np.stack(rows))
 
     def before_export(self) -> None:
         """Nothing to measure."""

@@ -57,7 +57,7 @@ def _insist_finite(moments: np.ndarray, image_ids: pd.Series, folder: Path) -> N
         raise UserError(
             f"the VAE gives {len(bad)} images latents that are not finite as {moments.dtype}: {', '.join(bad[:10])}",
             where=str(folder),
-            mend="set the latents stage's dtype: float32, or take another base",
+            hint="set the latents stage's dtype: float32, or take another base",
         )
 
 

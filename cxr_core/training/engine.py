@@ -18,7 +18,7 @@ from cxr_core.models.tensors import read_header
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.progress import Bar
 from cxr_core.training.ema import Ema
-from cxr_core.training.preview import Preview
+from cxr_core.training.preview import PreviewImages
 from cxr_core.training.schedule import learning_rate
 from cxr_core.training.settings import TrainSettings
 
@@ -61,7 +61,7 @@ class Task(Protocol):
         `validation_loss` is always there, and None without any such images.
         """
 
-    def preview(self, step: int) -> Preview | None:
+    def preview(self, step: int) -> PreviewImages | None:
         """Pictures of what the weights make after `step` steps, always of the same things; None without pictures."""
 
     def before_export(self) -> None:
@@ -155,7 +155,7 @@ class Engine:
             raise UserError(
                 "the training state is of another model, other settings or another version",
                 where=str(folder),
-                mend="remove the stage's folder and run again, or start a run under another name",
+                hint="remove the stage's folder and run again, or start a run under another name",
             )
         self._restore(_Tensors(path))
         self.scaler.load_state_dict(about.get("scaler", {}))
@@ -249,7 +249,7 @@ class Engine:
         return UserError(
             f"{what} at step {step + 1}, on {', '.join(self.task.examples(step))}",
             where=f"stage {self.settings.name!r}",
-            mend="look at these, lower learning_rate or raise warmup_steps; the last checkpoint is kept",
+            hint="look at these, lower learning_rate or raise warmup_steps; the last checkpoint is kept",
         )
 
     def _tensors(self) -> dict[str, torch.Tensor]:

@@ -30,11 +30,11 @@ from cxr_core.training.rendezvous import (
     ORDER,
     PREFLIGHT,
     About,
-    Answer,
     Heard,
     Meeting,
     Order,
     Preflight,
+    RankAnswer,
     Words,
     beat_name,
     log_name,
@@ -60,7 +60,7 @@ class RankError(UserError):
     """A rank died, hung or failed. Its `cause` is what is counted when failures of a shard are."""
 
     def __init__(self, what: str, *, cause: str, where: str) -> None:
-        super().__init__(what, where=where, mend="run again: training goes on from the last checkpoint")
+        super().__init__(what, where=where, hint="run again: training goes on from the last checkpoint")
         self.cause = cause
 
 
@@ -139,13 +139,13 @@ class Group(AbstractContextManager["Group"]):
         preflight = self._meeting.get(PREFLIGHT, Preflight)
         if preflight is None:
             return ""
-        return words_of(preflight.told)
+        return words_of(preflight.as_facts)
 
     def _publish(self) -> None:
         """Repeat what the ranks measured where all may read it who may read the run."""
         preflight = self._meeting.get(PREFLIGHT, Preflight)
         if preflight and not published(self.folder).exists():
-            write_json(published(self.folder), preflight.told)
+            write_json(published(self.folder), preflight.as_facts)
 
     def _about(self, num_local: int, gpus: int | None) -> About:
         context = self.context
@@ -167,8 +167,8 @@ class Group(AbstractContextManager["Group"]):
                 start_new_session=True,
             )
 
-    def _answer(self) -> Answer | None:
-        answer = self._meeting.get(ANSWER, Answer)
+    def _answer(self) -> RankAnswer | None:
+        answer = self._meeting.get(ANSWER, RankAnswer)
         return answer if answer and answer.number == self._number else None
 
     def _show(self, progress: Bar, shown: int, shard: Shard) -> int:
@@ -241,7 +241,7 @@ class Group(AbstractContextManager["Group"]):
             # What all ranks say alike is of no one of them.
             alike = sum(said.user == user for said in words.values()) == self.ranks.num
             where = user.where if alike else f"rank {rank}: {user.where}"
-            return UserError(user.what, where=where, mend=user.mend)
+            return UserError(user.what, where=where, hint=user.hint)
         for rank, code in self._gone().items():
             how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
             return self._error(rank, how, "signal" if code < 0 else "rank ended")

@@ -121,7 +121,7 @@ def _validation(engine: Engine) -> dict[str, Any]:
         raise UserError(
             f"the validation loss is {loss} after step {engine.step}",
             where=f"stage {engine.settings.name!r}",
-            mend="look at the images of held-out patients, or lower learning_rate; the last checkpoint is kept",
+            hint="look at the images of held-out patients, or lower learning_rate; the last checkpoint is kept",
         )
     return measured
 

@@ -35,7 +35,7 @@ def target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, steps: to
     raise UserError(
         f"prediction_type {kind!r} cannot be trained",
         where="scheduler/scheduler_config.json of the base",
-        mend="use epsilon, v_prediction or sample",
+        hint="use epsilon, v_prediction or sample",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from cxr_core.runs.door import MIB, BadFiles, Entry, Place, below, parse
+from cxr_core.runs.door import MIB, BadFiles, FolderEntry, Place, below, parse
 from cxr_core.runs.records import Count
 
 RISE = 0.02
@@ -51,7 +51,7 @@ def overfit_of(stage_folder: Path, bad: BadFiles) -> Overfit | None:
     """The same of a train stage that may be under way, from the last line of each interval's metrics. Files that are
     none are added to `bad`."""
     shards = below(stage_folder, 1) / "shards"
-    entries: list[Entry] = bad.read(shards.entries, [])
+    entries: list[FolderEntry] = bad.read(shards.entries, [])
     names = [entry.name for entry in entries if entry.name.endswith(".jsonl")]
     rows = [row for name in names if (row := bad.read(partial(_last_row, shards, name), None)) is not None]
     found = {row["step"]: loss for row in rows if (loss := row.get("validation_loss")) is not None and "step" in row}

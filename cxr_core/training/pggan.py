@@ -15,9 +15,9 @@ from cxr_core.models.pggan_folder import PGGANS, PgganInfo, size_at
 from cxr_core.models.pixels import to_pixels
 from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import DataOrder, stream
-from cxr_core.training.growth import Position, position_at
+from cxr_core.training.growth import GrowthPosition, position_at
 from cxr_core.training.pggan_settings import PgganTrain
-from cxr_core.training.preview import Preview
+from cxr_core.training.preview import PreviewImages
 
 _MOST_IN_MEMORY = 2**30
 """Bytes of training images that are decoded once and kept; of more, each batch is decoded when it comes."""
@@ -69,7 +69,7 @@ class PgganTask:
         finally:
             module.discriminator.requires_grad_(True)
 
-    def told(self, step: int) -> dict[str, Any]:
+    def log_values(self, step: int) -> dict[str, Any]:
         at = position_at(self.settings, step)
         return {"image_size": size_at(at.scale), "fade": at.fade}
 
@@ -82,14 +82,14 @@ class PgganTask:
         return {"validation_loss": None}
 
     @torch.no_grad()
-    def preview(self, step: int) -> Preview:
+    def preview(self, step: int) -> PreviewImages:
         """What a few latents give, always the same ones, enlarged to the pixels of the last scale."""
         at = position_at(self.settings, step - 1)
         latents = self._normal(derive_seed(self.seed, "preview"), 0, range(self.settings.num_previews))
         greys = self.module.as_grey(self.module.generator(latents, at.scale, at.fade))
         times = self.module.info.image_size // greys.shape[-1]
         pixels = np.rint(greys.cpu().numpy()).astype(np.uint8).repeat(times, axis=1).repeat(times, axis=2)
-        return Preview([f"z{i + 1}" for i in range(len(pixels))], pixels[None])
+        return PreviewImages([f"z{i + 1}" for i in range(len(pixels))], pixels[None])
 
     def before_export(self) -> None:
         """Nothing is measured for the export."""
@@ -100,16 +100,16 @@ class PgganTask:
         about = {"dataset": self.dataset.info.digest, "steps": step, "images": self.settings.num_images(0, step)}
         pggan.save(self.module, folder, about, scale=at.scale, fade=at.fade)
 
-    def _places(self, at: Position, part: int) -> range:
+    def _places(self, at: GrowthPosition, part: int) -> range:
         """Of a part in the global batch: whole groups, as the settings see to."""
         share = at.batch_size // self.num_parts
         return range(part * share, (part + 1) * share)
 
-    def _shown(self, at: Position, places: range) -> np.ndarray:
+    def _shown(self, at: GrowthPosition, places: range) -> np.ndarray:
         """Rows of the real images there."""
         return self.order.rows(at.first_image + places.start, at.first_image + places.stop)
 
-    def _real(self, at: Position, places: range) -> torch.Tensor:
+    def _real(self, at: GrowthPosition, places: range) -> torch.Tensor:
         """Real images at the scale, as sharp as the generator can draw them there."""
         shown = self._shown(at, places)
         images = self.dataset.images(self.rows.iloc[shown]) if self.kept is None else self.kept[shown]

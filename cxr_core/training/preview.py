@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Preview:
+class PreviewImages:
     """Grey images uint8 (rows, columns, height, width); `titles` has the prompt, or the image id, of each column."""
 
     titles: Sequence[str]

@@ -26,10 +26,10 @@ from cxr_core.training.rendezvous import (
     GROUP,
     ORDER,
     About,
-    Answer,
-    Beat,
     Meeting,
     Order,
+    RankAnswer,
+    RankHeartbeat,
     RankPlace,
     Refusal,
     Words,
@@ -48,7 +48,7 @@ def run_rank(folder: Path, rank: int, local_rank: int) -> NoReturn:
     """Be one rank of the group that meets in `folder`, until it is over; the process ends with it."""
     show_log()
     meeting = Meeting.at(folder)
-    beat = Beat(meeting, rank)
+    beat = RankHeartbeat(meeting, rank)
     heartbeat.set(beat.progress)
     # Of DeepSpeed's calls of torch; there is nothing that a reader of the log could do about them.
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -56,14 +56,14 @@ def run_rank(folder: Path, rank: int, local_rank: int) -> NoReturn:
         _work(folder, rank, local_rank, beat)
     except Exception as error:  # noqa: BLE001 - told to the starter, which raises it
         traceback.print_exc()
-        told = Refusal(error.what, error.where, error.mend) if isinstance(error, UserError) else None
+        told = Refusal(error.what, error.where, error.hint) if isinstance(error, UserError) else None
         meeting.put(words_name(rank), Words(time.time(), text_of(error), told))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # without a wait for what threads of torch still ask of the other ranks
 
 
-def _work(folder: Path, rank: int, local_rank: int, beat: Beat) -> None:
+def _work(folder: Path, rank: int, local_rank: int, beat: RankHeartbeat) -> None:
     about = beat.meeting.get(GROUP, About)
     assert about is not None
     place = RankPlace(folder, rank, local_rank, about.size, about.num_local, about.gpus)
@@ -91,7 +91,7 @@ def _work(folder: Path, rank: int, local_rank: int, beat: Beat) -> None:
         made = run_interval(context, shard, Path(order.work), world=world)
         if made is not None:
             paths = {role: str(path) for role, path in made.paths.items()}
-            answer = Answer(order.number, paths, made.digest, dict(made.counts), dict(made.seconds))
+            answer = RankAnswer(order.number, paths, made.digest, dict(made.counts), dict(made.seconds))
             beat.meeting.put(ANSWER, answer)
     dist.destroy_process_group()
     world.leave()

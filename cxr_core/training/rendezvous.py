@@ -74,7 +74,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RankAnswer:
     """ANSWER: an `Output`, with the number of its order."""
 
     __pydantic_config__ = STRICT
@@ -112,7 +112,7 @@ class Preflight:
     format: Literal[1] = 1
 
     @property
-    def told(self) -> dict[str, Any]:
+    def as_facts(self) -> dict[str, Any]:
         """As it is written."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
@@ -140,7 +140,7 @@ class Refusal:
 
     what: str
     where: str
-    mend: str
+    hint: str
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def wait_until(is_there: Callable[[], bool], path: Path, seconds: float) -> None
             raise UserError(
                 f"not there after {seconds:.0f} s",
                 where=f"{path} on {socket.gethostname()}",
-                mend="all nodes must see the run folder: cxr doctor --cluster NAME",
+                hint="all nodes must see the run folder: cxr doctor --cluster NAME",
             )
         time.sleep(0.2)
 
@@ -268,7 +268,7 @@ def preflights(stage_folder: Path) -> list[dict[str, Any]]:
                 about, when = where.json(file, Preflight), where.stat(file)
             except (OSError, BadFileError):
                 continue
-            found.append((when.st_mtime if when else 0.0, about.told))
+            found.append((when.st_mtime if when else 0.0, about.as_facts))
             break
     return [told for _, told in sorted(found, key=lambda pair: pair[0])]
 
@@ -295,7 +295,7 @@ def words_of(preflight: Mapping[str, Any]) -> str:
     return f"{ranks} on {nodes}, {shared}{preflight['transport']}, {speed}"
 
 
-class Beat:
+class RankHeartbeat:
     """Says once a second that this rank lives and what it is at; ends the process when the others are gone.
 
     A thread of its own does it: the rank may be waiting for others in one long operation.

@@ -32,7 +32,7 @@ _ANSWER_SECONDS = 60.0
 """Beside the time that a question itself may wait: after it, rank 0 or the way to it counts as gone."""
 
 
-class Table:
+class KeyValueTable:
     """The keys and values, in rank 0. Every method may be called by several threads; those that wait return None or
     False after so many seconds."""
 
@@ -92,7 +92,7 @@ class Server:
     """Serves a table at an address of this machine; `strangers` is called with their number and the last one's
     address when that number has doubled, so that no log is filled by them."""
 
-    def __init__(self, table: Table, secret: bytes, host: str, strangers: Callable[[int, str], None]) -> None:
+    def __init__(self, table: KeyValueTable, secret: bytes, host: str, strangers: Callable[[int, str], None]) -> None:
         self._table, self._secret, self._strangers = table, secret, strangers
         self._num_strangers = 0
         self._greetings = threading.Semaphore(_MOST_GREETINGS)
@@ -159,7 +159,7 @@ def connect(hosts: Sequence[str], port: int, secret: bytes, seconds: float) -> "
     raise UserError(
         f"rank 0 is not reached within {seconds:.0f} s ({why})",
         where=f"{' or '.join(hosts)}, port {port}, from {socket.gethostname()}",
-        mend="the nodes must reach each other by TCP: ask the site about a firewall between them",
+        hint="the nodes must reach each other by TCP: ask the site about a firewall between them",
     )
 
 
@@ -218,7 +218,9 @@ class RankStore(dist.Store):
     that waits for a key holds up no other.
     """
 
-    def __init__(self, patience: timedelta, *, table: Table | None = None, dial: Callable[[], _Line] | None = None):
+    def __init__(
+        self, patience: timedelta, *, table: KeyValueTable | None = None, dial: Callable[[], _Line] | None = None
+    ):
         super().__init__()
         self.set_timeout(patience)
         self._patience, self._table, self._dial = patience.total_seconds(), table, dial

@@ -29,7 +29,7 @@ _WEIGHT_OF_ORDER = 0.1
 """Of the loss of order beside that of the words: enough for "left" to know what it is said of."""
 
 
-class Reader(torch.nn.Module):
+class ProbedTextEncoder(torch.nn.Module):
     """A text encoder, and linear questions to its outputs: which tokens came so far, and which ones just before.
 
     The questions are not exported.
@@ -62,7 +62,9 @@ class TextEncoderTask:
         self.pipeline, self.settings, self.seed = pipeline, settings, seed
         self.words = prompt_words()
         with seeded(derive_seed(seed, "questions")):
-            self.module = Reader(pipeline.text_encoder, len(pipeline.tokenizer)).to(pipeline.text_encoder.device)
+            self.module = ProbedTextEncoder(pipeline.text_encoder, len(pipeline.tokenizer)).to(
+                pipeline.text_encoder.device
+            )
         self.marks = torch.tensor(pipeline.tokenizer.all_special_ids, device=pipeline.text_encoder.device)
 
     def loss(self, module: torch.nn.Module, step: int, part: int = 0) -> torch.Tensor:

@@ -15,7 +15,7 @@ from cxr_core.seeds import derive_seed
 from cxr_core.training.data_order import DataOrder, some, stream
 from cxr_core.training.encode import encode_moments
 from cxr_core.training.objective import divergence, edge_error
-from cxr_core.training.preview import Preview
+from cxr_core.training.preview import PreviewImages
 from cxr_core.training.settings import VaeTrain
 
 _NUM_PREVIEWS = 8
@@ -73,12 +73,12 @@ class VaeTask:
         return {"validation_loss": sum(errors) / len(self.held_out)}
 
     @torch.no_grad()
-    def preview(self, step: int) -> Preview:
+    def preview(self, step: int) -> PreviewImages:
         """Each of a few images above its reconstruction."""
         pixels = self._pixels(self.shown)
         both = torch.stack([pixels, self._reconstruct(pixels).clamp(-1, 1)])
         grey = both.mean(2).add(1).mul(127.5).round().byte().cpu().numpy()
-        return Preview(self.shown["image_id"].tolist(), grey)
+        return PreviewImages(self.shown["image_id"].tolist(), grey)
 
     def before_export(self) -> None:
         """Set the scaling factor, with which latents have unit variance, where the VAE started from nothing.

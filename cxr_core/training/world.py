@@ -20,7 +20,7 @@ from torch.distributed import distributed_c10d
 from cxr_core.errors import UserError
 from cxr_core.training.ranks_settings import DiffusionRanks, Ranks
 from cxr_core.training.rendezvous import ADDRESS, PREFLIGHT, Address, Preflight, RankPlace
-from cxr_core.training.store import RankStore, Server, Table, bind_address, connect
+from cxr_core.training.store import KeyValueTable, RankStore, Server, bind_address, connect
 
 _MIB = 2**20
 _LEAVE_SECONDS = 10.0
@@ -102,7 +102,7 @@ def join(
 
 
 def _listen(place: RankPlace, patience: timedelta, strangers: Callable[[int, str], None]) -> RankStore:
-    name, table = address_of(place), Table()
+    name, table = address_of(place), KeyValueTable()
     server = Server(table, place.meeting.secret, bind_address(name), strangers)
     hosts = list(dict.fromkeys([name, server.host] if server.host != "0.0.0.0" else [name]))
     place.meeting.put(ADDRESS, Address(hosts, server.port))
@@ -120,7 +120,7 @@ def address_of(place: RankPlace) -> str:
         raise UserError(
             f"this node's own name has no address ({error})",
             where=name,
-            mend="other nodes find it by its name: ask the site for an entry in its DNS or in /etc/hosts",
+            hint="other nodes find it by its name: ask the site for an entry in its DNS or in /etc/hosts",
         ) from error
     return name
 
@@ -152,7 +152,7 @@ def _refuse_pickle(*given: Any) -> Any:
     raise UserError(
         "a library would send a Python object from one rank to another",
         where=socket.gethostname(),
-        mend="it is a mistake of this program: ranks exchange tensors and JSON alone",
+        hint="it is a mistake of this program: ranks exchange tensors and JSON alone",
     )
 
 
@@ -172,7 +172,7 @@ def preflight(place: RankPlace, ranks: Ranks, world: World) -> None:
     expected = place.size * (place.size + 1) / 2
     if not bool((numbers == expected).all()):
         raise UserError(
-            "the ranks' sum of their numbers is wrong", where=seen[place.rank][0], mend="see the nodes' log"
+            "the ranks' sum of their numbers is wrong", where=seen[place.rank][0], hint="see the nodes' log"
         )
     if place.rank == 0:
         # What each rank sends and receives, whatever the number of ranks (NCCL tests' "bus bandwidth").
@@ -186,7 +186,7 @@ def preflight(place: RankPlace, ranks: Ranks, world: World) -> None:
             transport=_transport(place.folder) if on_gpu else "gloo, TCP",
             zero=ranks.zero if isinstance(ranks, DiffusionRanks) else None,
         )
-        place.meeting.put(PREFLIGHT, record.told)
+        place.meeting.put(PREFLIGHT, record.as_facts)
 
 
 def check_gpus(seen: Sequence[tuple[str, int]], *, given: int | None, num_local: int) -> None:
@@ -200,7 +200,7 @@ def check_gpus(seen: Sequence[tuple[str, int]], *, given: int | None, num_local:
             raise UserError(
                 f"rank {rank} on {host} sees {num} GPUs, but {wanted} are given to {num_local} ranks of its node",
                 where="ranks",
-                mend="each rank must see all of its node's GPUs: no --gpu-bind, --gpus-per-task or "
+                hint="each rank must see all of its node's GPUs: no --gpu-bind, --gpus-per-task or "
                 "CUDA_VISIBLE_DEVICES of its own; or lower ranks.per_node",
             )
 
@@ -234,5 +234,5 @@ def _refuse_to_compile(builder: Any, verbose: bool = True) -> Any:
     raise UserError(
         f"DeepSpeed would compile its operator {builder.name} in this job",
         where=socket.gethostname(),
-        mend="take an image of `cxr image build --target cuda`, which has its operators built ahead",
+        hint="take an image of `cxr image build --target cuda`, which has its operators built ahead",
     )

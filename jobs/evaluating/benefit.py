@@ -44,7 +44,7 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
 
 def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> Sequence[Shard]:
     """Choose the images of every arm; one shard per classifier."""
-    from cxr_core.evaluation.adjudicated import labelled, strangers
+    from cxr_core.evaluation.adjudicated import labelled, unknown_ids
     from cxr_core.evaluation.benefit.cohort import choose_benefit, write_benefit
     from cxr_core.evaluation.cohort import check_findings
 
@@ -54,7 +54,7 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
     for entry in entries:
         if entry.adjudicated:  # hours of training must not end at a table that cannot be read
             labelled(entry.adjudicated, real.findings, real.of_split(entry.split)["image_id"])
-            for line in strangers(entry.adjudicated, real.findings, real.rows["image_id"]):
+            for line in unknown_ids(entry.adjudicated, real.findings, real.rows["image_id"]):
                 log.warning("%s", line)
     cohorts = [choose_benefit(entry, real, synthetic, context.seed) for entry in entries]
     write_benefit(work, cohorts)

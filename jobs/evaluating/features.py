@@ -66,9 +66,9 @@ def extraction_shards(
     kinds = kinds_of(settings)
     if not kinds:
         return ()
-    from cxr_core.evaluation.features import open_eye
+    from cxr_core.evaluation.features import open_feature_model
 
-    about = [open_eye(kind, folder_of(kind, settings, context.inputs)).about for kind in kinds]
+    about = [open_feature_model(kind, folder_of(kind, settings, context.inputs)).about for kind in kinds]
     return freeze_extraction(settings.extraction, about, sources, work)
 
 

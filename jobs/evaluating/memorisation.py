@@ -35,7 +35,7 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
     if asked is None:
         return Estimate(0, 0, 0, 0)
     from cxr_core.evaluation.extraction import count_images
-    from cxr_core.evaluation.memorisation import looked, searched
+    from cxr_core.evaluation.memorisation import descriptors, searched
     from cxr_core.evaluation.memorisation.settings import WIDTH
 
     (num_real,) = map(count_images, in_roles(inputs, "real"))
@@ -52,7 +52,7 @@ def estimate(settings: EvaluateStage, inputs: Mapping[str, Estimate | Path]) -> 
     if person:
         notes.append(f"a siamese network of {person.steps} steps that tells patients apart")
     num_shards = num_looks + num_searches + (person is not None)
-    each = looked.BYTES_AN_IMAGE + searched.BYTES_AN_IMAGE + (4 * WIDTH if person else 0)
+    each = descriptors.BYTES_AN_IMAGE + searched.BYTES_AN_IMAGE + (4 * WIDTH if person else 0)
     return Estimate(num_shards, num_shards, 3 * num_shards + 5, sum(sizes) * each, notes)
 
 
@@ -67,12 +67,12 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
 
 def copy_shards(context: Context, sources: Mapping[str, "pd.DataFrame"], work: Path) -> list[Shard]:
     """Shards that look at the rows of `real` and of each synthetic source, and shards that search."""
-    from cxr_core.evaluation.memorisation.looked import freeze_looks
+    from cxr_core.evaluation.memorisation.descriptors import freeze_descriptors
     from cxr_core.evaluation.memorisation.searched import freeze_searches
 
     settings: EvaluateStage = context.settings
     asked = _asked(settings)
-    looks = freeze_looks(sources, settings.looks_at, asked.shard_size, work)
+    looks = freeze_descriptors(sources, settings.looks_at, asked.shard_size, work)
     synthetic = [source for source in sources if source != "real"]
     return [*looks, *freeze_searches(synthetic, settings.null_splits, asked, context.seed, work)]
 
@@ -80,14 +80,14 @@ def copy_shards(context: Context, sources: Mapping[str, "pd.DataFrame"], work: P
 def run(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
     """Thumbnails and spectra of one slice, a search for it, or a network that tells patients apart."""
     from cxr_core.evaluation.cache import FeatureCache
-    from cxr_core.evaluation.memorisation.looked import look
+    from cxr_core.evaluation.memorisation.descriptors import describe_images
 
     kind = purpose_of(shard).kind
     if kind == SEARCH:
         return _search(context, shard, datasets, work)
     if kind == PERSON:
         return _person(context, datasets, work)
-    return look(shard, datasets, context.plan_folder, work, FeatureCache(context.cache_folder / "features"))
+    return describe_images(shard, datasets, context.plan_folder, work, FeatureCache(context.cache_folder / "features"))
 
 
 def _person(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
@@ -106,7 +106,7 @@ def _person(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> 
 def _search(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], work: Path) -> Output:
     from threadpoolctl import threadpool_limits
 
-    from cxr_core.evaluation.memorisation.looked import looks_of, read_looks
+    from cxr_core.evaluation.memorisation.descriptors import descriptor_shards, read_descriptors
     from cxr_core.evaluation.memorisation.searched import needed, search
     from cxr_core.runs.run import StageFolder
 
@@ -115,8 +115,8 @@ def _search(context: Context, shard: Shard, datasets: Mapping[str, "Dataset"], w
     assert plan is not None
     wanted = needed(plan.shards, shard)
     files, computed = _files(context, wanted, datasets, work / "made")
-    sources = [source for source in ("real", purpose_of(shard).source) if looks_of(wanted, source)]
-    seen = {source: read_looks(context.plan_folder, source, wanted, files) for source in sources}
+    sources = [source for source in ("real", purpose_of(shard).source) if descriptor_shards(wanted, source)]
+    seen = {source: read_descriptors(context.plan_folder, source, wanted, files) for source in sources}
     with threadpool_limits(settings.threads):
         found = search(shard, seen, datasets["real"], settings.null_splits, _asked(settings), context.seed, work)
     return replace(found, counts={**found.counts, **computed})
@@ -154,11 +154,11 @@ def measure(
     """Say what the searches found, and draw the pairs that are most alike."""
     if context.settings.memorisation is None:
         return {}
-    from cxr_core.evaluation.memorisation.looked import looked_at
+    from cxr_core.evaluation.memorisation.descriptors import described_rows
     from cxr_core.evaluation.memorisation.pairs import draw_pairs
 
     (result,) = measure_copies(context, receipts, ["synthetic"])
-    persons = _persons(context, receipts, looked_at(context.plan_folder, "real"))
+    persons = _persons(context, receipts, described_rows(context.plan_folder, "real"))
     picture = draw_pairs(result.pairs, datasets["real"], datasets["synthetic"], context.folder)
     return {"memorisation": result.model_copy(update={"picture": picture, "reidentification": persons})}
 
@@ -167,7 +167,7 @@ def measure_copies(
     context: Context, receipts: Mapping[str, Receipt], sources: Sequence[str]
 ) -> list["MemorisationResult"]:
     """What the searches found of each synthetic source."""
-    from cxr_core.evaluation.memorisation.looked import read_looks
+    from cxr_core.evaluation.memorisation.descriptors import read_descriptors
     from cxr_core.evaluation.memorisation.measure import measure
     from cxr_core.evaluation.memorisation.searched import read_found
     from cxr_core.runs.run import StageFolder
@@ -176,7 +176,7 @@ def measure_copies(
     plan = StageFolder(context.folder).plan()
     assert plan is not None
     files = {name: receipt.paths(context.folder) for name, receipt in receipts.items()}
-    seen = {source: read_looks(context.plan_folder, source, plan.shards, files) for source in ("real", *sources)}
+    seen = {source: read_descriptors(context.plan_folder, source, plan.shards, files) for source in ("real", *sources)}
     found = read_found(plan.shards, files)
     given = (found, settings.null_splits, _asked(settings), context.seed)
     return [measure(seen["real"], seen[source], source, *given) for source in sources]

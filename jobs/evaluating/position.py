@@ -55,7 +55,7 @@ def shards(context: Context, datasets: Mapping[str, "Dataset"], work: Path) -> S
         raise UserError(
             "the localiser learnt from another Dataset than inputs.real: its patients may be those it is tried on",
             where=f"stage {settings.name!r}, inputs.localiser",
-            mend="train the localiser on the Dataset that is inputs.real",
+            hint="train the localiser on the Dataset that is inputs.real",
         )
     write_json(work / "localiser.json", {"format": 1, "sha256": localiser_sha256(_localiser(context))})
     found: list[Shard] = []

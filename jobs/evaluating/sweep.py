@@ -13,8 +13,8 @@ from jobs.evaluating import diversity, features, memorisation
 
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
-    from cxr_core.evaluation.featured import Featured
-    from cxr_core.evaluation.sweep.measure import Bench
+    from cxr_core.evaluation.featured import FeatureRows
+    from cxr_core.evaluation.sweep.measure import PointEvaluator
     from cxr_core.evaluation.sweep.results import Point, PointResult, SweepAlarm, SweepResult
 
 
@@ -122,18 +122,22 @@ def _with_copies(
     return [result.model_copy(update={"copies": copies}) for result, copies in zip(results, judged, strict=True)]
 
 
-def _bench(context: Context, receipts: Mapping[str, Receipt], real: "Dataset") -> "Bench":
+def _bench(context: Context, receipts: Mapping[str, Receipt], real: "Dataset") -> "PointEvaluator":
     """What all points are measured against."""
     from cxr_core.evaluation.extraction import extractor_of
-    from cxr_core.evaluation.sweep.measure import Bench
+    from cxr_core.evaluation.sweep.measure import PointEvaluator
 
     extractor = extractor_of(context.plan_folder, _kind(context.settings))
     seen = _seen(context, receipts, "real")
-    return Bench(seen, extractor, real.info.size, real.findings, context.settings.sweep, context.seed)
+    return PointEvaluator(seen, extractor, real.info.size, real.findings, context.settings.sweep, context.seed)
 
 
 def _result(
-    bench: "Bench", context: Context, receipts: Mapping[str, Receipt], sources: Mapping[str, "Dataset"], point: "Point"
+    bench: "PointEvaluator",
+    context: Context,
+    receipts: Mapping[str, Receipt],
+    sources: Mapping[str, "Dataset"],
+    point: "Point",
 ) -> "PointResult":
     """One point beside validation patients; of a judge that failed its trial no number."""
     judged = _judged(context, receipts, sources["real"], point.id)
@@ -155,7 +159,7 @@ def _kind(settings: EvaluateStage) -> str:
     return "model" if settings.features else "judge"
 
 
-def _seen(context: Context, receipts: Mapping[str, Receipt], source: str) -> "Featured":
+def _seen(context: Context, receipts: Mapping[str, Receipt], source: str) -> "FeatureRows":
     from cxr_core.evaluation.extraction import read_extracted
 
     return read_extracted(context.folder, list(receipts.values()), _kind(context.settings), source)

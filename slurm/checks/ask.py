@@ -23,7 +23,7 @@ ACCESS_VARIABLES = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """Exit status, stdout, stderr. Status 127 where there is no such command, 124 where it took too long."""
 
     code: int
@@ -41,7 +41,7 @@ class Answer:
         return "; ".join(line for line in lines if line) or f"exit status {self.code}"
 
 
-def ask(*words: str, environ: Mapping[str, str], seconds: float = 20, stdin: str = "") -> Answer:
+def ask(*words: str, environ: Mapping[str, str], seconds: float = 20, stdin: str = "") -> CommandResult:
     """Run a command to its end, but not longer than `seconds`. Never raises for what the command does."""
     start = time.monotonic()
     answer = _answer(words, environ, seconds, stdin)
@@ -49,19 +49,19 @@ def ask(*words: str, environ: Mapping[str, str], seconds: float = 20, stdin: str
     return answer
 
 
-def _answer(words: Sequence[str], environ: Mapping[str, str], seconds: float, stdin: str) -> Answer:
+def _answer(words: Sequence[str], environ: Mapping[str, str], seconds: float, stdin: str) -> CommandResult:
     try:
         done = subprocess.run(
             words, env=dict(environ), input=stdin, timeout=seconds, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
-        return Answer(127, "", f"{words[0]}: command not found")
+        return CommandResult(127, "", f"{words[0]}: command not found")
     except subprocess.TimeoutExpired:
-        return Answer(124, "", f"{words[0]} gave no answer within {seconds:.0f} s")
-    return Answer(done.returncode, done.stdout, done.stderr)
+        return CommandResult(124, "", f"{words[0]} gave no answer within {seconds:.0f} s")
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
-def log_answer(words: Sequence[str], answer: Answer, seconds: float) -> None:
+def log_answer(words: Sequence[str], answer: CommandResult, seconds: float) -> None:
     """Record what was asked, and how it was answered."""
     how = "" if answer.ok else f": {answer.reason}"
     log.debug("%s: exit status %d in %.2f s%s", shlex.join(words), answer.code, seconds, how)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from cxr_core.home import expanded
-from slurm.checks.ask import Answer, ask, at, parse_config, parse_records, scrubbed
+from slurm.checks.ask import CommandResult, ask, at, parse_config, parse_records, scrubbed
 from slurm.checks.job import Visit, visit
 from slurm.options import further_gres
 from slurm.profile import ClusterProfile
@@ -17,7 +17,7 @@ Level = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line: the fact, and what to do about it where it is not as it should be."""
 
     level: Level
@@ -26,7 +26,7 @@ class Finding:
 
     def __post_init__(self) -> None:
         if self.level != "ok" and not self.fix:
-            raise ValueError(f"a finding that is not ok needs a mend: {self.fact}")
+            raise ValueError(f"a result that is not ok needs a fix: {self.fact}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Site:
         return self.profile.scheduler == "slurm" and self.which("sbatch") is not None
 
     @cached_property
-    def controller(self) -> Answer:
+    def controller(self) -> CommandResult:
         """Whether the controller answers. With a configuration that is missing Slurm's commands retry for a minute."""
         return self.ask_cluster("scontrol", "ping", seconds=8)
 
@@ -98,11 +98,11 @@ class Site:
         others = [option for option in options if not option.startswith("--gres=")]
         return [*(f"--{name}={value}" for name, value in given.items() if value is not None), *others]
 
-    def ask(self, *words: str, seconds: float = 20) -> Answer:
+    def ask(self, *words: str, seconds: float = 20) -> CommandResult:
         """Ask a command, without the variables of a surrounding job."""
         return ask(*words, environ=scrubbed(self.environ), seconds=seconds)
 
-    def ask_cluster(self, command: str, *words: str, seconds: float = 20) -> Answer:
+    def ask_cluster(self, command: str, *words: str, seconds: float = 20) -> CommandResult:
         """Ask a command of Slurm, of the cluster that the profile names."""
         return self.ask(*at(self.profile.clusters, command, *words), seconds=seconds)
 
@@ -119,9 +119,9 @@ class Check:
     """A question with a name. It is asked only where `where` holds: without a controller, say, most have no answer."""
 
     name: str
-    find: Callable[[Site], Finding | Iterable[Finding]]
+    find: Callable[[Site], CheckResult | Iterable[CheckResult]]
     where: Callable[[Site], bool] = always
 
-    def findings(self, site: Site) -> list[Finding]:
+    def findings(self, site: Site) -> list[CheckResult]:
         found = self.find(site)
-        return [found] if isinstance(found, Finding) else list(found)
+        return [found] if isinstance(found, CheckResult) else list(found)

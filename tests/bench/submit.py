@@ -79,5 +79,5 @@ def _config() -> RunConfig:
 
 def _profile(folder: Path) -> Path:
     path = folder / "site.yaml"
-    path.write_text("inherits: base\nmax_submit: 20000\npack_minutes: 1\n")
+    path.write_text("inherits: base\nmax_submit: 20000\ntask_minutes: 1\n")
     return path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.checks import CHECKS, Answer, judge_driver
+from containers.checks import CHECKS, ImageCheckResult, judge_driver
 from containers.store import Image, Store
 from tests.pipeline import cxr
 from tests.slurm.cluster import Cluster
@@ -66,7 +66,7 @@ def test_given_a_damaged_image_or_one_for_another_machine_then_doctor_fails(
         file.write(b"04")
     assert CHECKS["machine"](image).level == "fail"
     assert "is for aarch64, this machine is " in CHECKS["machine"](image).fact
-    assert CHECKS["image"](image) == Answer(
+    assert CHECKS["image"](image) == ImageCheckResult(
         "fail", f"{image.path} is not what its name says", "`cxr image pull` replaces it"
     )
     image.path.write_bytes(b"no image")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.pull import PAUSES, may_pass, mend_of, pull
+from containers.pull import PAUSES, hint_of, may_pass, pull
 from containers.reference import Reference
 from containers.store import ImageLock, Store
 from cxr_core.errors import UserError
@@ -77,7 +77,7 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "passes", "mend"),
+    ("said", "passes", "hint"),
     [
         ("reading manifest sha256:4290403 in 127.0.0.1:42977/x: manifest unknown", False, "no such image"),
         ("127.0.0.1:40429/x@sha256:401abc: connection refused", True, "try again later"),
@@ -87,9 +87,9 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
         ("h.org/x@sha256:f404-1: requested access is denied", False, "log in first"),
     ],
 )
-def test_digits_of_a_port_or_a_digest_are_no_status(said: str, passes: bool, mend: str) -> None:
+def test_digits_of_a_port_or_a_digest_are_no_status(said: str, passes: bool, hint: str) -> None:
     assert may_pass(said) is passes
-    assert mend in mend_of(said)
+    assert hint in hint_of(said)
 
 
 def test_given_a_digest_that_the_registry_has_not_then_it_is_told_at_once(

@@ -18,7 +18,7 @@ from cxr_core.data.dataset import Dataset
 from cxr_core.data.neighbours import nearest, unit
 from cxr_core.evaluation.distances import fid, kid
 from cxr_core.evaluation.diversity.prdc import prdc
-from cxr_core.evaluation.features import ModelEye, extract
+from cxr_core.evaluation.features import VisionFeatures, extract
 from tests.gpu.rows import SEED, Bench
 from tests.gpu.steady import Rate
 from tests.planted import planted_rows, write_planted
@@ -45,10 +45,10 @@ def g4(bench: Bench, sizes: Sizes = Sizes()) -> Iterator[Rate]:
     """From PNG in a Dataset to features in memory, in float32, by the extractor and by what scripts do."""
     folder = _vision(bench.folder / "vit", sizes)
     dataset = write_planted(bench.folder / "real", planted_rows(bench.num_images), size=sizes.side)
-    gflop, eye, threads = _gflop(sizes), ModelEye(folder), len(os.sched_getaffinity(0))
+    gflop, feature_model, threads = _gflop(sizes), VisionFeatures(folder), len(os.sched_getaffinity(0))
 
     def product() -> int:
-        extract(eye, dataset, dataset.rows, bench.batch, threads)
+        extract(feature_model, dataset, dataset.rows, bench.batch, threads)
         return len(dataset.rows)
 
     yield bench.steady("G4", f"product: Dataset to features, batch {bench.batch}", product, gflop)

@@ -10,7 +10,7 @@ import torch
 
 from cxr_core.data.neighbours import nearest, unit
 from cxr_core.evaluation.diversity.prdc import prdc, prdc_of_halves
-from cxr_core.evaluation.features import ModelEye
+from cxr_core.evaluation.features import VisionFeatures
 from tests.gpu.evaluation import g4, g5
 from tests.gpu.rows import Bench
 from tests.vision import small_vit
@@ -52,8 +52,8 @@ def test_given_a_vision_model_its_features_are_near_those_of_the_cpu(
     images = np.random.default_rng(0).integers(0, 256, (16, 40, 40), np.uint8)
 
     def seen() -> np.ndarray:
-        eye = ModelEye(folder)
-        return eye.see(np.stack([eye.ready(image) for image in images]))[0]
+        feature_model = VisionFeatures(folder)
+        return feature_model.encode(np.stack([feature_model.preprocess(image) for image in images]))[0]
 
     there = seen()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

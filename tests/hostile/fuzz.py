@@ -105,7 +105,7 @@ READERS: dict[str, Reader] = {
     "latents/moments.npy": lambda path: (whole_cache(path), read_npy(path)),
     "grid.png": lambda path: read_picture(room(), "grid.png"),
     "a.safetensors": read_header,
-    "a.yaml": lambda path: parse_mapping(read_text(path), path, mend=""),
+    "a.yaml": lambda path: parse_mapping(read_text(path), path, hint=""),
     "a.csv": lambda path: Csv.read(path).cells,
     "list.txt": lambda path: read_list(path),
     "boxes.json": boxes_of_json,

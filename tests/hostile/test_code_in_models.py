@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from cxr_core.errors import UserError
-from cxr_core.evaluation.features import open_eye
-from cxr_core.evaluation.inception import PUBLISHED, InceptionEye
+from cxr_core.evaluation.features import open_feature_model
+from cxr_core.evaluation.inception import PUBLISHED, InceptionFeatures
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.models.importing.weights import read_weights
 from cxr_core.models.pggan_published import read as read_published
@@ -66,12 +66,12 @@ def test_a_torchscript_file_is_a_program_and_is_not_opened(tmp_path: Path) -> No
     path = tmp_path / "inception-2015-12-05.pt"
     torch.jit.script(Program()).save(str(path))
     with pytest.raises(UserError, match="could run code") as raised:
-        open_eye("model", path)
+        open_feature_model("model", path)
     assert "safetensors" in str(raised.value)
     for digest in PUBLISHED:  # one with the published name, or the digest in it, is none either
         shutil.copy(path, tmp_path / digest)
         with pytest.raises(UserError, match="could run code"):
-            InceptionEye(tmp_path / digest)
+            InceptionFeatures(tmp_path / digest)
 
 
 @pytest.mark.parametrize("kind", ["a pickle", "a zip with a pickle", "a pipe", "nothing", "a link to a device"])
@@ -86,7 +86,7 @@ def test_nor_is_another_file_in_its_place(tmp_path: Path, kind: str) -> None:
     elif kind == "a link to a device":
         path.symlink_to("/dev/zero")
     with pytest.raises((UserError, OSError)):
-        InceptionEye(path)
+        InceptionFeatures(path)
 
 
 @pytest.mark.parametrize("mapped", ["config.json", "preprocessor_config.json"])
@@ -99,7 +99,7 @@ def test_the_code_that_a_vision_models_folder_brings_is_not_run(tmp_path: Path, 
     for more in ({}, {"model_type": "evil", "image_processor_type": "Evil"}):
         path.write_text(json.dumps(values | more))
         try:
-            open_eye.__wrapped__("model", folder)
+            open_feature_model.__wrapped__("model", folder)
         except UserError as error:
             assert str(folder) in str(error)  # noqa: PT017 - to go without that code is as well
 
@@ -114,7 +114,7 @@ def test_pickled_weights_of_a_vision_model_are_not_opened(tmp_path: Path, name: 
         (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="vit"):
-        open_eye.__wrapped__("model", folder)
+        open_feature_model.__wrapped__("model", folder)
 
 
 @pytest.mark.parametrize("named", ["DiffusionPipeline", "AutoModel", "StableDiffusionPipeline", "loaders", "Evil"])

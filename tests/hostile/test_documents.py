@@ -61,7 +61,7 @@ def test_yaml_that_stands_for_more_than_it_should_is_refused_at_once(tmp_path: P
     path = tmp_path / "a.yaml"
     path.write_text(text)
     start = time.process_time()
-    for read in (lambda: parse_mapping(read_text(path), path, mend=""), lambda: load_config(str(path))):
+    for read in (lambda: parse_mapping(read_text(path), path, hint=""), lambda: load_config(str(path))):
         with pytest.raises(UserError, match=words) as caught:
             read()
         assert str(path) in str(caught.value)
@@ -70,7 +70,7 @@ def test_yaml_that_stands_for_more_than_it_should_is_refused_at_once(tmp_path: P
 
 
 def test_plain_aliases_are_yaml_still() -> None:
-    assert parse_mapping("a: &a {b: [1, 2]}\nc: *a\nd:\n  <<: *a\n  e: 3\n", Path("a"), mend="") == {
+    assert parse_mapping("a: &a {b: [1, 2]}\nc: *a\nd:\n  <<: *a\n  e: 3\n", Path("a"), hint="") == {
         "a": {"b": [1, 2]},
         "c": {"b": [1, 2]},
         "d": {"b": [1, 2], "e": 3},

@@ -10,8 +10,8 @@ import pytest
 
 from cxr_core.boundary import withheld
 from cxr_core.data.findings import NIH
-from cxr_core.data.keyed import VARIABLE, key, who
 from cxr_core.data.positions.split import BoxedSplit
+from cxr_core.data.pseudonyms import VARIABLE, key, who
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.export.write import export
@@ -154,7 +154,7 @@ def test_a_key_that_stands_twice_in_a_record_of_generation_hides_nothing(tmp_pat
 
 
 def test_given_many_processes_at_once_then_all_have_one_key(own_key: Path) -> None:
-    code = "from cxr_core.data.keyed import key; print(key().secret.hex())"
+    code = "from cxr_core.data.pseudonyms import key; print(key().secret.hex())"
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(4)

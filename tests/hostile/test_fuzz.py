@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_core.data.made import made_of
+from cxr_core.data.generation_record import made_of
 from cxr_core.runs.door import checked_inside, checked_name, parse
 from cxr_core.runs.files import canonical_json
 from cxr_core.yamlfile import parse_mapping
@@ -66,7 +66,7 @@ def test_an_image_is_read_or_named() -> None:
 @given(yaml_texts())
 def test_yaml_is_a_mapping_or_named(text: str) -> None:
     with clear_errors("a.yaml"):
-        assert isinstance(parse_mapping(text, Path("a.yaml"), mend=""), dict)
+        assert isinstance(parse_mapping(text, Path("a.yaml"), hint=""), dict)
 
 
 @effort(10)

@@ -9,9 +9,9 @@ import pytest
 import jobs.evaluate
 import jobs.train
 from cxr_core.data.findings import NIH
-from cxr_core.data.keyed import FILE as PATIENTS
-from cxr_core.data.keyed import UNNAMED, VARIABLE, key, key_path, write_names
 from cxr_core.data.positions.split import BoxedSplit
+from cxr_core.data.pseudonyms import FILE as PATIENTS
+from cxr_core.data.pseudonyms import UNNAMED, VARIABLE, key, key_path, write_names
 from cxr_core.errors import UserError
 from cxr_core.evaluation.settings import EvaluateStage
 from cxr_core.generation.bank_folder import Bank, write_bank

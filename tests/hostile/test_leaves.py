@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from cxr_core.boundary import INTERNAL
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.findings import NIH
-from cxr_core.data.keyed import VARIABLE, key, key_path
 from cxr_core.data.png import encode_grey
 from cxr_core.data.positions.split import BoxedSplit
+from cxr_core.data.pseudonyms import VARIABLE, key, key_path
 from cxr_core.errors import UserError
 from cxr_core.export.model import export_model
 from cxr_core.export.write import LAYOUTS, TARS, export
@@ -185,7 +185,7 @@ def test_given_real_images_then_they_leave_on_demand_alone_and_each_file_says_th
     real = write_planted(tmp_path / "real", rows)
     with pytest.raises(UserError, match="must not leave") as caught:
         export(real, tmp_path / "out", form)
-    assert "--internal" in caught.value.mend
+    assert "--internal" in caught.value.hint
     assert not list(tmp_path.glob("*out*"))
     assert cxr("data", "export", real.folder, tmp_path / "out", "--as", form).returncode == 2
     export(real, tmp_path / "out", form, internal=True)

@@ -16,7 +16,7 @@ from cxr_core.runs.submits import Submit, new_folder
 from jobs.auto_resume import resume_itself
 from jobs.cluster_commands import resume
 from jobs.config import load_config, resolved
-from jobs.whose import where_sent
+from jobs.submitter import where_sent
 from slurm.adjust import adjusted
 from slurm.executor import BatchExecutor
 from slurm.profile import Resources, load_profile

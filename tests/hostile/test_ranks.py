@@ -23,7 +23,7 @@ from cxr_core.runs.door import BadFileError
 from cxr_core.runs.private import PrivatePlace
 from cxr_core.training import store
 from cxr_core.training.rendezvous import GROUP, OVER, SECRET, Heard, Meeting, Order, log_name, preflights, published
-from cxr_core.training.store import RankStore, Server, Table, bind_address, connect
+from cxr_core.training.store import KeyValueTable, RankStore, Server, bind_address, connect
 from tests.hostile.strange_user import UID, as_stranger, needs_root, open_folder
 
 KEY = b"k" * 32
@@ -44,7 +44,7 @@ PREFLIGHT = {
 class Host:
     """A server, what it keeps, and what it was told of strangers."""
 
-    table: Table = field(default_factory=Table)
+    table: KeyValueTable = field(default_factory=KeyValueTable)
     strangers: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -269,7 +269,7 @@ def test_what_a_rank_said_once_is_not_believed_again(host: Host) -> None:
 
 
 def test_a_rank_believes_no_server_that_does_not_know_the_secret(host: Host) -> None:
-    other = Server(Table(), b"x" * 32, LOOPBACK, lambda num, last: None)
+    other = Server(KeyValueTable(), b"x" * 32, LOOPBACK, lambda num, last: None)
     with pytest.raises(UserError, match="rank 0 is not reached within 1 s"):
         host.rank(port=other.port, seconds=1).get("kept")
     with pytest.raises(UserError, match=rf"port {host.server.port}, from "):

@@ -21,7 +21,7 @@ from cxr_core.generation.bank_settings import InvertStage
 from cxr_core.generation.class_latents import ClassLatents
 from cxr_core.generation.inversion import Inverter, project
 from cxr_core.generation.pggan import open_pggan
-from cxr_core.generation.regenerate import regenerate
+from cxr_core.generation.reproduce import reproduce
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models import pggan
 from cxr_core.models.pggan import PgGan
@@ -206,10 +206,10 @@ def test_given_a_bank_images_of_a_finding_come_from_its_latents_and_are_made_aga
         if how == "each":
             own = model.draw(torch.from_numpy(latents.astype(np.float32))).numpy()
             assert min(np.abs(one - drawn.image(row)).max() for one in own) <= 0.51
-    again = regenerate(drawn, drawn.rows["image_id"].iloc[3], gan, strict=True, bank=bank)
+    again = reproduce(drawn, drawn.rows["image_id"].iloc[3], gan, strict=True, bank=bank)
     assert not again.difference.any()
     with pytest.raises(UserError, match="were drawn from the latent bank"):
-        regenerate(drawn, drawn.rows["image_id"].iloc[3], gan)
+        reproduce(drawn, drawn.rows["image_id"].iloc[3], gan)
 
 
 def test_given_labels_that_the_bank_lacks_or_another_model_nothing_is_frozen(

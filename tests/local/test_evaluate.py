@@ -18,7 +18,7 @@ from cxr_core.evaluation.cohort import read_cohorts
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.evaluation.settings import EvaluateStage, Utility
 from cxr_core.evaluation.utility import load_images, read_scores
-from cxr_core.models.training_data import Seen, TrainingData
+from cxr_core.models.training_data import ImageCounts, TrainingData
 from cxr_core.runs.files import read_json, write_json
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.runs.run import StageFolder
@@ -188,7 +188,7 @@ def test_given_the_protocol_as_written_test_images_are_augmented_too(tmp_path: P
     assert not np.allclose(scores, cnn.predict(model, loaded["test"]), atol=1e-6)
 
 
-SEEN = Seen(images=30, patients=20)
+SEEN = ImageCounts(images=30, patients=20)
 LEARNT = TrainingData(images=90, patients=50, dataset="a" * 64, findings={"Effusion": SEEN, "No Finding": SEEN})
 
 
@@ -203,7 +203,7 @@ LEARNT = TrainingData(images=90, patients=50, dataset="a" * 64, findings={"Effus
     ],
 )
 def test_given_a_synthetic_dataset_the_arm_that_uses_it_says_what_its_generator_saw(
-    tmp_path: Path, datasets: dict[str, Path], learnt: TrainingData | None, seen: tuple[Seen, ...] | None
+    tmp_path: Path, datasets: dict[str, Path], learnt: TrainingData | None, seen: tuple[ImageCounts, ...] | None
 ) -> None:
     made = shutil.copytree(datasets["synthetic"], tmp_path / "made")
     info = read_json(made / "dataset.json")

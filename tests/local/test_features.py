@@ -186,54 +186,54 @@ def test_given_a_folder_without_a_judge_the_mistake_says_what_is_wanted(
 
 
 def test_given_weights_without_a_pooler_the_cls_token_is_taken_and_not_a_random_pooler(tmp_path: Path) -> None:
-    from cxr_core.evaluation.features import ModelEye
+    from cxr_core.evaluation.features import VisionFeatures
 
     cropped_vit(tmp_path, add_pooling_layer=False).save_pretrained(tmp_path)
-    eyes = [ModelEye(tmp_path), ModelEye(tmp_path)]
+    eyes = [VisionFeatures(tmp_path), VisionFeatures(tmp_path)]
     assert (eyes[0].about.output, eyes[0].about.width, eyes[0].about.size) == ("CLS token", WIDTH, 16)
     assert eyes[0].about.method == "bicubic, centre crop"
     image = np.random.default_rng(0).integers(256, size=(16, 16), dtype=np.uint8)
-    first, second = (eye.see(eye.ready(image)[None])[0] for eye in eyes)
+    first, second = (feature_model.encode(feature_model.preprocess(image)[None])[0] for feature_model in eyes)
     np.testing.assert_array_equal(first, second)
 
 
 def test_given_weights_that_lack_a_layer_the_model_is_refused_and_the_layer_named(tmp_path: Path) -> None:
-    from cxr_core.evaluation.features import ModelEye
+    from cxr_core.evaluation.features import VisionFeatures
 
     model = cropped_vit(tmp_path)
     weights = {name: tensor for name, tensor in model.state_dict().items() if "layernorm" not in name}
     model.save_pretrained(tmp_path, state_dict=weights)
     with pytest.raises(UserError, match=r"the weights lack \d+ of the model's parameters: .*layernorm"):
-        ModelEye(tmp_path)
+        VisionFeatures(tmp_path)
 
 
 def test_given_an_image_processor_that_does_not_resize_it_is_refused(tmp_path: Path) -> None:
     from transformers import ViTImageProcessorPil
 
-    from cxr_core.evaluation.features import ModelEye
+    from cxr_core.evaluation.features import VisionFeatures
 
     cropped_vit(tmp_path).save_pretrained(tmp_path)
     ViTImageProcessorPil(do_resize=False).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="does not bring all images to one size"):
-        ModelEye(tmp_path)
+        VisionFeatures(tmp_path)
 
 
 def test_given_a_model_that_masks_at_random_it_is_refused(tmp_path: Path) -> None:
     from transformers import ViTMAEConfig, ViTMAEModel
 
-    from cxr_core.evaluation.features import ModelEye
+    from cxr_core.evaluation.features import VisionFeatures
 
     cropped_vit(tmp_path)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     ViTMAEModel(ViTMAEConfig(**sizes, image_size=16, patch_size=4, mask_ratio=0.75)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="gives other features for the same image"):
-        ModelEye(tmp_path)
+        VisionFeatures(tmp_path)
 
 
 def test_given_other_weights_than_those_of_the_plan_no_shard_is_made(
     tmp_path: Path, datasets: dict[str, Path], model: Path
 ) -> None:
-    from cxr_core.evaluation.features import open_eye
+    from cxr_core.evaluation.features import open_feature_model
 
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -243,7 +243,7 @@ def test_given_other_weights_than_those_of_the_plan_no_shard_is_made(
     plan = freeze(work)
     config = copy / "config.json"
     config.write_text(config.read_text() + "\n")
-    open_eye.cache_clear()
+    open_feature_model.cache_clear()
     with pytest.raises(UserError, match="the feature extractor changed since the plan"):
         run_pack(work, plan, ["model-real-00000"])
 

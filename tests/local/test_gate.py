@@ -15,8 +15,8 @@ from cxr_core.errors import UserError
 from cxr_core.generation.acceptance import Acceptance
 from cxr_core.generation.first_draws import is_sampled, open_first_draws
 from cxr_core.generation.gate import Bound, Gatekeeper, Rule, calibrate, distances, open_judge, scores_of, thumbnails
-from cxr_core.generation.originals import Originals, look
-from cxr_core.generation.regenerate import regenerate
+from cxr_core.generation.originals import Originals, measure_originals
+from cxr_core.generation.reproduce import reproduce
 from cxr_core.generation.settings import Gate
 from cxr_core.models import pggan
 from cxr_core.models.pggan_folder import PgganInfo
@@ -51,7 +51,7 @@ def rule(judge: Path, real: Path) -> Rule:
 
 
 def bounds(judge: Path, real: Dataset) -> Rule:
-    return calibrate(judge, real, Originals(real, look(real, 1)), Gate(), threads=1)
+    return calibrate(judge, real, Originals(real, measure_originals(real, 1)), Gate(), threads=1)
 
 
 def gated(folder: Path, model: Path, real: Path, judge: Path, **values: Any) -> Work:
@@ -91,7 +91,7 @@ def test_given_real_validation_images_bounds_reject_the_share_of_them_that_was_a
 
 def keeper_of(judge: Path, rule: Rule, real: Path) -> Gatekeeper:
     source = Dataset.open(real)
-    return Gatekeeper(open_judge(judge)[0], rule, NIH, Originals(source, look(source, 1)))
+    return Gatekeeper(open_judge(judge)[0], rule, NIH, Originals(source, measure_originals(source, 1)))
 
 
 def test_given_copies_of_training_images_the_gate_names_the_image_that_each_repeats(
@@ -103,11 +103,11 @@ def test_given_copies_of_training_images_the_gate_names_the_image_that_each_repe
     noise = np.random.default_rng(0).normal(0, 2, images.shape)
     copies = [images, images[:, :, ::-1], np.clip(images + noise, 0, 255).astype(np.uint8)]
     for shown in copies:
-        verdicts = keeper_of(judge, rule, real).look(np.ascontiguousarray(shown), rows["labels"].tolist())
+        verdicts = keeper_of(judge, rule, real).examine(np.ascontiguousarray(shown), rows["labels"].tolist())
         told = [dict(verdict.reasons).get("training_copy", "") for verdict in verdicts]
         assert np.mean([image_id in text for image_id, text in zip(rows["image_id"], told, strict=True)]) >= 0.95
     held_out = source.of_split("val")
-    verdicts = keeper_of(judge, rule, real).look(source.images(held_out), held_out["labels"].tolist())
+    verdicts = keeper_of(judge, rule, real).examine(source.images(held_out), held_out["labels"].tolist())
     assert not any("training_copy" in dict(verdict.reasons) for verdict in verdicts)
 
 
@@ -117,16 +117,16 @@ def test_given_images_of_each_kind_the_gate_says_what_is_wrong_with_each(judge: 
         np.stack([planted_image(planted_row(f"{name}{i}", labels=labels), 32) for i in range(20)])
         for name, labels in (("sick", EFFUSION), ("well", 0))
     )
-    passed = [verdict.passed for verdict in keeper.look(sick, [EFFUSION] * 20)]
+    passed = [verdict.passed for verdict in keeper.examine(sick, [EFFUSION] * 20)]
     assert np.mean(passed) > 0.7
-    assert np.mean([verdict.passed for verdict in keeper.look(well, [0] * 20)]) > 0.7
+    assert np.mean([verdict.passed for verdict in keeper.examine(well, [0] * 20)]) > 0.7
     others = [planted_image(planted_row(f"other{i}"), 32) for i in range(10)]
-    disobedient = keeper.look(np.stack(others), [EFFUSION] * 10)
+    disobedient = keeper.examine(np.stack(others), [EFFUSION] * 10)
     assert all("finding_not_seen" in dict(verdict.reasons) for verdict in disobedient)
     flat = np.full((1, 32, 32), 90, np.uint8)
-    assert "flat" in dict(keeper.look(flat, [0])[0].reasons)
+    assert "flat" in dict(keeper.examine(flat, [0])[0].reasons)
     again = sick[passed.index(True)][None]
-    twice = [dict(verdict.reasons) for verdict in keeper.look(again, [EFFUSION])]
+    twice = [dict(verdict.reasons) for verdict in keeper.examine(again, [EFFUSION])]
     assert "near_duplicate" in twice[0]
 
 
@@ -207,8 +207,8 @@ def test_given_any_gated_image_it_is_made_again_bit_for_bit(made: Dataset, model
     draws = made.rows["generation"].map(lambda text: json.loads(text)["draw"])
     for draw in sorted(draws.unique()):
         for image_id in made.rows["image_id"][draws == draw].iloc[[0, -1]]:
-            assert not regenerate(made, image_id, model, strict=True).difference.any()
-            assert regenerate(made, image_id, model).difference.max() <= 1
+            assert not reproduce(made, image_id, model, strict=True).difference.any()
+            assert reproduce(made, image_id, model).difference.max() <= 1
 
 
 def test_given_a_pg_gan_its_images_go_through_the_gate_and_are_made_again_bit_for_bit(
@@ -221,7 +221,7 @@ def test_given_a_pg_gan_its_images_go_through_the_gate_and_are_made_again_bit_fo
     assert max(one["gate"]["draws"] for one in told) == 3
     assert len(set(drawn.rows["pixel_sha256"])) == 22
     for image_id in drawn.rows["image_id"].iloc[[0, -1]]:
-        assert not regenerate(drawn, image_id, tmp_path / "gan", strict=True).difference.any()
+        assert not reproduce(drawn, image_id, tmp_path / "gan", strict=True).difference.any()
 
 
 def test_given_a_lost_shard_it_is_drawn_again_with_the_same_digest(

@@ -131,12 +131,12 @@ def test_given_another_batch_size_pixels_drift_by_at_most_one_grey_level(
 def test_given_channels_last_pixels_drift_by_at_most_one_grey_level_and_are_made_again_alike(
     tmp_path: Path, model: Path, real: Path
 ) -> None:
-    from cxr_core.generation.regenerate import regenerate
+    from cxr_core.generation.reproduce import reproduce
 
     one, other = (finish(stage(tmp_path / str(last), model, real, channels_last=last)) for last in (False, True))
     difference = one.images(one.rows).astype(int) - other.images(other.rows)
     assert np.abs(difference).max() <= 1
-    assert not regenerate(other, "syn-00000001", model, strict=True).difference.any()
+    assert not reproduce(other, "syn-00000001", model, strict=True).difference.any()
 
 
 @pytest.mark.parametrize(
@@ -197,13 +197,13 @@ def test_given_leftovers_in_the_scheduler_config_images_are_the_same_and_each_op
 def test_given_a_model_that_was_trained_to_pure_noise_that_is_taken_over_and_recorded(
     tmp_path: Path, model: Path, real: Path
 ) -> None:
-    from cxr_core.generation.regenerate import regenerate
+    from cxr_core.generation.reproduce import reproduce
 
     zero = with_scheduler(tmp_path / "zero", model, rescale_betas_zero_snr=True)
     drawn, plain = (finish(stage(tmp_path / name, one, real, **FEW)) for name, one in (("a", zero), ("b", model)))
     assert drawn.info.digest != plain.info.digest
     assert drawn.info.about["series"][0]["solver"]["rescale_betas_zero_snr"] is True
-    assert not regenerate(drawn, "syn-00000001", zero, strict=True).difference.any()
+    assert not reproduce(drawn, "syn-00000001", zero, strict=True).difference.any()
     path = zero / "scheduler" / "scheduler_config.json"
     write_json(path, read_json(path) | {"prediction_type": "epsilon"})
     with pytest.raises(UserError, match="begins at noise alone") as caught:
@@ -217,7 +217,7 @@ def test_given_a_plan_of_an_older_version_it_is_finished_and_its_images_are_made
 ) -> None:
     import torch
 
-    from cxr_core.generation.regenerate import regenerate
+    from cxr_core.generation.reproduce import reproduce
     from cxr_core.models.noise import generators
     from cxr_core.models.solver import inherited
 
@@ -238,7 +238,7 @@ def test_given_a_plan_of_an_older_version_it_is_finished_and_its_images_are_made
     noise = generators(rows["seed"])
     images = pipeline(list(rows["prompt"]), num_inference_steps=4, guidance_scale=5, output_type="np", generator=noise)
     assert np.abs(drawn.images(rows) - (images.images * 255).mean(axis=-1)).max() <= 1
-    assert not regenerate(drawn, "syn-00000001", left, strict=True).difference.any()
+    assert not reproduce(drawn, "syn-00000001", left, strict=True).difference.any()
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -348,7 +348,7 @@ def test_given_too_little_memory_for_a_batch_it_is_halved_and_each_image_can_sti
 
     import torch
 
-    from cxr_core.generation.regenerate import regenerate
+    from cxr_core.generation.reproduce import reproduce
     from cxr_core.models.sampler import load_model
 
     def no_room_for_three(_: Any, given: Any) -> None:
@@ -365,7 +365,7 @@ def test_given_too_little_memory_for_a_batch_it_is_halved_and_each_image_can_sti
     assert dataset.info.about["smallest_batch"] == 2
     assert {json.loads(text)["batch_size"] for text in dataset.rows["generation"]} == {2}
     for image_id in dataset.rows["image_id"].iloc[[0, 3, 10]]:
-        assert not regenerate(dataset, image_id, model, strict=True).difference.any()
+        assert not reproduce(dataset, image_id, model, strict=True).difference.any()
 
 
 def test_given_a_finding_that_the_model_never_saw_plan_and_problems_warn_of_it(

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from cxr_core.errors import UserError
-from cxr_core.evaluation.features import open_eye
-from cxr_core.evaluation.inception import InceptionEye
+from cxr_core.evaluation.features import open_feature_model
+from cxr_core.evaluation.inception import InceptionFeatures
 from cxr_core.runs.files import sha256_file
 
 
@@ -40,17 +40,21 @@ def saved(network: nn.Module, folder: Path) -> Path:
     return path
 
 
-def opened(path: Path) -> InceptionEye:
+def opened(path: Path) -> InceptionFeatures:
     """As if it were what NVIDIA publishes."""
-    return InceptionEye(path, {sha256_file(path)})
+    return InceptionFeatures(path, {sha256_file(path)})
 
 
 def test_given_the_file_features_are_those_of_its_network_on_three_equal_channels(tmp_path: Path) -> None:
     network = Published()
-    eye = opened(saved(network, tmp_path))
-    assert (eye.about.width, eye.about.size, eye.about.name) == (5, 299, "Inception (network.pt)")
+    feature_model = opened(saved(network, tmp_path))
+    assert (feature_model.about.width, feature_model.about.size, feature_model.about.name) == (
+        5,
+        299,
+        "Inception (network.pt)",
+    )
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
-    features, scores = eye.see(images)
+    features, scores = feature_model.encode(images)
     expected = network(torch.from_numpy(np.repeat(images[:, None], 3, axis=1)), return_features=True)
     assert scores is None
     np.testing.assert_allclose(features, expected.detach().numpy(), rtol=1e-5)
@@ -64,4 +68,4 @@ def test_given_a_file_of_something_else_the_mistake_names_it(tmp_path: Path, wha
     with pytest.raises(UserError, match="not Inception as a TorchScript file"):
         opened(path)
     with pytest.raises(UserError, match=r"could run code when it is opened; its sha256 [0-9a-f]{64} is not"):
-        open_eye("model", path)
+        open_feature_model("model", path)

@@ -10,7 +10,7 @@ import pytest
 
 from cxr_core.errors import UserError
 from cxr_core.runs.run import Run
-from cxr_core.runs.sources import Known
+from cxr_core.runs.sources import KnownFiles
 from jobs.config import RunConfig
 from jobs.launch import run_stages
 from jobs.origin import Consent
@@ -181,13 +181,13 @@ def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_elsewhere_is_known_by_content_even_where_size_and_time_stay(old_run: Path, tmp_path: Path) -> None:
     (checkpoint,) = (path.parent for path in (old_run / "vae" / "shards").glob("*/model_index.json"))
     model = shutil.copytree(checkpoint, tmp_path / "model")
-    known = Known(tmp_path / "stage")
+    known = KnownFiles(tmp_path / "stage")
     before, files = path_digest(model, known)
     assert f"{model}/unet/diffusion_pytorch_model.safetensors" in files
     (model / "README.md").write_text("no part of the model")
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.touch()
-    assert path_digest(model, known)[0] == before == path_digest(checkpoint, Known(tmp_path / "other"))[0]
+    assert path_digest(model, known)[0] == before == path_digest(checkpoint, KnownFiles(tmp_path / "other"))[0]
     status, data = weights.stat(), bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)

@@ -11,7 +11,7 @@ import jobs.evaluate
 import jobs.train
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult, ReidentificationResult
-from cxr_core.evaluation.memorisation.search import Search, Seen
+from cxr_core.evaluation.memorisation.search import Search, SearchedImages
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.metrics import FILE, Metrics
 from cxr_core.evaluation.purpose import SEARCH, shards_for
@@ -30,7 +30,9 @@ SETTINGS = Memorisation(percentile=99.5, num_train=100, num_planted=40)
 
 
 @pytest.fixture(scope="module")
-def looked(nih_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[MemorisationResult, Mapping[str, Seen]]:
+def looked(
+    nih_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[MemorisationResult, Mapping[str, SearchedImages]]:
     """60 copies of each kind beside all images of test patients who are not among the held-out ones."""
     rows, folder = radiographs(nih_data), tmp_path_factory.mktemp("copies")
     real = [row for row in rows if row["split"] != "spare"]
@@ -41,7 +43,7 @@ def looked(nih_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Me
 
 
 def test_given_real_radiographs_then_copies_of_every_kind_are_found_with_few_false_alarms(
-    looked: tuple[MemorisationResult, Mapping[str, Seen]],
+    looked: tuple[MemorisationResult, Mapping[str, SearchedImages]],
 ) -> None:
     result, found = looked
     assert result.pixels.threshold is not None
@@ -58,7 +60,7 @@ def test_given_real_radiographs_then_copies_of_every_kind_are_found_with_few_fal
 
 
 def test_given_copies_then_their_share_is_told_with_an_alarm_and_the_search_was_tried_first(
-    looked: tuple[MemorisationResult, Mapping[str, Seen]],
+    looked: tuple[MemorisationResult, Mapping[str, SearchedImages]],
 ) -> None:
     result, _ = looked
     share = result.pixels.share_above

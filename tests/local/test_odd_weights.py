@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from cxr_core.errors import UserError
 from cxr_core.export.model import export_model
 from cxr_core.models import stable_diffusion
-from cxr_core.models.base import look_at
+from cxr_core.models.base import inspect_base
 from cxr_core.models.classifier import build
 from cxr_core.models.importing.base import import_base
 from cxr_core.models.importing.judge import import_judge
@@ -99,13 +99,13 @@ def test_given_files_that_the_libraries_stumble_over_or_read_differently_then_th
     harm: Callable[[Path], str], folder: Path
 ) -> None:
     with pytest.raises(UserError, match=harm(folder)):
-        look_at(folder)
+        inspect_base(folder)
 
 
 def test_given_shards_that_are_left_over_beside_a_whole_file_then_it_is_opened(folder: Path) -> None:
     _in_shards(folder)
     (folder / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors").unlink()
-    assert look_at(folder).tensors["unet"]["conv_in.bias"].file == folder / UNET
+    assert inspect_base(folder).tensors["unet"]["conv_in.bias"].file == folder / UNET
 
 
 @pytest.mark.parametrize("named", [["diffusers", "DPMSolverSDEScheduler"], ["mine", "Unknown"], [None, None], None])

@@ -17,7 +17,7 @@ from cxr_core.errors import UserError
 from cxr_core.evaluation.distances import fid
 from cxr_core.export.model import export_model
 from cxr_core.generation.pggan import open_pggan
-from cxr_core.generation.regenerate import regenerate
+from cxr_core.generation.reproduce import reproduce
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models import pggan
 from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weights_sha256
@@ -406,7 +406,7 @@ def test_given_a_pggan_each_image_is_what_its_seed_gives_and_the_dataset_says_th
 
 def test_given_an_image_of_a_pggan_it_is_made_again_bit_for_bit(drawn: Dataset, undisturbed: Path) -> None:
     image_id = drawn.rows["image_id"].iloc[4]
-    again = regenerate(drawn, image_id, final_checkpoint(undisturbed, "pggan"), strict=True)
+    again = reproduce(drawn, image_id, final_checkpoint(undisturbed, "pggan"), strict=True)
     assert not again.difference.any()
 
 

@@ -10,7 +10,7 @@ import pytest
 import jobs.generate
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
-from cxr_core.generation.regenerate import regenerate
+from cxr_core.generation.reproduce import reproduce
 from cxr_core.generation.series import series_of
 from cxr_core.generation.settings import GenerateStage
 from cxr_core.models.checkpoints import Checkpoint, checkpoint_at, weights_sha256, write_checkpoints
@@ -87,7 +87,7 @@ def test_given_requests_of_their_own_each_image_is_made_as_its_request_says(
     for image_id in ("syn-00000001", "syn-00000003", "syn-00000006"):
         series = series_of(dataset, image_id)
         folder = checkpoint_at({"model": trained, "model.1": other}[series.role], series.checkpoint)
-        assert not regenerate(dataset, image_id, folder, strict=True).difference.any()
+        assert not reproduce(dataset, image_id, folder, strict=True).difference.any()
 
 
 def test_given_a_sweep_the_request_is_drawn_for_every_checkpoint_and_guidance(

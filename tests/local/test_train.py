@@ -25,7 +25,7 @@ from cxr_core.models import stable_diffusion
 from cxr_core.models.checkpoints import final_checkpoint, read_checkpoints, weights_sha256
 from cxr_core.models.pixels import to_pixels
 from cxr_core.models.presets import NANO, PRESETS, SD21_BASE
-from cxr_core.models.training_data import Seen, TrainingData, images_sha256, read_training_data
+from cxr_core.models.training_data import ImageCounts, TrainingData, images_sha256, read_training_data
 from cxr_core.runs.files import read_json, remove, sha256_path
 from cxr_core.runs.pack import Work, finalize, freeze, run_pack
 from cxr_core.training import interval
@@ -263,7 +263,7 @@ def test_given_a_finished_stage_its_checkpoint_says_what_it_learnt_from_outside_
     assert learnt is not None
     assert learnt.dataset == Dataset.open(dataset).info.digest
     assert (learnt.images, learnt.patients) == (12, 6)
-    assert learnt.findings["Effusion"] == Seen(images=6, patients=6)
+    assert learnt.findings["Effusion"] == ImageCounts(images=6, patients=6)
     assert learnt.base == read_training_data(final_checkpoint(vae))  # a VAE's own record, of the same images
     assert learnt.base is not None
     assert (learnt.base.images_sha256, learnt.base.base) == (learnt.images_sha256, None)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cxr_core.errors import UserError
 from cxr_core.evaluation.features import _open as open_extractor
 from cxr_core.models import stable_diffusion
-from cxr_core.models.base import look_at
+from cxr_core.models.base import inspect_base
 from cxr_core.models.checkpoints import (
     files_sha256,
     final_checkpoint,
@@ -108,7 +108,7 @@ def test_given_one_model_in_two_layouts_then_it_has_one_digest(
     layout(folder)
     if imports:
         with pytest.raises(UserError, match=rf"cxr model import {folder} OUT --as base"):
-            look_at(folder)
+            inspect_base(folder)
         import_base(folder, tmp_path / "imported")
         folder = tmp_path / "imported"
     assert weights_sha256(folder) == weights_sha256(published)
@@ -147,7 +147,7 @@ def test_given_fp16_files_alone_then_they_are_opened_as_the_numbers_that_they_ho
         _weights(folder, part).unlink()
         name = f"{WEIGHTS[part]}.fp16.safetensors"
         shutil.copyfile(published / part / name, folder / part / name)
-    assert "half precision: unet, vae, text_encoder" in look_at(folder).words
+    assert "half precision: unet, vae, text_encoder" in inspect_base(folder).words
     weight = stable_diffusion.load(folder).unet.conv_in.weight
     assert torch.equal(weight, stable_diffusion.load(published).unet.conv_in.weight.half().float())
 
@@ -189,7 +189,7 @@ def test_given_weights_that_do_not_fill_a_part_then_the_tensors_are_named_before
     part: str, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], said: str, folder: Path
 ) -> None:
     _rename(folder, part, change)
-    for opened in (look_at, stable_diffusion.load):
+    for opened in (inspect_base, stable_diffusion.load):
         with pytest.raises(UserError, match=re.escape(said)) as caught:
             opened(folder)
         assert str(folder / part) in caught.value.where
@@ -199,14 +199,14 @@ def test_given_an_old_and_a_new_name_of_one_tensor_then_both_are_named(folder: P
     name = "decoder.mid_block.attentions.0.to_q.bias"
     _rename(folder, "vae", lambda found: found | {name: found[name.replace("to_q", "query")] + 1})
     with pytest.raises(UserError, match=rf"query\.bias and {re.escape(name)} are both there|{re.escape(name)} and"):
-        look_at(folder)
+        inspect_base(folder)
 
 
 def test_given_weights_that_are_not_finite_then_freeze_and_import_name_the_tensor(folder: Path, tmp_path: Path) -> None:
     name = "up_blocks.0.resnets.0.conv1.bias"
     _rename(folder, "unet", lambda found: found | {name: torch.full_like(found[name], torch.nan)})
     with pytest.raises(UserError, match=rf"{name} has values that are not finite"):
-        lock_base(look_at(folder), None, tmp_path / "base.json")
+        lock_base(inspect_base(folder), None, tmp_path / "base.json")
     with pytest.raises(UserError, match=rf"not finite: {name}"):
         import_base(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -244,9 +244,9 @@ def test_given_a_base_that_cannot_be_used_then_the_plan_says_so_in_words_and_nam
 ) -> None:
     _change(folder / file, **values)
     with pytest.raises(UserError, match=re.escape(said)) as caught:
-        look_at(folder)
+        inspect_base(folder)
     assert caught.value.where == str(folder / file)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(("sample_size", "options"), [([8, 8], {}), (None, {"image_size": 32})])
@@ -297,7 +297,7 @@ def _no_words(folder: Path) -> str:
 @pytest.mark.parametrize("harm", [_no_file, _cut_off, _lfs, _lost_shard, _dangling, _no_words])
 def test_given_a_folder_that_is_not_whole_then_what_lacks_is_named(harm: Callable[[Path], str], folder: Path) -> None:
     with pytest.raises(UserError, match=re.escape(harm(folder))):
-        look_at(folder)
+        inspect_base(folder)
 
 
 class _Evil:
@@ -383,10 +383,10 @@ def test_given_a_digest_of_an_earlier_version_then_it_is_still_the_models(publis
     old = files_sha256(published)
     assert old != weights_sha256(published)
     assert has_weights(published, old)
-    lock_base(look_at(published), old, tmp_path / "base.json")
+    lock_base(inspect_base(published), old, tmp_path / "base.json")
     assert read_json(tmp_path / "base.json")["weights_sha256"] == weights_sha256(published)
     with pytest.raises(UserError, match=f"but base_sha256 is {'0' * 64}"):
-        lock_base(look_at(published), "0" * 64, tmp_path / "base.json")
+        lock_base(inspect_base(published), "0" * 64, tmp_path / "base.json")
 
 
 def test_given_latents_of_the_old_names_of_a_vae_then_its_later_copies_have_encoded_them(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cxr_core.data.copies import SIDE, SPECTRA, spectra
-from cxr_core.evaluation.memorisation.looked import LOOK, looks_of, read_looks
+from cxr_core.evaluation.memorisation.descriptors import DESCRIPTORS, descriptor_shards, read_descriptors
 from cxr_core.evaluation.memorisation.results import MemorisationResult, Nearness
 from cxr_core.evaluation.memorisation.search import Search
 from cxr_core.evaluation.metrics import FILE, Metrics
@@ -137,9 +137,9 @@ def test_how_far_a_copy_may_be_turned_or_enlarged_and_still_be_found(
     threshold = found["study"].pixels.threshold
     assert threshold is not None
     study = Run.open(runs / "memorised").stage("study")
-    looks = [shard for shard in looks_of(study.plan().shards, "real") if shard.id.startswith(LOOK)]
+    looks = [shard for shard in descriptor_shards(study.plan().shards, "real") if shard.id.startswith(DESCRIPTORS)]
     files = {shard.id: study.receipt(shard.id).paths(study.path) for shard in looks}
-    search = Search(read_looks(study.path / "plan", "real", looks, files))
+    search = Search(read_descriptors(study.path / "plan", "real", looks, files))
     places = np.random.default_rng(0).choice(len(search.train), 200, replace=False)
     turn = cv2.getRotationMatrix2D(((SIDE - 1) / 2,) * 2, degrees, zoom)
     thumbs = search.real.thumbnails.take(search.train[places])

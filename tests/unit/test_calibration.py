@@ -10,7 +10,7 @@ from cxr_core.evaluation.calibration.measure import calibration, measure_calibra
 from cxr_core.evaluation.calibration.results import CalibrationResult
 from cxr_core.evaluation.faithfulness import judge_synthetic
 from cxr_core.evaluation.settings import Faithfulness
-from cxr_core.evaluation.trial import Judged
+from cxr_core.evaluation.trial import JudgedImages
 from cxr_core.models.balance import positive_weights, unweighted
 
 VOCABULARY = Findings(("Edema", "Mass"))
@@ -34,8 +34,8 @@ def images(chances: np.ndarray, seed: int, split: str = "test") -> pd.DataFrame:
     return pd.DataFrame({"image_id": ids, "view": views, "age": ages, "labels": labels, **people})
 
 
-def judged(scores: np.ndarray, rows: pd.DataFrame) -> Judged:
-    return Judged.of(rows, scores, VOCABULARY.names, VOCABULARY, what="real")
+def judged(scores: np.ndarray, rows: pd.DataFrame) -> JudgedImages:
+    return JudgedImages.of(rows, scores, VOCABULARY.names, VOCABULARY, what="real")
 
 
 def test_given_true_probabilities_then_the_error_is_that_of_chance_and_brier_is_that_of_sklearn() -> None:

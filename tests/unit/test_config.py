@@ -10,7 +10,7 @@ from cxr_core.errors import UserError
 from cxr_core.runs.plan import Plan
 from cxr_core.runs.run import Run
 from cxr_core.settings import OF_A_RUN, in_former_names
-from jobs.config import RunConfig, config_of, going_on, keep_unnamed, load_config, renewed, resolved
+from jobs.config import RunConfig, config_of, continued, in_current_keys, keep_unnamed, load_config, resolved
 from tests.conftest import REPOSITORY
 
 READY = sorted(path.stem for path in (REPOSITORY / "jobs" / "configs").glob("*.yaml"))
@@ -54,7 +54,9 @@ def test_given_several_mistakes_then_all_are_listed_with_line_and_key() -> None:
 
 
 def test_given_a_renamed_key_then_its_line_and_its_name_of_now_are_told(write) -> None:
-    text = "name: x\nstages:\n  - name: real\n    kind: preprocess\n    data:\n      kind: phantom\n      images: 5\n"
+    text = (
+        "name: x\nstages:\n  - name: real\n    kind: preprocess\n    data:\n      kind: phantom\n      num_images: 5\n"
+    )
     with pytest.raises(UserError, match=r"run\.yaml:7: stages\.real\.data\.images: this key is now called num_images"):
         load_config(write(text))
 
@@ -193,11 +195,11 @@ def test_given_a_default_that_has_changed_then_the_run_is_refused_with_both_and_
         Plan("real", (), "f").write(run.stage("real").plan_path)
     recorded = root / "config.yaml"
     recorded.write_text(recorded.read_text().replace("shard_size: 1000", "shard_size: 2000"))
-    config = going_on(load_config(str(path)), root)
+    config = continued(load_config(str(path)), root)
     refused = pytest.raises(UserError, match=r"-.*shard_size: 2000\n.*\+.*shard_size: 1000(.|\n)*first/config\.yaml")
-    with refused, Run.locked(root, resolved(config), read=renewed):
+    with refused, Run.locked(root, resolved(config), read=in_current_keys):
         pass
-    with Run.locked(root, resolved(load_config(str(recorded))), read=renewed) as run:
+    with Run.locked(root, resolved(load_config(str(recorded))), read=in_current_keys) as run:
         assert run.config["stages"][0]["shard_size"] == 2000
 
 

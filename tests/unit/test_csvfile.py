@@ -84,17 +84,17 @@ def test_a_bad_quote_a_ragged_row_and_a_zero_byte_are_named_with_their_row(
     error = refused(tmp_path, (TEXT + more).encode())
     assert error.where == f"{tmp_path}/t.csv, row {row}"
     assert said in error.what
-    assert error.mend
+    assert error.hint
 
 
 def test_a_table_in_another_encoding_is_refused_with_row_byte_and_the_command_that_helps(tmp_path: Path) -> None:
     error = refused(tmp_path, TEXT.encode("latin-1"))
     assert error.where.endswith("t.csv, row 2")
     assert "0xfc is no UTF-8" in error.what
-    assert "iconv -f latin1" in error.mend
+    assert "iconv -f latin1" in error.hint
     error = refused(tmp_path, TEXT.encode("utf-16-le"))
     assert error.where.endswith("t.csv, row 1")
-    assert "iconv -f utf-16le" in error.mend
+    assert "iconv -f utf-16le" in error.hint
     assert "row 3" in refused(tmp_path, TEXT.encode("utf-16")[:-1]).where
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_table_is_called_by_what_it_is(data: bytes, said: str, tmp_pa
     error = refused(tmp_path, data)
     assert said in error.what
     assert error.where == f"{tmp_path}/t.csv"
-    assert error.mend
+    assert error.hint
 
 
 def test_a_pipe_or_a_folder_in_the_place_of_a_table_is_an_error_at_once(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_given_a_damaged_description_then_opening_names_it(
     with pytest.raises(UserError) as caught:
         Dataset.open(tmp_path)
     assert f"{tmp_path / 'dataset.json'}: {message}" in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_given_shards_that_are_no_entries_then_opening_names_the_first(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_given_a_damaged_index_then_summary_refuses_and_verify_lists_it(
     damage(tmp_path)
     with pytest.raises(UserError, match=r"index\.parquet: damaged \(") as caught:
         _ = Dataset.open(tmp_path).rows
-    assert caught.value.mend
+    assert caught.value.hint
     for command in ("summary", "verify"):
         assert isinstance(CliRunner().invoke(app, ["data", command, str(tmp_path)]).exception, UserError)
     (line,) = Dataset.open(tmp_path).verify()
@@ -122,11 +122,11 @@ def test_given_damage_outside_a_run_then_no_command_of_a_run_is_named(tmp_path: 
     (dataset.folder / "shards" / "00000.tar").write_bytes(b"")
     with pytest.raises(UserError) as caught:
         verify(dataset.folder)
-    assert "copy it anew" in caught.value.mend
+    assert "copy it anew" in caught.value.hint
     (tmp_path / "config.yaml").write_text("name: x")
     with pytest.raises(UserError) as caught:
         verify(dataset.folder)
-    assert caught.value.mend.startswith(f"`cxr verify {tmp_path} --repair`")
+    assert caught.value.hint.startswith(f"`cxr verify {tmp_path} --repair`")
 
 
 def test_given_a_dataset_in_the_role_of_the_other_kind_then_it_is_refused(tmp_path: Path) -> None:

@@ -119,8 +119,8 @@ def test_a_set_of_12_bits_without_a_stated_white_stops_when_it_is_planned_and_th
     for start in (lambda: estimate(settings, {}), lambda: run_stage(settings, tmp_path)):
         with pytest.raises(UserError, match=r"00000001_000\.png: unclear white: 16 bits, values \d+ to \d+") as caught:
             start()
-        assert "`white`" in caught.value.mend
-        assert "4095" in caught.value.mend
+        assert "`white`" in caught.value.hint
+        assert "4095" in caught.value.hint
     policies = {"unclear_white": "convert"}
     with pytest.raises(UserError, match="no image is left of 3"):  # each has 16 grey levels
         run_stage(nih_stage(tmp_path / "nih", name="dark", policies=policies), tmp_path)

@@ -14,7 +14,7 @@ from cxr_core.evaluation.diversity.msssim import _SHARES, ms_ssim, scales_of
 from cxr_core.evaluation.diversity.prdc import prdc, prdc_of_halves, with_halves
 from cxr_core.evaluation.diversity.settings import Diversity
 from cxr_core.evaluation.diversity.spread import beside_floor, matched, spread
-from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.featured import FeatureRows
 from cxr_core.seeds import derive_seed
 
 SHARES = ("precision", "recall", "density", "coverage")
@@ -62,11 +62,11 @@ def test_intervals_hold_what_other_patients_and_other_synthetic_images_would_hav
         assert np.mean([one.low <= truth[name] <= one.high for one in each]) >= 0.85, name
 
 
-def featured(features: np.ndarray, name: str) -> Featured:
+def featured(features: np.ndarray, name: str) -> FeatureRows:
     ids = [f"{name}{i:04d}" for i in range(len(features))]
     patients = [""] * len(ids) if name == "synthetic" else ids
     rows = pd.DataFrame({"image_id": ids, "patient_id": patients, "labels": 0, "view": "PA"})
-    return Featured(rows, features)
+    return FeatureRows(rows, features)
 
 
 def test_given_a_model_that_draws_few_images_its_recall_and_coverage_lie_below_the_floor_with_their_intervals() -> None:
@@ -145,7 +145,7 @@ def test_given_synthetic_fours_real_ones_are_of_the_same_cells_and_of_different_
 def test_given_another_mix_and_several_images_a_patient_both_sides_get_one_n_and_one_mix() -> None:
     real, drawn = rows({"a": 60, "b": 10}), rows({"a": 5, "b": 50, "c": 9}).assign(patient_id="")
     real["patient_id"] = [f"p{i // 2}" for i in range(len(real))]
-    sides = [Featured(table, table[["labels"]].to_numpy(np.float32)) for table in (real, drawn)]
+    sides = [FeatureRows(table, table[["labels"]].to_numpy(np.float32)) for table in (real, drawn)]
     for features in matched(sides, seed=1):
         assert np.unique(features, return_counts=True)[1].tolist() == [5, 5]
 

@@ -17,7 +17,7 @@ from slurm.checks.ask import (
     scrubbed,
 )
 from slurm.checks.job import Visit
-from slurm.checks.site import Check, Finding, Site
+from slurm.checks.site import Check, CheckResult, Site
 from slurm.doctor import CHECKS, examine
 from slurm.profile import ClusterProfile, load_profile
 from tests.conftest import REPOSITORY
@@ -182,12 +182,12 @@ def test_the_local_profile_needs_no_scheduler(tmp_path: Path) -> None:
 
 
 def test_a_finding_that_is_not_ok_has_a_mend(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="mend"):
-        Finding("fail", "it is broken")
+    with pytest.raises(ValueError, match="needs a fix"):
+        CheckResult("fail", "it is broken")
 
 
 def test_further_checks_can_be_given(tmp_path: Path) -> None:
-    mine = Check("mine", lambda site: Finding("fail", "no image", "build one"))
+    mine = Check("mine", lambda site: CheckResult("fail", "no image", "build one"))
     assert [name for name, _ in examine(site_of(tmp_path), (*CHECKS[:1], mine))] == ["run folder", "mine"]
 
 

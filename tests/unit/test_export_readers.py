@@ -196,7 +196,7 @@ def test_given_a_finding_or_a_box_outside_the_14_then_nihs_layout_refuses_it(tmp
         with pytest.raises(UserError) as caught:
             export(dataset, tmp_path / "out", "nih", internal=True)
         assert caught.value.what.startswith(f"{num} images have 'Rib fracture'")
-        assert "--as imagefolder" in caught.value.mend
+        assert "--as imagefolder" in caught.value.hint
     assert not (tmp_path / ".out.partial").exists()
     export_as_nih(tmp_path / "unused", [planted_row("a", labels=1)], findings=findings)
 

@@ -45,7 +45,7 @@ def test_given_a_failing_shard_then_the_others_are_done_and_the_attempt_says_so(
 
 def test_given_a_mended_cause_then_a_rerun_makes_only_what_failed(tmp_path: Path) -> None:
     work, job = tiny_work(tmp_path / "run" / "tiny")
-    job.trouble = {"00002": fail(UserError("truncated", where="image7.png", mend="replace it"))}
+    job.trouble = {"00002": fail(UserError("truncated", where="image7.png", hint="replace it"))}
     with pytest.raises(UserError, match=r"image7\.png: truncated\n  -> replace it\n  -> failed: 00002;"):
         run_all(work)
     job.trouble, job.order = {}, []
@@ -93,7 +93,7 @@ def test_given_failures_for_different_causes_then_the_shard_is_not_parked(tmp_pa
 
 def test_given_a_chain_then_it_stops_at_its_failed_shard_and_at_a_parked_one(tmp_path: Path) -> None:
     work, job = tiny_work(tmp_path / "run" / "tiny", chain=True)
-    job.trouble = {"00002": fail(UserError("the loss is nan", mend="lower learning_rate"))}
+    job.trouble = {"00002": fail(UserError("the loss is nan", hint="lower learning_rate"))}
     for _ in range(3):
         with pytest.raises(UserError, match="the loss is nan\n  -> lower learning_rate"):
             run_all(work)
@@ -105,7 +105,7 @@ def test_given_a_chain_then_it_stops_at_its_failed_shard_and_at_a_parked_one(tmp
 
 def test_given_the_same_refusal_of_two_shards_then_it_is_of_the_stage_and_counts_against_none(tmp_path: Path) -> None:
     work, job = tiny_work(tmp_path / "run" / "tiny")
-    job.trouble = {f"{i:05d}": fail(UserError("no such model", where="m", mend="give one")) for i in range(5)}
+    job.trouble = {f"{i:05d}": fail(UserError("no such model", where="m", hint="give one")) for i in range(5)}
     for _ in range(4):
         with pytest.raises(UserError, match=r"^m: no such model\n  -> give one$"):
             run_all(work)

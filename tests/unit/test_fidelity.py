@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr_core.data.findings import NIH
-from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.featured import FeatureRows
 from cxr_core.evaluation.fidelity import measure
 from cxr_core.evaluation.metrics import Extractor, FidelityResult
 from cxr_core.report.verdicts import comparability, copying_alarm, coverage_words
@@ -21,7 +21,7 @@ VIEWS = {"AP": 0.3, "PA": 0.7}
 
 def images(
     num: int, split: str, *, seed: int, edema: float = 0.5, shift: float = 0.0, only: tuple[str, ...] = ("AP", "PA")
-) -> Featured:
+) -> FeatureRows:
     """Gaussian features that depend on label and view; two images a patient; `shift` moves them all."""
     generator = np.random.default_rng(seed)
     ids = [f"{split}{i:05d}" for i in range(num)]
@@ -35,15 +35,15 @@ def images(
     features = generator.normal(size=(num, WIDTH)) + shift
     features[:, 0] += 2 * (labels > 0)
     features[:, 1] += 2 * (views == "AP")
-    return Featured(rows, features.astype(np.float32))
+    return FeatureRows(rows, features.astype(np.float32))
 
 
-def joined(*parts: Featured) -> Featured:
+def joined(*parts: FeatureRows) -> FeatureRows:
     rows = pd.concat([part.rows for part in parts], ignore_index=True)
-    return Featured(rows, np.concatenate([part.features for part in parts]))
+    return FeatureRows(rows, np.concatenate([part.features for part in parts]))
 
 
-def real(num: int = 300) -> Featured:
+def real(num: int = 300) -> FeatureRows:
     return joined(
         images(num, "test", seed=1, edema=0.2),
         images(num // 3, "val", seed=2, edema=0.2),
@@ -51,7 +51,9 @@ def real(num: int = 300) -> Featured:
     )
 
 
-def found(synthetic: Featured, reference: Featured | None = None, *, extractor: Extractor = MODEL) -> FidelityResult:
+def found(
+    synthetic: FeatureRows, reference: FeatureRows | None = None, *, extractor: Extractor = MODEL
+) -> FidelityResult:
     return measure(reference or real(), synthetic, extractor, (64, 32), NIH, num_resamples=60, seed=7)
 
 
@@ -95,7 +97,7 @@ def test_given_fewer_synthetic_images_than_a_half_the_floor_is_thinned_to_their_
 
 def test_given_copies_of_training_images_the_alarm_says_so() -> None:
     train = images(400, "train", seed=3, shift=0.8)
-    copies = Featured(train.rows.assign(split="synthetic", patient_id=""), train.features)
+    copies = FeatureRows(train.rows.assign(split="synthetic", patient_id=""), train.features)
     result = found(copies, joined(images(400, "test", seed=1), train))
     assert result.alarm is True
     assert "nearer to training patients" in copying_alarm(result)
@@ -123,7 +125,7 @@ def test_given_no_synthetic_image_like_a_held_out_one_nothing_is_compared() -> N
 def test_given_cells_that_held_out_images_lack_the_coverage_names_them_with_their_share() -> None:
     synthetic = images(400, "synthetic", seed=9, only=("PA",))
     odd = images(100, "synthetic", seed=10, edema=1.0, only=("AP",))
-    odd = Featured(odd.rows.assign(image_id="odd-" + odd.rows["image_id"]), odd.features)
+    odd = FeatureRows(odd.rows.assign(image_id="odd-" + odd.rows["image_id"]), odd.features)
     result = found(
         joined(synthetic, odd), joined(images(300, "test", seed=1, only=("PA",)), images(300, "train", seed=2))
     )
@@ -139,7 +141,7 @@ def test_given_the_same_seed_all_numbers_are_the_same_and_given_rows_in_another_
     assert found(synthetic, reference) == first
     turned = reference.where(np.ones(len(reference.rows), bool))
     back = np.arange(len(turned.rows))[::-1]
-    turned = Featured(turned.rows.iloc[back], turned.features[back])
+    turned = FeatureRows(turned.rows.iloc[back], turned.features[back])
     again = found(synthetic, turned)
     assert again.headline.fid is not None
     assert first.headline.fid is not None
@@ -161,7 +163,7 @@ def test_given_findings_each_is_compared_with_held_out_images_of_it_and_the_reas
 ):
     synthetic = images(600, "synthetic", seed=9, edema=0.5)
     few = images(3, "synthetic", seed=10)
-    few = Featured(few.rows.assign(image_id="few-" + few.rows["image_id"], labels=NIH.bit("Hernia")), few.features)
+    few = FeatureRows(few.rows.assign(image_id="few-" + few.rows["image_id"], labels=NIH.bit("Hernia")), few.features)
     result = found(joined(synthetic, few))
     each = {entry.finding: entry.distance for entry in result.by_finding}
     assert list(each) == ["Edema", "Hernia", "No Finding"]
@@ -178,10 +180,10 @@ def test_given_a_distance_the_deviation_of_subsets_stands_beside_the_interval_of
     assert distance.subsets.mean == pytest.approx(distance.kid.value, abs=4 * distance.subsets.deviation)
 
 
-def of_patients(sizes: list[int], split: str, seed: int) -> Featured:
+def of_patients(sizes: list[int], split: str, seed: int) -> FeatureRows:
     """Images of one cell, so many of each patient."""
     some = images(sum(sizes), split, seed=seed, edema=0, only=("PA",))
-    return Featured(
+    return FeatureRows(
         some.rows.assign(patient_id=np.repeat([f"{split}{i}" for i in range(len(sizes))], sizes)), some.features
     )
 
@@ -189,7 +191,9 @@ def of_patients(sizes: list[int], split: str, seed: int) -> Featured:
 ONE_CELL = images(200, "synthetic", seed=9, edema=0, only=("PA",))
 
 
-def measured(held_out: Featured, train: Featured, synthetic: Featured = ONE_CELL, num: int = 1000) -> FidelityResult:
+def measured(
+    held_out: FeatureRows, train: FeatureRows, synthetic: FeatureRows = ONE_CELL, num: int = 1000
+) -> FidelityResult:
     result = measure(joined(held_out, train), synthetic, MODEL, (64, 32), NIH, num_resamples=num, seed=7)
     json.dumps(result.model_dump(mode="json"), allow_nan=False)
     return result

@@ -113,11 +113,11 @@ def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path: Path) -
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     folder = write_nih(tmp_path / "nih", ROWS)
-    for name, mend in (("BBox_List_2017.csv", "use_boxes: false"), ("test_list.txt", "check the path")):
+    for name, hint in (("BBox_List_2017.csv", "use_boxes: false"), ("test_list.txt", "check the path")):
         kept = (folder / name).rename(folder / f"{name}.away")
         said = refused(nih_stage(folder))
         assert name in said
-        assert mend in said
+        assert hint in said
         kept.rename(folder / name)
     assert "there is no such file" in refused(nih_stage(folder, data={"data_entry": folder / "none.csv"}))
     (folder / "Data_Entry_2017.csv").write_text("")

@@ -11,7 +11,7 @@ from cxr_core.data.findings import NIH
 from cxr_core.data.lists import read_list
 from cxr_core.data.sources import SourcePlan, plan_source
 from cxr_core.errors import UserError
-from cxr_core.evaluation.adjudicated import labelled, strangers
+from cxr_core.evaluation.adjudicated import labelled, unknown_ids
 from cxr_core.generation.series import position
 from tests.planted import planted_rows, write_planted
 from tests.radiographs import entry, nih_stage, table_stage, write_nih
@@ -105,7 +105,7 @@ def test_adjudicated_labels_are_those_of_the_image_that_a_row_names_whatever_its
     path, ids = tmp_path / "labels.csv", pd.Series(["p1_s1_v", "00000002_000", "x"])
     path.write_text("Path,labels\nCheXpert/p1/s1/v.jpg,Edema\nimages/00000002_000.PNG,no finding\nq.png,Mass\n")
     assert labelled(path, NIH, ids).to_dict() == {"p1_s1_v": NIH.bit("Edema"), "00000002_000": 0}
-    (line,) = strangers(path, NIH, ids)
+    (line,) = unknown_ids(path, NIH, ids)
     assert "1 rows name no image of the Dataset: 'q.png'" in line
     path.write_text("image_id,findings\nx,Edema\nfolder/x.png,Mass\n")
     with pytest.raises(UserError, match=r"'x' and 'folder/x.png' are one image, 'x'"):

@@ -175,7 +175,7 @@ def test_given_what_ends_a_program_then_it_is_said_on_its_lines_and_recorded_onc
     show_log()
     lines: list[str] = []
     with json_lines(lines.append, dict):
-        fail(room_log("jobs"), str(UserError("wrong", where="a.yaml", mend="set it right")))
+        fail(room_log("jobs"), str(UserError("wrong", where="a.yaml", hint="set it right")))
         crash(room_log("jobs"), ValueError("a defect"))
     said = capsys.readouterr().err
     assert said == "cxr: a.yaml: wrong\n  -> set it right\n"

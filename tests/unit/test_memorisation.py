@@ -12,7 +12,7 @@ from cxr_core.data.copies import SIDE, SPECTRUM_WIDTH, align, relief, spectra, t
 from cxr_core.data.neighbours import Standard, Stored, nearest, unit
 from cxr_core.errors import UserError
 from cxr_core.evaluation.fidelity import HELD_OUT
-from cxr_core.evaluation.memorisation.looked import freeze_looks
+from cxr_core.evaluation.memorisation.descriptors import freeze_descriptors
 from cxr_core.evaluation.memorisation.plants import PLANTS
 from cxr_core.evaluation.memorisation.results import MemorisationResult
 from cxr_core.evaluation.memorisation.search import Search
@@ -248,4 +248,4 @@ def test_given_no_synthetic_image_of_a_rare_caption_then_nothing_is_told_of_them
 def test_given_a_dataset_without_training_images_then_it_is_refused(few: dict, tmp_path: Path) -> None:
     synthetic = few["datasets"]["synthetic"]
     with pytest.raises(UserError, match="no training images: nothing of which an image could be a copy"):
-        freeze_looks({"real": synthetic.rows, "synthetic": synthetic.rows}, HELD_OUT, 64, tmp_path)
+        freeze_descriptors({"real": synthetic.rows, "synthetic": synthetic.rows}, HELD_OUT, 64, tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cxr_core.data.boxfile import read_boxes
 from cxr_core.data.findings import NIH, NIH_FINDINGS
 from cxr_core.data.nih_files import BBOX_LIST
-from cxr_core.data.positions.phrases import Placed, parse, phrase, place, region_words, unplaced
+from cxr_core.data.positions.phrases import PlacedFinding, parse, phrase, place, region_words, unplaced
 from cxr_core.data.positions.regions import GRID, ZONES, cell_of, middle, unit_boxes
 from cxr_core.data.positions.settings import PositionWords
 from cxr_core.data.prompts import MAX_TOKENS, PromptWriter, estimate_tokens, token_counter
@@ -61,7 +61,7 @@ def test_given_any_boxes_when_their_prompt_is_parsed_then_what_it_says_comes_bac
     assert unplaced(prompt, NIH_FINDINGS) == write(labels, view, 57, "F")
 
 
-def _bits(placed: list[Placed]) -> int:
+def _bits(placed: list[PlacedFinding]) -> int:
     return NIH.encode(one.finding for one in placed)
 
 

@@ -72,8 +72,8 @@ def test_given_mistakes_in_child_and_parent_then_each_is_named_with_its_file_lin
 
 
 def test_given_a_profile_of_before_then_a_renamed_key_is_named_with_its_name_of_now(home: Path) -> None:
-    (home / "old.yaml").write_text("inherits: base\npack_minutes: 30\n")
-    with pytest.raises(UserError, match=r"old\.yaml:2: pack_minutes: this key is now called task_minutes"):
+    (home / "old.yaml").write_text("inherits: base\ntask_minutes: 30\n")
+    with pytest.raises(UserError, match=r"old\.yaml:2: task_minutes: this key is now called task_minutes"):
         load_profile("old")
 
 
@@ -232,7 +232,7 @@ def test_given_a_cluster_that_only_the_shell_names_then_a_note_says_where_jobs_g
     environ = {"SLURM_CLUSTERS": "gpu"}
     (note,) = notes_on(ClusterProfile(name="x"), environ)
     assert "SLURM_CLUSTERS=gpu of this shell is not used" in note.fact
-    assert "set `clusters: gpu`" in note.mend
+    assert "set `clusters: gpu`" in note.hint
     assert notes_on(ClusterProfile(name="x", clusters="gpu"), environ) == []
     assert notes_on(load_profile("local"), environ) == []
 

@@ -159,7 +159,7 @@ def test_given_a_header_alone_then_the_file_is_named_and_no_nan_is_printed(
     with pytest.raises(UserError, match="a header and no answer") as caught:
         score_answers(reading[1], [some_answers(reading[1], tmp_path, 0)])
     assert caught.value.where == str(tmp_path / "ann.csv")
-    assert "leave it out" in caught.value.mend
+    assert "leave it out" in caught.value.hint
 
 
 def test_given_two_files_of_one_name_then_the_remedy_is_another_than_for_one_file_with_a_row_twice(
@@ -171,11 +171,11 @@ def test_given_two_files_of_one_name_then_the_remedy_is_another_than_for_one_fil
     with pytest.raises(UserError, match=r"reader 'ann' answered image \d+ twice") as caught:
         score_answers(reading[1], [path, other])
     assert caught.value.where == f"{path} and {other}"
-    assert "a name of his own" in caught.value.mend
+    assert "a name of his own" in caught.value.hint
     path.write_text("\n".join([*path.read_text().splitlines(), path.read_text().splitlines()[1]]))
     with pytest.raises(UserError) as caught:
         score_answers(reading[1], [path])
-    assert (caught.value.where, caught.value.mend) == (str(path), "keep one of these rows")
+    assert (caught.value.where, caught.value.hint) == (str(path), "keep one of these rows")
 
 
 def test_given_answers_to_another_test_then_the_other_key_is_asked_for(
@@ -186,7 +186,7 @@ def test_given_answers_to_another_test_then_the_other_key_is_asked_for(
     path.write_text(path.read_text().replace(test, "0" * 12))
     with pytest.raises(UserError, match=f"the key is of '{test}'") as caught:
         score_answers(reading[1], [path])
-    assert "key of that test" in caught.value.mend
+    assert "key of that test" in caught.value.hint
 
 
 def test_given_readers_without_an_image_in_common_then_agreement_is_not_computed_of_none(

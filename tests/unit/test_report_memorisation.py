@@ -9,10 +9,10 @@ import pytest
 from cxr_core.data.findings import NIH
 from cxr_core.data.png import encode_grey
 from cxr_core.evaluation.memorisation.results import (
+    CopyPair,
     MemorisationResult,
     Nearest,
     Nearness,
-    Pair,
     Planted,
     ReidentificationResult,
     TargetedResult,
@@ -53,7 +53,7 @@ def result(**changes: Any) -> MemorisationResult:
         "pixels": near("pixels, aligned"),
         "planted": (Planted(kind="mirrored", num_images=200, recall=0.97),),
         "pairs": (
-            Pair(
+            CopyPair(
                 synthetic="syn-1",
                 training="t-7",
                 patient="p-3",

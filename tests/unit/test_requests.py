@@ -134,7 +134,7 @@ def test_given_an_impossible_request_the_message_says_where_and_what_to_do(reque
     with pytest.raises(UserError, match=text) as caught:
         allocate(request_, real_rows(), NIH, where="stage 'synthetic', request")
     assert str(caught.value).startswith("stage 'synthetic', request: ")
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_given_findings_that_have_enough_then_fill_names_the_rarest_and_the_number_to_exceed() -> None:
@@ -143,10 +143,10 @@ def test_given_findings_that_have_enough_then_fill_names_the_rarest_and_the_numb
     with pytest.raises(UserError) as caught:
         allocate(Request(fill=30), rows, NIH)
     assert "Mass, has 31 real training images" in caught.value.what
-    assert "above 31" in caught.value.mend
+    assert "above 31" in caught.value.hint
     with pytest.raises(UserError, match="no real training image has any finding") as caught:
         allocate(Request(fill=30), rows.assign(labels=0), NIH)
-    assert "counts" in caught.value.mend
+    assert "counts" in caught.value.hint
 
 
 PLACED = {"Edema in the upper left": 20, "Edema in the upper right of the image": 20, "Edema": 20}

@@ -122,7 +122,7 @@ def test_given_as_many_steps_as_there_is_room_for_no_time_is_asked_twice_and_mor
     assert len(set(solver.timesteps.tolist())) == most
     with pytest.raises(UserError, match="knows 50 times") as error:
         solver_options(name, schedule, most + 1)
-    assert str(most) in error.value.mend
+    assert str(most) in error.value.hint
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

@@ -213,7 +213,7 @@ def test_given_a_table_without_a_split_then_patients_are_drawn_validation_is_car
 ) -> None:
     names = [f"{i:04d}" for i in range(300)]
     rows = pd.DataFrame({"image_id": names, "patient_id": names, "spelled": names})
-    settings = table_stage(tmp_path, "image\n", [], data={"test": 0.4}, validation=0.2)
+    settings = table_stage(tmp_path, "image\n", [], data={"test": 0.4}, validation_share=0.2)
     found, boxed = split_patients(rows, pd.DataFrame({"image_id": []}), tmp_path / "table.csv", settings)
     drawn = hashed_split(rows["patient_id"], test=0.4)
     assert list(found["split"] == "test") == list(drawn == "test")
@@ -226,7 +226,7 @@ def test_given_a_table_that_parts_a_patient_then_it_is_refused_before_anything_i
     rows = pd.DataFrame(
         {"image_id": [*"ab"], "patient_id": ["p"] * 2, "spelled": ["p"] * 2, "split": ["train", "test"]}
     )
-    settings = table_stage(tmp_path, "image\n", [], data={"columns": {"split": "split"}}, validation=0.5)
+    settings = table_stage(tmp_path, "image\n", [], data={"columns": {"split": "split"}}, validation_share=0.5)
     with pytest.raises(UserError, match=r"table\.csv: patient 'p'"):
         split_patients(rows, pd.DataFrame({"image_id": []}), tmp_path / "table.csv", settings)
 

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 
 from cxr_core.data.findings import NIH
-from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.featured import FeatureRows
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.sweep.choose import alarms, choose, not_worse
 from cxr_core.evaluation.sweep.copies import judge_copies
-from cxr_core.evaluation.sweep.measure import Bench
+from cxr_core.evaluation.sweep.measure import PointEvaluator
 from cxr_core.evaluation.sweep.results import Copied, Point, PointResult, SweepAlarm, SweepResult
-from cxr_core.evaluation.sweep.settings import Copies, Measure, Sweep
+from cxr_core.evaluation.sweep.settings import Copies, EvaluateSweep, Measure
 from cxr_core.report.sweep_words import alarm_rule, alarm_words, choice_words, copied_words
 from tests.unit.test_fidelity import MODEL, images, joined
 from tests.unit.test_report_memorisation import near, result
@@ -20,23 +20,23 @@ NO_FOURS = pd.DataFrame({"group": [], "labels": np.array([], np.int64), "ms_ssim
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def bench() -> PointEvaluator:
     """Validation patients, and training patients who differ from them."""
     real = joined(images(300, "val", seed=1), images(600, "train", seed=3, shift=0.6))
-    return Bench(real, MODEL, 64, NIH, Sweep(features="/x", num_resamples=40), seed=7)
+    return PointEvaluator(real, MODEL, 64, NIH, EvaluateSweep(features="/x", num_resamples=40), seed=7)
 
 
-def measured(bench: Bench, number: int, drawn: Featured, *, step: int | None = None) -> PointResult:
+def measured(bench: PointEvaluator, number: int, drawn: FeatureRows, *, step: int | None = None) -> PointResult:
     at = point(number, step if step is not None else 100 * (number + 1))
     fours = {"real": NO_FOURS, "synthetic": NO_FOURS}
     return bench.point(at, drawn, 64, fours, 64, None, None)
 
 
 @pytest.fixture(scope="module")
-def results(bench: Bench) -> list[PointResult]:
+def results(bench: PointEvaluator) -> list[PointResult]:
     """Far from validation patients, near them, far again, and copies of training patients that are nearly as near."""
     train = bench.real.where(bench.real.rows["split"] == "train")
-    copies = Featured(train.rows.assign(split="synthetic", patient_id=""), train.features)
+    copies = FeatureRows(train.rows.assign(split="synthetic", patient_id=""), train.features)
     shifts = (-0.9, 0.0, -0.5)
     drawn = [*(images(500, "synthetic", seed=9, shift=shift) for shift in shifts), copies]
     return [measured(bench, number, each) for number, each in enumerate(drawn)]
@@ -93,12 +93,12 @@ def test_given_later_checkpoints_that_are_farther_and_a_loss_that_rises_both_are
     assert loss.startswith("diffusion: its validation loss is 3.1 % above that of step 1,500")
 
 
-def test_given_points_of_one_distribution_the_rule_says_that_they_are_not_told_apart(bench: Bench) -> None:
+def test_given_points_of_one_distribution_the_rule_says_that_they_are_not_told_apart(bench: PointEvaluator) -> None:
     alike = [measured(bench, number, images(400, "synthetic", seed=20 + number)) for number in range(3)]
     assert choice_words(swept(alike, "kid")).endswith("overlaps theirs: 2 other points.")
 
 
-def test_given_too_few_images_nothing_is_recommended_and_the_reason_is_said(bench: Bench) -> None:
+def test_given_too_few_images_nothing_is_recommended_and_the_reason_is_said(bench: PointEvaluator) -> None:
     found = swept([measured(bench, 0, images(5, "synthetic", seed=9))], "fid")
     assert found.chosen is None
     assert "FID could not be computed (n = " in choice_words(found)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cxr_core.data.latents import LatentCache, Stacked
 from cxr_core.data.words import prompt_words
 from cxr_core.errors import UserError
-from cxr_core.models.base import look_at
+from cxr_core.models.base import inspect_base
 from cxr_core.models.checkpoints import (
     BUILT_IN,
     Checkpoint,
@@ -178,9 +178,9 @@ def test_given_weights_of_another_digest_than_locked_both_digests_are_named(tmp_
     folder = weights_folder(tmp_path / "model")
     digest = weights_sha256(folder)
     with pytest.raises(UserError, match=f"sha256 {digest}, but base_sha256 is {'0' * 64}"):
-        lock_base(look_at(folder), "0" * 64, tmp_path / "base.json")
+        lock_base(inspect_base(folder), "0" * 64, tmp_path / "base.json")
     assert not (tmp_path / "base.json").exists()
-    lock_base(look_at(folder), digest, tmp_path / "base.json")
+    lock_base(inspect_base(folder), digest, tmp_path / "base.json")
     assert digest in (tmp_path / "base.json").read_text()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cxr_core.data.findings import NIH
 from cxr_core.errors import UserError
-from cxr_core.models.training_data import FILE, Seen, TrainingData, images_sha256, read_training_data
+from cxr_core.models.training_data import FILE, ImageCounts, TrainingData, images_sha256, read_training_data
 from cxr_core.runs.files import write_json
 from tests.planted import planted_row
 
@@ -25,14 +25,14 @@ def counted(dataset: str = "a" * 64, base: TrainingData | None = None) -> Traini
 def test_given_rows_the_training_images_and_patients_of_each_finding_are_counted() -> None:
     found = counted()
     assert (found.images, found.patients) == (4, 2)
-    assert found.findings["Edema"] == Seen(images=3, patients=2)
-    assert found.findings["Mass"] == Seen(images=1, patients=1)
-    assert found.findings["No Finding"] == Seen(images=1, patients=1)
-    assert found.findings["Hernia"] == Seen(images=0, patients=0)
+    assert found.findings["Edema"] == ImageCounts(images=3, patients=2)
+    assert found.findings["Mass"] == ImageCounts(images=1, patients=1)
+    assert found.findings["No Finding"] == ImageCounts(images=1, patients=1)
+    assert found.findings["Hernia"] == ImageCounts(images=0, patients=0)
 
 
 def test_given_a_base_each_different_dataset_behind_the_weights_is_told_once() -> None:
-    edema = Seen(images=3, patients=2)
+    edema = ImageCounts(images=3, patients=2)
     assert counted().of_finding("Edema") == (edema,)
     assert counted(base=counted()).of_finding("Edema") == (edema,)
     assert counted(base=counted("b" * 64, base=counted())).of_finding("Edema") == (edema, edema)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from cxr_core.data.boxfile import read_boxes
 from cxr_core.data.findings import NIH, Findings
-from cxr_core.data.positions.phrases import Placed, parse, unplaced
+from cxr_core.data.positions.phrases import PlacedFinding, parse, unplaced
 from cxr_core.data.positions.regions import GRID
 from cxr_core.data.prompts import PromptWriter
 from cxr_core.data.settings import BoxFile, PromptSettings
@@ -92,7 +92,7 @@ def test_a_finding_whose_name_is_part_of_anothers_is_read_as_what_it_is() -> Non
     write = PromptWriter(PromptSettings.model_validate({"positions": {}}), Findings(names))
     region = GRID[0]
     for number, name in enumerate(names):
-        prompt = write(1 << number, "PA", placed=[Placed(name, region)])
+        prompt = write(1 << number, "PA", placed=[PlacedFinding(name, region)])
         assert [one.said for one in parse(prompt, names)] == [(name, region, "")]
         assert unplaced(prompt, names) == write(1 << number, "PA")
     asked = combination("small nodule in the upper left", Findings(names), where="request")

@@ -71,7 +71,7 @@ def _refuse_used(out: Path) -> None:
         raise UserError(
             "the folder for the phantoms exists and is not empty",
             where=str(out),
-            mend="name a new folder, or remove it",
+            hint="name a new folder, or remove it",
         )
 
 

@@ -110,7 +110,7 @@ def population(
     Raises UserError for less than one image.
     """
     if num_images < 1:
-        raise UserError(f"a population needs at least one image, not {num_images}", mend="ask for 1 or more")
+        raise UserError(f"a population needs at least one image, not {num_images}", hint="ask for 1 or more")
     counts = _images_per_patient(num_images, seed)
     test = _test_patients(counts, seed)
     rows = []

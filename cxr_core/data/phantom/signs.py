@@ -39,17 +39,17 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedSign:
     """A sign in its place: its layers and the points that its box must hold."""
 
     layers: tuple[Layer, ...]
     extent: Curve
 
 
-Place = Callable[[Chest, float, str, np.random.Generator], Placed]
+Place = Callable[[Chest, float, str, np.random.Generator], PlacedSign]
 
 
-def place(case: Case, sign: Sign, chest: Chest) -> Placed:
+def place(case: Case, sign: Sign, chest: Chest) -> PlacedSign:
     """`sign` in `chest`. It keeps its place in the patient from its onset on, whatever the pose."""
     rng = stream(case.seed, case.patient_id, sign.finding, sign.side, sign.onset)
     return PLACES[sign.finding](chest, sign.severity, sign.side, rng)
@@ -95,13 +95,13 @@ def _below(curve: Curve, y: float) -> Curve:
     return curve[curve[:, 1] >= y]
 
 
-def _cardiomegaly(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _cardiomegaly(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     right, left = chest.heart_extent
     extent = np.array([(right, chest.down(0.42)), (left, chest.base - 0.3 * chest.dome[1])])
-    return Placed((), _padded(extent, 0.012))
+    return PlacedSign((), _padded(extent, 0.012))
 
 
-def _effusion(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _effusion(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """Fluid: level with the diaphragm's side, a meniscus that climbs the chest wall, no costophrenic angle."""
     s, w = SIDES[side], chest.half_width
     dome = chest.diaphragm(side)
@@ -116,10 +116,10 @@ def _effusion(chest: Chest, severity: float, side: str, rng: np.random.Generator
         Layer((fluid,), "tissue", 0.24, blur=0.010, within=side),
     )
     inner = np.array([(s * w * 0.10, lateral), (s * w * 1.0, low)])
-    return Placed(layers, _padded(inner, 0.012))
+    return PlacedSign(layers, _padded(inner, 0.012))
 
 
-def _edema(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _edema(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """Bat-wing haze about both hila, thick vessels (of the chest's shape), Kerley B lines at both bases."""
     layers: list[Layer] = []
     for lung, s in SIDES.items():
@@ -135,7 +135,7 @@ def _edema(chest: Chest, severity: float, side: str, rng: np.random.Generator) -
     layers.append(
         Layer((whole[: len(whole) // 2], whole[len(whole) // 2 :]), "opacity", 0.05 + 0.16 * severity, blur=0.02)
     )
-    return Placed(tuple(layers), whole)
+    return PlacedSign(tuple(layers), whole)
 
 
 def _kerley(chest: Chest, side: str, rng: np.random.Generator) -> list[Curve]:
@@ -148,7 +148,7 @@ def _kerley(chest: Chest, side: str, rng: np.random.Generator) -> list[Curve]:
     return lines
 
 
-def _mass(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _mass(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """A dense, lobulated ball of 3.2 to 7 cm."""
     radius = 0.046 + 0.052 * severity
     x, y = _spot(chest, side, rng, down=(0.22, 0.68), across=(0.45, 0.72))
@@ -158,20 +158,20 @@ def _mass(chest: Chest, severity: float, side: str, rng: np.random.Generator) ->
         Layer((ball,), "opacity", 0.88, blur=0.0045),
         Layer((core,), "tissue", 0.09, blur=0.3 * radius, within="film"),
     )
-    return Placed(layers, _padded(ball, 0.006))
+    return PlacedSign(layers, _padded(ball, 0.006))
 
 
-def _nodule(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _nodule(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """A round spot of 1.2 to 2.8 cm."""
     radius = 0.017 + 0.023 * severity
     x, y = _spot(chest, side, rng, down=(0.18, 0.72), across=(0.45, 0.86))
     ball = blob(rng, x, y, radius, radius, rough=0.06)
-    return Placed(
+    return PlacedSign(
         (Layer((ball,), "opacity", 0.82, blur=0.0030), Layer((ball,), "tissue", 0.04, blur=0.004)), _padded(ball, 0.006)
     )
 
 
-def _pneumothorax(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _pneumothorax(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """A dark rim without vessels from the apex down, behind the fine white line of the visceral pleura."""
     s, m = SIDES[side], chest.mediastinum
     gap = 0.024 + 0.110 * severity * rng.uniform(0.9, 1.1)
@@ -189,14 +189,14 @@ def _pneumothorax(chest: Chest, severity: float, side: str, rng: np.random.Gener
         Layer((strip(pleura, 0.0055),), "tissue", 0.20, blur=0.0012, within=side),
         Layer((_hull_to(pleura, target[0]),), "opacity", 0.06 + 0.16 * severity, blur=0.01, within=side),
     )
-    return Placed(layers, np.concatenate([wall, pleura]))
+    return PlacedSign(layers, np.concatenate([wall, pleura]))
 
 
 def _hull_to(path: Curve, point: Curve) -> Curve:
     return np.concatenate([path, point[None]])
 
 
-def _atelectasis(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _atelectasis(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """Volume loss: the diaphragm stands high (of the chest's shape) under long plates of collapsed lung."""
     s, dome = SIDES[side], chest.diaphragm(side)
     top = dome[:, 1].min()
@@ -207,7 +207,7 @@ def _atelectasis(chest: Chest, severity: float, side: str, rng: np.random.Genera
         Layer((cloud,), "opacity", 0.25 + 0.35 * severity, blur=0.020, grain=0.2),
     )
     region = np.concatenate([*plates, [(s * 0.06, top - 0.04), (s * chest.half_width, chest.base + 0.01)]])
-    return Placed(layers, _padded(region, 0.008))
+    return PlacedSign(layers, _padded(region, 0.008))
 
 
 def _plate(chest: Chest, side: str, y: float, severity: float, rng: np.random.Generator) -> Curve:
@@ -220,7 +220,7 @@ def _plate(chest: Chest, side: str, y: float, severity: float, rng: np.random.Ge
     return strip(path, (0.008 + 0.010 * severity) * rng.uniform(0.75, 1.1) * taper)
 
 
-def _consolidation(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _consolidation(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """A dense lobe that ends sharply at a fissure, its bronchi dark inside it."""
     s, w = SIDES[side], chest.half_width * 1.05
     upper = rng.random() < 0.35
@@ -237,7 +237,7 @@ def _consolidation(chest: Chest, severity: float, side: str, rng: np.random.Gene
         Layer(tuple(_bronchi(x, y, s, far, rng)), "lucency", 0.09, blur=0.002, within=side),
     )
     corner = (chest.half_width, chest.base)
-    return Placed(layers, _padded(np.clip(lobe, (-chest.half_width, chest.apex), corner), 0.010))
+    return PlacedSign(layers, _padded(np.clip(lobe, (-chest.half_width, chest.apex), corner), 0.010))
 
 
 def _bronchi(x: float, y: float, s: int, far: float, rng: np.random.Generator) -> list[Curve]:
@@ -250,7 +250,7 @@ def _bronchi(x: float, y: float, s: int, far: float, rng: np.random.Generator) -
     return paths
 
 
-def _pneumonia(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _pneumonia(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """Fluffy patches that run together in one segment."""
     x, y = _spot(chest, side, rng, down=(0.40, 0.70), across=(0.45, 0.65))
     spread = 0.05 + 0.055 * severity
@@ -262,10 +262,10 @@ def _pneumonia(chest: Chest, severity: float, side: str, rng: np.random.Generato
         Layer(tuple(patches), "opacity", 0.46 + 0.38 * severity, blur=0.009, grain=0.35, cells=48),
         Layer((blob(rng, x, y, 1.3 * spread, 1.3 * spread),), "opacity", 0.22 + 0.2 * severity, blur=0.02),
     )
-    return Placed(layers, _padded(np.concatenate(patches), 0.014))
+    return PlacedSign(layers, _padded(np.concatenate(patches), 0.014))
 
 
-def _infiltration(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _infiltration(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """A faint streaky veil without an edge, wide in the lower zones."""
     layers, extents = [], []
     for lung in _sides(side):
@@ -277,7 +277,7 @@ def _infiltration(chest: Chest, severity: float, side: str, rng: np.random.Gener
             Layer(tuple(streaks), "opacity", 0.22 + 0.22 * severity, blur=0.004),
         ]
         extents.append(_padded(veil, 0.015))
-    return Placed(tuple(layers), np.concatenate(extents))
+    return PlacedSign(tuple(layers), np.concatenate(extents))
 
 
 def _streak(x: float, y: float, s: int, rng: np.random.Generator) -> Curve:
@@ -287,7 +287,7 @@ def _streak(x: float, y: float, s: int, rng: np.random.Generator) -> Curve:
     return strip(np.array([start, end]), rng.uniform(0.004, 0.008))
 
 
-def _emphysema(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _emphysema(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """Large dark lungs over flat diaphragms about a slim heart (of the chest's shape), with thin-walled bullae."""
     bullae = []
     for lung in SIDES:
@@ -299,10 +299,10 @@ def _emphysema(chest: Chest, severity: float, side: str, rng: np.random.Generato
         Layer(tuple(bullae), "collapse", 0.05 + 0.12 * severity, blur=0.006),
         Layer(walls, "tissue", 0.05 + 0.05 * severity, blur=0.0012),
     )
-    return Placed(layers, np.concatenate([chest.lung("right"), chest.lung("left")]))
+    return PlacedSign(layers, np.concatenate([chest.lung("right"), chest.lung("left")]))
 
 
-def _fibrosis(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _fibrosis(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """A net of coarse lines with small cysts at the bases and along the chest wall."""
     layers, extents = [], []
     for lung in _sides(side):
@@ -318,7 +318,7 @@ def _fibrosis(chest: Chest, severity: float, side: str, rng: np.random.Generator
             Layer((_around(spots),), "opacity", 0.12 + 0.22 * severity, blur=0.020),
         ]
         extents.append(_padded(np.concatenate([*lines, *walls]), 0.006))
-    return Placed(tuple(layers), np.concatenate(extents))
+    return PlacedSign(tuple(layers), np.concatenate(extents))
 
 
 def _basal_spots(chest: Chest, side: str, count: int, rng: np.random.Generator) -> Curve:
@@ -336,7 +336,7 @@ def _around(spots: Curve) -> Curve:
     return spots[order[:: max(1, len(order) // 24)]]
 
 
-def _pleural_thickening(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _pleural_thickening(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """A white band between chest wall and lung, thickest at its lower third."""
     layers, extents = [], []
     for lung in _sides(side):
@@ -354,7 +354,7 @@ def _pleural_thickening(chest: Chest, severity: float, side: str, rng: np.random
             Layer((band,), "tissue", 0.05 + 0.06 * severity, blur=0.003, within=lung),
         ]
         extents.append(_padded(np.concatenate([wall, inner]), 0.008))
-    return Placed(tuple(layers), np.concatenate(extents))
+    return PlacedSign(tuple(layers), np.concatenate(extents))
 
 
 def _uneven(rng: np.random.Generator, along: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -362,7 +362,7 @@ def _uneven(rng: np.random.Generator, along: NDArray[np.float64]) -> NDArray[np.
     return np.interp(along, np.linspace(0, 1, 6), rng.uniform(0.7, 1.3, 6))
 
 
-def _hernia(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> Placed:
+def _hernia(chest: Chest, severity: float, side: str, rng: np.random.Generator) -> PlacedSign:
     """A stomach behind the heart: a round wall, air above a level of fluid."""
     rx, ry = 0.058 + 0.050 * severity, 0.052 + 0.042 * severity
     x, y = 0.022 + rng.uniform(-0.015, 0.03), chest.base - chest.dome[1] - ry * 0.55
@@ -384,7 +384,7 @@ def _hernia(chest: Chest, severity: float, side: str, rng: np.random.Generator) 
         Layer((air,), "lucency", 0.27 + 0.08 * severity, blur=0.003, within="film"),
         Layer((fluid_line,), "tissue", 0.05, blur=0.001, within="film"),
     )
-    return Placed(layers, _padded(sac, 0.008))
+    return PlacedSign(layers, _padded(sac, 0.008))
 
 
 PLACES: dict[str, Place] = {

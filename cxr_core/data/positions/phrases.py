@@ -22,7 +22,7 @@ _PARTS = ", "
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedFinding:
     """A finding and where it is, as a prompt says it; `region` None: anywhere, `size` "": any. `area` is that of the
     box that it was made from, and no part of what is said."""
 
@@ -42,10 +42,10 @@ def size_of(box: Box) -> str:
     return SIZES[sum(box["w"] * box["h"] >= bound for bound in _SIZE_BOUNDS)]
 
 
-def place(box: Box, words: PositionWords) -> Placed:
+def place(box: Box, words: PositionWords) -> PlacedFinding:
     """A box, in fractions of the image, as these words say it."""
     region = cell_of(box) if words.regions == "grid" else zone_of(box)
-    return Placed(box["finding"], region, size_of(box) if words.sizes else "", box["w"] * box["h"])
+    return PlacedFinding(box["finding"], region, size_of(box) if words.sizes else "", box["w"] * box["h"])
 
 
 def region_words(region: Region, sides: str) -> str:
@@ -54,19 +54,19 @@ def region_words(region: Region, sides: str) -> str:
     return region.words.format(side=side) + (_OF_IMAGE if sides == "image" else "")
 
 
-def phrase(placed: Placed, sides: str, findings: Sequence[str] = ()) -> str:
+def phrase(placed: PlacedFinding, sides: str, findings: Sequence[str] = ()) -> str:
     """ "large mass in the upper left"; without region and size the finding's plain words among those of `findings`."""
     where = f"in {region_words(placed.region, sides)}" if placed.region else ""
     return " ".join(filter(None, (placed.size, plain_words(placed.finding, findings), where)))
 
 
-def phrases(finding: str, placed: Iterable[Placed], sides: str, findings: Sequence[str] = ()) -> list[str]:
+def phrases(finding: str, placed: Iterable[PlacedFinding], sides: str, findings: Sequence[str] = ()) -> list[str]:
     """All that is said of one finding, each once: where it is placed, or its name alone."""
     of_finding = [one for one in placed if one.finding == finding]
-    return list(dict.fromkeys(phrase(one, sides, findings) for one in of_finding or [Placed(finding)]))
+    return list(dict.fromkeys(phrase(one, sides, findings) for one in of_finding or [PlacedFinding(finding)]))
 
 
-def shorter(placed: Sequence[Placed]) -> Iterator[tuple[Placed, ...]]:
+def shorter(placed: Sequence[PlacedFinding]) -> Iterator[tuple[PlacedFinding, ...]]:
     """The same ever shorter: as it is, without sizes, then without the smallest boxes one after another."""
     yield tuple(placed)
     plain = sorted((replace(one, size="") for one in placed), key=lambda one: -one.area)
@@ -74,14 +74,14 @@ def shorter(placed: Sequence[Placed]) -> Iterator[tuple[Placed, ...]]:
         yield tuple(plain[:num])
 
 
-def parse(prompt: str, findings: Sequence[str]) -> tuple[Placed, ...]:
+def parse(prompt: str, findings: Sequence[str]) -> tuple[PlacedFinding, ...]:
     """What a prompt in our words says of `findings` and their places, in its order. Other words are passed over."""
     names = _names(tuple(findings))
     matches = (_match(tuple(names), part) for part in prompt.split(_PARTS))
     return tuple(_placed(match, names) for match in matches if match)
 
 
-def asked(text: str, findings: Sequence[str]) -> Placed | None:
+def asked(text: str, findings: Sequence[str]) -> PlacedFinding | None:
     """A finding by its name in a Dataset, with its place in our words: "Mass in the upper left"; None: it is none."""
     names = {name: name for name in findings}
     match = _match(tuple(names), text)
@@ -138,6 +138,6 @@ def _any_of(words: Iterable[str]) -> str:
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
 
 
-def _placed(match: re.Match[str], names: Mapping[str, str]) -> Placed:
+def _placed(match: re.Match[str], names: Mapping[str, str]) -> PlacedFinding:
     region = _regions()[match["region"]] if match["region"] else None
-    return Placed(names[match["finding"]], region, match["size"] or "")
+    return PlacedFinding(names[match["finding"]], region, match["size"] or "")

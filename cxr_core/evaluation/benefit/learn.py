@@ -104,8 +104,8 @@ def _draws(seed: int, step: int, num: int) -> np.ndarray:
 
 def _finite(loss: float, label: str, step: int) -> float:
     if not math.isfinite(loss):
-        mend = "lower learner.learning_rate; if it stops at the same step again, look at the images"
-        raise UserError(f"the classifier's loss is {loss} at step {step}", where=label, mend=mend)
+        hint = "lower learner.learning_rate; if it stops at the same step again, look at the images"
+        raise UserError(f"the classifier's loss is {loss} at step {step}", where=label, hint=hint)
     return loss
 
 

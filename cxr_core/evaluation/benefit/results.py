@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cxr_core.evaluation.group_results import OfGroup
+from cxr_core.evaluation.group_results import GroupResult
 from cxr_core.evaluation.interval import Interval
 from cxr_core.settings import Settings
 
@@ -99,7 +99,7 @@ class ExchangeRate(Settings):
     """Why there is no rate."""
 
 
-class GroupAuroc(OfGroup):
+class GroupAuroc(GroupResult):
     """The arms of the primary comparison (or `real` alone) on one group of real test patients."""
 
     aurocs: Mapping[str, Interval] = Field(default_factory=dict)

@@ -19,7 +19,7 @@ from cxr_core.evaluation.intervals import Contrast, auroc_intervals, not_degener
 from cxr_core.evaluation.matched import HeldOutImages
 from cxr_core.evaluation.metrics import FaithfulnessResult
 from cxr_core.evaluation.settings import Faithfulness
-from cxr_core.evaluation.trial import POOLED, Judged, too_few
+from cxr_core.evaluation.trial import POOLED, JudgedImages, too_few
 from cxr_core.models.balance import unweighted
 from cxr_core.seeds import derive_seed
 
@@ -44,7 +44,9 @@ def measure_calibration(
     """
     names = [one.finding for one in trial.findings]
     judged = {
-        what: Judged.of(rows, scores if weights is None else unweighted(scores, weights), names, vocabulary, what=what)
+        what: JudgedImages.of(
+            rows, scores if weights is None else unweighted(scores, weights), names, vocabulary, what=what
+        )
         for what, (rows, scores) in (("real", real), ("synthetic", synthetic))
     }
     held_out = judged["real"].only((judged["real"].rows["split"] == settings.split).to_numpy())
@@ -61,7 +63,7 @@ _UNASKED = "no synthetic image was asked for with it"
 
 
 def _finding(
-    name: str, held_out: Judged, images: Judged, refused: str | None, settings: Faithfulness, seed: int
+    name: str, held_out: JudgedImages, images: JudgedImages, refused: str | None, settings: Faithfulness, seed: int
 ) -> CalibratedFinding:
     few = too_few(name, *held_out.count(name, POOLED), settings.min_images)
     lived = None if few else calibration(held_out, name, held_out.patients, settings.num_resamples, seed)
@@ -73,7 +75,7 @@ def _finding(
     )
 
 
-def calibration(images: Judged, finding: str, whose: np.ndarray, num: int, seed: int) -> Calibration:
+def calibration(images: JudgedImages, finding: str, whose: np.ndarray, num: int, seed: int) -> Calibration:
     """Of one finding's scores; `whose` (n,) groups images that are resampled together."""
     score, having = images.score(finding).astype(float), images.having(finding)
     bins = _bins(score)
@@ -117,7 +119,7 @@ def _floor(score: np.ndarray, bins: np.ndarray, seed: int) -> float:
     return float(np.mean([_errors(score, draw.random(len(score)) < score, bins, once)[1] for _ in range(_NUM_DRAWS)]))
 
 
-def _groups(names: list[str], held_out: Judged, settings: Faithfulness, seed: int) -> Iterator[JudgedGroup]:
+def _groups(names: list[str], held_out: JudgedImages, settings: Faithfulness, seed: int) -> Iterator[JudgedGroup]:
     for by, group, which in groups(held_out.rows):
         some = held_out.only(which)
         having = np.stack([some.having(name) for name in names], axis=1)

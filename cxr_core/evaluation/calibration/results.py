@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from cxr_core.evaluation.group_results import OfGroup
+from cxr_core.evaluation.group_results import GroupResult
 from cxr_core.evaluation.interval import Interval
 from cxr_core.settings import Settings
 
@@ -52,7 +52,7 @@ class CalibratedFinding(Settings):
     """Why there is none, e.g. since the judge failed its trial."""
 
 
-class JudgedGroup(OfGroup):
+class JudgedGroup(GroupResult):
     """The judge on one group of held-out real patients, of views that have images both with the finding and without:
     for whom its word is worth less."""
 

@@ -10,14 +10,14 @@ from cxr_core.evaluation.diversity.msssim import scales_of
 from cxr_core.evaluation.diversity.results import DiversityResult, FindingDiversity
 from cxr_core.evaluation.diversity.settings import Diversity
 from cxr_core.evaluation.diversity.spread import beside_floor, matched, spread
-from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.featured import FeatureRows
 from cxr_core.evaluation.fidelity import findings_of, with_finding
 from cxr_core.evaluation.pools import has_finding
 
 
 def measure_diversity(
-    held_out: Featured,
-    synthetic: Featured,
+    held_out: FeatureRows,
+    synthetic: FeatureRows,
     alike: Mapping[str, pd.DataFrame],
     settings: Diversity,
     *,
@@ -53,8 +53,8 @@ def measure_diversity(
 
 def _of_finding(
     name: str,
-    held_out: Featured,
-    synthetic: Featured,
+    held_out: FeatureRows,
+    synthetic: FeatureRows,
     alike: Mapping[str, pd.DataFrame],
     settings: Diversity,
     seed: int,

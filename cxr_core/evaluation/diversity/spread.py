@@ -10,7 +10,7 @@ from scipy.stats import beta
 from cxr_core.evaluation.diversity.prdc import Prdc, prdc_of_halves
 from cxr_core.evaluation.diversity.results import Spread
 from cxr_core.evaluation.diversity.settings import Diversity
-from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.featured import FeatureRows
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.mix import CELL, halves
 from cxr_core.evaluation.pools import in_hash_order
@@ -19,7 +19,7 @@ _NEEDED = 10
 """Images that are needed, in numbers of neighbours."""
 
 
-def matched(sides: Sequence[Featured], seed: int) -> list[np.ndarray]:
+def matched(sides: Sequence[FeatureRows], seed: int) -> list[np.ndarray]:
     """Features of each side: one image a patient, and of each labels and view as many as the side with the fewest has.
 
     So all sides have one n and one mix; which images stand for a cell is decided by their hash.
@@ -70,7 +70,7 @@ def _of_share(found: Interval, num: int) -> Interval:
 
 
 def beside_floor(
-    held_out: Featured, synthetic: Featured, settings: Diversity, seed: int, withheld: str | None = None
+    held_out: FeatureRows, synthetic: FeatureRows, settings: Diversity, seed: int, withheld: str | None = None
 ) -> tuple[Spread, Spread]:
     """Synthetic images, and the second half of the held-out patients, against the first half: the same n and mix."""
     sides = [held_out.where(half) for half in halves(held_out.rows["patient_id"], seed)]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from cxr_core.evaluation.memorisation.results import MemorisationResult, Nearest, Nearness, Pair, Planted
-from cxr_core.evaluation.memorisation.search import NEAR_IDENTICAL, SIMILARITY, Seen
+from cxr_core.evaluation.memorisation.results import CopyPair, MemorisationResult, Nearest, Nearness, Planted
+from cxr_core.evaluation.memorisation.search import NEAR_IDENTICAL, SIMILARITY, SearchedImages
 from cxr_core.evaluation.memorisation.searched import HELD_OUT, PLANTED, TRAIN, real_places
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.memorisation.shares import images_needed, share_above
@@ -19,8 +19,8 @@ _NUM_BINS = 40
 
 
 def measure(
-    real: Seen,
-    synthetic: Seen,
+    real: SearchedImages,
+    synthetic: SearchedImages,
     source: str,
     found: Mapping[str, pd.DataFrame],
     held_out: Sequence[str],
@@ -102,14 +102,16 @@ def tried(copies: pd.DataFrame, pixels: Nearness) -> tuple[Planted, ...]:
     return tuple(Planted(kind=str(kind), num_images=len(hits), recall=float(hits.mean())) for kind, hits in kinds)
 
 
-def _pairs(synthetic: pd.DataFrame, training: pd.DataFrame, found: pd.DataFrame, pixels: Nearness) -> tuple[Pair, ...]:
+def _pairs(
+    synthetic: pd.DataFrame, training: pd.DataFrame, found: pd.DataFrame, pixels: Nearness
+) -> tuple[CopyPair, ...]:
     threshold = np.inf if pixels.threshold is None else pixels.threshold.value
     first = np.argsort(-found["score"].to_numpy(), kind="stable")[:NUM_PAIRS]
     best = training.iloc[found["best"].iloc[first]]
     alignments = found[["score", "mirrored", "right", "down"]].iloc[first].to_dict("records")
     who = zip(synthetic["image_id"].iloc[first], best["image_id"], best["patient_id"], alignments, strict=True)
     return tuple(
-        Pair.model_validate(
+        CopyPair.model_validate(
             {"synthetic": drawn, "training": real, "patient": patient, "flagged": how["score"] > threshold, **how}
         )
         for drawn, real, patient, how in who

@@ -8,7 +8,7 @@ import numpy as np
 from cxr_core.data.dataset import Dataset
 from cxr_core.data.png import encode_grey
 from cxr_core.data.sheet import contact_sheet
-from cxr_core.evaluation.memorisation.results import Pair
+from cxr_core.evaluation.memorisation.results import CopyPair
 from cxr_core.evaluation.pictures import fit
 from cxr_core.runs.files import write_atomic
 
@@ -19,7 +19,7 @@ _COLUMNS = 6
 _SIDE = 160
 
 
-def draw_pairs(pairs: Sequence[Pair], real: Dataset, synthetic: Dataset, folder: Path) -> str | None:
+def draw_pairs(pairs: Sequence[CopyPair], real: Dataset, synthetic: Dataset, folder: Path) -> str | None:
     """Write the first pairs side by side and return the file's name; None where there is no pair.
 
     The synthetic image is shown as it is, though its alignment may be that of its mirror image.

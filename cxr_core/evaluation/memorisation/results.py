@@ -63,7 +63,7 @@ class Planted(Settings):
     """Share found: their training image is among those compared, and above the threshold."""
 
 
-class Pair(Settings):
+class CopyPair(Settings):
     """A synthetic image and the training image that it aligns to best."""
 
     synthetic: str
@@ -154,7 +154,7 @@ class MemorisationResult(Measured):
     """By the best aligned correlation of pixels with any of the nearest in these: the copy check."""
     planted: tuple[Planted, ...]
     """The trial of the copy check."""
-    pairs: tuple[Pair, ...]
+    pairs: tuple[CopyPair, ...]
     """The synthetic images that align best, best first."""
     num_flagged: int | None
     """All synthetic images above the threshold of the copy check; null where there is none."""

@@ -22,7 +22,7 @@ _AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Seen:
+class SearchedImages:
     """Images as they were seen: rows with image_id, patient_id and split, and in their order what lies on disk.
 
     `vectors` maps the name of an embedding to (n, width), the spectra or an extractor's features, which are compared in
@@ -39,7 +39,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """For n images, the most alike training image by every way of looking.
 
     `similarity` maps an embedding to the largest cosine (n,); `best` are the places, among the training images, of
@@ -72,7 +72,7 @@ _NOTHING = Alignment(-1.0, False, 0, 0)
 class Search:
     """All training images of a real Dataset, to look for copies among."""
 
-    def __init__(self, real: Seen) -> None:
+    def __init__(self, real: SearchedImages) -> None:
         self.real, self.train = real, real.places("train")
         self._all_patients = real.rows["patient_id"].to_numpy(str)
         self.patients = self._all_patients[self.train]
@@ -81,24 +81,24 @@ class Search:
             for name, stored in real.vectors.items()
         }
 
-    def synthetic(self, seen: Seen, places: np.ndarray) -> Found:
+    def synthetic(self, seen: SearchedImages, places: np.ndarray) -> SearchResult:
         """The training images nearest to the synthetic images at these places."""
         return self._compare(self._near(seen, places), lambda rows: seen.thumbnails.take(places[rows]))
 
-    def held_out(self, places: np.ndarray) -> Found:
+    def held_out(self, places: np.ndarray) -> SearchResult:
         """The same of real images, none of whose patients is in training."""
         return self._real(self._near(self.real, places), places)
 
-    def others(self, places: np.ndarray) -> Found:
+    def others(self, places: np.ndarray) -> SearchResult:
         """The same of training images, each to those of other patients. Places are among all real images."""
         own = self._all_patients[places]
         return self._real(self._near(self.real, places, own), places)
 
-    def planted(self, embedding: str, vectors: np.ndarray, thumbnails: np.ndarray) -> Found:
+    def planted(self, embedding: str, vectors: np.ndarray, thumbnails: np.ndarray) -> SearchResult:
         """The same of images that lie on no disk, as one embedding sees them."""
         return self._compare({embedding: self._nearest(embedding, vectors)}, lambda rows: thumbnails[rows])
 
-    def _near(self, seen: Seen, places: np.ndarray, own: np.ndarray | None = None) -> "_Near":
+    def _near(self, seen: SearchedImages, places: np.ndarray, own: np.ndarray | None = None) -> "_Near":
         return {name: self._nearest(name, stored.take(places), own) for name, stored in seen.vectors.items()}
 
     def _nearest(
@@ -115,11 +115,13 @@ class Search:
             similarity, places = (np.take_along_axis(part, order, axis=1) for part in (similarity, places))
         return similarity, np.where(np.isfinite(similarity), places, -1)
 
-    def _real(self, near: "_Near", places: np.ndarray) -> Found:
+    def _real(self, near: "_Near", places: np.ndarray) -> SearchResult:
         """`_compare`, without candidates that are the image itself under another name."""
         return self._compare(near, lambda rows: self.real.thumbnails.take(places[rows]), NEAR_IDENTICAL)
 
-    def _compare(self, near: "_Near", thumbnails: Callable[[np.ndarray], np.ndarray], most: float = np.inf) -> Found:
+    def _compare(
+        self, near: "_Near", thumbnails: Callable[[np.ndarray], np.ndarray], most: float = np.inf
+    ) -> SearchResult:
         """Align each image with its candidates, and leave out those above `most`."""
         candidates = np.concatenate([places for _, places in near.values()], axis=1)
         out, best, how = np.zeros(candidates.shape, bool), np.empty(len(candidates), int), []
@@ -139,7 +141,7 @@ class Search:
             for (name, (similarity, _)), part in zip(near.items(), np.split(out, len(near), axis=1), strict=True)
         }
         chosen = candidates[np.arange(len(best)), best]
-        return Found(kept, candidates, chosen, tuple(how), np.asarray(out.any(axis=1)))
+        return SearchResult(kept, candidates, chosen, tuple(how), np.asarray(out.any(axis=1)))
 
     def _align(self, thumbnails: np.ndarray, candidates: np.ndarray) -> list[list[Alignment]]:
         """Each thumbnail with each of its candidates; a place of -1 aligns with nothing."""

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from cxr_core.data.copies import SPECTRA, spectra, thumbnail
 from cxr_core.data.dataset import Dataset, write_parquet
-from cxr_core.evaluation.memorisation.looked import looked_at, looks_of
+from cxr_core.evaluation.memorisation.descriptors import described_rows, descriptor_shards
 from cxr_core.evaluation.memorisation.plants import PLANTS
-from cxr_core.evaluation.memorisation.search import Search, Seen
+from cxr_core.evaluation.memorisation.search import Search, SearchedImages
 from cxr_core.evaluation.memorisation.settings import Memorisation
 from cxr_core.evaluation.pools import in_hash_order
 from cxr_core.evaluation.purpose import SEARCH, Purpose, purpose_of, shard_for, shards_for, slices_for
@@ -38,10 +38,10 @@ def freeze_searches(
 ) -> list[Shard]:
     """The shards that look for the images of each source of `synthetic`, and for those that they are compared with.
 
-    `work` has what is looked at (`freeze_looks`); `held_out` are the splits of held-out patients.
+    `work` has what is looked at (`freeze_descriptors`); `held_out` are the splits of held-out patients.
     """
-    real = looked_at(work, "real")
-    sizes = {source: len(looked_at(work, source)) for source in synthetic}
+    real = described_rows(work, "real")
+    sizes = {source: len(described_rows(work, source)) for source in synthetic}
     sizes |= {what: len(places) for what, places in real_places(real, held_out, settings, seed).items()}
     found = [shard for what, size in sizes.items() for shard in _parts(what, size, settings.search_shard_size)]
     num_planted = min(settings.num_planted, int((real["split"] == "train").sum()))
@@ -76,8 +76,8 @@ def needed(shards: Sequence[Shard], search: Shard) -> list[Shard]:
 
     Where they are to be made first, searches that begin at once make different ones first: each begins elsewhere.
     """
-    mine = [shard for shard in looks_of(shards, purpose_of(search).source) if _meet(shard, search)]
-    found = [*looks_of(shards, "real"), *mine]
+    mine = [shard for shard in descriptor_shards(shards, purpose_of(search).source) if _meet(shard, search)]
+    found = [*descriptor_shards(shards, "real"), *mine]
     searches = [shard.id for shard in shards_for(shards, [SEARCH])]
     first = len(found) * searches.index(search.id) // len(searches)
     return found[first:] + found[:first]
@@ -89,7 +89,7 @@ def _meet(one: Shard, other: Shard) -> bool:
 
 def search(
     shard: Shard,
-    seen: Mapping[str, Seen],
+    seen: Mapping[str, SearchedImages],
     dataset: Dataset,
     held_out: Sequence[str],
     settings: Memorisation,

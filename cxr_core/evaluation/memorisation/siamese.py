@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cxr_core.data.dataset import Dataset
 from cxr_core.errors import UserError
-from cxr_core.evaluation.memorisation.looked import looked_at
+from cxr_core.evaluation.memorisation.descriptors import described_rows
 from cxr_core.evaluation.memorisation.persons import search_persons
 from cxr_core.evaluation.memorisation.settings import WIDTH, Reidentification
 from cxr_core.models.classifier import as_input, build
@@ -106,8 +106,8 @@ class _Batches:
         return mild(as_input(images, self.size), np.stack(changes))
 
 
-def _wrong(what: str, mend: str) -> UserError:
-    return UserError(what, where="memorisation.reidentification", mend=mend)
+def _wrong(what: str, hint: str) -> UserError:
+    return UserError(what, where="memorisation.reidentification", hint=hint)
 
 
 def _nt_xent(vectors: torch.Tensor) -> torch.Tensor:
@@ -139,7 +139,7 @@ def tell_apart(
     Writes vectors.npy, of the real images that are looked at, and what `search_persons` finds.
     """
     rows = {
-        source: dataset.rows.set_index("image_id", drop=False).loc[looked_at(plan, source)["image_id"]]
+        source: dataset.rows.set_index("image_id", drop=False).loc[described_rows(plan, source)["image_id"]]
         for source, dataset in datasets.items()
     }
     model = train(datasets["real"], rows["real"], settings, seed)

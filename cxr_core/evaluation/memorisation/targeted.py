@@ -13,7 +13,7 @@ from cxr_core.data.copies import align, relief
 from cxr_core.evaluation.interval import Interval
 from cxr_core.evaluation.intervals import not_degenerate, percentiles
 from cxr_core.evaluation.memorisation.results import Nearness, TargetedResult
-from cxr_core.evaluation.memorisation.search import Seen
+from cxr_core.evaluation.memorisation.search import SearchedImages
 from cxr_core.evaluation.pools import in_hash_order
 from cxr_core.runs.progress import bar
 from cxr_core.seeds import derive_seed
@@ -23,7 +23,9 @@ _NEEDED = 5
 """Rare captions without which no mean is told."""
 
 
-def extract(real: Seen, synthetic: Seen, max_images: int, pixels: Nearness, seed: int) -> TargetedResult:
+def extract(
+    real: SearchedImages, synthetic: SearchedImages, max_images: int, pixels: Nearness, seed: int
+) -> TargetedResult:
     """Align the synthetic images of each rare caption with its own training images, beside those of its match.
 
     `pixels` is the copy check of all images, whose threshold says what a copy is.
@@ -60,17 +62,17 @@ def extract(real: Seen, synthetic: Seen, max_images: int, pixels: Nearness, seed
 
 
 def _by_caption(rows: pd.DataFrame) -> dict[tuple[int, str], np.ndarray]:
-    """Places of images by caption, in the order of the rows, which are numbered from 0 as those of a `Seen`."""
+    """Places of images by caption, in the order of the rows, numbered from 0 as those of a `SearchedImages`."""
     groups = (group for _, group in rows.groupby(CAPTION))
     return {(int(group["labels"].iloc[0]), str(group["view"].iloc[0])): group.index.to_numpy() for group in groups}
 
 
-def _some(real: Seen, places: np.ndarray, num: int, seed: int) -> np.ndarray:
+def _some(real: SearchedImages, places: np.ndarray, num: int, seed: int) -> np.ndarray:
     rows = real.rows.iloc[places].assign(_place=places)
     return in_hash_order(rows, seed, "matched caption")["_place"].to_numpy()[:num]
 
 
-def _best(synthetic: Seen, draws: np.ndarray, real: Seen, images: np.ndarray) -> float:
+def _best(synthetic: SearchedImages, draws: np.ndarray, real: SearchedImages, images: np.ndarray) -> float:
     """The best alignment of any of some synthetic images with any of some training images."""
     mine, theirs = (
         [relief(thumb) for thumb in seen.thumbnails.take(places)]

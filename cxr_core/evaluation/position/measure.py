@@ -22,7 +22,7 @@ _Corners = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Look:
+class Localisation:
     """One image in which something was looked for: whether it was found in its place, on its side (None: it has none),
     and with which overlap; `asked` and `found` are the regions in words."""
 
@@ -52,9 +52,9 @@ def judge_positions(
     """
     results = []
     for name in info.findings:
-        looks = real_looks(real, real_size, _of(found["real"], name), name, info.prior[name])
+        looks = real_localisations(real, real_size, _of(found["real"], name), name, info.prior[name])
         trial = _trial(looks, info.prior[name], settings, derive_seed(seed, "real", name))
-        placed = synthetic_looks(synthetic, _of(found["synthetic"], name), name, info.prior[name], vocabulary)
+        placed = synthetic_localisations(synthetic, _of(found["synthetic"], name), name, info.prior[name], vocabulary)
         asked = [
             _asked(request, part, trial, settings, derive_seed(seed, request, name)) for request, part in placed.items()
         ]
@@ -68,7 +68,9 @@ def _of(found: pd.DataFrame, finding: str) -> dict[str, dict[str, Any]]:
     return dict(zip(part["image_id"], part.to_dict("records"), strict=True))
 
 
-def real_looks(rows: pd.DataFrame, size: int, found: Mapping[str, Box], finding: str, prior: str) -> list[Look]:
+def real_localisations(
+    rows: pd.DataFrame, size: int, found: Mapping[str, Box], finding: str, prior: str
+) -> list[Localisation]:
     """Real images with a box of the finding, by patient."""
     looks = []
     for row in _records(rows):
@@ -82,16 +84,18 @@ def real_looks(rows: pd.DataFrame, size: int, found: Mapping[str, Box], finding:
         overlap = max(iou(_corners(one), _corners(box)) for box in boxes)
         hit = cell_of(one) in cells
         looks.append(
-            Look(row["patient_id"], hit, side, overlap, told[0], region_words(cell_of(one), "image"), prior in told)
+            Localisation(
+                row["patient_id"], hit, side, overlap, told[0], region_words(cell_of(one), "image"), prior in told
+            )
         )
     return looks
 
 
-def synthetic_looks(
+def synthetic_localisations(
     rows: pd.DataFrame, found: Mapping[str, Box], finding: str, prior: str, vocabulary: Findings
-) -> dict[str, list[Look]]:
+) -> dict[str, list[Localisation]]:
     """Synthetic images that were asked for with one place of the finding, by the name of their request."""
-    looks: dict[str, list[Look]] = {}
+    looks: dict[str, list[Localisation]] = {}
     for row in _records(rows):
         regions = asked_regions(row["prompt"], finding, vocabulary)
         if not regions:
@@ -103,7 +107,9 @@ def synthetic_looks(
         told = [region_words(region, "image") for region in regions]
         overlap = max(iou(_corners(one), region.corners) for region in regions)
         looks.setdefault(row["request"], []).append(
-            Look(row["image_id"], here in regions, side, overlap, told[0], region_words(here, "image"), prior in told)
+            Localisation(
+                row["image_id"], here in regions, side, overlap, told[0], region_words(here, "image"), prior in told
+            )
         )
     return looks
 
@@ -137,7 +143,7 @@ def _side(box: Box) -> str:
     return "left" if middle(box)[0] < 0.5 else "right"
 
 
-def _trial(looks: Sequence[Look], prior: str, settings: Position, seed: int) -> PositionTrial:
+def _trial(looks: Sequence[Localisation], prior: str, settings: Position, seed: int) -> PositionTrial:
     num_patients = len({look.group for look in looks})
     counted: dict[str, Any] = {"num_images": len(looks), "num_patients": num_patients, "prior": prior}
     if len(looks) < settings.min_images:
@@ -153,7 +159,9 @@ def _trial(looks: Sequence[Look], prior: str, settings: Position, seed: int) -> 
     return PositionTrial(**counted, **rates, refused=refused)
 
 
-def _asked(request: str, looks: Sequence[Look], trial: PositionTrial, settings: Position, seed: int) -> PositionAsked:
+def _asked(
+    request: str, looks: Sequence[Localisation], trial: PositionTrial, settings: Position, seed: int
+) -> PositionAsked:
     refused = f"the localiser is refused: {trial.refused}" if trial.refused else None
     if refused is None and len(looks) < settings.min_images:
         refused = f"n = {len(looks)} images asked for with a place, {settings.min_images} are needed"
@@ -165,14 +173,14 @@ def _asked(request: str, looks: Sequence[Look], trial: PositionTrial, settings: 
     return PositionAsked(request=request, num_images=len(looks), **rates, confusion=confusion, verdict=says)
 
 
-def _places(looks: Sequence[Look]) -> list[str]:
+def _places(looks: Sequence[Localisation]) -> list[str]:
     return sorted({look.asked for look in looks})
 
 
-def _rates(looks: Sequence[Look], settings: Position, seed: int) -> dict[str, Any]:
+def _rates(looks: Sequence[Localisation], settings: Position, seed: int) -> dict[str, Any]:
     sided = [look for look in looks if look.side is not None]
 
-    def interval(values: list[float], of: Sequence[Look]) -> Interval | None:
+    def interval(values: list[float], of: Sequence[Localisation]) -> Interval | None:
         groups = np.array([look.group for look in of])
         return mean_interval(np.array(values), groups, seed, settings.num_resamples) if of else None
 

@@ -29,7 +29,7 @@ def make_test(real: Dataset, synthetic: Dataset, out: Path, num: int, seed: int)
     key_path = out.with_name(f"{out.stem}.key.json")
     for path in (out, key_path):
         if path.exists():
-            raise UserError("is there already", where=str(path), mend="name a new file: a test that was begun stays")
+            raise UserError("is there already", where=str(path), hint="name a new file: a test that was begun stays")
     rows = _chosen(real, synthetic, num, seed)
     items = [{"item": i, **row} for i, row in enumerate(rows[["source", "image_id"]].to_dict("records"), 1)]
     key = {"format": FORMAT, "seed": seed, "real": real.info.digest, "synthetic": synthetic.info.digest, "items": items}
@@ -51,7 +51,7 @@ def _chosen(real: Dataset, synthetic: Dataset, num: int, seed: int) -> pd.DataFr
     pool = in_hash_order(real.of_split("test"), seed, "readers")
     for what, rows in (("synthetic images", made), ("real images of test patients", pool)):
         if len(rows) < num:
-            raise UserError(f"{what}: {len(rows)} of {num}", where="-n", mend="ask for fewer, or make more")
+            raise UserError(f"{what}: {len(rows)} of {num}", where="-n", hint="ask for fewer, or make more")
     lived, _ = like(made, pool, real.info.findings, real.findings)
     both = pd.concat([made.assign(source="synthetic"), lived.assign(source="real")])
     order = np.random.default_rng(derive_seed(seed, "reading order")).permutation(len(both))

@@ -40,7 +40,7 @@ class Reader(Settings):
     """Share of real images called real."""
 
 
-class Pair(Settings):
+class ReaderPair(Settings):
     """Two readers."""
 
     readers: tuple[str, str]
@@ -75,7 +75,7 @@ class ReaderScores(Settings):
     """By name."""
     mean_accuracy: Interval
     """Mean over the readers; interval by resampling images, which all readers share. Readers are not resampled."""
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ReaderPair, ...]
     """Every two readers."""
     fleiss_kappa: float | None
     """Of all readers on the images that all answered."""
@@ -112,10 +112,10 @@ def score_answers(key_path: Path, answers: Sequence[Path]) -> ReaderScores:
 
 def _answered_twice(table: pd.DataFrame, reader: str, item: int) -> UserError:
     files = table.loc[(table["reader"] == reader) & (table["item"] == item), "file"].unique()
-    mend = "keep one of these rows"
+    hint = "keep one of these rows"
     if len(files) > 1:
-        mend = "give one of these files, if one reader sent both; else give each reader a name of his own in it"
-    return UserError(f"reader {reader!r} answered image {item} twice", where=" and ".join(files), mend=mend)
+        hint = "give one of these files, if one reader sent both; else give each reader a name of his own in it"
+    return UserError(f"reader {reader!r} answered image {item} twice", where=" and ".join(files), hint=hint)
 
 
 def _read_key(path: Path) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _read_key(path: Path) -> dict[str, Any]:
         raise UserError(
             f"no key of a reading test ({error!r})",
             where=str(path),
-            mend="give the NAME.key.json of `cxr readers make`",
+            hint="give the NAME.key.json of `cxr readers make`",
         ) from error
     return key
 
@@ -137,15 +137,15 @@ def _read(path: Path, test: str, truth: pd.Series) -> pd.DataFrame:
     csv = Csv.read(path)
     if csv.cells.empty:
         raise UserError(
-            "it has a header and no answer", where=str(path), mend="leave it out, or ask its reader for the answers"
+            "it has a header and no answer", where=str(path), hint="leave it out, or ask its reader for the answers"
         )
     table = pd.DataFrame({name: csv.column(name) for name in COLUMNS})
     for index, row in zip(table.index, table.to_dict("records"), strict=True):
         if wrong := _mistake(row, test, truth):
             where = f"{path}, row {row_number(index)}"
             is_other = row["test"] != test
-            mend = "give the key of that test, or leave the file out" if is_other else _AS_WRITTEN
-            raise UserError(wrong, where=where, mend=mend)
+            hint = "give the key of that test, or leave the file out" if is_other else _AS_WRITTEN
+            raise UserError(wrong, where=where, hint=hint)
     items, said = table["item"].astype(int), table["answer"] == "synthetic"
     errors = [[code for code in text.split("|") if code] for text in table["errors"]]
     return pd.DataFrame({"reader": table["reader"], "item": items, "said": said, "errors": errors})
@@ -188,9 +188,9 @@ def _mean_accuracy(said: pd.DataFrame, truth: pd.Series, seed: int) -> Interval:
     return not_degenerate(percentiles(float(means[0]), means[1:]), int(answered.any(axis=0).sum()))
 
 
-def _pair(said: pd.DataFrame, one: str, other: str) -> Pair:
+def _pair(said: pd.DataFrame, one: str, other: str) -> ReaderPair:
     both = said.loc[[one, other]].dropna(axis=1).to_numpy(bool)
-    return Pair(readers=(one, other), num_images=both.shape[1], kappa=cohen_kappa(*both))
+    return ReaderPair(readers=(one, other), num_images=both.shape[1], kappa=cohen_kappa(*both))
 
 
 def _error(code: str, table: pd.DataFrame, truth: pd.Series) -> ErrorSeen:

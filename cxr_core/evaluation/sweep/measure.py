@@ -9,30 +9,30 @@ import pandas as pd
 from cxr_core.data.findings import Findings
 from cxr_core.evaluation.diversity.measure import measure_diversity
 from cxr_core.evaluation.diversity.spread import matched, spread
-from cxr_core.evaluation.featured import Featured
+from cxr_core.evaluation.featured import FeatureRows
 from cxr_core.evaluation.fidelity import measure
 from cxr_core.evaluation.fidelity_results import Extractor, FidelityResult
 from cxr_core.evaluation.metrics import FaithfulnessResult
-from cxr_core.evaluation.sweep.results import Point, PointResult, TestLook
-from cxr_core.evaluation.sweep.settings import Sweep
+from cxr_core.evaluation.sweep.results import Point, PointResult, TestResult
+from cxr_core.evaluation.sweep.settings import EvaluateSweep
 from cxr_core.evaluation.trial import POOLED
 
 
 @dataclass(frozen=True)
-class Bench:
+class PointEvaluator:
     """What all points are measured against: real images of all splits looked at, and by what."""
 
-    real: Featured
+    real: FeatureRows
     extractor: Extractor
     real_size: int
     findings: Findings
-    settings: Sweep
+    settings: EvaluateSweep
     seed: int
 
     def point(
         self,
         point: Point,
-        drawn: Featured,
+        drawn: FeatureRows,
         size: int,
         alike: Mapping[str, pd.DataFrame],
         alike_size: int,
@@ -51,18 +51,18 @@ class Bench:
             faithfulness=mean_auroc(judged) if judged else None,
         )
 
-    def on_test(self, drawn: Featured, size: int) -> TestLook:
+    def on_test(self, drawn: FeatureRows, size: int) -> TestResult:
         """The recommended point beside official test patients."""
         sides = matched([self._of_split("test"), drawn], self.seed)
-        return TestLook(
+        return TestResult(
             fidelity=self._fidelity("test", drawn, size),
             spread=spread(sides, self.settings.diversity, self.seed),
         )
 
-    def _of_split(self, split: str) -> Featured:
+    def _of_split(self, split: str) -> FeatureRows:
         return self.real.where(self.real.rows["split"] == split)
 
-    def _fidelity(self, split: str, drawn: Featured, size: int, withheld: str | None = None) -> FidelityResult:
+    def _fidelity(self, split: str, drawn: FeatureRows, size: int, withheld: str | None = None) -> FidelityResult:
         return measure(
             self.real.where(self.real.rows["split"].isin([split, "train"])),
             drawn,

@@ -5,7 +5,7 @@ from typing import Literal
 from cxr_core.evaluation.diversity.results import DiversityResult, Spread
 from cxr_core.evaluation.fidelity_results import FidelityResult
 from cxr_core.evaluation.interval import Interval
-from cxr_core.evaluation.memorisation.results import Pair
+from cxr_core.evaluation.memorisation.results import CopyPair
 from cxr_core.evaluation.older import Measured
 from cxr_core.evaluation.sweep.settings import Measure
 from cxr_core.settings import Settings
@@ -63,7 +63,7 @@ class Copied(Measured):
     """What the rule lets pass."""
     recall: float
     """The smallest share that was found of any kind of planted copies."""
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[CopyPair, ...] = ()
     """The images that align best, each with its training image."""
     alarm: bool | None = None
     """By the rule of `select.copies`; null where there is no share."""
@@ -93,7 +93,7 @@ class PointResult(Settings):
         return bool(self.fidelity.alarm or (self.copies and self.copies.alarm))
 
 
-class TestLook(Settings):
+class TestResult(Settings):
     """The recommended point, and no other, on official test patients."""
 
     fidelity: FidelityResult
@@ -134,7 +134,7 @@ class SweepResult(Measured):
     """Whether a share of copies that rises with training steps raises the alarm; null where none was looked for."""
     alarms: tuple[SweepAlarm | str, ...]
     """What validation and memorisation say of overfitting; sentences in older files."""
-    test: TestLook | None = None
+    test: TestResult | None = None
     """Null where it was not asked for, or no point was recommended."""
     num_real_computed: int
     """Real images whose features were computed for this stage; the others were taken from the run's cache."""

@@ -45,7 +45,7 @@ class Select(Settings):
         return self
 
 
-class Sweep(Settings):
+class EvaluateSweep(Settings):
     """Compare points (each request of each synthetic Dataset) with validation patients, and recommend one of them."""
 
     features: Literal["judge"] | LocalPath = "judge"

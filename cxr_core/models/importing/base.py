@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from cxr_core.errors import UserError
 from cxr_core.models import stable_diffusion
-from cxr_core.models.base import Base, look_at, look_at_configs
+from cxr_core.models.base import Base, inspect_base, inspect_base_configs
 from cxr_core.models.checkpoints import weights_sha256
 from cxr_core.models.configs import read_config, read_object
 from cxr_core.models.expected import expected
@@ -32,14 +32,14 @@ def import_base(source: Path, out: Path, like: Path | None = None, image_size: i
     file with the weights of all parts, under diffusers' names or those of the original Stable Diffusion. What it lacks
     of configs, tokenizer and scheduler is taken from the folder `like`; a file has none of them. `image_size` is the
     pixels a side that the model was made for, where unet/config.json does not say it. Raises UserError where a tensor
-    is missing, left over, of another shape or not finite, and where `look_at` refuses what was written.
+    is missing, left over, of another shape or not finite, and where `inspect_base` refuses what was written.
     """
     small = _Small(source, like)
     with atomic_path(out) as work:
         work.mkdir()
         _write_configs(small, work, image_size)
         with _named_as(work, like or source):
-            look_at_configs(work)
+            inspect_base_configs(work)
         for part, tensors in _weights(source, work):
             _insist_fits(part, tensors, work, source)
             name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
@@ -49,7 +49,7 @@ def import_base(source: Path, out: Path, like: Path | None = None, image_size: i
         write_json(work / "model.json", {"format": 1, "weights_sha256": weights_sha256(work), "dtype": "float32"})
         if (notes := small.find(TRAINING_DATA)) and notes.parent == source:
             shutil.copyfile(notes, work / TRAINING_DATA)
-    return look_at(out)
+    return inspect_base(out)
 
 
 @contextlib.contextmanager
@@ -58,8 +58,8 @@ def _named_as(work: Path, given: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        where, mend = (text.replace(str(work), str(given)) for text in (error.where, error.mend))
-        raise UserError(error.what, where=where, mend=mend) from error
+        where, hint = (text.replace(str(work), str(given)) for text in (error.where, error.hint))
+        raise UserError(error.what, where=where, hint=hint) from error
 
 
 def _insist_fits(part: Part, tensors: Tensors, work: Path, source: Path) -> None:
@@ -68,7 +68,7 @@ def _insist_fits(part: Part, tensors: Tensors, work: Path, source: Path) -> None
         raise UserError(
             "\n  ".join([f"its {part} is not what {part}/config.json describes:", *wrong]),
             where=str(source),
-            mend="get its files again; of a single file, name with --like the configs of the same model",
+            hint="get its files again; of a single file, name with --like the configs of the same model",
         )
 
 
@@ -87,7 +87,7 @@ class _Small:
             raise UserError(
                 f"there is no {name}",
                 where=str(self.source),
-                mend="name with --like a diffusers folder of the same model: its configs, tokenizer and scheduler are "
+                hint="name with --like a diffusers folder of the same model: its configs, tokenizer and scheduler are "
                 "taken, so that it needs no weights",
             )
         return found
@@ -118,8 +118,8 @@ def _set_sample_size(work: Path, image_size: int | None) -> None:
     if image_size is not None:
         side, rest = divmod(image_size, 2 ** (levels - 1))
         if rest:
-            mend = f"take a multiple of {2 ** (levels - 1)}"
-            raise UserError(f"images of {image_size} pixels a side", where="--image-size", mend=mend)
+            hint = f"take a multiple of {2 ** (levels - 1)}"
+            raise UserError(f"images of {image_size} pixels a side", where="--image-size", hint=hint)
     if side != config.get("sample_size"):
         path.write_text(json.dumps(config | {"sample_size": side}, indent=2, sort_keys=True) + "\n")
 
@@ -141,5 +141,5 @@ def _weights(source: Path, work: Path) -> Iterator[tuple[Part, Tensors]]:
         return
     if source.suffix not in (".safetensors", *PICKLES):
         known = ", ".join((".safetensors", *PICKLES))
-        raise UserError("neither a folder nor a file of weights", where=str(source), mend=f"give one of {known}")
+        raise UserError("neither a folder nor a file of weights", where=str(source), hint=f"give one of {known}")
     yield from parts_of_file(source, work).items()

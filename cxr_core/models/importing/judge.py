@@ -24,8 +24,8 @@ def import_judge(weights: Path, out: Path, preset: str, findings: Sequence[str],
     model = build(preset, image_size, tuple(findings), seed=0)
     given = read_weights(weights)
     if wrong := list(differences(shapes(model.state_dict()), shapes(given))):
-        mend = "rename or convert them: `body` as the preset has it, and `head`, an output a finding"
-        raise UserError("\n  ".join([f"not the weights of a {preset}:", *wrong]), where=str(weights), mend=mend)
+        hint = "rename or convert them: `body` as the preset has it, and `head`, an output a finding"
+        raise UserError("\n  ".join([f"not the weights of a {preset}:", *wrong]), where=str(weights), hint=hint)
     model.load_state_dict(given)
     with atomic_path(out) as work:
         save(model, work, {"weights": weights.name})
@@ -38,15 +38,15 @@ def check_findings(names: Sequence[str]) -> None:
         raise UserError(
             f"{', '.join(map(repr, bad))} is no name of a finding",
             where=where,
-            mend="give one name for each output, in their order; an output without a meaning cannot judge",
+            hint="give one name for each output, in their order; an output without a meaning cannot judge",
         )
     plain = [name.strip().lower().replace("_", " ") for name in names]
     if twice := [name for i, name in enumerate(names) if plain[i] in plain[:i]]:
-        raise UserError(f"{', '.join(twice)} is there twice", where=where, mend="give each output a name of its own")
+        raise UserError(f"{', '.join(twice)} is there twice", where=where, hint="give each output a name of its own")
     if NO_FINDING.lower() in plain:
         raise UserError(
             f"{NO_FINDING!r} is reserved: an image without any finding",
             where=where,
-            mend="leave that output out of the weights and of --findings; a judge tells findings alone",
+            hint="leave that output out of the weights and of --findings; a judge tells findings alone",
         )
     Findings(tuple(names))

@@ -71,7 +71,7 @@ def import_lora(source: Path, out: Path, base: Path, scale: float = 1.0) -> int:
         raise UserError(
             f"{len(lost)} layers are not in the base: {', '.join(sorted(lost)[:20])}",
             where=str(file),
-            mend="name with --base the Stable Diffusion that the adapter was trained on",
+            hint="name with --base the Stable Diffusion that the adapter was trained on",
         )
     owners: dict[Layer, str] = {}
     for name, pair in pairs.items():
@@ -96,7 +96,7 @@ def _file(source: Path) -> Path:
         return source
     found = next((source / name for name in _FILES if (source / name).is_file()), None)
     if found is None:
-        raise UserError(f"none of {', '.join(_FILES)} is there", where=str(source), mend="give the adapter's file")
+        raise UserError(f"none of {', '.join(_FILES)} is there", where=str(source), hint="give the adapter's file")
     return found
 
 
@@ -116,22 +116,22 @@ def _pairs(file: Path, tensors: Tensors) -> dict[str, _Pair]:
             raise _twice(name, file)
         setattr(pair, _SIDES[side], float(tensor) if side == "alpha" else tensor.float())
     if not tensors:
-        raise UserError("holds no tensors", where=str(file), mend="get the adapter's file again")
+        raise UserError("holds no tensors", where=str(file), hint="get the adapter's file again")
     if unknown:
         raise UserError(
             f"{len(unknown)} tensors are of no plain LoRA: {', '.join(sorted(unknown)[:20])}",
             where=str(file),
-            mend="DoRA, LoHa, LoKr and trained embeddings cannot be added: merge them with the program that made them",
+            hint="DoRA, LoHa, LoKr and trained embeddings cannot be added: merge them with the program that made them",
         )
     if half := [name for name, pair in found.items() if pair.down is None or pair.up is None]:
         what = f"{len(half)} layers have one matrix of two: {', '.join(sorted(half)[:20])}"
-        raise UserError(what, where=str(file), mend="get the file again")
+        raise UserError(what, where=str(file), hint="get the file again")
     return found
 
 
 def _twice(name: str, file: Path) -> UserError:
-    mend = "give a file with one adapter: add two of them one after the other"
-    return UserError(f"changes the layer of {name} twice", where=str(file), mend=mend)
+    hint = "give a file with one adapter: add two of them one after the other"
+    return UserError(f"changes the layer of {name} twice", where=str(file), hint=hint)
 
 
 def _places(pipeline: Any) -> dict[str, Layer]:
@@ -162,6 +162,6 @@ def _add(layer: Layer, pair: _Pair, strength: float, name: str, file: Path) -> N
         raise UserError(
             f"{name} is {tuple(pair.up.shape)} times {tuple(pair.down.shape)}, and the layer is {tuple(weight.shape)}",
             where=str(file),
-            mend="name with --base the Stable Diffusion that the adapter was trained on: 1 and 2 differ in their sizes",
+            hint="name with --base the Stable Diffusion that the adapter was trained on: 1 and 2 differ in their sizes",
         )
     weight += strength * (up @ down).view(weight.shape)

@@ -40,8 +40,8 @@ def _of_header(text: str, file: Path) -> Mapping[str, Any]:
         error = f"a {type(told).__name__}"
     except ValueError as caught:
         error = str(caught)
-    mend = "save the adapter again with the library that made it; its strength stands there"
-    raise UserError(f"its notes lora_adapter_metadata are damaged ({error})", where=str(file), mend=mend)
+    hint = "save the adapter again with the library that made it; its strength stands there"
+    raise UserError(f"its notes lora_adapter_metadata are damaged ({error})", where=str(file), hint=hint)
 
 
 def strength(name: str, rank: int, alpha: float | None, notes: Mapping[str, Any]) -> float:
@@ -52,10 +52,10 @@ def strength(name: str, rank: int, alpha: float | None, notes: Mapping[str, Any]
     """
     about = notes.get("text_encoder" if name.startswith("text_encoder.") else "unet", notes.get("", {}))
     if about.get("use_dora"):
-        raise UserError("a DoRA adapter", where="its notes", mend="merge it with the program that made it")
+        raise UserError("a DoRA adapter", where="its notes", hint="merge it with the program that made it")
     if str(start := about.get("init_lora_weights")).lower().startswith(_CHANGE_THE_BASE):
         what = f"began with init_lora_weights {start!r}, which changes the weights of the base too"
-        raise UserError(what, where="its notes", mend="merge it with the program that made it")
+        raise UserError(what, where="its notes", hint="merge it with the program that made it")
     if alpha is not None:
         return alpha / rank
     own = {**(about.get("alpha_pattern") or {})}

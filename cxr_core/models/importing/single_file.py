@@ -43,7 +43,7 @@ def parts_of_file(file: Path, configs: Path) -> Mapping[Part, Tensors]:
             f"holds no {' and no '.join(lacking)}: neither names of the original code ({_UNET}...) nor of diffusers "
             f"({lacking[0]}...)",
             where=str(file),
-            mend="give the file with the whole model; an adapter is imported with --as lora, a classifier --as judge",
+            hint="give the file with the whole model; an adapter is imported with --as lora, a classifier --as judge",
         )
     if others:
         raise _left_over(others, file)
@@ -100,7 +100,7 @@ def _left_over(names: list[str], file: Path) -> UserError:
     return UserError(
         f"{len(names)} tensors are of no part of Stable Diffusion 1 or 2: {', '.join(sorted(names)[:20])}",
         where=str(file),
-        mend="give the file of a whole Stable Diffusion 1 or 2, and of nothing else",
+        hint="give the file of a whole Stable Diffusion 1 or 2, and of nothing else",
     )
 
 
@@ -108,5 +108,5 @@ def _other_sizes(prefix: str, file: Path, detail: str) -> UserError:
     return UserError(
         f"{prefix}... is not of the sizes that the configs say ({detail})",
         where=str(file),
-        mend="name with --like a folder of the same model: Stable Diffusion 1 and 2 differ in their sizes",
+        hint="name with --like a folder of the same model: Stable Diffusion 1 and 2 differ in their sizes",
     )

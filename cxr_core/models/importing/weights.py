@@ -34,12 +34,12 @@ def read_weights(file: Path) -> Tensors:
     try:
         found = load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot be read ({error})", where=str(file), mend="copy the file again") from error
+        raise UserError(f"cannot be read ({error})", where=str(file), hint="copy the file again") from error
     tensors: Tensors = {}
     for name, tensor in found.items():
         if (plain := _WRAPPERS.sub("", name)) in tensors:
-            mend = "remove what is not the model's, for example a copy that a wrapper kept, and save the file again"
-            raise UserError(f"{plain} is there twice, once with a wrapper's prefix", where=str(file), mend=mend)
+            hint = "remove what is not the model's, for example a copy that a wrapper kept, and save the file again"
+            raise UserError(f"{plain} is there twice, once with a wrapper's prefix", where=str(file), hint=hint)
         tensors[plain] = tensor
     _insist_numbers(tensors, file)
     insist_finite(tensors, file)
@@ -54,7 +54,7 @@ def _insist_numbers(tensors: Tensors, file: Path) -> None:
     if odd := [name for name, tensor in tensors.items() if tensor.dtype not in _NUMBERS]:
         kinds = ", ".join(sorted({str(tensors[name].dtype).removeprefix("torch.") for name in odd}))
         what = f"{len(odd)} tensors are {kinds}, e.g. {odd[0]}: quantised weights cannot be used"
-        raise UserError(what, where=str(file), mend="take the model in float32, float16 or bfloat16")
+        raise UserError(what, where=str(file), hint="take the model in float32, float16 or bfloat16")
 
 
 def read_part(folder: Path, part: Part) -> Tensors:
@@ -100,9 +100,9 @@ def _unopened(file: Path, error: Exception) -> UserError:
     first = (str(error) or type(error).__name__).splitlines()[0]
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):  # the latter of TorchScript
         what = f"torch cannot open it without running code of its own ({first})"
-        mend = "take the weights as safetensors, or a file of torch.save with tensors and plain values alone"
-        return UserError(what, where=str(file), mend=mend)
-    return UserError(f"damaged or cut off ({first})", where=str(file), mend="copy the file again")
+        hint = "take the weights as safetensors, or a file of torch.save with tensors and plain values alone"
+        return UserError(what, where=str(file), hint=hint)
+    return UserError(f"damaged or cut off ({first})", where=str(file), hint="copy the file again")
 
 
 def _unpickled(file: Path) -> Mapping[str, torch.Tensor]:
@@ -117,6 +117,6 @@ def _unpickled(file: Path) -> Mapping[str, torch.Tensor]:
     tensors = {name: each for name, each in pairs if isinstance(name, str) and isinstance(each, torch.Tensor)}
     if not tensors:
         there = f" (it has {', '.join(map(str, [*content][:5]))})" if isinstance(content, Mapping) and content else ""
-        mend = "give a state_dict as torch.save writes it: of a whole training take the entry with the weights alone"
-        raise UserError(f"holds no tensors by name{there}", where=str(file), mend=mend)
+        hint = "give a state_dict as torch.save writes it: of a whole training take the entry with the weights alone"
+        raise UserError(f"holds no tensors by name{there}", where=str(file), hint=hint)
     return tensors

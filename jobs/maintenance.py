@@ -35,7 +35,7 @@ def verify(run: Run, *, repair: bool, quick: bool) -> None:
         raise UserError(
             f"{len(damage)} {'thing is' if len(damage) == 1 else 'things are'} not as recorded (listed above)",
             where=str(run.root),
-            mend=f"`cxr verify {run.root} --repair` sets the damage aside; then run again",
+            hint=f"`cxr verify {run.root} --repair` sets the damage aside; then run again",
         )
 
 
@@ -76,7 +76,7 @@ def show_logs(run: Run, stage: str | None, shard: str | None) -> None:
     """Print what happened in a run, a stage or a shard. Raises UserError if there is no such stage or shard."""
     names = [entry["name"] for entry in run.config["stages"]]
     if stage is not None and stage not in names:
-        raise UserError(f"no stage {stage!r}", where=str(run.root), mend=f"there are: {', '.join(names)}")
+        raise UserError(f"no stage {stage!r}", where=str(run.root), hint=f"there are: {', '.join(names)}")
     for name in [stage] if stage else names:
         folder = run.stage(name)
         plan = None
@@ -84,8 +84,8 @@ def show_logs(run: Run, stage: str | None, shard: str | None) -> None:
             plan = folder.plan() if shard is not None else None
         if plan is not None and shard not in {planned.id for planned in plan.shards}:
             ids = [planned.id for planned in plan.shards]
-            mend = f"its {len(ids)} shards are named {ids[0]} to {ids[-1]}" if ids else "its plan has none"
-            raise UserError(f"stage {name!r} has no shard {shard!r}", where=str(folder.plan_path), mend=mend)
+            hint = f"its {len(ids)} shards are named {ids[0]} to {ids[-1]}" if ids else "its plan has none"
+            raise UserError(f"stage {name!r} has no shard {shard!r}", where=str(folder.plan_path), hint=hint)
         lines = list(stage_log(folder.path, shard, level=min(shown_level(), logging.INFO)))
         for line in lines:
             say_line(f"{name}: {line}" if line.startswith("attempt") else line)

@@ -30,13 +30,13 @@ def where_sent(run: Run, cluster: str | None = None) -> tuple[str, Path]:
         return cluster, cwd
     if last is None:
         raise UserError(
-            "nothing of this run was submitted", where=str(run.root), mend="cxr submit CONFIG --cluster NAME"
+            "nothing of this run was submitted", where=str(run.root), hint="cxr submit CONFIG --cluster NAME"
         )
     if other := _other_owner(run, folders):
         raise UserError(
             f"a part of this run was made by user {other}, and what a profile says is executed as you",
             where=str(run.root),
-            mend=f"name one of your profiles: cxr resume {shlex.quote(str(run.root))} --cluster NAME",
+            hint=f"name one of your profiles: cxr resume {shlex.quote(str(run.root))} --cluster NAME",
         )
     try:
         own_profile(last.cluster)
@@ -45,7 +45,7 @@ def where_sent(run: Run, cluster: str | None = None) -> tuple[str, Path]:
             f"its last submit was by the profile {printable(last.cluster)!r}, which is none of yours by that name; "
             "a run folder's word is not enough to execute a file",
             where=str(run.root),
-            mend="name it: --cluster NAME, or --cluster PATH if you know what is in that file",
+            hint="name it: --cluster NAME, or --cluster PATH if you know what is in that file",
         ) from error
     return last.cluster, cwd
 

@@ -60,7 +60,7 @@ def key_path() -> Path:
     try:
         return Path(given).expanduser()
     except RuntimeError as error:
-        raise UserError("there is no such home folder for the key of patients", where=given, mend=_NAME_IT) from error
+        raise UserError("there is no such home folder for the key of patients", where=given, hint=_NAME_IT) from error
 
 
 _NAME_IT = f"name a file of your own in {VARIABLE}"
@@ -103,10 +103,10 @@ def key() -> PatientKey:
         pass  # of another process that was faster
     except OSError as error:
         what = f"the key of patients cannot be written ({error.strerror})"
-        raise UserError(what, where=str(path), mend=_NAME_IT) from error
+        raise UserError(what, where=str(path), hint=_NAME_IT) from error
     if found := find_key():
         return found
-    raise UserError("the key of patients is a link that leads nowhere", where=str(path), mend="remove it")
+    raise UserError("the key of patients is a link that leads nowhere", where=str(path), hint="remove it")
 
 
 class _Names(TypedDict):
@@ -167,7 +167,7 @@ def who(names: frozenset[str], real: "Dataset") -> frozenset[str]:
             "the generator learnt from official test patients whom it names by a keyed hash, and nothing tells here "
             "who they are: no test can be made on unseen patients",
             where=str(real.folder),
-            mend=f"name the file of the key in {VARIABLE}, or preprocess with the list of boxes, so that all patients "
+            hint=f"name the file of the key in {VARIABLE}, or preprocess with the list of boxes, so that all patients "
             "with a box can be left out",
         )
     return plain | boxed

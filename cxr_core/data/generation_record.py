@@ -13,7 +13,7 @@ _Count = Annotated[int, Field(ge=0, le=1 << 20)]
 
 
 class GateRecord(TypedDict, total=False):
-    """What the gate said: see `generation.gate.Gatekeeper.told`."""
+    """What the gate said: see `generation.gate.Gatekeeper.record`."""
 
     draws: _Count
     passed: bool | None
@@ -40,7 +40,7 @@ class Made(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         what = f"image {self._image_id!r}: `generation` does not tell {name!r}"
-        raise UserError(what, where=str(self._path), mend="restore the Dataset as its run wrote it")
+        raise UserError(what, where=str(self._path), hint="restore the Dataset as its run wrote it")
 
 
 def made_of(text: str, image_id: str, folder: Path) -> Made:

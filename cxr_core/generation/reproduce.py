@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.data.made import made_of
+from cxr_core.data.generation_record import made_of
 from cxr_core.errors import UserError
 from cxr_core.generation.batches import batches, in_parts
 from cxr_core.generation.pggan import draw_rows, open_latents, open_pggan
@@ -21,7 +21,7 @@ from cxr_core.models.sampler import decode, encode_prompts, load_model, recorded
 
 
 @dataclass(frozen=True)
-class Regenerated:
+class Reproduced:
     """An image made again, and the one that is stored: both uint8 (height, width)."""
 
     made: np.ndarray
@@ -33,9 +33,9 @@ class Regenerated:
         return np.abs(self.made.astype(int) - self.stored)
 
 
-def regenerate(
+def reproduce(
     dataset: Dataset, image_id: str, model: Path, *, strict: bool = False, bank: Path | None = None
-) -> Regenerated:
+) -> Reproduced:
     """Make an image again: alone, or `strict` with all images of its batch, as it was made at first.
 
     What a batch computes of one image hangs on the batch's size in the last bits, which may turn a grey value by one.
@@ -53,7 +53,7 @@ def regenerate(
     else:
         greys = _greys(model, batch, made, solver_of(dataset, row["request"]))
     place = [each["seed"] for each in batch].index(row["seed"])
-    return Regenerated(to_uint8(greys[place]), dataset.image(row))
+    return Reproduced(to_uint8(greys[place]), dataset.image(row))
 
 
 _NEEDED = ["prompt", "seed", "labels"]
@@ -95,7 +95,7 @@ def _check_model(model: Path, recorded: str, dataset: Dataset) -> None:
         raise UserError(
             f"the weights have sha256 {weights_sha256(model)[:16]}, but those that made the Dataset {recorded[:16]}",
             where=str(model),
-            mend=f"give the model that made {dataset.folder} with --model",
+            hint=f"give the model that made {dataset.folder} with --model",
         )
 
 
@@ -103,5 +103,5 @@ def _damaged(dataset: Dataset, image_id: str) -> UserError:
     return UserError(
         f"the index does not tell what {image_id!r} was sampled together with",
         where=str(dataset.folder / "index.parquet"),
-        mend="restore the Dataset as its run wrote it, or make the image again without --strict",
+        hint="restore the Dataset as its run wrote it, or make the image again without --strict",
     )
