@@ -113,11 +113,11 @@ def test_given_as_many_images_as_are_wanted_or_fewer_then_all_are_chosen_in_thei
 
 def test_given_several_patients_in_two_splits_then_the_first_is_named_and_they_are_counted() -> None:
     rows = pd.DataFrame(
-        {"image_id": [*"abcde"], "patient_id": [*"qqrrs"], "split": ["train", "val", "train", "test", "test"]}
+        {"image_id": [*"abcde"], "patient_id": [*"zzaas"], "split": ["train", "val", "train", "test", "test"]}
     )
     with pytest.raises(UserError) as caught:
         check_disjoint(rows, Path("table.csv"))
-    for words in ("patient 'q'", "a in train, b in val (2 such patients)", "all images of a patient into one split"):
+    for words in ("patient 'z'", "a in train, b in val (2 such patients)", "all images of a patient into one split"):
         assert words in str(caught.value)
     assert "similar_patients" not in str(caught.value)
 
