@@ -8,7 +8,7 @@ from cxr_core.runs.plan import Shard, slices
 
 EXTRACTORS = ("judge", "model")
 """Kinds of shards that extract features: by the judge, or by the model that `features` names."""
-LOOK, SEARCH, PERSON = "copies", "search", "person"
+DESCRIPTORS, SEARCH, PERSON = "copies", "search", "person"
 """Of memorisation: thumbnails and spectra; searches for copies; a network that tells patients apart."""
 ALIKE = "alike"
 """Of diversity: pairs of images."""

@@ -26,7 +26,7 @@ _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 def on_files(files: Files, config: Any) -> Files:
     """Add the script, and every file that a page links to outside of docs/."""
     files.append(File.generated(config, MERMAID, content=_mermaid()))
-    waiting = [Path(page.abs_src_path) for page in files.documentation_pages()]
+    waiting = [Path(page.abs_src_path) for page in files.documentation_pages() if page.abs_src_path]
     while waiting:
         page = waiting.pop()
         for target in _outside(page):
