@@ -55,7 +55,7 @@ RUN = (
     Entry(".lock", "launchers", "held by the launcher that works in the run; empty", "lock"),
 )
 STAGE = (
-    Entry("plan.jsonl", "freeze, once", "a header, then a line a shard", "JSON lines", "cxr_core.runs.plan:Header"),
+    Entry("plan.jsonl", "freeze, once", "a header, then a line a shard", "JSON lines", "cxr_core.runs.plan:PlanHeader"),
     Entry("plan/*", "freeze, once", "the tables that the shards slice; see [plans](#plans)", "Parquet, JSON, CSV"),
     Entry(
         "sources.json",
@@ -82,9 +82,10 @@ STAGE = (
         "its attempt alone",
         "how far it was when it was last heard",
         "JSON",
-        "cxr_core.runs.attempt:Beat",
+        "cxr_core.runs.attempt:Heartbeat",
     ),
     Entry("attempts/<attempt>/events.jsonl", "its attempt alone", "what it did, a line an event", "JSON lines"),
+    Entry("attempts/<attempt>/log.jsonl", "its attempt alone", "log records of all levels, if any", "JSON lines"),
     Entry(
         "attempts/<attempt>/ended.json",
         "its attempt alone",
@@ -103,7 +104,12 @@ STAGE = (
     Entry("attempts/<attempt>/*", "its attempt alone", "half-made work; logs of ranks in `ranks/`", "various"),
     Entry("submits/<number>/submit.json", "`cxr submit`, `cxr resume`", "what was sent: packs, job id", "JSON"),
     Entry("submits/<number>/script.sbatch", "`cxr submit`, `cxr resume`", "the batch script that was sent", "shell"),
-    Entry("submits/<number>/*", "the batch shell, Slurm", "logs of tasks (`.out`), how they ended (`.end`)", "text"),
+    Entry(
+        "submits/<number>/*",
+        "the batch shell, Slurm",
+        "logs of tasks (`.out`, `.jsonl`), how they ended (`.end`)",
+        "text",
+    ),
     Entry(
         "parked/<shard>.json",
         "attempts",
