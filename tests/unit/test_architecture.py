@@ -34,7 +34,7 @@ def imports_of(path: Path) -> set[str]:
 
 LEVELS = {
     # Of all rooms: plain words, seeds, settings, and what may leave. `settings` > `home` > `errors`.
-    **dict.fromkeys(("errors", "boundary", "seeds", "shown", "home", "settings"), 0),
+    **dict.fromkeys(("errors", "boundary", "seeds", "shown", "log", "home", "settings"), 0),
     # Reads its files by the door of `runs`, and serves it.
     **dict.fromkeys(("runs", "yamlfile"), 1),
     "data": 2,
@@ -44,6 +44,8 @@ LEVELS = {
     "report": 6,
     # What is given away carries a card, and cards are the report's.
     "export": 7,
+    # Of notebooks, which may ask for all that is below.
+    "api": 8,
 }
 """How high the rooms within `cxr_core` stand: each imports itself and lower ones. Two of one level do not know another.
 """

@@ -54,9 +54,7 @@ def test_given_several_mistakes_then_all_are_listed_with_line_and_key() -> None:
 
 
 def test_given_a_renamed_key_then_its_line_and_its_name_of_now_are_told(write) -> None:
-    text = (
-        "name: x\nstages:\n  - name: real\n    kind: preprocess\n    data:\n      kind: phantom\n      num_images: 5\n"
-    )
+    text = "name: x\nstages:\n  - name: real\n    kind: preprocess\n    data:\n      kind: phantom\n      images: 5\n"
     with pytest.raises(UserError, match=r"run\.yaml:7: stages\.real\.data\.images: this key is now called num_images"):
         load_config(write(text))
 

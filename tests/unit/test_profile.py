@@ -72,8 +72,8 @@ def test_given_mistakes_in_child_and_parent_then_each_is_named_with_its_file_lin
 
 
 def test_given_a_profile_of_before_then_a_renamed_key_is_named_with_its_name_of_now(home: Path) -> None:
-    (home / "old.yaml").write_text("inherits: base\ntask_minutes: 30\n")
-    with pytest.raises(UserError, match=r"old\.yaml:2: task_minutes: this key is now called task_minutes"):
+    (home / "old.yaml").write_text("inherits: base\npack_minutes: 30\n")
+    with pytest.raises(UserError, match=r"old\.yaml:2: pack_minutes: this key is now called task_minutes"):
         load_profile("old")
 
 

@@ -213,7 +213,7 @@ def test_given_a_table_without_a_split_then_patients_are_drawn_validation_is_car
 ) -> None:
     names = [f"{i:04d}" for i in range(300)]
     rows = pd.DataFrame({"image_id": names, "patient_id": names, "spelled": names})
-    settings = table_stage(tmp_path, "image\n", [], data={"test": 0.4}, validation_share=0.2)
+    settings = table_stage(tmp_path, "image\n", [], data={"test_share": 0.4}, validation_share=0.2)
     found, boxed = split_patients(rows, pd.DataFrame({"image_id": []}), tmp_path / "table.csv", settings)
     drawn = hashed_split(rows["patient_id"], test=0.4)
     assert list(found["split"] == "test") == list(drawn == "test")

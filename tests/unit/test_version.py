@@ -29,7 +29,7 @@ def test_the_version_is_that_of_the_last_release_in_the_changelog_and_in_the_cit
 
 
 def test_given_a_shard_made_in_a_checkout_then_its_receipt_has_version_and_commit(tmp_path: Path) -> None:
-    work, _ = tiny_work(tmp_path, 1)
+    work, _ = tiny_work(tmp_path / "run" / "tiny", 1)
     plan = freeze(work)
     run_pack(work, plan, [shard.id for shard in plan.shards])
     (receipt,) = work.folder.receipts()
