@@ -96,7 +96,7 @@ def a_shard_longer_than_the_time_limit(run: TinyRun) -> None:
     assert "real: shard 00020 took longer than the time limit: time raised from 00:01:00 to 00:02:00" in told
     assert "TimeLimit=00:02:00" in run.cluster.run("scontrol", "show", "job", str(run.submits[-1].job_id)).stdout
     run.wait()
-    assert "killed in shard 00020: time limit" in run.report()
+    assert "timed out in shard 00020: time limit" in run.report()
 
 
 def a_controller_that_is_away(run: TinyRun, seconds: float = 5) -> None:

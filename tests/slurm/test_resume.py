@@ -73,7 +73,7 @@ def test_given_a_kill_for_memory_and_a_dead_node_then_resume_asks_for_more_memor
     run.assert_whole(tiny_digest)
     report = run.report()
     assert "killed in shard 00005: out of memory" in report
-    assert "killed in shard 00009: node failure" in report
+    assert "lost in shard 00009: node failure" in report
     assert all(run.logs().count(f"--- {array}_{i}.out") == 1 for i in range(6))
 
 
