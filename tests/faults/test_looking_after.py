@@ -37,7 +37,7 @@ def test_given_a_failed_shard_then_its_log_has_events_traceback_and_the_schedule
     told = cxr("logs", root, "tiny", "00002").stdout
     assert "tiny: attempt 81_4-0-" in told
     assert ", job 81_4, started 20" in told
-    assert "UTC: shards failed\n" in told
+    assert "UTC: failed: shards failed\n" in told
     assert " shard failed shard=00002 " in told
     assert "cause=ZeroDivisionError text=ZeroDivisionError: division by zero" in told
     assert "in raise_it\n        raise error\n    ZeroDivisionError: division by zero" in told

@@ -169,7 +169,8 @@ def test_given_a_cancelled_task_then_what_is_missing_is_named_and_resume_makes_o
     site.profile.write_text(PROFILE)
     done = site.resume()
     assert done.returncode == 0, done.stderr
-    assert [shard for pack in site.submits("real")[-1].packs or () for shard in pack] == ["00009", "00010", "00011"]
+    packs = [submit.packs for submit in site.submits("real") if submit.packs][-1]  # as many as their time asks for
+    assert [shard for pack in packs for shard in pack] == ["00009", "00010", "00011"]
     site.cluster.until("the stage is finished", lambda: stage_folder(site.runs, "real").facts() is not None)
     assert_as_undisturbed(site, undisturbed)
     cancelled = site.cxr("cancel", site.runs / "nano")
