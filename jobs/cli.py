@@ -205,7 +205,9 @@ def resume(
     accept_code: AcceptCode = False,
     take_inputs: TakeInputs = False,
 ) -> None:
-    """Send new jobs for exactly what is missing, with more memory or time where it ran out and the profile allows.
+    """Send new jobs for exactly what is missing.
+
+    Where memory or time ran out, they ask for twice as much, once, up to max_mem and max_time of the profile.
 
     Example: cxr resume runs/nih14_sd21 --if-needed
     """
