@@ -60,7 +60,7 @@ def main(folder: Path) -> int:
         skipped = [each["name"] for each in known if "skip_reason" in each]
         weak = [(each, vuln) for each in known for vuln in each.get("vulns", ())]
         for each, vuln in weak:
-            print(f"{each['name']} {each['version']}: {vuln['id']}, mended in {', '.join(vuln['fix_versions']) or '-'}")
+            print(f"{each['name']} {each['version']}: {vuln['id']}, fixed in {', '.join(vuln['fix_versions']) or '-'}")
         print(
             f"audit: {lock.name}: {len(known) - len(skipped)} of {len(known)} looked up, {len(weak)} weaknesses known"
         )

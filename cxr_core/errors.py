@@ -5,7 +5,7 @@ import os
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: in a config, a file, a folder or a command.
+    """A mistake that the user can correct: in a config, a file, a folder or a command.
 
     The message says what was wrong, where (file, row, value), and what to do. The command line prints it without a
     traceback and exits with 2; any other exception is a defect of ours and keeps its traceback.
@@ -32,7 +32,7 @@ _HINTS = {
 
 
 def explain_os_error(error: OSError) -> str | None:
-    """What to do about a refusal of the operating system that a user can mend; None for any other."""
+    """What to do about a refusal of the operating system that a user can correct; None for any other."""
     hint = _shorter(str(error.filename)) if error.errno == errno.ENAMETOOLONG else _HINTS.get(error.errno or 0)
     return str(UserError(str(error.strerror), where=str(error.filename or ""), hint=hint)) if hint else None
 

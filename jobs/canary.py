@@ -123,7 +123,7 @@ def _failed(folder: StageFolder, submit: Path) -> UserError:
     return UserError(
         f"the canary of stage {folder.name!r} failed: {said}",
         where=str(log),
-        hint="nothing else was sent; mend the cause and type the same command again",
+        hint="nothing else was sent; fix the cause and type the same command again",
     )
 
 

@@ -26,7 +26,7 @@ app = typer.Typer(
     help="Synthetic chest X-rays: preprocess, fine-tune, generate, evaluate, on a laptop or a cluster.\n\n"
     "Example: cxr demo",
 )
-config_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The config file.")
+config_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Show a config, or the schema of all keys.")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
@@ -40,19 +40,13 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the run fo
 Config = Annotated[str, typer.Argument(help="Path of a YAML config, or the name of a ready one: demo, nih14_small ...")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/demo.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the config.")]
-Price = Annotated[float | None, typer.Option(min=0, help="Of a GPU-hour; the config's price_per_gpu_hour by default.")]
+Price = Annotated[float | None, typer.Option(min=0, help="Price of a GPU-hour; by default the config's.")]
 AutoResume = Annotated[
     int | None, typer.Option("--auto-resume", min=1, metavar="N", help="Let the run resume itself, at most N times.")
 ]
-AcceptImage = Annotated[
-    bool, typer.Option("--accept-image", help="Go on in another image than stages were planned in.")
-]
-AcceptCode = Annotated[
-    bool, typer.Option("--accept-code", help="Go on with other code or libraries than stages were planned by.")
-]
-TakeInputs = Annotated[
-    bool, typer.Option("--take-inputs", help="Make what was made of inputs that have changed since again.")
-]
+AcceptImage = Annotated[bool, typer.Option("--accept-image", help="Go on in another container image than before.")]
+AcceptCode = Annotated[bool, typer.Option("--accept-code", help="Go on with other code or libraries than before.")]
+TakeInputs = Annotated[bool, typer.Option("--take-inputs", help="Inputs have changed: make again what came from them.")]
 
 RUNS = Path("runs")
 
@@ -79,7 +73,7 @@ def demo(
     overrides: Overrides = None,
     runs: Runs = RUNS,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Pre-train the base too, as run tiny_base: about half an hour more.")
+        bool, typer.Option("--from-scratch", help="Train the tiny base first: about half an hour more.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
@@ -109,17 +103,17 @@ def run(
     config: Config,
     overrides: Overrides = None,
     stage: Annotated[
-        str | None, typer.Option(help="Only this stage, by its name (or kind, if it is the only one).")
+        str | None, typer.Option(help="Only this stage: its name, or its kind if one stage has it.")
     ] = None,
     runs: Runs = RUNS,
     retry_parked: Annotated[
-        bool, typer.Option("--retry-parked", help="Try again what was parked after three failures for one cause.")
+        bool, typer.Option("--retry-parked", help="Try parked shards again (three failures for one cause).")
     ] = False,
     accept_image: AcceptImage = False,
     accept_code: AcceptCode = False,
     take_inputs: TakeInputs = False,
 ) -> None:
-    """Do a run in this process, stage after stage. Run it again to go on where it was stopped.
+    """Do a run in this process, stage after stage, and write its report. Run it again to go on where it stopped.
 
     Example: cxr run demo --stage real stages.real.size=128
     """
@@ -166,7 +160,9 @@ def submit(
     config: Config,
     cluster: Annotated[str, typer.Option(help=_CLUSTER)],
     overrides: Overrides = None,
-    stage: Annotated[str | None, typer.Option(help="Only this stage; what it needs must be done or queued.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Only this stage; the stages it needs must be done or queued.")
+    ] = None,
     runs: Runs = RUNS,
     auto_resume: AutoResume = None,
     canary: Annotated[
@@ -197,17 +193,21 @@ def submit(
 @app.command()
 def resume(
     run: RunFolder,
-    cluster: Annotated[str | None, typer.Option(help="Another cluster than that of the last submit.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Profile to send with; by default that of the last submit.")
+    ] = None,
     if_needed: Annotated[bool, typer.Option("--if-needed", help="No error where jobs are still queued.")] = False,
     retry_parked: Annotated[
-        bool, typer.Option("--retry-parked", help="Send also what was parked, or died before it began.")
+        bool, typer.Option("--retry-parked", help="Also send parked shards, and tasks that died before they began.")
     ] = False,
     auto_resume: AutoResume = None,
     accept_image: AcceptImage = False,
     accept_code: AcceptCode = False,
     take_inputs: TakeInputs = False,
 ) -> None:
-    """Send new jobs for exactly what has no receipt.
+    """Send new jobs for exactly what is missing.
+
+    Where memory or time ran out, they ask for twice as much, once, up to max_mem and max_time of the profile.
 
     Example: cxr resume runs/nih14_sd21 --if-needed
     """
@@ -229,9 +229,7 @@ def resume(
 @app.command()
 def cancel(
     run: RunFolder,
-    cluster: Annotated[
-        str | None, typer.Option(help="The profile, where records of an older version do not say where jobs are.")
-    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="Profile; only for jobs that an older version sent.")] = None,
 ) -> None:
     """Cancel the jobs of a run that are in the queue. What is committed stays; `cxr resume` goes on.
 
@@ -246,8 +244,8 @@ def cancel(
 @app.command()
 def status(
     run: RunFolder,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until every stage is done.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 5.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until every stage is done.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two tables.")] = 5.0,
     price: Price = None,
 ) -> None:
     """Show how far each stage of a run is, what wants attention, and what it has cost.
@@ -284,7 +282,7 @@ def verify_run(
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only; a flipped byte stays unseen.")] = False,
 ) -> None:
-    """Compare a run with its receipts: every receipt, every data file by size and sha256, every plan.
+    """Compare every receipt, data file and plan of a run with what was recorded.
 
     Example: cxr verify runs/demo --repair
     """
@@ -303,7 +301,7 @@ def logs(
     stage: Annotated[str | None, typer.Argument(help="Only this stage.")] = None,
     shard: Annotated[str | None, typer.Argument(help="Only attempts that worked on this shard.")] = None,
 ) -> None:
-    """Show what happened: events, tracebacks and the scheduler's logs of the attempts that worked on a run.
+    """Show what each attempt did: its events, log records and tracebacks, and the scheduler's logs.
 
     Example: cxr logs runs/demo real 00003
     """
@@ -343,7 +341,7 @@ def report(
         typer.Option("--public", help="The page that may be shared: no real image, no id, no small counts."),
     ] = False,
 ) -> None:
-    """Write the run's report.html from what is finished and print its path; it is internal, --public may be shared.
+    """Write report.html of what is finished and print its path. It is internal; the page of --public may be shared.
 
     Example: cxr report runs/demo --public
     """
@@ -359,13 +357,16 @@ def report(
 @app.command()
 def doctor(
     cluster: Annotated[
-        str | None, typer.Option("--cluster", help="Name or path of a profile; Slurm's own defaults if left out.")
+        str | None,
+        typer.Option("--cluster", help="Profile of a cluster: a name or a path. Without it, Slurm's own defaults."),
     ] = None,
     runs: Runs = RUNS,
     wait: Annotated[float, typer.Option(min=1, help="Seconds that a small job may wait for a node.")] = 120,
-    base: Annotated[list[Path] | None, typer.Option(help="A Stable Diffusion folder to look at too.")] = None,
+    base: Annotated[list[Path] | None, typer.Option(help="Also check this Stable Diffusion folder; repeat it.")] = None,
 ) -> None:
-    """Examine this machine and the cluster: ok, warn or fail, each with the fact and the fix. Exit status 1 on fail.
+    """Check this machine and the cluster. Each line says ok, warn or fail, what was found and the fix.
+
+    The exit status is 1 if anything fails.
 
     Example: cxr doctor --cluster generic
     """
@@ -383,9 +384,9 @@ def doctor(
 
 @config_app.command()
 def schema(
-    metrics: Annotated[bool, typer.Option("--metrics", help="That of an evaluate stage's metrics.json.")] = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="The schema of an evaluate stage's metrics.json.")] = False,
 ) -> None:
-    """Print the JSON schema of the config, or of what an evaluate stage found, for editors and for reading.
+    """Print the JSON schema of the config, or of metrics.json, for editors and for reading.
 
     Example: cxr config schema > cxr.schema.json
     """

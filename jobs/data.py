@@ -12,7 +12,9 @@ from jobs.former import former
 if TYPE_CHECKING:
     from cxr_core.data.dataset import Dataset
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Look into datasets, and export them.")
+app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Look into Datasets, export them, draw an image again."
+)
 
 Folder = Annotated[Path, typer.Argument(metavar="DATASET", help="A Dataset folder, e.g. runs/demo/real.")]
 
@@ -72,10 +74,10 @@ def export(
         ),
     ] = Form.imagefolder,
     internal: Annotated[
-        bool, typer.Option("--internal", help="Export real images too: with ids, and marked as internal in each file.")
+        bool, typer.Option("--internal", help="Also export real images, with ids; each file is marked as internal.")
     ] = False,
 ) -> None:
-    """Write a dataset in a form that others read, with a card that says what it is. Killed, it goes on where it was.
+    """Write a dataset in a form that others read, with a card that says what it is. Run again, it goes on.
 
     A synthetic dataset leaves with its public fields alone (docs/what-may-leave.md); a real one only with --internal.
 
@@ -94,7 +96,7 @@ def browse(
     path: Folder,
     out: Annotated[Path | None, typer.Option(help="A new folder; by default `browse` in the Dataset's.")] = None,
 ) -> None:
-    """Write a page to look through all images by finding, view, prompt and gate score. Killed, it goes on where it was.
+    """Write a page to look through all images by finding, view, prompt and gate score. Run again, it goes on.
 
     Example: cxr data browse runs/demo/synthetic
     """
@@ -108,14 +110,16 @@ def browse(
 @app.command()
 def reproduce(
     path: Folder,
-    image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="Of its index, e.g. syn-00000000.")],
+    image_id: Annotated[
+        str, typer.Argument(metavar="IMAGE_ID", help="Its id, e.g. syn-00000000, or a file of an export.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Write the image as PNG to this file.")] = None,
-    model: Annotated[Path | None, typer.Option(help="What made it; by default that of its run.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The model that drew it; by default that of its run.")] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="With its whole batch, as at first: slower, and equal bit for bit.")
+        bool, typer.Option("--strict", help="Draw its whole batch: slower, but equal bit for bit.")
     ] = False,
 ) -> None:
-    """Make one synthetic image again and tell by how much it differs from the one that is stored.
+    """Draw one synthetic image again and say by how much it differs from the stored one.
 
     Example: cxr data reproduce runs/demo/synthetic syn-00000042 --strict
     """

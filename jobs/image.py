@@ -10,10 +10,10 @@ from cxr_core.shown import say
 
 log = room_log(__name__)
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Container images: built, pinned, pulled once.")
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Build, pull, check and run container images.")
 
 Images = Annotated[
-    Path | None, typer.Option("--images", help="Folder of images, seen by all nodes; CXR_IMAGES by default.")
+    Path | None, typer.Option("--images", help="Folder of images that all nodes see; by default $CXR_IMAGES.")
 ]
 Name = Annotated[str, typer.Argument(metavar="IMAGE", help="A path, REGISTRY/NAME@sha256:DIGEST, or a sha256.")]
 Target = Annotated[Literal["cpu", "cuda"], typer.Option(help="With or without the libraries for NVIDIA GPUs.")]
@@ -23,12 +23,12 @@ Target = Annotated[Literal["cpu", "cuda"], typer.Option(help="With or without th
 def build(
     base: Annotated[str, typer.Option(help="A folder with a Linux system and Python, or an image by digest.")],
     target: Target = "cpu",
-    engine: Annotated[Literal["apptainer", "buildah"], typer.Option(help="What builds it.")] = "apptainer",
-    build_base: Annotated[str, typer.Option(help="The same with a compiler (nvcc), for --target cuda.")] = "",
+    engine: Annotated[Literal["apptainer", "buildah"], typer.Option(help="Program that builds it.")] = "apptainer",
+    build_base: Annotated[str, typer.Option(help="For --target cuda: the base with a compiler (nvcc).")] = "",
     index: Annotated[str, typer.Option(help="URL of a package index; pip's own by default.")] = "",
     find_links: Annotated[str, typer.Option(help="Folder or page of wheels, e.g. of torch for the CPU.")] = "",
     bind: Annotated[
-        list[Path] | None, typer.Option(help="Seen during the build, e.g. certificates; repeat it.")
+        list[Path] | None, typer.Option(help="File or folder that the build sees, e.g. certificates; repeat it.")
     ] = None,
     images: Images = None,
 ) -> None:
@@ -54,7 +54,7 @@ def make_debian(
     release: Annotated[str, typer.Option(help="Release of Debian; this machine's by default.")] = "",
     mirror: Annotated[str, typer.Option(help="URL of a mirror; what this machine is set up for by default.")] = "",
 ) -> None:
-    """Make a Debian with Python in a folder, by debootstrap, as root: a base for `cxr image build`.
+    """Make a Debian with Python in a folder, as a base for `cxr image build`. Needs debootstrap and root.
 
     Example: cxr image base /images/bookworm --release bookworm
     """
@@ -66,7 +66,7 @@ def make_debian(
 
 @app.command("lock")
 def write_lock(target: Target = "cpu") -> None:
-    """Resolve the packages of an image with uv and write containers/TARGET.lock. pip's variables and uv's apply.
+    """Resolve the packages of an image with uv and write containers/TARGET.lock. uv heeds its own and pip's variables.
 
     Example: cxr image lock --target cuda
     """
@@ -94,7 +94,7 @@ def pull(reference: Annotated[str, typer.Argument(help="REGISTRY/NAME@sha256:DIG
 
 @app.command()
 def verify(
-    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="Only this one.")] = None,
+    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="Only this image.")] = None,
     images: Images = None,
 ) -> None:
     """Read images and compare them with their sha256. Exit status 2 if one is damaged.
@@ -116,7 +116,9 @@ def verify(
 
 @app.command()
 def stage(
-    image: Name, folder: Annotated[Path, typer.Argument(help="On this machine's own disk.")], images: Images = None
+    image: Name,
+    folder: Annotated[Path, typer.Argument(help="A folder on this machine's own disk.")],
+    images: Images = None,
 ) -> None:
     """Copy an image to this machine, once, however many ask at the same time; print where it is to be read.
 
@@ -170,7 +172,7 @@ def show(images: Images = None) -> None:
 
 @app.command()
 def gc(
-    days: Annotated[float, typer.Option(min=0, help="Unused for so long.")] = 30,
+    days: Annotated[float, typer.Option(min=0, help="List images that were not used for so many days.")] = 30,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without this they are only listed.")] = False,
     images: Images = None,
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 from cxr_core.shown import say
 from jobs.former import former
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Trained models.")
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Export trained models, import those of others.")
 
 
 @app.command("export")
@@ -17,9 +17,9 @@ def export(
         Path, typer.Argument(help="A finished train stage, e.g. runs/demo/diffusion, or a model folder.")
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    float32: Annotated[bool, typer.Option("--float32", help="Keep all digits; half precision otherwise.")] = False,
+    float32: Annotated[bool, typer.Option("--float32", help="Write float32; float16 otherwise.")] = False,
 ) -> None:
-    """Write a trained model as one folder, with a record of what made it; Stable Diffusion as diffusers opens it.
+    """Write a trained model as one folder that others open, with a card and a record of what made it.
 
     Example: cxr model export runs/demo/diffusion my-model
     """
@@ -36,18 +36,21 @@ Kind = Literal["base", "judge", "pggan", "lora"]
 def import_model(
     source: Annotated[Path, typer.Argument(help="A file of weights (.safetensors, .ckpt, .bin, .pth) or a folder.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    kind: Annotated[Kind, typer.Option("--as", help="base, judge, pggan or lora: what it is to stand as.")],
+    kind: Annotated[Kind, typer.Option("--as", help="What a config will use it as: base, lora, judge or pggan.")],
     like: Annotated[
-        Path | None, typer.Option(help="base: a diffusers folder whose configs, tokenizer and scheduler are taken.")
+        Path | None, typer.Option(help="base: a diffusers folder to take configs, tokenizer and scheduler from.")
     ] = None,
     base: Annotated[Path | None, typer.Option(help="lora: the base that the adapter is added to.")] = None,
-    scale: Annotated[float, typer.Option(help="lora: how many times it is added.")] = 1.0,
+    scale: Annotated[float, typer.Option(help="lora: strength of the adapter.")] = 1.0,
     findings: Annotated[
-        str, typer.Option(help="judge: what its outputs tell, in their order: Atelectasis,Cardiomegaly,...")
+        str, typer.Option(help="judge: the finding of each output, in order: Atelectasis,Cardiomegaly,...")
     ] = "",
     preset: Annotated[str, typer.Option(help="judge: small, resnet18 or densenet121.")] = "densenet121",
     image_size: Annotated[
-        int | None, typer.Option(min=16, max=2048, help="Pixels a side; judge: 224, base: by its config.")
+        int | None,
+        typer.Option(
+            min=16, max=2048, help="Pixels a side; by default 224 of a judge, of a base what its config says."
+        ),
     ] = None,
 ) -> None:
     """Bring weights that others trained into a folder that a config can name. Every tensor must fit.

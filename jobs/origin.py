@@ -106,7 +106,7 @@ def _make_again(run: Run, config: RunConfig, changed: Mapping[str, Sequence[str]
     again = [name for name, lines in changed.items() if lines]
     for name in again:
         if vain := [line for line in changed[name] if line.startswith(NO_PLAN)]:
-            hint = "mend them, then --take-inputs; what was made before stands"
+            hint = "correct them, then --take-inputs; what was made before stands"
             raise UserError(
                 f"stage {name!r} cannot take its inputs as they are: {vain[0]}", where=str(run.root), hint=hint
             )

@@ -15,13 +15,13 @@ def make(
     source: Annotated[Path, typer.Argument(metavar="RUN|DATASET", help="A run folder, or a synthetic Dataset.")],
     out: Annotated[Path, typer.Option(help="The page to write; the key goes beside it.")] = Path("reading-test.html"),
     real: Annotated[
-        Path | None, typer.Option(help="The real Dataset; by default the one that it was made like.")
+        Path | None, typer.Option(help="The real Dataset; by default the one that the synthetic one imitates.")
     ] = None,
-    synthetic: Annotated[str | None, typer.Option(help="Of a run with several: its generate stage.")] = None,
+    synthetic: Annotated[str | None, typer.Option(help="The generate stage to take, if the run has several.")] = None,
     num: Annotated[int, typer.Option("-n", min=1, help="Images of each kind.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the images and their order.")] = 0,
 ) -> None:
-    """Write a page of real and synthetic images in a blind order, with all images in it, and the key apart.
+    """Write a reading test: one page of real and synthetic images in a blind order, and its key in another file.
 
     Example: cxr readers make runs/demo -n 50 --seed 7 --out reading-test.html
     """
@@ -41,7 +41,7 @@ def score(
     answers: Annotated[list[Path], typer.Argument(help="CSV files that readers sent back.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
-    """Tell how often readers were right, on which errors, and how far they agree.
+    """Show how often readers were right, which errors they named, and how far they agree.
 
     Example: cxr readers score reading-test.key.json answers-*.csv
     """

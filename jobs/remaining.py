@@ -109,7 +109,7 @@ def _would_end_again(run: Run, stage: str, tasks: Sequence[Unstarted]) -> UserEr
     return UserError(
         f"stage {stage!r}: what was sent last died before it began, and would die again:\n    " + "\n    ".join(lines),
         where=str(tasks[0].log),
-        hint=f"mend the cause, then `cxr resume {run.root} --retry-parked`",
+        hint=f"fix the cause, then `cxr resume {run.root} --retry-parked`",
     )
 
 

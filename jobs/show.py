@@ -308,7 +308,7 @@ def show_images(images: Iterable[Any], locks: Mapping[str, Any]) -> None:
 
 
 def show_findings(findings: Iterable[tuple[str, Any]]) -> bool:
-    """A line a finding as soon as it is known, its mend below it, and a count. Returns whether nothing failed."""
+    """A line a finding as soon as it is known, its hint below it, and a count. Returns whether nothing failed."""
     counts = {"ok": 0, "warn": 0, "fail": 0}
     for name, finding in findings:
         counts[finding.level] += 1

@@ -239,7 +239,7 @@ def _recorded(root: Path, stage: str, number: str, index: int) -> "Iterator[None
 
 
 def _ended(work: Callable[[], None]) -> int:
-    """The exit status of the work; what a person can mend is told without a traceback."""
+    """The exit status of the work; what a person can correct is said without a traceback."""
     from cxr_core.runs.causes import Stopped
 
     try:

@@ -128,7 +128,7 @@ class ClusterProfile(Resources):
     """Folders bound into the container besides the run folder, the working directory and the caches: data, models;
     each at its own place, or as `/data:/mnt` or `/data:/mnt:ro`."""
     price_per_gpu_hour: float = Field(default=0.0, ge=0)
-    """For the cost in plan and report, in the currency of your bill."""
+    """For the cost that `cxr plan` shows, in the currency of your bill; status and report take the config's."""
     env: list[Variable] = Field(default_factory=list)
     """Variables of your shell that tasks see, besides PATH, HOME, USER and the language; all others stay behind."""
     setup: list[Shell] = Field(default_factory=list)

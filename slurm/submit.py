@@ -151,7 +151,7 @@ def do_here(launch: Launch, jobs: Sequence[Job]) -> None:
                 f"stage {job.work.name!r}: {len(failed)} of {job.num_tasks} tasks failed; the log of the first, which "
                 f"ended with exit status {status}, ends:\n    " + "\n    ".join(lines[-_NUM_LINES:]),
                 where=str(log),
-                hint="mend the cause; the same command again does what is left",
+                hint="fix the cause; the same command again does what is left",
             )
 
 

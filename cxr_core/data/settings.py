@@ -261,8 +261,8 @@ def _check_phrases(findings: tuple[str, ...], prompts: PromptSettings) -> None:
 
 
 class Policies(Settings):
-    """What each kind of oddity leads to: `fail` stops, `exclude` leaves the image out, `convert` mends it, `keep` only
-    counts it. Every case is named in problems.csv."""
+    """What each kind of oddity leads to: `fail` stops, `exclude` leaves the image out, `convert` corrects it, `keep`
+    only counts it. Every case is named in problems.csv."""
 
     unreadable: FailOrExclude = "exclude"
     """No PNG, or a damaged one."""

@@ -73,7 +73,7 @@ CAUSES = (
     Cause("finished", "done"),
     Cause("stopped", "stopped", next_step=_SENT),
     Cause("interrupted", "stopped", next_step=_SENT),
-    Cause("refused", "failed", "shard", next_step="mend what it names, then `cxr resume`"),
+    Cause("refused", "failed", "shard", next_step="correct what it names, then `cxr resume`"),
     Cause(SHARDS_FAILED, "failed", next_step="`cxr logs` says why; `cxr resume` tries them again"),
     Cause("timeout", "failed", "shard", next_step=_AGAIN),
     Cause("disk full", "failed", reach="machine", next_step=_ROOM, errors=(errno.ENOSPC, errno.EDQUOT)),

@@ -44,7 +44,8 @@ def config_page() -> str:
         "A config is one YAML file. Unknown keys, wrong types and stages that do not fit together are listed",
         "all at once, with file, line and key.",
         "",
-        'A key without a default must be given. "Absent" says what an older run without the key did.',
+        'A key without a default must be given. "Absent" says what an older run without the key did,',
+        '"formerly" how an older run calls it; your config uses the new name.',
         "",
         *table(("stage", "does"), ((_link(schema, name), _meaning(schema, {"$ref": name})) for name in stages)),
         "",
@@ -152,7 +153,7 @@ def _cells(schema: Schema, found: Schema) -> Iterator[dict[str, str]]:
             "type": _type(schema, value),
             "default": "" if key in required else _default(value),
             "unit": _unit(key, value),
-            "meaning": _meaning(schema, value) + _absent(value),
+            "meaning": _meaning(schema, value) + _formerly(value) + _absent(value),
         }
 
 
@@ -208,6 +209,10 @@ def _unit(key: str, value: Schema) -> str:
     numbers = {"integer", "number"}
     kinds = {each.get("type") for each in (value, *value.get("anyOf", ()))}
     return UNITS.get(key.rpartition("_")[2], "") if kinds & numbers else ""
+
+
+def _formerly(value: Schema) -> str:
+    return f" Formerly {code(value['formerly'])}." if "formerly" in value else ""
 
 
 def _absent(value: Schema) -> str:

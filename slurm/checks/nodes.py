@@ -18,7 +18,7 @@ _HINTS = {
     "REFUSED": "correct the profile as said under `submit`",
 }
 
-_HINT = "choose a folder that the nodes share, with --runs DIR, or mend what the job says"
+_HINT = "choose a folder that the nodes share, with --runs DIR, or fix what the job names"
 
 
 def reached(site: Site) -> CheckResult:
