@@ -7,7 +7,7 @@ import torch
 import torch.utils.data
 
 from cxr_core.data.dataset import Dataset
-from cxr_core.training.pixels import to_pixels
+from cxr_core.models.pixels import to_pixels
 
 
 class Item(TypedDict):

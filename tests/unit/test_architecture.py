@@ -112,6 +112,12 @@ def test_within_cxr_core_a_room_needs_only_the_rooms_below_it() -> None:
             assert same_room or lower or bottom, f"{module} needs {other}, which is no room below it"
 
 
+def test_every_module_of_ours_that_is_imported_is_there_also_where_an_import_waits_in_a_function() -> None:
+    for module, path in modules().items():
+        for name in imports_of(path):
+            assert name.split(".")[0] not in ROOMS or name in modules(), f"{module} imports {name}, which is not there"
+
+
 def test_no_room_names_a_module_of_a_room_above_it_even_in_a_string() -> None:
     for module, others in needs().items():
         above = {other for other in others if other.split(".")[0] not in MAY_IMPORT[module.split(".")[0]]}
