@@ -391,6 +391,33 @@ def test_given_a_damaged_file_when_reported_then_it_is_named_and_the_rest_of_the
     assert not list(root.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "section", "why"),
+    [
+        ("study/metrics.json", "{", "utility", "study/metrics.json: "),
+        ("run.json", '{"git": "abc"}', "provenance", "TypeError: "),
+    ],
+)
+def test_given_a_section_that_cannot_be_made_when_reported_then_a_warning_names_it_as_the_page_does(
+    full: tuple[Path, str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    file: str,
+    text: str,
+    section: str,
+    why: str,
+) -> None:
+    root = tmp_path / "tiny"
+    shutil.copytree(full[0], root)
+    (root / file).write_text(text)
+    page = unescape(write_report(root).read_text())
+    said = [
+        each.getMessage() for each in caplog.records if each.name == "cxr_core.report" and each.levelname == "WARNING"
+    ]
+    assert [line for line in said if f"'{section}'" in line and why in line]
+    assert page.count("Not shown. ") == len(said)
+
+
 def test_given_a_damaged_config_when_reported_then_it_is_named_and_the_page_before_stays(
     full: tuple[Path, str], tmp_path: Path
 ) -> None:
