@@ -1,5 +1,7 @@
 """The report: one page that is a function of the run folder, whatever of it is finished."""
 
+import json
+import logging
 import re
 import shutil
 from collections import Counter
@@ -16,6 +18,7 @@ from cxr_core.data.findings import NIH, Findings
 from cxr_core.data.sheet import contact_sheet
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.log import json_lines
 from cxr_core.report.faithfulness import number
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
@@ -392,30 +395,23 @@ def test_given_a_damaged_file_when_reported_then_it_is_named_and_the_rest_of_the
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "section", "why"),
-    [
-        ("study/metrics.json", "{", "utility", "study/metrics.json: "),
-        ("run.json", '{"git": "abc"}', "provenance", "TypeError: "),
-    ],
+    ("before", "after", "section"),
+    [("size: 32", "data: 5", "dataset"), ("model: diffusion", "sampling: 5", "training")],
 )
-def test_given_a_section_that_cannot_be_made_when_reported_then_a_warning_names_it_as_the_page_does(
-    full: tuple[Path, str],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    file: str,
-    text: str,
-    section: str,
-    why: str,
+def test_given_a_section_that_cannot_be_made_when_reported_then_a_warning_names_it_and_why_as_the_page_does(
+    tmp_path: Path, before: str, after: str, section: str
 ) -> None:
-    root = tmp_path / "tiny"
-    shutil.copytree(full[0], root)
-    (root / file).write_text(text)
-    page = unescape(write_report(root).read_text())
-    said = [
-        each.getMessage() for each in caplog.records if each.name == "cxr_core.report" and each.levelname == "WARNING"
-    ]
-    assert [line for line in said if f"'{section}'" in line and why in line]
-    assert page.count("Not shown. ") == len(said)
+    root = report_run.empty_run(tmp_path / "tiny").root
+    config = (root / "config.yaml").read_text()
+    (root / "config.yaml").write_text(config.replace(before, after))
+    lines: list[str] = []
+    with json_lines(lines.append, dict, level=logging.WARNING):
+        page = write_report(root).read_text()
+    (said,) = map(json.loads, lines)
+    assert (said["level"], said["logger"]) == ("WARNING", "cxr_core.report")
+    assert f"section '{section}'" in said["message"]
+    assert "AttributeError: 'int' object has no attribute 'get'" in said["message"]
+    assert page.count("Not shown. ") == 1
 
 
 def test_given_a_damaged_config_when_reported_then_it_is_named_and_the_page_before_stays(
