@@ -21,6 +21,7 @@ MAY_IMPORT = {
 }
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Full names of all modules imported anywhere in a file."""
     found: set[str] = set()
