@@ -124,7 +124,7 @@ class _JsonLines(logging.Handler):
         self._write, self._about = write, about
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _inner[-1] is not self:
+        if _inner[-1:] != [self]:  # none, where another thread logs while the last one ends
             return
         try:
             with suppress(OSError, UserError):  # of a disk that is full, or a damaged folder, the work itself will tell

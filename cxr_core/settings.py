@@ -129,6 +129,20 @@ def in_former_names(settings: BaseModel, dumped: Mapping[str, Any]) -> dict[str,
     }
 
 
+def in_current_names(settings: Any, recorded: Any) -> Any:
+    """What a run recorded and `settings` were read from, with the names that its keys have now."""
+    if isinstance(settings, BaseModel) and isinstance(recorded, Mapping):
+        names = former_names(type(settings)) | {name: name for name in type(settings).model_fields}
+        now = {names.get(key, key): value for key, value in recorded.items()}
+        return {name: in_current_names(getattr(settings, name, None), value) for name, value in now.items()}
+    if isinstance(settings, list | tuple) and isinstance(recorded, list) and len(settings) == len(recorded):
+        return [in_current_names(each, plain) for each, plain in zip(settings, recorded, strict=True)]
+    if isinstance(settings, Mapping) and isinstance(recorded, Mapping) and len(settings) == len(recorded):
+        pairs = zip(settings.values(), recorded.items(), strict=True)
+        return {key: in_current_names(each, plain) for each, (key, plain) in pairs}
+    return recorded
+
+
 def _each(spell: Callable[[BaseModel, Mapping[str, Any]], Any], value: Any, dumped: Any) -> Any:
     """`spell` of each model within `value`, whose JSON is `dumped`."""
     if isinstance(value, BaseModel):

@@ -53,6 +53,16 @@ RUNS = Path("runs")
 _CLUSTER = "Profile of a cluster: a name (local, generic, yours) or a path."
 
 
+def _show_version(wanted: bool) -> None:
+    """Say which release and commit this is, and end."""
+    if wanted:
+        import cxr_core
+        from cxr_core.runs.code import Code
+
+        say(f"cxr {cxr_core.__version__}, commit {Code.here().commit or 'unknown'}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     verbose: Annotated[
@@ -60,6 +70,15 @@ def options(
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Show results, warnings and errors alone: no progress, no notes.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show version and commit ('+': with changes), and end.",
+        ),
     ] = False,
 ) -> None:
     """Options of every command, before its name."""

@@ -20,7 +20,7 @@ from cxr_core.home import expanded
 from cxr_core.models.checkpoints import BUILT_IN
 from cxr_core.runs.roles import role_of
 from cxr_core.runs.run import Run, is_begun
-from cxr_core.settings import OF_A_RUN, Name, Settings
+from cxr_core.settings import OF_A_RUN, Name, Settings, in_current_names
 from cxr_core.training.judge_settings import ClassifierTrain, LocaliserTrain
 from cxr_core.training.pggan_settings import PgganTrain
 from cxr_core.training.settings import DiffusionTrain, LatentsStage, TextEncoderTrain, VaeTrain
@@ -199,7 +199,8 @@ def continued(config: RunConfig, root: Path) -> RunConfig:
         return config
     run = Run.open(root)
     value, given = resolved(config), config.model_dump(mode="json", exclude_unset=True)
-    keep_unnamed(value, given, run.config, resolved(config_of(run)))
+    meant = config_of(run)
+    keep_unnamed(value, given, in_current_names(meant, run.config), resolved(meant))
     return RunConfig.model_validate(value)
 
 

@@ -49,7 +49,7 @@ def decide(policies: Policies, kind: str, *, file: str, detail: str) -> str:
         raise UserError(
             f"{kind.replace('_', ' ')}: {detail}",
             where=file,
-            hint=f"{_HINTS.get(kind, 'hint or remove it')}, or choose what happens with `policies: {{{kind}: ...}}`",
+            hint=f"{_HINTS.get(kind, 'mend or remove it')}, or choose what happens with `policies: {{{kind}: ...}}`",
         )
     return policy
 

@@ -36,8 +36,8 @@ def export_model(source: Path, out: Path, dtype: Precision = "float16") -> dict[
     it lies beside it in two forms. A PG-GAN is kept as it is. Beside it lie what the model learnt from, where it says
     so, and a card (README.md). The record has the weights' digest before and after rounding and, from a run, its name,
     code, versions and config, and of every train stage the losses and the commits of the code. All of it is public by
-    `cxr_core.boundary`: patients whom no test may be made on are named by keyed hashes (`data.keyed`). Raises UserError
-    if `out` is there or `source` is no model.
+    `cxr_core.boundary`: patients whom no test may be made on are named by keyed hashes (`data.pseudonyms`). Raises
+    UserError if `out` is there or `source` is no model.
     """
     if out.exists():
         raise UserError("is already there", where=str(out), hint="remove it, or name another folder")

@@ -197,7 +197,7 @@ def learnt_by(synthetic: Dataset) -> tuple[TrainingData, ...] | None:
 def barred_patients(synthetic: Dataset) -> frozenset[str]:
     """Official test patients whom a generator of the Dataset learnt from, as far as the Dataset says so.
 
-    Those whom the Dataset may not name stand in its own record, which does not leave with it, see `data.keyed`.
+    Those whom the Dataset may not name stand in its own record, which does not leave with it, see `data.pseudonyms`.
     Raises UserError as `made_series`.
     """
     split = together([split for one in made_series(synthetic) for split in one.boxed_splits])

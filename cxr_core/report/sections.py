@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cxr_core.errors import UserError
+from cxr_core.log import room_log
 from cxr_core.report.bank import bank_section
 from cxr_core.report.benefit import benefit_section
 from cxr_core.report.blocks import Column, Section, Table, Text
@@ -26,11 +27,14 @@ from cxr_core.report.training import training_section
 from cxr_core.report.utility import utility_section
 from cxr_core.runs.door import BadFileError, printable
 
+log = room_log(__name__)
+
 
 def sections(run: RunView, price: float | None = None) -> list[Section]:
     """All sections; each renders what is finished and names what is not. `price` is that of a GPU-hour.
 
-    A section whose files are damaged says so in its place; the others stand. All such files are listed at the end.
+    A section whose files are damaged says so in its place, and as a warning in the log; the others stand. All such
+    files are listed at the end.
     """
     makers: list[Callable[[RunView], Section]] = [
         summary,
@@ -77,7 +81,9 @@ def _made(make: Callable[[RunView], Section], run: RunView) -> Section:
 
 def _not_shown(make: Callable[[RunView], Section], why: str) -> Section:
     name = getattr(make, "func", make).__name__.removesuffix("_section")
-    return Section(name, name.capitalize(), [Text(f"Not shown. {printable(why[:500])}", "absent")])
+    said = printable(why[:500])
+    log.warning("section %r of the report is not shown: %s", name, said)
+    return Section(name, name.capitalize(), [Text(f"Not shown. {said}", "absent")])
 
 
 def _bad_files(run: RunView) -> Section:

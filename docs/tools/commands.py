@@ -51,6 +51,13 @@ def page() -> str:
         "A mistake of yours ends a command with exit status 2, a line that says what and where, and what to do.",
         "",
         *table(("command", "does"), (_row(words, command) for words, command in shown)),
+        "",
+        "## Options before the command",
+        "",
+        "```sh",
+        "cxr --quiet run demo",
+        "```",
+        *_parameters("option", root := typer.main.get_command(app), _context(root, "cxr")),
     ]
     for words, command in shown:
         lines += ["", *_section(words, command)]
@@ -68,7 +75,7 @@ def _row(words: tuple[str, ...], command: Any) -> tuple[str, str]:
 
 def _section(words: tuple[str, ...], command: Any) -> Iterator[str]:
     name = _name(words)
-    context = command.make_context(name, ["--help"], resilient_parsing=True)
+    context = _context(command, name)
     yield f"## {name}"
     for text in (command.help or "").split("\n\n"):
         if not text.startswith(EXAMPLE):
@@ -78,8 +85,17 @@ def _section(words: tuple[str, ...], command: Any) -> Iterator[str]:
     yield from _parameters("option", command, context)
 
 
+def _context(command: Any, name: str) -> Any:
+    return command.make_context(name, ["--help"], resilient_parsing=True)
+
+
+_OF_A_SHELL = ("install_completion", "show_completion")
+"""Options whose help differs with the shell in which the page is written."""
+
+
 def _parameters(kind: str, command: Any, context: Any) -> Iterator[str]:
-    found = [each for each in command.params if each.param_type_name == kind and not each.hidden]
+    shown = [each for each in command.params if not each.hidden and each.name not in _OF_A_SHELL]
+    found = [each for each in shown if each.param_type_name == kind]
     records = [record for each in found if (record := each.get_help_record(context))]
     if records:
         yield ""

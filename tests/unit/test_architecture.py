@@ -21,6 +21,7 @@ MAY_IMPORT = {
 }
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Full names of all modules imported anywhere in a file."""
     found: set[str] = set()
@@ -110,6 +111,12 @@ def test_within_cxr_core_a_room_needs_only_the_rooms_below_it() -> None:
             lower = level_of(other) < level_of(module)
             bottom = level_of(other) == level_of(module) <= 1
             assert same_room or lower or bottom, f"{module} needs {other}, which is no room below it"
+
+
+def test_every_module_of_ours_that_is_imported_is_there_also_where_an_import_waits_in_a_function() -> None:
+    for module, path in modules().items():
+        for name in imports_of(path):
+            assert name.split(".")[0] not in ROOMS or name in modules(), f"{module} imports {name}, which is not there"
 
 
 def test_no_room_names_a_module_of_a_room_above_it_even_in_a_string() -> None:

@@ -180,8 +180,15 @@ def test_given_a_run_without_a_newer_key_then_what_the_config_does_not_name_is_a
     assert value["stages"][1]["deep"]["white"] == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "recorded_as", "key"),
+    [
+        ("shard_size: 1000", "shard_size: 2000", "shard_size"),
+        ("validation_share: 0.1", "validation: 0.2", "validation_share"),
+    ],
+)
 def test_given_a_default_that_has_changed_then_the_run_is_refused_with_both_and_its_own_config_goes_on(
-    tmp_path: Path,
+    tmp_path: Path, before: str, recorded_as: str, key: str
 ) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(
@@ -192,13 +199,13 @@ def test_given_a_default_that_has_changed_then_the_run_is_refused_with_both_and_
         (root / "real").mkdir()
         Plan("real", (), "f").write(run.stage("real").plan_path)
     recorded = root / "config.yaml"
-    recorded.write_text(recorded.read_text().replace("shard_size: 1000", "shard_size: 2000"))
+    recorded.write_text(recorded.read_text().replace(before, recorded_as))
     config = continued(load_config(str(path)), root)
-    refused = pytest.raises(UserError, match=r"-.*shard_size: 2000\n.*\+.*shard_size: 1000(.|\n)*first/config\.yaml")
+    refused = pytest.raises(UserError, match=rf"-.*{key}: \S+\n.*\+.*{before}\n(.|\n)*first/config\.yaml")
     with refused, Run.locked(root, resolved(config), read=in_current_keys):
         pass
     with Run.locked(root, resolved(load_config(str(recorded))), read=in_current_keys) as run:
-        assert run.config["stages"][0]["shard_size"] == 2000
+        assert run.config["stages"][0][key] == float(recorded_as.split()[1])
 
 
 def test_given_a_key_that_this_version_does_not_know_then_the_run_says_so_without_a_traceback(tmp_path: Path) -> None:

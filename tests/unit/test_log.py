@@ -48,6 +48,15 @@ def test_a_module_logs_under_the_name_of_its_room(module: str, name: str) -> Non
     assert name.split(".")[0] in ROOMS
 
 
+def test_given_a_record_of_another_thread_while_the_block_ends_then_it_is_dropped_and_nobody_fails() -> None:
+    log, lines = logging.getLogger(ROOMS[0]), list[str]()
+    before = log.handlers[:]
+    with json_lines(lines.append, dict):
+        (handler,) = set(log.handlers) - set(before)
+    handler.handle(logging.makeLogRecord({"name": log.name, "msg": "late"}))
+    assert lines == []
+
+
 def test_given_no_option_then_notes_stand_as_they_are_and_warnings_say_what_they_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,5 +1,7 @@
 """The report: one page that is a function of the run folder, whatever of it is finished."""
 
+import json
+import logging
 import re
 import shutil
 from collections import Counter
@@ -16,6 +18,7 @@ from cxr_core.data.findings import NIH, Findings
 from cxr_core.data.sheet import contact_sheet
 from cxr_core.errors import UserError
 from cxr_core.evaluation.metrics import FILE, Metrics
+from cxr_core.log import json_lines
 from cxr_core.report.faithfulness import number
 from cxr_core.report.read import read_run
 from cxr_core.report.sections import sections
@@ -389,6 +392,26 @@ def test_given_a_damaged_file_when_reported_then_it_is_named_and_the_rest_of_the
     assert message in page
     assert all(f'id="{name}"' in page for name in ("summary", "cost", "provenance"))
     assert not list(root.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "section"),
+    [("size: 32", "data: 5", "dataset"), ("model: diffusion", "sampling: 5", "training")],
+)
+def test_given_a_section_that_cannot_be_made_when_reported_then_a_warning_names_it_and_why_as_the_page_does(
+    tmp_path: Path, before: str, after: str, section: str
+) -> None:
+    root = report_run.empty_run(tmp_path / "tiny").root
+    config = (root / "config.yaml").read_text()
+    (root / "config.yaml").write_text(config.replace(before, after))
+    lines: list[str] = []
+    with json_lines(lines.append, dict, level=logging.WARNING):
+        page = write_report(root).read_text()
+    (said,) = map(json.loads, lines)
+    assert (said["level"], said["logger"]) == ("WARNING", "cxr_core.report")
+    assert f"section '{section}'" in said["message"]
+    assert "AttributeError: 'int' object has no attribute 'get'" in said["message"]
+    assert page.count("Not shown. ") == 1
 
 
 def test_given_a_damaged_config_when_reported_then_it_is_named_and_the_page_before_stays(

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 import pytest
 from pydantic import ValidationError
 
-from cxr_core.settings import OF_A_RUN, Absent, Formerly, Settings, as_before, former_names, in_former_names
+from cxr_core.settings import (
+    OF_A_RUN,
+    Absent,
+    Formerly,
+    Settings,
+    as_before,
+    former_names,
+    in_current_names,
+    in_former_names,
+)
 from jobs.config import RunConfig
 from slurm.profile import ClusterProfile
 
@@ -43,6 +52,12 @@ def test_settings_are_spelled_as_before_for_what_covers_their_json() -> None:
     whole = Whole.model_validate(OLD, context=OF_A_RUN)
     assert as_before(whole, whole.model_dump(mode="python")) == OLD
     assert in_former_names(whole, whole.model_dump(mode="python")) == OLD | {"white": None}
+
+
+def test_what_a_run_recorded_is_given_the_names_of_now_at_every_depth_and_no_key_that_it_lacks() -> None:
+    now = {"part": {"num_steps": 5}, "parts": [{"num_steps": 6}], "by_size": {8: {"num_steps": 7}}}
+    assert in_current_names(Whole.model_validate(OLD, context=OF_A_RUN), OLD) == now
+    assert in_current_names(Whole.model_validate(now), now) == now
 
 
 def settings_classes(of: type[Settings] = Settings) -> Iterator[type[Settings]]:

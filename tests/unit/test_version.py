@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import cxr_core
 from cxr_core.runs import code
 from cxr_core.runs.pack import freeze, run_pack
 from cxr_core.runs.receipt import Receipt
+from jobs.cli import app
 from tests.conftest import REPOSITORY
 from tests.stages import tiny_work
 
@@ -26,6 +28,12 @@ def last_release() -> tuple[str, str]:
 def test_the_version_is_that_of_the_last_release_in_the_changelog_and_in_the_citation() -> None:
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
     assert (cxr_core.__version__, *last_release()) == (cited["version"], cited["version"], str(cited["date-released"]))
+
+
+def test_given_the_option_version_then_release_and_commit_are_said_and_nothing_else_is_asked_for() -> None:
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.stderr) == (0, "")
+    assert said.stdout == f"cxr {cxr_core.__version__}, commit {code.Code.here().commit or 'unknown'}\n"
 
 
 def test_given_a_shard_made_in_a_checkout_then_its_receipt_has_version_and_commit(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class BoxedSplit(Settings):
     num_patients: dict[str, int]
     """Of those with a box who were in test: how many are in train, val and test now."""
     moved: tuple[str, ...]
-    """Patients who were moved out of test; where they are not to be told, see `data.keyed`."""
+    """Patients who were moved out of test; where they are not to be told, see `data.pseudonyms`."""
 
     def renamed(self, name: Callable[[str], str]) -> "BoxedSplit":
         """With other names of the patients, and without what tells of few: a digest of few names can be guessed."""
