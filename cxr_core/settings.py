@@ -133,7 +133,7 @@ def in_current_names(settings: Any, recorded: Any) -> Any:
     """What a run recorded and `settings` were read from, with the names that its keys have now."""
     if isinstance(settings, BaseModel) and isinstance(recorded, Mapping):
         names = former_names(type(settings)) | {name: name for name in type(settings).model_fields}
-        now = {names.get(key, key): value for key, value in recorded.items()}
+        now = {names[key] if key in names else str(key): value for key, value in recorded.items()}
         return {name: in_current_names(getattr(settings, name, None), value) for name, value in now.items()}
     if isinstance(settings, list | tuple) and isinstance(recorded, list) and len(settings) == len(recorded):
         return [in_current_names(each, plain) for each, plain in zip(settings, recorded, strict=True)]
